@@ -1,0 +1,48 @@
+# Every target does its own set-up. `make` alone says what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# An empty home has no kernels and no caches: everything that is needed lies in the project.
+export HF_HUB_OFFLINE := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help setup tour test test-all lab notebooks lock
+help:
+	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
+	@echo "make test      lint, types and tests (under 15 minutes)"
+	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment"
+	@echo "make lab       JupyterLab on the notebooks"
+	@echo "make notebooks write the notebooks from their .py sources and execute them"
+	@echo "make lock      write requirements.lock anew from what is installed in $(VENV)"
+
+setup: $(VENV)/.ready
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" || \
+	  { echo "Python 3.11 or 3.12 is needed, $$($(PYTHON) --version) was found; name another: make PYTHON=python3.11 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+tour: setup
+	$(BIN)/fastdiff-lab tour
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: setup
+	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks/*.ipynb
+
+lab: setup
+	$(BIN)/fastdiff-lab lab
+
+notebooks: setup
+	$(BIN)/jupytext --sync notebooks/*.py
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+lock: setup
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' > requirements.lock

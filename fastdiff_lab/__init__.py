@@ -1,0 +1,39 @@
+"""Measure and use encoder propagation in diffusion models.
+
+>>> import fastdiff_lab as fl
+>>> pipe = fl.load_pipeline()  # doctest: +SKIP
+>>> with fl.encoder_propagation(pipe, fl.KeySchedule.paper(50)):  # doctest: +SKIP
+...     image = pipe("a small red circle at the left on a blue background", num_inference_steps=50).images[0]
+"""
+
+import os
+
+# diffusers' pipelines import image processors that we never use, and each warns that torchvision is not installed.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+from .analysis import feature_change, feature_norm, pca_maps
+from .evaluation import Arm, compare
+from .pipelines import load_pipeline
+from .prior_noise import prior_noise_injection
+from .propagation import Counts, encoder_propagation
+from .recording import Recording, record
+from .schedule import KeySchedule
+from .shapes.judge import prompt_accuracy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Arm",
+    "Counts",
+    "KeySchedule",
+    "Recording",
+    "compare",
+    "encoder_propagation",
+    "feature_change",
+    "feature_norm",
+    "load_pipeline",
+    "pca_maps",
+    "prior_noise_injection",
+    "prompt_accuracy",
+    "record",
+]

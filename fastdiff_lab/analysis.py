@@ -1,0 +1,79 @@
+"""Recording -> tidy tables.
+
+- `feature_change(recording, kind=)`: how much each layer changes from step to step (Fig. 3a)
+- `feature_norm(recording)`: the norm of each layer's features (Fig. 3b and 3c)
+- `pca_maps(recording, layer, steps=)`: three principal components as colours (Fig. 2)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from .recording import Recording
+
+KINDS = ("squared", "relative", "cosine")
+
+
+def _tidy(recording: Recording, values: Tensor) -> pd.DataFrame:
+    """One row per sample, step and layer from values of shape (samples, steps, layers)."""
+    samples, steps, layers = values.shape
+    index = pd.MultiIndex.from_product([range(samples), range(steps), range(layers)], names=["sample", "step", "place"])
+    table = index.to_frame(index=False)
+    table["time_step"] = np.asarray(recording.time_steps)[table["step"]]
+    table["part"] = np.asarray(recording.parts)[table["place"]]
+    table["layer"] = np.asarray(recording.layers)[table["place"]]
+    table["value"] = values.flatten().numpy()
+    return table.drop(columns="place").dropna(ignore_index=True)
+
+
+def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
+    """How much each layer's features change from the step before (the paper's Fig. 3a).
+
+    >>> feature_change(recording).groupby("part")["value"].mean()  # doctest: +SKIP
+
+    `kind`: "squared", the mean squared difference as in the paper; "relative", the length of the difference by the length of
+    the feature (no unit: comparable between layers); "cosine", 1 minus the cosine of the angle between the two.
+    Returns columns sample, step, time_step, part, layer, value; step 0 has no step before it. Raises ValueError for another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
+    change, size = recording.statistics["change"], recording.statistics["mean_square"]
+    if kind == "squared":
+        return _tidy(recording, change)
+    before = size.roll(1, dims=1)
+    if kind == "relative":
+        return _tidy(recording, (change / before).sqrt())
+    return _tidy(recording, 1 - recording.statistics["product"] / (size * before).sqrt())
+
+
+def feature_norm(recording: Recording) -> pd.DataFrame:
+    """The Frobenius norm of each layer's features, averaged over channels first (the paper's Fig. 3b).
+
+    >>> feature_norm(recording).groupby("layer")["value"].std()  # doctest: +SKIP
+
+    Returns columns sample, step, time_step, part, layer, value.
+    """
+    return _tidy(recording, recording.statistics["norm"])
+
+
+def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = None, sample: int = 0) -> np.ndarray:
+    """The first three principal components of a layer's features as colours, one PCA over all steps shown (Fig. 2).
+
+    >>> pca_maps(recording, "up_blocks.1", steps=[0, 10, 20]).shape  # doctest: +SKIP
+    (3, 8, 8, 3)
+
+    `steps`: which steps, all by default. Returns an array (steps, height, width, 3) from 0 to 1. Raises KeyError for a layer whose
+    features were not kept.
+    """
+    features = recording[layer][sample].float()
+    shown = features if steps is None else features[list(steps)]
+    count, channels, height, width = shown.shape
+    pixels = shown.permute(0, 2, 3, 1).reshape(-1, channels).numpy()
+    maps = PCA(n_components=3, svd_solver="full").fit_transform(pixels)
+    low, high = np.percentile(maps, [1, 99], axis=0)
+    return np.clip((maps - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(count, height, width, 3)

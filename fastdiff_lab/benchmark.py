@@ -1,0 +1,133 @@
+"""The timings that the README quotes, as ratios measured in one run: `python -m fastdiff_lab.benchmark`.
+
+- `measure(pipe, ...)`: seconds of untouched and accelerated runs, taking turns, and their ceilings
+- `halves(pipe, rows)`: seconds of encoder and decoder of one forward, each alone
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from .conditions import repeat_rows
+from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .files import write_text
+from .flops import count_flops
+from .hooks import replaced_call
+from .pipelines import load_pipeline
+from .schedule import KeySchedule
+from .split import denoiser_of, split_denoiser
+
+PROMPT = "a large red star at the left on a blue background"
+
+
+def _arms(num_steps: int) -> dict[str, Arm]:
+    paper = KeySchedule.paper(50) if num_steps == 50 else KeySchedule.paper(50).rescaled(num_steps)
+    return {
+        "untouched": Arm(),
+        "every step a key": Arm(KeySchedule(num_steps, tuple(range(num_steps)))),
+        "paper, serial": Arm(paper, parallel_decoding=False),
+        "paper, parallel": Arm(paper),
+    }
+
+
+@torch.no_grad()
+def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 5) -> tuple[float, float]:
+    """Median seconds of the encoder, and of all the rest, of one forward with `times` as many rows as `arguments` have."""
+    model = denoiser_of(pipe)
+    rows = len(arguments["sample"])
+    many = {name: repeat_rows(value, rows, times, name) for name, value in arguments.items()}
+    spent: list[float] = []
+
+    def timed(inner: Callable) -> Callable:
+        def call(*args, **kwargs):
+            started = time.perf_counter()
+            output = inner(*args, **kwargs)
+            spent[-1] += time.perf_counter() - started
+            return output
+
+        return call
+
+    wholes: list[float] = []
+    with ExitStack() as stack:
+        for child in split_denoiser(model).encoder.values():
+            stack.enter_context(replaced_call(child, timed))
+        for _ in range(repeats + 1):
+            spent.append(0.0)
+            started = time.perf_counter()
+            model(**many)
+            wholes.append(time.perf_counter() - started)
+    rest = [whole - encoder for whole, encoder in zip(wholes, spent, strict=True)]
+    return statistics.median(spent[1:]), statistics.median(rest[1:])
+
+
+def time_ceiling(pipe: Any, arguments: dict[str, Any], schedule: KeySchedule) -> float:
+    """Seconds that a run would take if it did nothing but encode each key step and decode each group, each half timed alone."""
+    sizes = [len(group) for group in schedule.groups()]
+    alone = {size: halves(pipe, arguments, size) for size in {1, *sizes}}
+    return sum(alone[1][0] + alone[size][1] for size in sizes)
+
+
+def measure(pipe: Any, *, num_inference_steps: int = 50, guidance_scale: float = 5.0, repeats: int = 7) -> dict[str, Any]:
+    """Seconds (median) of each arm at one picture, ratios to untouched, and the ceilings for the paper's keys.
+
+    >>> measure(load_pipeline(), repeats=3)["ratios"]["paper, parallel"]  # doctest: +SKIP
+    """
+    calls = denoiser_calls(pipe, num_inference_steps)
+    arms = _arms(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(repeats + 1):
+        for name, arm in arms.items():
+            drawn = sample(pipe, arm, [PROMPT], [0], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            if turn:  # the first turn warms up
+                seconds[name].append(drawn.seconds)
+    arguments = denoiser_arguments(pipe, PROMPT)
+    schedule = arms["paper, parallel"].schedule
+    assert schedule is not None
+    alone = halves(pipe, arguments, 1)
+    flops = count_flops(denoiser_of(pipe), arguments)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    # Paired by turn: the machine's moods hit the two runs of a turn alike.
+    overhead = statistics.median(b / a for a, b in zip(seconds["untouched"], seconds["every step a key"], strict=True))
+    keys = len(schedule.keys)
+    return {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "repeats": repeats,
+        "seconds": median,
+        "ratios": {name: median["untouched"] / value for name, value in median.items()},
+        "overhead_every_step_a_key": overhead,
+        "flops_encoder_share": flops.encoder / flops.total,
+        "flop_ceiling": calls * flops.total / flops.of_run(keys, calls),
+        "time_ceiling_serial": calls * sum(alone) / (keys * alone[0] + calls * alone[1]),
+        "time_ceiling_parallel": calls * sum(alone) / time_ceiling(pipe, arguments, schedule),
+    }
+
+
+def main(
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 7,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Print what encoder propagation costs and saves on the embedded pipeline."""
+    torch.set_num_threads(threads)
+    result = json.dumps(measure(load_pipeline(), repeats=repeats), indent=2)
+    typer.echo(result)
+    if output is not None:
+        write_text(output, result + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

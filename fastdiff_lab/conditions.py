@@ -1,0 +1,111 @@
+"""What a prediction was decoded for: the arguments of a denoiser call, compared and repeated.
+
+- `repeat_rows`, `first_rows`: one rule each for making the rows of several steps, and for taking the first step's
+- `Conditions`: the arguments of a call, kept to be compared with a later call's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .split import SHARED_BY_ROWS
+
+
+def map_tensors(function, value: Any, name: str = "") -> Any:
+    """`function(tensor, name)` on each tensor inside lists, tuples and dictionaries; all else unchanged."""
+    if isinstance(value, Tensor):
+        return function(value, name)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(function, inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map_tensors(function, inner, name) for inner in value)
+    return value
+
+
+def repeat_rows(value: Any, rows: int, times: int, name: str = "") -> Any:
+    """Repeats every tensor that has one entry per row of the sample, the whole block of rows per step (step-major).
+
+    Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
+    """
+
+    def repeat(tensor: Tensor, name: str) -> Tensor:
+        if tensor.dim() == 0 or name in SHARED_BY_ROWS or (tensor.shape[0] == 1 and rows > 1):
+            return tensor
+        if tensor.shape[0] != rows:
+            raise TypeError(
+                f"argument {name!r} has a tensor of shape {tuple(tensor.shape)} for {rows} rows of the sample, so it is not known how to "
+                "repeat it for several steps; accepted: one entry per row. Use parallel_decoding=False"
+            )
+        return tensor.repeat(times, *[1] * (tensor.dim() - 1))
+
+    return value if times == 1 else map_tensors(repeat, value, name)
+
+
+def first_rows(value: Any, rows: int, times: int) -> Any:
+    """Undoes `repeat_rows`: the first of the `times` blocks of `rows` rows; tensors that have no more rows stay as they are."""
+
+    def first(tensor: Tensor, name: str) -> Tensor:
+        return tensor[:rows] if tensor.dim() and tensor.shape[0] == rows * times else tensor
+
+    return value if times == 1 else map_tensors(first, value)
+
+
+def _same_tensor(kept: tuple[Tensor, int | None], given: Any) -> bool:
+    tensor, version = kept
+    if not isinstance(given, Tensor) or tensor.shape != given.shape:
+        return False
+    unchanged = version == _version(tensor)  # tensors of inference mode count no versions: theirs is None
+    if unchanged and tensor.data_ptr() == given.data_ptr() and tensor.stride() == given.stride():
+        return True
+    return unchanged and torch.equal(tensor, given)
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _kept(value: Any) -> Any:
+    """`value` with each tensor replaced by itself and its version counter, which counts writes in place."""
+    return map_tensors(lambda tensor, _: _Kept((tensor, _version(tensor))), value)
+
+
+class _Kept(tuple):
+    """A tensor and its version counter."""
+
+
+def _same(kept: Any, given: Any) -> bool:
+    if isinstance(kept, _Kept):
+        return _same_tensor(kept, given)
+    if isinstance(kept, Mapping):
+        return isinstance(given, Mapping) and kept.keys() == given.keys() and all(_same(kept[k], given[k]) for k in kept)
+    if isinstance(kept, list | tuple):
+        return isinstance(given, list | tuple) and len(kept) == len(given) and all(map(_same, kept, given))
+    return isinstance(given, type(kept)) and bool(kept == given)
+
+
+class Conditions:
+    """The conditions of a denoiser call: rows of the sample, text and other arguments, adapter scales.
+
+    >>> conditions = Conditions(rows=2, arguments={"encoder_hidden_states": text}, scales=[])  # doctest: +SKIP
+    >>> conditions.difference(rows=1, arguments={"encoder_hidden_states": text}, scales=[])  # doctest: +SKIP
+    'it has 1 rows, not 2'
+
+    Tensors are compared by identity first, so that the usual case (the pipeline passes the same tensors at every step)
+    needs no device sync, and by value where they are other objects.
+    """
+
+    def __init__(self, rows: int, arguments: Mapping[str, Any], scales: list) -> None:
+        self.rows, self.arguments, self.scales = rows, {n: _kept(a) for n, a in arguments.items()}, scales
+
+    def difference(self, rows: int, arguments: Mapping[str, Any], scales: list) -> str | None:
+        """In words, what differs in the given call; None if nothing does."""
+        if rows != self.rows:
+            return f"it has {rows} rows, not {self.rows}"
+        other = [n for n in self.arguments.keys() | arguments.keys() if not _same(self.arguments.get(n), arguments.get(n))]
+        if other:
+            return f"its {sorted(other)[0]} is another"
+        return None if scales == self.scales else "a LoRA or IP-Adapter scale is another"

@@ -1,0 +1,55 @@
+"""Reading and writing small files: whole or not at all, and nothing from elsewhere is trusted.
+
+- `write_whole(path, write)`, `write_text(path, text)`: a file appears whole or not at all
+- `read_json(text_or_path, place, schema, version)`: a document of ours, or a ValueError that says what is wrong with it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+MAX_JSON_BYTES = 8 * 2**20
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a neighbour of `path` and then puts it in place, so that a killed run leaves no half file.
+
+    >>> write_whole(Path("numbers.json"), lambda place: place.write_text("[1]"))  # doctest: +SKIP
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(place)
+        place.replace(path)
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:
+    """The fields of a JSON document of ours, without its schema and version.
+
+    `source`: the text itself, or the path of a file. `place` names it in errors.
+    Raises ValueError if it is too large, no JSON, or of another schema or a newer version.
+    """
+    try:
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{place} has {size} bytes; accepted: at most {MAX_JSON_BYTES}")
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        document = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{place} is no JSON ({error}); accepted: a {schema} file") from None
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"{place} is no {schema} (its schema is {str(found)[:80]!r}); accepted: a {schema} file")
+    if document.get("version") != version:
+        raise ValueError(f"{place} has version {str(document.get('version'))[:80]!r} of {schema}; accepted: {version}")
+    return {name: value for name, value in document.items() if name not in ("schema", "version")}

@@ -1,0 +1,91 @@
+"""Putting our own code around a module's or an object's calls, and taking exactly that away again.
+
+- `replaced_call(module, make)`: while the block lasts, calling `module` calls `make(inner)` instead
+- `replaced_method(owner, name, make)`: the same for a method of any object
+- `is_compiled(module)`: has someone else put a compiled version in the place of the module's calls?
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+# torch's own slot for what runs instead of a module's `_call_impl` (nn.Module.compile uses it). Being above `forward`, it
+# leaves alone whatever offloading has put there, the host's hooks and a child that was compiled before.
+_SLOT = "_compiled_call_impl"
+
+
+@contextmanager
+def _attribute(owner: Any, name: str, value: Callable, what: str) -> Iterator[None]:
+    before = vars(owner).get(name)
+    object.__setattr__(owner, name, value)
+    try:
+        yield
+    finally:
+        if vars(owner).get(name) is not value:
+            warnings.warn(
+                f"{what} was changed inside the block (compiled, or hooked by something else); that change is kept, and "
+                "fastdiff_lab's own layer below it is switched off",
+                stacklevel=4,
+            )
+        elif before is None:
+            object.__delattr__(owner, name)
+        else:
+            object.__setattr__(owner, name, before)
+
+
+def _switchable(inner: Callable, outer: Callable) -> tuple[Callable, Callable[[], None]]:
+    """`outer` until it is switched off, then `inner`: for a layer that something else was put upon."""
+    current = [outer]
+
+    @functools.wraps(inner)  # pipelines look at a step's signature to see whether it takes a generator
+    def call(*args, **kwargs):
+        return current[0](*args, **kwargs)
+
+    def switch_off() -> None:
+        current[0] = inner
+
+    call.is_fastdiff_lab = True  # type: ignore[attr-defined]
+    return call, switch_off
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Has `module.compile()` put a compiled version in the place of the module's calls?"""
+    slot = vars(module).get(_SLOT)
+    return slot is not None and not hasattr(slot, "is_fastdiff_lab")
+
+
+@contextmanager
+def replaced_call(module: nn.Module, make: Callable[[Callable], Callable]) -> Iterator[None]:
+    """While the block lasts, `module(...)` calls `make(inner)(...)`, where `inner` is what it called before.
+
+    >>> with replaced_call(unet.mid_block, lambda inner: lambda *args, **kwargs: inner(*args, **kwargs)):  # doctest: +SKIP
+    ...     unet(sample, timestep, text)
+
+    Afterwards the module has the attributes it had; if something else was put above in the meantime, that stays and a
+    warning says so.
+    """
+    inner = vars(module).get(_SLOT) or module._call_impl
+    call, switch_off = _switchable(inner, make(inner))
+    try:
+        with _attribute(module, _SLOT, call, type(module).__name__):
+            yield
+    finally:
+        switch_off()
+
+
+@contextmanager
+def replaced_method(owner: Any, name: str, make: Callable[[Callable], Callable]) -> Iterator[None]:
+    """While the block lasts, `owner.name(...)` calls `make(inner)(...)`, where `inner` is the method it had before."""
+    inner = getattr(owner, name)
+    call, switch_off = _switchable(inner, make(inner))
+    try:
+        with _attribute(owner, name, call, f"{type(owner).__name__}.{name}"):
+            yield
+    finally:
+        switch_off()

@@ -1,0 +1,150 @@
+"""Pipelines to work with.
+
+- `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
+- `embedded_folder()`: where the embedded pipeline lies
+- `SCHEDULERS`: the schedulers that can be asked for by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
+from transformers.utils import logging as transformers_logging
+
+from .shapes.text import StrictTokenizer
+
+SCHEDULERS = {
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "dpm-solver++": "DPMSolverMultistepScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+
+def embedded_folder() -> Path:
+    """The folder of the embedded pipeline: inside the installed package, or `data/shapes` of a checkout.
+
+    >>> (embedded_folder() / "model_index.json").exists()
+    True
+    """
+    package = Path(__file__).resolve().parent
+    places = (package / "data" / "shapes", package.parent / "data" / "shapes")
+    found = next((place for place in places if (place / "model_index.json").exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"the embedded pipeline is missing; looked in: {', '.join(map(str, places))}")
+    return found
+
+
+def load_pipeline(
+    source: str | Path | None = None, *, device: str = "cpu", dtype: str = "float32", scheduler: str | None = None
+) -> Any:
+    """The embedded trained pipeline, or a diffusers pipeline from a local folder or the hub.
+
+    >>> pipe = load_pipeline()
+    >>> type(pipe).__name__
+    'StableDiffusionPipeline'
+
+    `source`: None for the embedded one; else a folder in diffusers' format, or a hub id. Only safetensors weights are read.
+    `device`: "cpu", "cuda", "cuda:1", "mps". `dtype`: float32, float16, bfloat16 or float64.
+    `scheduler`: one of `SCHEDULERS`, made from the pipeline's own scheduler's settings; None keeps its own.
+
+    Raises FileNotFoundError for a folder that is no pipeline or has pickled weights only, ConnectionError for a hub id without
+    network, ValueError for other unknown values.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} asked; accepted: {', '.join(DTYPES)}")
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        raise ValueError(f"scheduler={scheduler!r} asked; accepted: {', '.join(SCHEDULERS)}")
+    _check_device(device)
+    with _no_progress_bars():
+        pipe = _embedded(DTYPES[dtype]) if source is None else _foreign(source, DTYPES[dtype])
+    pipe = pipe.to(device)
+    pipe.set_progress_bar_config(disable=True)
+    if scheduler is not None:
+        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
+    return pipe
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        usable = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} asked; on this machine: {', '.join(usable)} ({reason})") from None
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Loading a few small files needs no bar for each."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _embedded(dtype: torch.dtype) -> StableDiffusionPipeline:
+    # Loaded part by part, so that nothing is asked of the network and no warning concerns parts that it does not have.
+    folder = embedded_folder()
+    return assemble(
+        vae=AutoencoderTiny.from_pretrained(folder / "vae", dtype=dtype),
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
+        tokenizer=StrictTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype),
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+    )
+
+
+def assemble(**parts: Any) -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline of the given parts, without safety checker: there is nothing it could find in drawn shapes."""
+    return StableDiffusionPipeline(safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts)
+
+
+def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
+        raise FileNotFoundError(
+            f"no folder {str(source)!r}; accepted: a folder in diffusers' format, or a hub id such as 'owner/name'"
+        )
+    try:
+        return DiffusionPipeline.from_pretrained(
+            str(source), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=folder.is_dir()
+        )
+    except OSError as error:
+        if folder.is_dir():
+            raise FileNotFoundError(f"cannot load {source}: {error}") from error
+        raise ConnectionError(
+            f"cannot get {source!r} from the hub ({str(error).splitlines()[0]}); without network, give the path of a local folder in "
+            "diffusers' format, or leave it out for the embedded pipeline"
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "model_index.json").exists():
+        raise FileNotFoundError(
+            f"{folder} has no model_index.json; accepted: a pipeline in diffusers' format (save_pretrained writes one)"
+        )
+    pickled = [file for ending in ("*.bin", "*.ckpt", "*.pt", "*.pth") for file in sorted(folder.rglob(ending))]
+    if pickled and not list(folder.rglob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{folder} has pickled weights only ({pickled[0].relative_to(folder)}), which can run code when they are read; accepted: "
+            "safetensors. Save it again where you trust it: pipe.save_pretrained(folder, safe_serialization=True)"
+        )

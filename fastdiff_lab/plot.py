@@ -1,0 +1,121 @@
+"""Tables -> matplotlib Axes. No function here keeps a state or shows a figure.
+
+- `change_over_steps`, `norm_by_layer`, `norm_spread`: the paper's Fig. 3 from `analysis` tables
+- `pca_strip`: the paper's Fig. 2 from `pca_maps`
+- `picture_grid`: pictures of several arms side by side, with their difference to the first
+- `html_image(figure, alt)`: a figure as an HTML image with alternative text
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+PETROFF = mpl.color_sequences["petroff10"]
+PART_STYLES = {"encoder": "-", "decoder": "--", "": ":"}
+
+
+def figure(width: float = 8.0, height: float = 4.0) -> Figure:
+    """An empty figure on a white ground, which stays readable in dark notebooks; sizes in inches."""
+    return Figure(figsize=(width, height), facecolor="white", layout="constrained")
+
+
+def _colours(layers: Sequence[str]) -> dict[str, tuple]:
+    return {layer: PETROFF[place % len(PETROFF)] for place, layer in enumerate(layers)}
+
+
+def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = (), label: str = "change per step") -> Axes:
+    """One line per layer from a `feature_change` table: mean over samples, with a band from the lowest to the highest.
+
+    `keys`: key steps, marked by vertical lines. Encoder layers are drawn solid, decoder layers dashed.
+    """
+    layers = list(dict.fromkeys(table["layer"]))
+    colours = _colours(layers)
+    for key in keys:
+        ax.axvline(key, color="0.85", linewidth=1, zorder=0)
+    for layer in layers:
+        rows = table[table["layer"] == layer]
+        spread = rows.groupby("step")["value"].agg(["mean", "min", "max"])
+        ax.plot(spread.index, spread["mean"], PART_STYLES[rows["part"].iloc[0]], color=colours[layer], label=layer, linewidth=1.6)
+        if rows["sample"].nunique() > 1:
+            ax.fill_between(spread.index, spread["min"], spread["max"], color=colours[layer], alpha=0.15, linewidth=0)
+    ax.set(xlabel="step", ylabel=label)
+    ax.legend(fontsize="x-small", ncols=2)
+    return ax
+
+
+def norm_by_layer(table: pd.DataFrame, ax: Axes) -> Axes:
+    """A box per layer over all steps and samples from a `feature_norm` table (Fig. 3b); decoder boxes are hatched."""
+    layers = list(dict.fromkeys(table["layer"]))
+    boxes = ax.boxplot([table.loc[table["layer"] == layer, "value"] for layer in layers], patch_artist=True, showfliers=False)
+    for layer, box in zip(layers, boxes["boxes"], strict=True):
+        decoder = (table.loc[table["layer"] == layer, "part"] == "decoder").any()
+        box.set(facecolor=PETROFF[1] if decoder else PETROFF[0], hatch="//" if decoder else None)
+    for median in boxes["medians"]:
+        median.set_color("black")
+    ax.set_xticks(range(1, len(layers) + 1), layers, rotation=60, ha="right", fontsize="x-small")
+    ax.set_ylabel("norm of the channel mean")
+    return ax
+
+
+def norm_spread(table: pd.DataFrame, ax: Axes, *, relative: bool = False) -> Axes:
+    """A bar per layer: the standard deviation of its norm over the steps (Fig. 3c), by the mean norm if `relative`."""
+    by_step = table.groupby(["layer", "part", "step"], sort=False)["value"].mean().reset_index()
+    layers = list(dict.fromkeys(by_step["layer"]))
+    groups = by_step.groupby("layer", sort=False)["value"]
+    heights = groups.std() / (groups.mean() if relative else 1.0)
+    parts = by_step.drop_duplicates("layer").set_index("layer")["part"]
+    for place, layer in enumerate(layers):
+        decoder = parts[layer] == "decoder"
+        ax.bar(place, heights[layer], color=PETROFF[1] if decoder else PETROFF[0], hatch="//" if decoder else None)
+    ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize="x-small")
+    ax.set_ylabel("std of the norm / mean norm" if relative else "std of the norm over steps")
+    return ax
+
+
+def pca_strip(maps: Mapping[str, np.ndarray], steps: Sequence[int], target: Figure) -> Figure:
+    """A row of maps per layer, a column per step, from `pca_maps` (Fig. 2)."""
+    axes = target.subplots(len(maps), len(steps), squeeze=False)
+    for row, (layer, images) in zip(axes, maps.items(), strict=True):
+        for ax, image, step in zip(row, images, steps, strict=True):
+            ax.imshow(image, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                ax.set_title(f"step {step}", fontsize="x-small")
+        row[0].set_ylabel(layer, fontsize="x-small", rotation=0, ha="right", va="center")
+    return target
+
+
+def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
+    """A column per arm, two rows per prompt: the picture, and its difference to the first arm's (black: no difference)."""
+    names = list(pictures)
+    count = len(pictures[names[0]])
+    axes = target.subplots(2 * count, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        axes[0][column].set_title(name, fontsize="small")
+        for row in range(count):
+            picture, reference = (np.asarray(pictures[arm][row], dtype=float) for arm in (name, names[0]))
+            axes[2 * row][column].imshow(picture.astype(np.uint8), interpolation="nearest")
+            axes[2 * row + 1][column].imshow(np.abs(picture - reference).astype(np.uint8), interpolation="nearest")
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for row in range(count):
+        axes[2 * row + 1][0].set_ylabel("difference", fontsize="x-small")
+    return target
+
+
+def html_image(target: Figure, alt: str) -> str:
+    """The figure as an HTML image with the PNG inline and alternative text, which survives export and dark themes."""
+    buffer = io.BytesIO()
+    target.savefig(buffer, format="png", dpi=110)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'

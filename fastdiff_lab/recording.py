@@ -1,0 +1,277 @@
+"""Recording what the encoder and decoder features do over the steps of a run.
+
+- `record(pipe, ...)`: records every run made while the block lasts
+- `Recording`: statistics per layer, step and sample, and the features themselves where asked for
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .files import write_whole
+from .runs import RunTracker
+from .split import conditional_rows, denoiser_of, split_denoiser
+
+SCHEMA = "fastdiff_lab.Recording"
+VERSION = 1
+_UNTOUCHED = "record untouched runs: leave encoder_propagation first"
+STATISTICS = ("mean_square", "change", "product", "norm")
+
+
+@dataclass
+class Recording:
+    """What was recorded: a value that holds no reference to the model.
+
+    `statistics`: name -> tensor of shape (samples, steps, layers), float32:
+    `mean_square` of the feature's entries; `change`, the mean squared difference to the previous step (the paper's Fig. 3a);
+    `product`, the mean product with the previous step's entries; `norm`, the Frobenius norm of the mean over channels (Fig. 3b).
+    `change` and `product` are NaN at step 0. A sample is one picture of one run, in its conditional half under guidance.
+    `features`: layer -> tensor of shape (samples, steps, channels, height, width), of the layers that were to be kept.
+    `time_steps`: the scheduler's value at each step. `layers`, `parts`: names as the host gives them, and encoder or decoder.
+    `about`: model, scheduler and versions, for people.
+    """
+
+    layers: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    time_steps: tuple[float, ...] = ()
+    statistics: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.statistics["change"]) if self.statistics else 0
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.time_steps)
+
+    def __getitem__(self, layer: str) -> Tensor:
+        """The kept features of a layer. Raises KeyError that says which layers were kept, or which names are close."""
+        if layer in self.features:
+            return self.features[layer]
+        if layer in self.layers:
+            raise KeyError(f"only statistics of {layer!r} were recorded; record(pipe, keep=[{layer!r}]) keeps its features")
+        raise KeyError(unknown_layer(layer, self.layers))
+
+    def index(self, layer: str) -> int:
+        """The place of a layer in the last axis of the statistics. Raises KeyError that says which names are close."""
+        if layer not in self.layers:
+            raise KeyError(unknown_layer(layer, self.layers))
+        return self.layers.index(layer)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the recording as one safetensors file with a JSON header, whole or not at all."""
+        header = {"schema": SCHEMA, "version": VERSION, "layers": self.layers, "parts": self.parts}
+        header |= {"time_steps": self.time_steps, "about": self.about}
+        tensors = {f"statistics.{name}": tensor for name, tensor in self.statistics.items()}
+        tensors |= {f"features.{name}": tensor for name, tensor in self.features.items()}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_whole(Path(path), lambda place: save_file(tensors, place, metadata={"fastdiff_lab": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recording:
+        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("fastdiff_lab", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is no whole recording ({error}); accepted: a file that Recording.save wrote") from None
+        return _checked(header, tensors, str(path))
+
+
+def _checked(header: Any, tensors: dict[str, Tensor], path: str) -> Recording:
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA or header.get("version") != VERSION:
+        raise ValueError(f"{path} is no recording of version {VERSION}; accepted: a file that Recording.save wrote")
+    statistics = {n.removeprefix("statistics."): t for n, t in tensors.items() if n.startswith("statistics.")}
+    features = {n.removeprefix("features."): t for n, t in tensors.items() if n.startswith("features.")}
+    layers, parts, steps = (_list(header, name) for name in ("layers", "parts", "time_steps"))
+    if (
+        not steps
+        or len(layers) != len(parts)
+        or set(statistics) - set(STATISTICS)
+        or len(statistics) + len(features) != len(tensors)
+    ):
+        raise ValueError(f"{path}: its header and its tensors do not belong together; accepted: a file that Recording.save wrote")
+    shapes = {tuple(tensor.shape[1:]) for tensor in statistics.values()} | {(len(steps), len(layers))}
+    if len(shapes) > 1 or any(tensor.dim() < 2 or tensor.shape[1] != len(steps) for tensor in features.values()):
+        raise ValueError(f"{path}: its tensors have not {len(steps)} steps and {len(layers)} layers, as its header says")
+    about = header.get("about")
+    about = {str(k): str(v) for k, v in about.items()} if isinstance(about, dict) else {}
+    return Recording(tuple(map(str, layers)), tuple(map(str, parts)), tuple(steps), statistics, features, about)
+
+
+def _list(header: dict, name: str) -> list:
+    value = header.get(name)
+    return value if isinstance(value, list) else []
+
+
+def unknown_layer(layer: str, layers: Iterable[str]) -> str:
+    """What to say of a layer that is not there."""
+    names = list(layers)
+    close = difflib.get_close_matches(layer, names, n=3) or names[:3]
+    return f"no layer {layer!r}; close to it: {', '.join(close)} ({len(names)} layers in all)"
+
+
+class _Recorder:
+    """Fills a recording from forward hooks; what belongs to a run that is not finished stays here."""
+
+    def __init__(self, pipe: Any, recording: Recording, keep: Sequence[str], max_bytes: int) -> None:
+        self.pipe, self.recording, self.keep, self.max_bytes = pipe, recording, tuple(keep), max_bytes
+        self.tracker = RunTracker(pipe)
+        self.signature = inspect.signature(type(denoiser_of(pipe)).forward)
+        self.finished: list[dict[str, Tensor]] = []
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        self.step, self.rows = -1, slice(None)
+        self.values: dict[tuple[str, int, str], Tensor] = {}
+        self.before: dict[str, Tensor] = {}
+        self.kept: dict[str, list[Tensor]] = {name: [] for name in self.keep}
+        self.kept_bytes = 0
+
+    def before_step(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        arguments = self.signature.bind(module, *args, **kwargs).arguments
+        run, step, is_new = self.tracker.advance(arguments["timestep"])
+        if is_new:
+            self.begin_run()
+            self.start(run.planned if run.planned is not None else run.timesteps)
+        if run.planned is not None and not run.is_at(arguments["timestep"], step):
+            raise ValueError(f"step {step} did not come at its planned time-step; {_UNTOUCHED}")
+        self.step = step
+        self.rows = conditional_rows(self.pipe, len(arguments["sample"]))
+
+    def start(self, timesteps: Tensor) -> None:
+        time_steps = tuple(timesteps.tolist())
+        if self.finished and time_steps != self.recording.time_steps:
+            raise ValueError(
+                f"this recording holds runs of {self.recording.num_steps} steps, now one of {len(time_steps)} steps or other time-steps "
+                "begins; record it in a block of its own"
+            )
+        self.recording.time_steps = time_steps
+
+    def after_layer(self, name: str, output: Any) -> None:
+        feature = (output[0] if isinstance(output, tuple) else output).detach()[self.rows]
+        before = self.before.get(name)
+        for statistic, value in _statistics(feature, before).items():
+            self.values[statistic, self.step, name] = value
+        # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
+        self.before[name] = feature.clone()
+        if name in self.keep:
+            self.keep_feature(name, feature)
+
+    def keep_feature(self, name: str, feature: Tensor) -> None:
+        self.kept_bytes += feature.nelement() * feature.element_size()
+        whole_run = self.kept_bytes * len(self.recording.time_steps) if self.step == 0 else self.kept_bytes
+        if whole_run * (len(self.finished) + 1) > self.max_bytes:
+            raise MemoryError(
+                f"keeping the features of {', '.join(self.keep)} needs at least {whole_run * (len(self.finished) + 1)} bytes, max_bytes is "
+                f"{self.max_bytes}; keep fewer layers, or give a larger max_bytes"
+            )
+        self.kept[name].append(feature.to("cpu", copy=True))
+
+    def after_step(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self.step == self.recording.num_steps - 1:
+            self.finish_run()
+
+    def finish_run(self) -> None:
+        layers, steps = self.recording.layers, range(self.recording.num_steps)
+        missing = [(name, step) for name in layers for step in steps if ("norm", step, name) not in self.values]
+        if missing:
+            raise ValueError("layer {!r} was not evaluated at step {}; {}".format(*missing[0], _UNTOUCHED))
+        run = {}
+        for statistic in STATISTICS:
+            rows = [torch.stack([self.values[statistic, step, name] for name in layers], -1) for step in steps]
+            run[f"statistics.{statistic}"] = torch.stack(rows, dim=1).cpu()
+        run |= {f"features.{name}": torch.stack(kept, dim=1) for name, kept in self.kept.items()}
+        self.finished.append(run)
+        self.before, self.values, self.kept = {}, {}, {name: [] for name in self.keep}
+        together = {name: torch.cat([finished[name] for finished in self.finished]) for name in run}
+        self.recording.statistics = {s: together[f"statistics.{s}"] for s in STATISTICS}
+        self.recording.features = {name: together[f"features.{name}"] for name in self.keep}
+
+
+def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
+    """The statistics of a feature of shape (rows, channels, ...), one number per row, float32."""
+    flat = feature.flatten(1).float()
+    nothing = flat.new_full((len(flat),), torch.nan)
+    earlier = None if before is None else before.flatten(1).float()
+    return {
+        "mean_square": flat.square().mean(1),
+        "change": nothing if earlier is None else (flat - earlier).square().mean(1),
+        "product": nothing if earlier is None else (flat * earlier).mean(1),
+        "norm": feature.float().mean(1).flatten(1).norm(dim=1),
+    }
+
+
+def _names(asked: Sequence[str] | None, default: Sequence[str], known: dict[str, nn.Module]) -> tuple[str, ...]:
+    if isinstance(asked, str):
+        raise TypeError(f"layers {asked!r} given; accepted: a list of names, such as [{asked!r}]")
+    names = tuple(default if asked is None else asked)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise KeyError(unknown_layer(unknown, known))
+    return names
+
+
+@contextmanager
+def record(
+    pipe: Any, *, layers: Sequence[str] | None = None, keep: Sequence[str] = (), max_bytes: int = 2**30
+) -> Iterator[Recording]:
+    """Records the features of the denoiser over the steps of every run made while the block lasts.
+
+    >>> with fl.record(pipe, keep=["down_blocks.1"]) as recording:  # doctest: +SKIP
+    ...     pipe("a small red circle on a blue background", num_inference_steps=50)
+    >>> recording["down_blocks.1"].shape  # doctest: +SKIP
+    torch.Size([1, 50, 64, 4, 4])
+
+    `layers`: names as in `pipe.unet.named_modules()`; None for the blocks: `conv_in`, `down_blocks.*`, `mid_block`, `up_blocks.*`
+    (of a block, the sample it passes on is recorded, so after its down- or upsampler).
+    `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes.
+
+    Runs add up as samples; all must have the same time-steps. A run that is broken off is left out. Raises KeyError for an
+    unknown layer (it says which are close), MemoryError where the features need more than `max_bytes`.
+    """
+    model = denoiser_of(pipe)
+    split = split_denoiser(model)
+    known = {name: module for name, module in model.named_modules() if name}
+    kept = _names(keep, (), known)
+    blocks = [*split.encoder, *split.entries]
+    names = _names(layers, blocks, known)
+    names = tuple(name for name in known if name in {*names, *kept})
+    recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))
+    recorder = _Recorder(pipe, recording, kept, max_bytes)
+    with ExitStack() as stack:
+        handles = [model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)]
+        for name in names:
+            after = lambda module, args, output, name=name: recorder.after_layer(name, output)
+            handles.append(known[name].register_forward_hook(after))
+        handles.append(model.register_forward_hook(recorder.after_step))
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield recording
+
+
+def _about(pipe: Any, model: nn.Module) -> dict[str, str]:
+    import diffusers
+
+    return {
+        "pipeline": type(pipe).__name__,
+        "model": type(model).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }

@@ -1,0 +1,1 @@
+"""The embedded pipeline: scenes and captions, the judge, training."""

@@ -1,0 +1,36 @@
+"""Drawn scenes as training batches. Training scenes have seeds below `HELD_OUT`, everything that is reported uses seeds from it on.
+
+- `pictures(seeds)`: a batch of pictures
+- `held_out_scenes(count, objects)`: the scenes that no training has seen
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .scenes import Scene, draw, sample_scene
+
+HELD_OUT = 1_000_000_000
+
+
+def as_tensor(image) -> Tensor:
+    """A PIL picture as a float tensor of shape (3, height, width) in [-1, 1]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+
+
+def pictures(seeds: Iterable[int], objects: int | None = None) -> Tensor:
+    """The pictures of some seeds, shape (seeds, 3, 64, 64), in [-1, 1].
+
+    >>> pictures(range(2)).shape
+    torch.Size([2, 3, 64, 64])
+    """
+    return torch.stack([as_tensor(draw(sample_scene(seed, objects))) for seed in seeds])
+
+
+def held_out_scenes(count: int, objects: int | None = None) -> list[Scene]:
+    """`count` scenes whose seeds no training uses."""
+    return [sample_scene(HELD_OUT + index, objects) for index in range(count)]

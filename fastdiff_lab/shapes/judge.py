@@ -1,0 +1,116 @@
+"""The judge: a small classifier that says what a picture shows, and abstains on pictures that are no scene.
+
+- `Judge`: the network; `Judge.read(images)` gives the attributes of each picture, or None
+- `load_judge()`: the one that comes with the embedded pipeline
+- `prompt_accuracy(images, prompts)`: which of the attributes that the prompts ask for the pictures show
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .data import as_tensor
+from .scenes import COLOURS, IMAGE_SIZE, LAYOUTS, POSITIONS, SHAPES, SIZES, parse_caption
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "background": tuple(COLOURS),
+    "layout": LAYOUTS,
+    **{f"shape_{n}": SHAPES for n in (1, 2)},
+    **{f"colour_{n}": tuple(COLOURS) for n in (1, 2)},
+    **{f"size_{n}": SIZES for n in (1, 2)},
+}
+NUM_FEATURES = 128
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU())
+
+
+class Judge(nn.Module):
+    """Classifies pictures of shape (batch, 3, 64, 64) in [-1, 1].
+
+    >>> judge = load_judge()  # doctest: +SKIP
+    >>> judge.read([image])  # doctest: +SKIP
+    [{'objects': '1', 'background': 'blue', 'layout': 'left', 'shape_1': 'circle', ...}]
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            _convolution(3, 24, 2), _convolution(24, 48, 2), _convolution(48, 64, 1), _convolution(64, 96, 2),
+            _convolution(96, 96, 1), nn.Conv2d(96, 32, 1), nn.Flatten(), nn.Linear(32 * 8 * 8, NUM_FEATURES), nn.SiLU(),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict({name: nn.Linear(NUM_FEATURES, len(choices)) for name, choices in CHOICES.items()})
+        self.is_scene = nn.Linear(NUM_FEATURES, 1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the heads look at, shape (batch, 128): the features for distances between sets of scenes (no FID)."""
+        return self.convolutions(images)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Scores per attribute, shape (batch, choices), and `is_scene`, shape (batch,): all logits."""
+        features = self.features(images)
+        scores = {name: head(features) for name, head in self.heads.items()}
+        return scores | {"is_scene": self.is_scene(features).squeeze(-1)}
+
+    @torch.no_grad()
+    def read(self, images: Sequence[Image.Image] | Tensor) -> list[dict[str, str] | None]:
+        """The attributes of each picture, or None where the judge abstains (blurred, blended, no object).
+
+        `images`: PIL pictures, or a tensor of shape (batch, 3, 64, 64) in [-1, 1].
+        """
+        batch = images if isinstance(images, Tensor) else torch.stack([as_tensor(_fitting(image)) for image in images])
+        scores = self(batch.to(next(self.parameters())))
+        best = {name: scores[name].argmax(-1).tolist() for name in CHOICES}
+        return [
+            _attributes({name: CHOICES[name][best[name][row]] for name in CHOICES}) if certain > 0 else None
+            for row, certain in enumerate(scores["is_scene"].tolist())
+        ]
+
+
+def _fitting(image: Image.Image) -> Image.Image:
+    side = (IMAGE_SIZE, IMAGE_SIZE)
+    return image.convert("RGB") if image.size == side else image.convert("RGB").resize(side, Image.Resampling.BOX)
+
+
+def _attributes(read: dict[str, str]) -> dict[str, str]:
+    if read["layout"] in POSITIONS:
+        return {"objects": "1"} | {name: value for name, value in read.items() if not name.endswith("_2")}
+    return {"objects": "2"} | read
+
+
+@lru_cache(maxsize=1)
+def load_judge(folder: Path | None = None) -> Judge:
+    """The judge that comes with the embedded pipeline (or the one in `folder`), in evaluation mode on the CPU.
+
+    >>> judge = load_judge()  # doctest: +SKIP
+    """
+    from ..pipelines import embedded_folder
+
+    judge = Judge()
+    judge.load_state_dict(load_file((folder or embedded_folder()) / "judge" / "model.safetensors"))
+    return judge.float().eval()
+
+
+def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str], judge: Judge | None = None) -> pd.DataFrame:
+    """One row per picture: is each attribute that its prompt asks for shown? `all` is true when all of them are.
+
+    >>> prompt_accuracy([image], ["a small red circle on a blue background"])["all"].mean()  # doctest: +SKIP
+    1.0
+
+    Attributes that a prompt leaves open are NaN. A picture on which the judge abstains has every attribute wrong.
+    Raises ValueError for a prompt that is not a scene's caption.
+    """
+    rows = []
+    for shown, prompt in zip((judge or load_judge()).read(images), prompts, strict=True):
+        right = {name: shown is not None and shown.get(name) == value for name, value in parse_caption(prompt).items()}
+        rows.append({"abstained": shown is None, "all": all(right.values()), **right})
+    return pd.DataFrame(rows)

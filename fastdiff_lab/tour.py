@@ -1,0 +1,81 @@
+"""The tour: the quickstart notebook, executed and exported.
+
+- `run_tour(output, ...)`: executes it with progress and leaves page, table, recording and schedule in a folder
+- `notebooks_folder()`: where the notebooks lie
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+from nbconvert import HTMLExporter
+
+from .files import write_text
+
+QUICKSTART = "00_quickstart.ipynb"
+
+
+def notebooks_folder() -> Path:
+    """The folder of the notebooks: inside the installed package, or of a checkout."""
+    package = Path(__file__).resolve().parent
+    places = (package / "notebooks", package.parent / "notebooks")
+    found = next((place for place in places if (place / QUICKSTART).exists()), None)
+    if found is None:
+        raise FileNotFoundError(f"the notebooks are missing; looked in: {', '.join(map(str, places))}")
+    return found
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error.strerror}; give another with --output") from None
+    return folder.resolve()
+
+
+def run_tour(output: Path, **parameters: object) -> Path:
+    """Executes the quickstart notebook and exports it as one self-contained HTML page; returns the page's path.
+
+    >>> run_tour(Path("runs/tour"), num_inference_steps=50)  # doctest: +SKIP
+
+    `parameters`: values for the notebook's parameter cell. What is finished stays when it is interrupted: the notebook is saved
+    after each cell, and exported as far as it got. Raises OSError if the folder cannot be written, ValueError for steps below 1.
+    """
+    steps = parameters.get("num_inference_steps", 50)
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{steps} steps asked; accepted: a whole number of 1 or more")
+    folder = _writable(output)
+    notebook = folder / QUICKSTART
+    try:
+        papermill.execute_notebook(
+            notebooks_folder() / QUICKSTART, notebook, parameters={**parameters, "output": str(folder)}, cwd=str(folder),
+            kernel_name="python3", log_output=False,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise ValueError(f"the notebook stopped with {error.ename}: {error.evalue} (as far as it got: {notebook})") from None
+    finally:
+        if notebook.exists():
+            page = export(notebook)
+            print(f"page: {os.path.relpath(page)}")
+    print(pd.read_csv(folder / "table.csv").round(3).to_string(index=False))
+    print(f"page: {page}")
+    return page
+
+
+def export(notebook: Path) -> Path:
+    """Exports an executed notebook as one HTML page that asks nothing of the network."""
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    # The template asks a CDN for MathJax and RequireJS; the notebook needs neither.
+    body = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    page = notebook.with_name("tour.html")
+    write_text(page, body)
+    return page

@@ -1,0 +1,87 @@
+"""The commands, and what they say of bad input."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fastdiff_lab import cli
+from fastdiff_lab.tour import notebooks_folder, run_tour
+
+PROMPT = "a small red circle at the left on a blue background"
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def failed(monkeypatch, capsys, *arguments) -> str:
+    """What the whole program says on its error output when it ends with exit code 2."""
+    monkeypatch.setattr("sys.argv", ["fastdiff-lab", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_help_names_every_command():
+    shown = invoke("--help").output
+    assert all(command in shown for command in ("tour", "sample", "train", "lab"))
+
+
+@pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("3", 3), ("none", 10), ("0,5 of 10", 2)])
+def test_sample_draws_a_picture(tmp_path, keys, calls):
+    result = invoke("sample", PROMPT, "--keys", keys, "--steps", 10, "--output", tmp_path / "a.png")
+    assert result.exit_code == 0 and f"{calls} encoder calls" in result.output
+    assert Image.open(tmp_path / "a.png").size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", 0], "0 steps asked; accepted: a whole number of 1 or more"),
+        (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
+        (["--keys", "7 of 10", "--steps", 10], "must be a key"),
+        (["--model", "/no/folder"], "no folder '/no/folder'"),
+        (["--scheduler", "slow"], "scheduler='slow' asked"),
+    ],
+)
+def test_bad_options(monkeypatch, capsys, tmp_path, options, message):
+    assert message in failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.png", *options)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    assert "cannot write" in failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "none" / "a.png")
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    assert "cannot write to the output folder" in failed(monkeypatch, capsys, "tour", "--output", blocked)
+    assert blocked.read_text() == "mine"
+
+
+def test_unknown_words(monkeypatch, capsys, tmp_path):
+    message = failed(monkeypatch, capsys, "sample", "a pink dog", "--output", tmp_path / "a.png", "--steps", 5)
+    assert message.startswith("error: the embedded pipeline does not know 'pink'")
+
+
+def test_training_needs_time(monkeypatch, capsys):
+    assert "minutes=0.0 asked; accepted: more than 0" in failed(monkeypatch, capsys, "train", "--minutes", 0)
+
+
+@pytest.mark.long
+def test_the_tour_leaves_a_page_that_asks_nothing_of_the_network(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
+    page = run_tour(tmp_path, num_inference_steps=10)
+    assert {"tour.html", "table.csv", "recording.safetensors", "schedule.json"} <= {path.name for path in tmp_path.iterdir()}
+    text = page.read_text()
+    assert 'src="http' not in text and "<img alt=" in text and "untouched" in text
+    assert "tour.html" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="0 steps asked"):
+        run_tour(tmp_path, num_inference_steps=0)
+
+
+def test_the_notebooks_are_found():
+    assert os.path.exists(notebooks_folder() / "00_quickstart.ipynb")

@@ -1,0 +1,128 @@
+"""compare, the operation counts, and the plots that show them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import conditions, denoiser_pipe, unet
+from PIL import Image
+
+import fastdiff_lab as fl
+from fastdiff_lab import plot
+from fastdiff_lab.evaluation import Arm, denoiser_arguments, fidelity, mean_psnr, sample
+from fastdiff_lab.flops import count_flops
+from fastdiff_lab.shapes.data import held_out_scenes
+
+PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def table(pipe):
+    with torch.no_grad():
+        arms = {"paper": fl.KeySchedule.paper(50).rescaled(10), "every step": fl.KeySchedule(10, range(10))}
+        return fl.compare(pipe, arms, PROMPTS, num_inference_steps=10, repeats=1).set_index("arm")
+
+
+def test_the_honest_rivals_are_always_there(table):
+    assert list(table.index) == [
+        "untouched", "uniform 9", "plain 9 steps", "uniform 10", "plain 10 steps", "paper", "every step",
+    ]  # fmt: skip
+
+
+def test_costs_and_fidelity(table):
+    assert table.loc["untouched", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [10, 10, 10]
+    assert table.loc["paper", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [9, 10, 9]
+    assert table.loc["plain 9 steps", "encoder_calls"] == 9
+    for name in ("untouched", "every step", "uniform 10"):
+        assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1)
+    assert np.isfinite(table.loc["paper", "psnr"])
+    assert table.loc["paper", "gflops"] < table.loc["untouched", "gflops"]
+    assert (table["psnr_worst"] <= table["psnr"] + 1e-6).all() and table["prompt_accuracy"].between(0, 1).all()
+
+
+def test_the_batch_changes_nothing(pipe):
+    together = sample(pipe, Arm(), PROMPTS, [0, 1, 2], num_inference_steps=4).latents
+    alone = [sample(pipe, Arm(), [prompt], [seed], num_inference_steps=4).latents for seed, prompt in enumerate(PROMPTS)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+
+
+def test_the_pipeline_is_as_before(pipe):
+    scheduler = pipe.scheduler
+    sample(pipe, Arm(steps=3), PROMPTS[:1], [0], num_inference_steps=5)
+    assert pipe.scheduler is scheduler and "_compiled_call_impl" not in vars(pipe.unet)
+
+
+def test_operations_are_those_of_the_layers():
+    model = unet("plain", torch.float32)
+    given = conditions("plain", rows=2, dtype=torch.float32)
+    count = count_flops(model, {"sample": torch.zeros(2, 4, 8, 8), "timestep": 1, **given})
+    # conv_in: 8x8 places, 3x3 window, 4 to 8 channels, 2 rows, 2 operations per multiply-add.
+    assert count.encoder > 2 * 2 * 64 * 9 * 4 * 8 and count.decoder > count.encoder > count.rest > 0
+    assert count.total == count.encoder + count.decoder + count.rest
+    doubled = count_flops(model, {"sample": torch.zeros(4, 4, 8, 8), "timestep": 1, **conditions("plain", 4, torch.float32)})
+    assert doubled.encoder == 2 * count.encoder and doubled.decoder == 2 * count.decoder
+    assert count.of_run(1, 1) == count.total
+
+
+def test_attention_is_counted():
+    with_text = denoiser_pipe().unet
+    short, long = (
+        count_flops(
+            with_text.float(), {"sample": torch.zeros(1, 4, 8, 8), "timestep": 1, "encoder_hidden_states": torch.zeros(1, n, 8)}
+        )
+        for n in (4, 400)
+    )
+    per_token = (long.total - short.total) / 396
+    projections = sum(
+        2 * m.in_features * m.out_features for n, m in with_text.named_modules() if n.endswith(("attn2.to_k", "attn2.to_v"))
+    )
+    assert per_token > 1.2 * projections  # the rest is attention itself
+
+
+def test_the_arguments_of_a_call(pipe):
+    arguments = denoiser_arguments(pipe, PROMPTS[0])
+    assert arguments["sample"].shape == (2, 4, 16, 16) and arguments["encoder_hidden_states"].shape == (2, 24, 128)
+
+
+def test_fidelity_by_head():
+    black, grey = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), (51, 51, 51))
+    rows = fidelity([black, grey], [black, black])
+    assert (
+        rows["psnr"][0] == np.inf and rows["mse"][1] == pytest.approx(0.04) and rows["psnr"][1] == pytest.approx(13.979, abs=1e-3)
+    )
+    assert mean_psnr(rows["mse"]) == pytest.approx(16.99, abs=1e-2)
+
+
+def test_bad_input(pipe):
+    with pytest.raises(ValueError, match="0 prompts and 1 seeds given"):
+        fl.compare(pipe, {}, [])
+    with pytest.raises(ValueError, match="0 steps asked; accepted: a whole number of 1 or more"):
+        fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
+    with pytest.raises(ValueError, match="a schedule or fewer plain steps, not both"):
+        Arm(fl.KeySchedule.paper(50), steps=3)
+
+
+def test_plots_take_tables_and_axes():
+    pipe = denoiser_pipe()
+    from models import loop
+
+    with fl.record(pipe, keep=["mid_block", "up_blocks.2"]) as recording:
+        loop(pipe, 4, conditions())
+    figure = plot.figure()
+    left, middle, right = figure.subplots(1, 3)
+    assert plot.change_over_steps(fl.feature_change(recording), left, keys=[0, 2]) is left
+    assert left.get_xlabel() == "step" and len(left.lines) == 2 + 10
+    assert len(plot.norm_by_layer(fl.feature_norm(recording), middle).patches) == 10
+    assert len(plot.norm_spread(fl.feature_norm(recording), right, relative=True).patches) == 10
+    maps = {"up_blocks.2": fl.pca_maps(recording, "up_blocks.2")}
+    assert len(plot.pca_strip(maps, range(4), plot.figure()).axes) == 4
+    black = Image.new("RGB", (8, 8))
+    grid = plot.picture_grid({"a": [black], "b": [black]}, plot.figure())
+    assert len(grid.axes) == 4
+    assert 'alt="a &lt;b&gt; &quot;c&quot;"' in plot.html_image(figure, 'a <b> "c"')

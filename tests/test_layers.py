@@ -1,0 +1,75 @@
+"""The rooms: who may import whom, and what no file may do."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import diffusers
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fastdiff_lab"
+FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str) -> set[str]:
+    """The modules of our own that a file imports at its top, and the outside packages."""
+    found = set()
+    for node in ast.parse(FILES[name].read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            found |= {f"{dots}{node.module or alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def own(name: str) -> set[str]:
+    return {module.lstrip(".") for module in imports(name) if module.startswith(".")}
+
+
+def test_schedules_are_pure_python():
+    assert own("schedule.py") == {"files"}
+    outside = {
+        module.split(".")[0] for name in ("schedule.py", "files.py") for module in imports(name) if not module.startswith(".")
+    }
+    assert outside <= {"__future__", "json", "re", "os", "collections", "dataclasses", "itertools", "pathlib"}
+
+
+@pytest.mark.parametrize(
+    ("name", "forbidden"),
+    [
+        ("recording.py", {"propagation", "analysis", "evaluation", "plot"}),
+        ("propagation.py", {"recording", "analysis", "evaluation", "plot", "pipelines"}),
+        ("analysis.py", {"propagation", "evaluation", "plot", "pipelines"}),
+        ("plot.py", set(FILES)),
+        ("split.py", {"propagation", "recording", "pipelines", "schedule"}),
+        ("hooks.py", set(FILES)),
+    ],
+)
+def test_data_flows_one_way(name, forbidden):
+    assert not own(name) & {module.removesuffix(".py") for module in forbidden}
+
+
+def test_only_split_and_pipelines_name_diffusers_models():
+    # The training in shapes/ names the classes that it builds.
+    models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
+    for name, path in FILES.items():
+        if name in ("split.py", "pipelines.py") or name.startswith("shapes/"):
+            continue
+        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert not used & models, name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_file_unpickles_or_copies_a_forward(name):
+    tree = ast.parse(FILES[name].read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    assert not names & {"pickle", "torch.load", "eval", "exec"}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert all(len(ast.unparse(node).splitlines()) <= 60 for node in functions)
+    assert len(FILES[name].read_text().splitlines()) <= 330

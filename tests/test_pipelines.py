@@ -1,0 +1,134 @@
+"""The embedded pipeline, and loading others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from models import SCHEDULERS
+
+import fastdiff_lab as fl
+from fastdiff_lab.pipelines import embedded_folder
+from fastdiff_lab.shapes.scenes import words
+from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
+
+PROMPT = "a small red circle at the left on a blue background"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return fl.load_pipeline()
+
+
+def test_it_has_stable_diffusions_topology(embedded):
+    config = embedded.unet.config
+    assert type(embedded) is StableDiffusionPipeline
+    assert config.down_block_types == ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    assert config.up_block_types == ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    assert config.layers_per_block == 2 and config.in_channels == 4
+    assert sum(p.numel() for p in embedded.unet.parameters()) <= 7_000_000
+    scheduler = embedded.scheduler.config
+    assert (scheduler.beta_schedule, scheduler.prediction_type) == ("scaled_linear", "epsilon")
+
+
+def test_no_file_is_over_14_mib():
+    sizes = {file.name: file.stat().st_size for file in embedded_folder().rglob("*") if file.is_file()}
+    assert max(sizes.values()) <= 14 * 2**20
+    assert all(not name.endswith((".bin", ".pt", ".ckpt", ".pkl")) for name in sizes)
+
+
+def test_diffusers_loads_it_unmodified_and_draws_the_same(embedded):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = StableDiffusionPipeline.from_pretrained(embedded_folder(), dtype=torch.float32, local_files_only=True)
+    plain.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
+    ours, theirs = (p(PROMPT, generator=torch.Generator().manual_seed(0), **options).images for p in (embedded, plain))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_text_matters(embedded):
+    options = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
+    red, green = (
+        embedded(f"a {colour} circle on a blue background", generator=torch.Generator().manual_seed(0), **options).images
+        for colour in ("red", "green")
+    )
+    assert float((red - green).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_draws_with_the_accelerated_sampler(name):
+    pipe = fl.load_pipeline(scheduler=name)
+    pipe.scheduler.set_timesteps(6)
+    schedule = fl.KeySchedule.uniform(len(pipe.scheduler.timesteps), 3)
+    with fl.encoder_propagation(pipe, schedule) as counts:
+        latents = pipe(PROMPT, num_inference_steps=6, generator=torch.Generator().manual_seed(0), output_type="latent").images
+    assert counts.encoder_calls == 3 and torch.isfinite(latents).all()
+
+
+def test_every_word_of_a_caption_is_one_token():
+    tokenizer = new_tokenizer()
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words())
+    shipped = fl.load_pipeline().tokenizer
+    longest = "a large purple triangle to the right of a small orange square on a yellow background"
+    assert shipped(longest).input_ids == tokenizer(longest).input_ids
+    assert len(shipped(longest).input_ids) <= MAX_TOKENS
+
+
+def test_an_unknown_word_says_which_are_known(embedded):
+    with pytest.raises(ValueError, match=r"does not know 'dog' \(in 'a red dog'\); it knows: a, above, an"):
+        embedded("a red dog", num_inference_steps=1)
+    embedded(PROMPT, negative_prompt="", num_inference_steps=1, output_type="latent")
+
+
+def test_a_folder_of_a_users_own(tmp_path, embedded):
+    embedded.save_pretrained(tmp_path / "mine")
+    again = fl.load_pipeline(tmp_path / "mine", scheduler="euler")
+    assert type(again.scheduler).__name__ == "EulerDiscreteScheduler"
+    assert torch.equal(again.unet.conv_in.weight, embedded.unet.conv_in.weight)
+
+
+def test_folders_that_are_no_pipelines(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no model_index.json; accepted: a pipeline in diffusers' format"):
+        fl.load_pipeline(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder '/nowhere/at/all'; accepted"):
+        fl.load_pipeline("/nowhere/at/all")
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80")
+    with pytest.raises(
+        FileNotFoundError, match=r"pickled weights only \(unet/diffusion_pytorch_model.bin\).*accepted: safetensors"
+    ):
+        fl.load_pipeline(tmp_path)
+
+
+def test_a_hub_id_without_network():
+    with pytest.raises(ConnectionError, match="cannot get 'someone/some-model' from the hub .*local folder"):
+        fl.load_pipeline("someone/some-model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype='int8' asked; accepted: float32, float16"),
+        ({"scheduler": "fast"}, "scheduler='fast' asked; accepted: ddim, pndm"),
+        ({"device": "abacus"}, "device='abacus' asked; on this machine: cpu"),
+    ],
+)
+def test_unknown_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        fl.load_pipeline(**options)
+
+
+def test_half_precision_keeps_the_law():
+    pipe = fl.load_pipeline(dtype="bfloat16")
+
+    def draw():
+        return pipe(PROMPT, num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="latent").images
+
+    untouched = draw()
+    with fl.encoder_propagation(pipe, fl.KeySchedule(4, range(4))):
+        assert torch.equal(draw(), untouched)

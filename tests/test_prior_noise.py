@@ -1,0 +1,90 @@
+"""Prior noise injection: where, how often and how strongly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import SCHEDULERS, denoiser_pipe, pipeline, run, scheduler
+
+import fastdiff_lab as fl
+
+
+def injected(name, steps=10, **options):
+    """{time-step: times} and the added amounts, over a run with a prediction of zero."""
+    pipe = denoiser_pipe(schedule_name=name)
+    pipe.scheduler.set_timesteps(steps)
+    initial = (
+        torch.randn(1, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * pipe.scheduler.init_noise_sigma
+    )
+    amounts = {}
+    step = pipe.scheduler.step
+
+    def spy(model_output, timestep, sample, **kwargs):
+        expected = spy.last
+        if not torch.equal(sample, expected):
+            amounts.setdefault(float(timestep), []).append(float(((sample - expected) / initial).mean()))
+        return step(model_output, timestep, sample, **kwargs)
+
+    pipe.scheduler.step = spy
+    sample = initial
+    with fl.prior_noise_injection(pipe, **options):
+        for timestep in pipe.scheduler.timesteps:
+            spy.last = sample
+            sample = pipe.scheduler.step(torch.zeros_like(sample), timestep, sample).prev_sample
+    del pipe.scheduler.step
+    return amounts, pipe.scheduler
+
+
+def test_ddim_50_gets_noise_from_step_25_on():
+    amounts, ddim = injected("ddim", 50)
+    assert list(amounts) == [float(t) for t in ddim.timesteps[25:]]
+    assert all(len(times) == 1 and times[0] == pytest.approx(0.003) for times in amounts.values())
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_noise_is_added_once_per_late_time_step(name):
+    amounts, used = injected(name, 10, weight=0.01)
+    late = {float(t) for t in used.timesteps if t < 500}
+    assert amounts and set(amounts) <= late and all(len(times) == 1 for times in amounts.values())
+    if name not in ("heun", "kdpm2"):  # the last time-steps of these are second stages only
+        assert set(amounts) == late
+
+
+def test_sigma_space_schedulers_get_noise_at_the_scale_of_their_sample():
+    amounts, euler = injected("euler", 10, weight=0.01)
+    for place, timestep in enumerate(euler.timesteps):
+        if float(timestep) in amounts:
+            expected = 0.01 * float((euler.sigmas[place] ** 2 + 1) ** 0.5) / float(euler.init_noise_sigma)
+            assert amounts[float(timestep)][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_no_weight_changes_nothing_and_weight_does():
+    pipe = pipeline()
+    untouched = run(pipe)
+    with fl.prior_noise_injection(pipe, weight=0.0):
+        assert torch.equal(run(pipe), untouched)
+    with fl.prior_noise_injection(pipe):
+        assert float((run(pipe) - untouched).abs().max()) > 1e-3
+    assert torch.equal(run(pipe), untouched) and "step" not in vars(pipe.scheduler)
+
+
+def test_a_seeded_stochastic_scheduler_stays_seeded():
+    pipe = pipeline("euler-ancestral")
+    with fl.prior_noise_injection(pipe):
+        assert torch.equal(run(pipe), run(pipe))
+
+
+@pytest.mark.parametrize(("option", "value"), [("weight", -1), ("weight", 2), ("below", "half"), ("below", 1.5), ("weight", True)])
+def test_values_out_of_range(option, value):
+    with pytest.raises(ValueError, match=f"{option}=.* asked; accepted: a number from 0 to 1"):
+        with fl.prior_noise_injection(denoiser_pipe(), **{option: value}):
+            pass
+
+
+def test_the_scheduler_is_as_before_after_an_exception():
+    pipe = denoiser_pipe()
+    before = set(vars(pipe.scheduler))
+    with pytest.raises(KeyboardInterrupt), fl.prior_noise_injection(pipe):
+        raise KeyboardInterrupt
+    assert set(vars(pipe.scheduler)) == before
+    assert scheduler().step.__func__ is type(pipe.scheduler).step

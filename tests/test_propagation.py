@@ -1,0 +1,584 @@
+"""The laws of encoder propagation, each on tiny real classes in float64."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from models import (
+    CONFIGS,
+    SCHEDULERS,
+    Oracle,
+    conditions,
+    controlnet_pipeline,
+    denoiser_calls,
+    denoiser_pipe,
+    loop,
+    pipeline,
+    run,
+    unet,
+)
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+
+CLOSE = 1e-10
+KEYS = KeySchedule(10, [0, 1, 4, 8])
+SIZES = {"even": (8, 8), "odd": (9, 12)}
+
+
+def distance(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+# ---- law 1: every step a key == untouched
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_step_a_key_is_the_untouched_pipeline(name, guidance):
+    pipe = pipeline(name, torch.float32)
+    untouched = run(pipe, guidance=guidance)
+    calls = denoiser_calls(pipe)
+    with fl.encoder_propagation(pipe, KeySchedule(calls, range(calls))) as counts:
+        assert torch.equal(run(pipe, guidance=guidance), untouched)
+    assert counts.encoder_calls == counts.decoder_calls == counts.forward_calls == counts.steps == calls
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_step_a_key_is_the_untouched_denoiser(name, size):
+    pipe = denoiser_pipe(name)
+    given = conditions(name)
+    untouched = loop(pipe, 5, given, size=SIZES[size])
+    with fl.encoder_propagation(pipe, KeySchedule(5, range(5))):
+        assert torch.equal(loop(pipe, 5, given, size=SIZES[size]), untouched)
+
+
+# ---- law 2 and 3: serial == parallel, and the counts
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_parallel_decoding_is_serial_decoding(name, guidance, noise):
+    pipe = pipeline(name)
+    schedule = KeySchedule.uniform(denoiser_calls(pipe), 4)
+
+    def accelerated(**options):
+        injection = fl.prior_noise_injection(pipe, weight=noise) if noise else contextlib.nullcontext()
+        with injection, fl.encoder_propagation(pipe, schedule, **options) as counts:
+            return run(pipe, guidance=guidance), counts
+
+    serial, counts = accelerated(parallel_decoding=False)
+    assert counts.encoder_calls == 4 and counts.forward_calls == schedule.num_steps
+    parallel, counts = accelerated()
+    assert counts.encoder_calls == counts.forward_calls == 4
+    assert counts.decoder_calls == counts.steps == schedule.num_steps
+    assert distance(serial, parallel) < CLOSE
+    for cap in (4, 8, 9):
+        assert distance(serial, accelerated(max_rows=cap)[0]) < CLOSE
+    assert distance(serial, run(pipe, guidance=guidance)) > 1e-3
+
+
+def test_a_cap_limits_the_rows_that_are_decoded_at_once():
+    pipe = pipeline()
+    rows = []
+    pipe.unet.conv_out.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    with fl.encoder_propagation(pipe, KEYS, max_rows=10) as counts:
+        run(pipe)
+    assert max(rows) == 8 and counts.encoder_calls == 4
+    assert sum(rows) == 4 * 10
+
+
+# ---- law 4: the split forward by hand, at non-key steps
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_non_key_steps_are_those_of_the_hand_written_split(name, size, parallel):
+    pipe = denoiser_pipe(name)
+    given = conditions(name)
+    by_hand = loop(pipe, 10, given, size=SIZES[size], predict=Oracle(pipe.unet, KEYS.keys))
+    assert distance(by_hand, loop(pipe, 10, given, size=SIZES[size])) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, given, size=SIZES[size]), by_hand) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["sdxl", "class-conditional"])
+def test_the_embeddings_that_must_be_rebuilt_matter(name):
+    pipe = denoiser_pipe(name)
+    given = conditions(name)
+    other = {n: {k: v + 1 for k, v in g.items()} if isinstance(g, dict) else (g + 1) % 3 for n, g in given.items() if n[0] in "ac"}
+    assert distance(loop(pipe, 3, given), loop(pipe, 3, given | other)) > 1e-3
+
+
+# ---- law 5: afterwards everything is as before
+
+
+def state(pipe):
+    """All attributes and hooks of model and scheduler, by name."""
+    modules = {
+        name: (set(vars(m)), m.__dict__.get("_compiled_call_impl"), len(m._forward_pre_hooks), len(m._forward_hooks))
+        for name, m in pipe.unet.named_modules()
+    }  # fmt: skip
+    return modules, {name for name in vars(pipe.scheduler) if callable(vars(pipe.scheduler)[name])}, set(vars(pipe))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("at", range(10))
+def test_an_exception_at_any_step_leaves_the_pipeline_as_it_was(at, error):
+    pipe = pipeline(dtype=torch.float32)
+    untouched = run(pipe)
+    with fl.encoder_propagation(pipe, KEYS):
+        accelerated = run(pipe)
+    before = state(pipe)
+
+    def stop(pipe, step, timestep, values):
+        if step == at:
+            raise error
+        return values
+
+    with pytest.raises(error), fl.encoder_propagation(pipe, KEYS), fl.prior_noise_injection(pipe):
+        run(pipe, callback_on_step_end=stop)
+    assert state(pipe) == before
+    assert torch.equal(run(pipe), untouched)
+    with fl.encoder_propagation(pipe, KEYS):
+        with pytest.raises(error):
+            run(pipe, callback_on_step_end=stop)
+        assert torch.equal(run(pipe), accelerated)
+        assert torch.equal(run(pipe), accelerated)
+
+
+def test_features_are_freed_when_they_have_been_used():
+    import gc
+    import weakref
+
+    pipe = denoiser_pipe()
+    seen = []
+    handle = pipe.unet.down_blocks[0].register_forward_hook(lambda m, a, output: seen.append(weakref.ref(output[1][0])))
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False):
+        loop(pipe, 10, conditions())
+        handle.remove()
+        gc.collect()
+        assert len(seen) == 4 and all(ref() is None for ref in seen)
+
+
+def test_something_installed_above_in_the_block_is_left_there_and_said():
+    pipe = denoiser_pipe()
+    mid = pipe.unet.mid_block
+    with pytest.warns(UserWarning, match="mid.*was changed inside the block|UNetMidBlock2DCrossAttn was changed"):
+        with fl.encoder_propagation(pipe, KEYS):
+            ours = mid._compiled_call_impl
+            mid._compiled_call_impl = lambda *args, **kwargs: ours(*args, **kwargs)
+    untouched = loop(denoiser_pipe(), 5, conditions())
+    assert torch.equal(loop(pipe, 5, conditions()), untouched)
+
+
+# ---- law 6: what users put on a UNet
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_freeu(parallel):
+    pipe = denoiser_pipe()
+    plain = loop(pipe, 10, conditions())
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    by_hand = loop(pipe, 10, conditions(), predict=Oracle(pipe.unet, KEYS.keys))
+    assert distance(loop(pipe, 10, conditions()), plain) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
+
+
+def adapter_arguments():
+    generator = torch.Generator().manual_seed(9)
+    shapes = [(8, 8, 8), (16, 4, 4), (16, 2, 2), (16, 1, 1)]
+    residuals = [torch.randn((2, *shape), generator=generator, dtype=torch.float64) for shape in shapes]
+    # The host takes the list apart, so every call gets its own, as from the pipelines.
+    return lambda step: conditions() | {"down_intrablock_additional_residuals": [residual.clone() for residual in residuals]}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_t2i_adapter(parallel):
+    pipe = denoiser_pipe()
+    given = adapter_arguments()
+    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    assert distance(loop(pipe, 10, given), loop(pipe, 10, conditions())) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, given), by_hand) < CLOSE
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_ip_adapter(parallel):
+    pipe = denoiser_pipe()
+    pipe.unet._load_ip_adapter_weights([_ip_adapter_weights(pipe.unet)])
+    pipe.unet.to(torch.float64).requires_grad_(False)
+    pictures = torch.randn((2, 1, 6), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    given = conditions() | {"added_cond_kwargs": {"image_embeds": [pictures]}}
+    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    other = given | {"added_cond_kwargs": {"image_embeds": [-pictures]}}
+    assert distance(loop(pipe, 10, given), loop(pipe, 10, other)) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, given), by_hand) < CLOSE
+
+
+def _ip_adapter_weights(model) -> dict:
+    generator = torch.Generator().manual_seed(7)
+    tokens = 4
+
+    def draw(*shape):
+        return 0.3 * torch.randn(shape, generator=generator)
+
+    projection = {
+        "proj.weight": draw(tokens * 8, 6),
+        "proj.bias": draw(tokens * 8),
+        "norm.weight": 1 + draw(8),
+        "norm.bias": draw(8),
+    }
+    layers = {}
+    sizes = {n: p.to_k.weight.shape[0] for n, p in model.named_modules() if n.endswith("attn2")}
+    names = [n.removesuffix(".processor") for n in model.attn_processors]
+    for place, name in enumerate(names):
+        if name in sizes:
+            layers[f"{place}.to_k_ip.weight"] = draw(sizes[name], 8)
+            layers[f"{place}.to_v_ip.weight"] = draw(sizes[name], 8)
+    return {"image_proj": projection, "ip_adapter": layers}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_lora(parallel):
+    from peft import LoraConfig
+
+    pipe = denoiser_pipe()
+    plain = loop(pipe, 10, conditions())
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
+    pipe.unet.to(torch.float64).requires_grad_(False)
+    by_hand = loop(pipe, 10, conditions(), predict=Oracle(pipe.unet, KEYS.keys))
+    assert distance(loop(pipe, 10, conditions()), plain) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_residuals_of_a_controlnet_as_arguments(parallel):
+    pipe = denoiser_pipe()
+    generator = torch.Generator().manual_seed(11)
+    skips = pipe.unet
+    shapes = []
+    handle = skips.up_blocks[0].register_forward_pre_hook(lambda m, a, k: shapes.append(k["hidden_states"].shape), with_kwargs=True)
+    found = []
+    hooks = [b.register_forward_hook(lambda m, a, o: found.extend(s.shape for s in o[1])) for b in pipe.unet.down_blocks]
+    pipe.scheduler.set_timesteps(1)
+    pipe.unet(torch.zeros(2, 4, 8, 8, dtype=torch.float64), 1, **conditions())
+    handle.remove()
+    for hook in hooks:
+        hook.remove()
+
+    def draw(shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    residuals = {
+        "down_block_additional_residuals": [draw((2, 8, 8, 8)), *map(draw, found)],
+        "mid_block_additional_residual": draw(shapes[0]),
+    }
+    given = conditions() | residuals
+    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    assert distance(loop(pipe, 10, given), loop(pipe, 10, conditions())) > 1e-3
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, given), by_hand) < CLOSE
+
+
+IMAGE = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("guess", [False, True])
+def test_a_controlnet_is_evaluated_at_key_steps_only(guess):
+    pipe = controlnet_pipeline()
+    options = {"image": IMAGE, "guess_mode": guess}
+    untouched = run(pipe, **options)
+    assert distance(untouched, run(pipe, image=1 - IMAGE, guess_mode=guess)) > 1e-3
+    with fl.encoder_propagation(pipe, KeySchedule(10, range(10))):
+        assert torch.equal(run(pipe, **options), untouched)
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        serial = run(pipe, **options)
+    assert counts.controlnet_calls == counts.encoder_calls == 4
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        assert distance(run(pipe, **options), serial) < CLOSE
+        # The held residuals of one run are not those of the next.
+        other = run(pipe, image=1 - IMAGE, guess_mode=guess)
+        assert distance(other, serial) > 1e-3
+    assert counts.controlnet_calls == 8
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_a_changing_controlnet_scale_needs_a_key_step(parallel):
+    pipe = controlnet_pipeline()
+    with pytest.raises(ValueError, match="step 5 .*is no key step.*conditioning_scale|step 5 .*is no key step"):
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+            run(pipe, image=IMAGE, control_guidance_end=0.5)
+    with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1, 5, 8]), parallel_decoding=parallel):
+        run(pipe, image=IMAGE, control_guidance_end=0.5)
+
+
+# ---- law 11: what was decoded ahead is used for what it was decoded for
+
+
+def cutting_guidance(at):
+    """A callback as in diffusers' documentation: no guidance from a step on."""
+
+    def callback(pipe, step, timestep, values):
+        if step == at:
+            pipe._guidance_scale = 0.0
+            values["prompt_embeds"] = values["prompt_embeds"].chunk(2)[-1]
+        return values
+
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+
+
+def test_a_guidance_batch_cut_in_mid_run():
+    pipe = pipeline()
+    untouched = run(pipe, **cutting_guidance(4))
+    with fl.encoder_propagation(pipe, KeySchedule(10, range(10))):
+        assert torch.equal(run(pipe, **cutting_guidance(4)), untouched)
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        run(pipe, **cutting_guidance(4))
+    assert counts.encoder_calls == 5  # step 5 became a key
+    with pytest.raises(ValueError, match=r"step 5 .*decoded ahead at key step 4: it has 2 rows, not 4"):
+        with fl.encoder_propagation(pipe, KEYS):
+            run(pipe, **cutting_guidance(4))
+    with fl.encoder_propagation(pipe, KEYS):
+        run(pipe, **cutting_guidance(3))  # the change falls on a key step
+
+
+def test_a_text_changed_in_mid_run():
+    pipe = denoiser_pipe()
+    first, second = conditions(), conditions()
+    second["encoder_hidden_states"] = second["encoder_hidden_states"] + 1
+    changing = lambda step: first if step < 6 else second
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        changed = loop(pipe, 10, changing)
+    assert counts.encoder_calls == 5
+    assert distance(changed, loop(pipe, 10, changing, predict=Oracle(pipe.unet, (0, 1, 4, 6, 8)))) < CLOSE
+    with pytest.raises(ValueError, match="step 6 .*its encoder_hidden_states is another"):
+        with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, changing)
+    equal_copies = lambda step: conditions()
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        loop(pipe, 10, equal_copies)
+    assert counts.forward_calls == 4
+
+
+def test_a_text_overwritten_in_place():
+    pipe = denoiser_pipe()
+    given = conditions()
+
+    def overwriting(step):
+        if step == 6:
+            given["encoder_hidden_states"].add_(1)
+        return given
+
+    with pytest.raises(ValueError, match="step 6 .*its encoder_hidden_states is another"):
+        with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, overwriting)
+
+
+def test_an_adapter_scale_changed_in_mid_run():
+    from peft import LoraConfig
+
+    pipe = denoiser_pipe()
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
+    pipe.unet.to(torch.float64).requires_grad_(False)
+
+    def scaling(step):
+        if step == 6:
+            pipe.unet.set_adapters("default", weights=0.3)
+        return conditions()
+
+    with pytest.raises(ValueError, match="step 6 .*a LoRA or IP-Adapter scale is another"):
+        with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, scaling)
+
+
+def test_a_call_at_another_time_step():
+    pipe = denoiser_pipe()
+    pipe.scheduler.set_timesteps(10)
+    sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+    times = pipe.scheduler.timesteps
+    with pytest.raises(ValueError, match="step 1 .*it comes at time-step 301, not at the planned one"):
+        with fl.encoder_propagation(pipe, KeySchedule(10, [0])):
+            pipe.unet(sample, times[0], **conditions())
+            pipe.unet(sample, torch.tensor(301), **conditions())
+
+
+# ---- runs
+
+
+def test_runs_of_the_scheduler_are_recognised():
+    pipe = denoiser_pipe()
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        first = loop(pipe, 10, conditions())
+        pipe.scheduler.set_timesteps(10)
+        pipe.unet(torch.zeros(2, 4, 8, 8, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions())
+        assert torch.equal(loop(pipe, 10, conditions()), first)
+    assert counts.runs == 3 and counts.steps == 21
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm", "euler", "heun"])
+def test_image_to_image_makes_fewer_calls(name):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipe = StableDiffusionImg2ImgPipeline(**pipeline(name).components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    options = {"image": IMAGE, "strength": 0.6}
+    text = torch.randn((2, 6, 8), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    options |= {"prompt_embeds": text, "negative_prompt_embeds": torch.zeros_like(text), "num_inference_steps": 10}
+
+    def draw(**more):
+        return pipe(**options | more, output_type="latent", generator=torch.Generator().manual_seed(3)).images
+
+    draw()
+    calls = pipe._num_timesteps
+    assert calls < denoiser_calls(pipe)
+    results = []
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, KeySchedule.uniform(calls, 2), parallel_decoding=parallel) as counts:
+            results.append(draw())
+            assert counts.encoder_calls == 2
+            # Another strength is another number of calls, and never the features of the run before.
+            with pytest.raises(ValueError, match=f"schedule is for {calls} steps"):
+                draw(strength=0.9)
+    assert distance(*results) < CLOSE
+
+
+# ---- bad input
+
+
+def test_a_schedule_for_another_number_of_steps():
+    pipe = pipeline("pndm")
+    with pytest.raises(
+        ValueError, match=r"for 10 steps, this run makes 19 denoiser calls with PNDMScheduler; use schedule.rescaled\(19\)"
+    ):
+        with fl.encoder_propagation(pipe, KEYS):
+            run(pipe)
+
+
+def test_two_accelerations_nested():
+    pipe = pipeline()
+    with fl.encoder_propagation(pipe, KEYS), pytest.raises(RuntimeError, match="accelerated already"):
+        with fl.encoder_propagation(pipe, KEYS):
+            pass
+    with fl.encoder_propagation(pipe, KEYS):
+        run(pipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order": 3}, "order=3 asked; accepted: 0"),
+        ({"max_rows": 0}, "max_rows=0 asked"),
+        ({"max_rows": 4, "parallel_decoding": False}, "leave one of them out"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message), fl.encoder_propagation(pipeline(), KEYS, **options):
+        pass
+
+
+def test_a_cap_below_one_step():
+    pipe = pipeline()
+    with pytest.raises(ValueError, match="max_rows=3 asked, but one step of this run has 4 rows"):
+        with fl.encoder_propagation(pipe, KEYS, max_rows=3):
+            run(pipe)
+
+
+def test_no_schedule():
+    with pytest.raises(TypeError, match="accepted: a KeySchedule"), fl.encoder_propagation(pipeline(), [0, 1]):
+        pass
+
+
+def test_a_pipeline_without_a_denoiser():
+    with pytest.raises(TypeError, match="has no UNet"), fl.encoder_propagation(object(), KEYS):
+        pass
+
+
+def test_a_denoiser_of_another_class():
+    pipe = pipeline()
+    pipe.unet = torch.nn.Linear(1, 1)
+    with (
+        pytest.raises(TypeError, match="cannot split a Linear; accepted: UNet2DConditionModel"),
+        fl.encoder_propagation(pipe, KEYS),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_a_model_compiled_as_a_whole(how):
+    pipe = pipeline()
+    if how == "wrapped":
+        pipe.unet = torch.compile(pipe.unet)
+    else:
+        pipe.unet.compile()
+    with pytest.raises(TypeError, match="compiled as a whole.*compile_repeated_blocks"), fl.encoder_propagation(pipe, KEYS):
+        pass
+
+
+def test_compiled_blocks_are_called_compiled():
+    pipe = denoiser_pipe()
+    expected = loop(denoiser_pipe(), 5, conditions())
+    calls = []
+    block = pipe.unet.down_blocks[0]
+    # What nn.Module.compile does, with a "compiler" that counts.
+    block._compiled_call_impl = lambda *args, **kwargs: (calls.append(1), block._call_impl(*args, **kwargs))[1]
+    with fl.encoder_propagation(pipe, KeySchedule(5, range(5))):
+        assert torch.equal(loop(pipe, 5, conditions()), expected)
+    assert len(calls) == 5 and block._compiled_call_impl is not None
+
+
+def test_attention_that_mixes_rows():
+    class PAGIdentitySelfAttnProcessor2_0:
+        def __call__(self, attn, hidden_states, *args, **kwargs):
+            return hidden_states
+
+    pipe = pipeline()
+    pipe.unet.set_attn_processor(PAGIdentitySelfAttnProcessor2_0())
+    with pytest.raises(ValueError, match="PAGIdentity.*mixes the rows"), fl.encoder_propagation(pipe, KEYS):
+        pass
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False):
+        run(pipe)
+
+
+def test_latents_that_are_not_numbers():
+    pipe = pipeline()
+
+    def spoil(pipe, step, timestep, values):
+        if step == 5:
+            values["latents"] = values["latents"] * torch.nan
+        return values
+
+    with pytest.raises(ValueError, match=r"the latents that step 6 \(time-step \d+\) gets hold NaN"):
+        with fl.encoder_propagation(pipe, KEYS):
+            run(pipe, callback_on_step_end=spoil)
+
+
+def test_an_argument_that_nobody_knows_how_to_repeat():
+    pipe = denoiser_pipe()
+    given = conditions() | {"cross_attention_kwargs": {"strange": torch.zeros(7, 3)}}
+    with pytest.raises(TypeError, match=r"'strange' has a tensor of shape \(7, 3\) for 2 rows"):
+        with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, given)
+
+
+def test_no_state_stays_on_the_model():
+    model = unet()
+    names = set(vars(model))
+    pipe = denoiser_pipe()
+    pipe.unet = model
+    with fl.encoder_propagation(pipe, KEYS):
+        loop(pipe, 10, conditions())
+    assert set(vars(model)) == names

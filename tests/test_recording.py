@@ -1,0 +1,171 @@
+"""Recording and analysis on a tiny real pipeline."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from models import conditions, denoiser_pipe, loop, pipeline, run
+
+import fastdiff_lab as fl
+from fastdiff_lab.analysis import KINDS
+
+LAYER = "up_blocks.2"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with torch.no_grad():
+        pipe = pipeline(dtype=torch.float32)
+        untouched = run(pipe)
+        with fl.record(pipe, keep=["down_blocks.1", LAYER]) as recording:
+            latents = run(pipe)
+        assert torch.equal(latents, untouched)
+    return recording
+
+
+def test_blocks_are_recorded_by_the_hosts_names(recorded):
+    expected = ("conv_in", *(f"down_blocks.{i}" for i in range(4)), "mid_block", *(f"up_blocks.{i}" for i in range(4)))
+    assert set(recorded.layers) == set(expected)
+    assert dict(zip(recorded.layers, recorded.parts, strict=True))["mid_block"] == "encoder"
+    assert recorded.num_steps == 10 and recorded.num_samples == 2
+    assert recorded.about["scheduler"] == "DDIMScheduler"
+
+
+def test_statistics_are_those_of_the_kept_features(recorded):
+    features = recorded[LAYER].double()
+    place = recorded.index(LAYER)
+    change = (features[:, 1:] - features[:, :-1]).square().mean(dim=(2, 3, 4))
+    assert torch.allclose(recorded.statistics["change"][:, 1:, place].double(), change, rtol=1e-4)
+    assert recorded.statistics["change"][:, 0].isnan().all()
+    norm = features.mean(dim=2).flatten(2).norm(dim=2)
+    assert torch.allclose(recorded.statistics["norm"][..., place].double(), norm, rtol=1e-4)
+
+
+def test_the_conditional_half_is_recorded_under_guidance():
+    pipe = pipeline(dtype=torch.float32)
+    seen = []
+    handle = pipe.unet.up_blocks[2].register_forward_hook(lambda m, a, output: seen.append(output.clone()))
+    with fl.record(pipe, keep=[LAYER]) as recording:
+        run(pipe)
+    handle.remove()
+    assert all(torch.equal(recording[LAYER][:, step], output[2:]) for step, output in enumerate(seen))
+
+
+def test_several_runs_add_up_as_samples():
+    pipe = denoiser_pipe()
+    with fl.record(pipe) as recording:
+        loop(pipe, 5, conditions())
+        loop(pipe, 5, conditions(rows=3), rows=3)
+        assert recording.num_samples == 5
+        with pytest.raises(ValueError, match="holds runs of 5 steps, now one of 6 steps"):
+            loop(pipe, 6, conditions())
+    assert recording.num_samples == 5
+
+
+def test_an_interrupted_run_is_left_out():
+    pipe = pipeline(dtype=torch.float32)
+
+    def stop(pipe, step, timestep, values):
+        raise KeyboardInterrupt
+
+    with fl.record(pipe) as recording:
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe, callback_on_step_end=stop)
+        assert recording.num_samples == 0
+        run(pipe)
+    assert recording.num_samples == 2
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pipe.unet.modules())
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_an_accelerated_run_is_refused(parallel):
+    pipe = pipeline()
+    with pytest.raises(ValueError, match="record untouched runs: leave encoder_propagation first"):
+        with fl.record(pipe), fl.encoder_propagation(pipe, fl.KeySchedule(10, [0, 5]), parallel_decoding=parallel):
+            run(pipe)
+
+
+def test_files_keep_every_bit(recorded, tmp_path):
+    file = tmp_path / "recording.safetensors"
+    recorded.save(file)
+    again = fl.Recording.load(file)
+    assert (again.layers, again.parts, again.time_steps, again.about) == (
+        recorded.layers, recorded.parts, recorded.time_steps, recorded.about,
+    )  # fmt: skip
+    for kind in ("statistics", "features"):
+        kept, read = getattr(recorded, kind), getattr(again, kind)
+        assert kept.keys() == read.keys()
+        assert all(torch.equal(kept[name].nan_to_num(-1), read[name].nan_to_num(-1)) for name in kept)
+
+
+def test_truncated_and_foreign_files(recorded, tmp_path):
+    from safetensors.torch import save_file
+
+    whole = tmp_path / "recording.safetensors"
+    recorded.save(whole)
+    for length in (0, 4, 100, whole.stat().st_size - 1):
+        file = tmp_path / "cut.safetensors"
+        file.write_bytes(whole.read_bytes()[:length])
+        with pytest.raises(ValueError, match="is no whole recording"):
+            fl.Recording.load(file)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="is no recording of version 1"):
+        fl.Recording.load(tmp_path / "other.safetensors")
+    broken = fl.Recording(recorded.layers[:-1], recorded.parts[:-1], recorded.time_steps, recorded.statistics)
+    broken.save(tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match="have not 10 steps and 9 layers"):
+        fl.Recording.load(tmp_path / "broken.safetensors")
+    with pytest.raises(FileNotFoundError):
+        fl.Recording.load(tmp_path / "none.safetensors")
+
+
+def test_a_recording_holds_no_reference_to_the_model():
+    pipe = denoiser_pipe()
+    with fl.record(pipe, keep=[LAYER]) as recording:
+        loop(pipe, 3, conditions())
+    model = weakref.ref(pipe.unet)
+    del pipe
+    gc.collect()
+    assert model() is None and recording.num_samples == 2
+
+
+def test_an_unknown_layer_says_which_are_close(recorded):
+    pipe = denoiser_pipe()
+    with pytest.raises(KeyError, match=r"no layer 'up_block.1'; close to it: up_blocks.1"), fl.record(pipe, layers=["up_block.1"]):
+        pass
+    with pytest.raises(KeyError, match="close to it: down_blocks"):
+        recorded["down_blocks"]
+    with pytest.raises(KeyError, match="only statistics of 'mid_block' were recorded"):
+        recorded["mid_block"]
+    with pytest.raises(TypeError, match="accepted: a list of names"), fl.record(pipe, layers="mid_block"):
+        pass
+
+
+def test_features_that_need_too_much_memory():
+    pipe = denoiser_pipe()
+    with pytest.raises(MemoryError, match="needs at least .* bytes, max_bytes is 1000"):
+        with fl.record(pipe, keep=[LAYER], max_bytes=1000):
+            loop(pipe, 3, conditions())
+
+
+def test_tables(recorded):
+    for kind in KINDS:
+        table = fl.feature_change(recorded, kind)
+        assert list(table.columns) == ["sample", "step", "time_step", "part", "layer", "value"]
+        assert len(table) == 2 * 9 * 10 and table["value"].notna().all() and (table["value"] >= -1e-6).all()
+    one = fl.feature_change(recorded, "relative").query(f"layer == '{LAYER}' and sample == 1 and step == 4")["value"].item()
+    features = recorded[LAYER][1].double()
+    assert one == pytest.approx(float((features[4] - features[3]).norm() / features[3].norm()), rel=1e-4)
+    assert len(fl.feature_norm(recorded)) == 2 * 10 * 10
+    with pytest.raises(ValueError, match="kind='mse' asked; accepted: squared, relative, cosine"):
+        fl.feature_change(recorded, "mse")
+
+
+def test_pca_maps_share_one_basis(recorded):
+    maps = fl.pca_maps(recorded, LAYER, steps=[0, 5, 5])
+    assert maps.shape == (3, 8, 8, 3) and maps.min() >= 0 and maps.max() <= 1
+    assert np.allclose(maps[1], maps[2], atol=1e-5) and not np.allclose(maps[0], maps[1])

@@ -1,0 +1,80 @@
+"""Training: resumes where it was killed, and makes a pipeline from nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import nn
+
+from fastdiff_lab.shapes import training
+from fastdiff_lab.shapes.autoencoder import crops
+from fastdiff_lab.shapes.denoiser import loss_weight, new_scheduler
+from fastdiff_lab.shapes.loop import fit, learning_rate_factor
+
+
+@pytest.fixture(autouse=True)
+def _gradients():
+    with torch.enable_grad():
+        yield
+
+
+def small_fit(folder: Path, stop_at: int | None = None, steps: int = 12) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def loss(model, step, progress):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        batch = torch.randn((8, 3), generator=torch.Generator().manual_seed(step))
+        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    return fit(model, loss, name="small", folder=folder, learning_rate=1e-2, max_steps=steps, save_every=0.0)
+
+
+def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
+    unbroken = small_fit(tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(tmp_path / "b", stop_at=7)
+    resumed = small_fit(tmp_path / "b")
+    for name, tensor in unbroken.state_dict().items():
+        assert torch.allclose(tensor, resumed.state_dict()[name], atol=1e-6), name
+
+
+def test_training_lowers_the_loss(tmp_path):
+    model = small_fit(tmp_path, steps=300)
+    batch = torch.randn((64, 3), generator=torch.Generator().manual_seed(10**6))
+    assert float((model.eval()(batch) - batch.sum(1, keepdim=True)).square().mean()) < 0.5
+
+
+def test_the_learning_rate_rises_and_falls():
+    factors = [learning_rate_factor(place / 100) for place in range(101)]
+    peak = factors.index(max(factors))
+    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[-1] == pytest.approx(0.01)
+
+
+def test_the_loss_weight_makes_a_v_loss():
+    scheduler = new_scheduler()
+    signal = scheduler.alphas_cumprod
+    weight = loss_weight(scheduler)
+    assert torch.allclose(weight / weight[0], signal[0] / signal) and float(weight.mean()) == pytest.approx(1, abs=1e-5)
+
+
+def test_crops_hold_a_part_of_an_object():
+    images = crops(range(20), step=0)
+    assert images.shape == (20, 3, 32, 32)
+    assert float((images.flatten(2).std(dim=2).amax(dim=1) > 0.05).float().mean()) > 0.9
+
+
+@pytest.mark.long
+def test_a_pipeline_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_plan", lambda device: {"scenes": 40, "batch": 2})
+    for _ in range(2):  # the second call finds everything done
+        training.train_pipeline(tmp_path, minutes=0.2, threads=2)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
+    assert pipe("a red circle on a blue background", num_inference_steps=2).images[0].size == (64, 64)
+    assert (tmp_path / "judge" / "model.safetensors").exists()
+    assert list((tmp_path / "training").glob("samples_*.png")) and (tmp_path / "training" / "unet.csv").exists()
