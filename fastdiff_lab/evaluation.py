@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .flops import count_flops
 from .hooks import replaced_call

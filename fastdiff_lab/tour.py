@@ -74,8 +74,8 @@ def export(notebook: Path) -> Path:
     """Exports an executed notebook as one HTML page that asks nothing of the network."""
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    # The template asks a CDN for MathJax and RequireJS; the notebook needs neither.
-    body = re.sub(r'<script[^>]*src="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    # The template asks CDNs for MathJax, RequireJS, Mermaid and widgets; the notebook needs none of them.
+    body = re.sub(r"<script\b(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>", "", body, flags=re.DOTALL)
     page = notebook.with_name("tour.html")
     write_text(page, body)
     return page

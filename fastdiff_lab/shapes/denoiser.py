@@ -17,7 +17,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..files import write_whole
@@ -121,7 +121,8 @@ def train_denoiser(
         generator = torch.Generator().manual_seed(step)
         chosen = scenes(progress, step)
         rows = torch.randint(len(chosen.latents), (batch,), generator=generator).to(chosen.latents.device)
-        time_steps = torch.randint(1000, (batch,), generator=generator).to(device)
+        # Background and layout are decided at the noisiest steps and are learned last, so those are drawn more often.
+        time_steps = (1000 * (1 - torch.rand(batch, generator=generator).square())).long().clamp(max=999).to(device)
         noise = torch.randn((batch, *chosen.latents.shape[1:]), generator=generator)
         noise = (noise + OFFSET_NOISE * torch.randn((batch, 4, 1, 1), generator=generator)).to(device)
         dropped = (torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE).to(device)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..evaluation import Arm, sample
 from ..files import write_text, write_whole
