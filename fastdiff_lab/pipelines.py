@@ -7,18 +7,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from .shapes.text import StrictTokenizer
+from .shapes.text import refuse_unknown_words
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -102,13 +104,22 @@ def _no_progress_bars() -> Iterator[None]:
 def _embedded(dtype: torch.dtype) -> StableDiffusionPipeline:
     # Loaded part by part, so that nothing is asked of the network and no warning concerns parts that it does not have.
     folder = embedded_folder()
-    return assemble(
+    pipe = assemble(
         vae=AutoencoderTiny.from_pretrained(folder / "vae", dtype=dtype),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-        tokenizer=StrictTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype),
         scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
     )
+    pipe.check_inputs = partial(_check_words, pipe)
+    return pipe
+
+
+def _check_words(pipe: Any, prompt: Any, *args: Any, **kwargs: Any) -> None:
+    """The pipeline's own check of its inputs, after one for words that it has never seen."""
+    call = inspect.signature(type(pipe).check_inputs).bind(pipe, prompt, *args, **kwargs)
+    refuse_unknown_words(prompt, call.arguments.get("negative_prompt"))
+    type(pipe).check_inputs(*call.args, **call.kwargs)
 
 
 def assemble(**parts: Any) -> StableDiffusionPipeline:

@@ -142,7 +142,8 @@ class _Propagation:
         group = self.group_of[step]
         is_key = step == group.start
         if not is_key and difference is not None:
-            self.refuse_if_parallel(step, arguments, difference)
+            if self.parallel and run.planned is not None:
+                raise self.refusal(step, arguments, difference)
             is_key = True
         rows = len(arguments["sample"])
         times = self.steps_at_once(run, group, step, rows)
@@ -161,12 +162,11 @@ class _Propagation:
         self.ahead = dict(enumerate(parts, start=step))
         return self.ahead.pop(step)
 
-    def refuse_if_parallel(self, step: int, arguments: dict, difference: str) -> None:
-        if self.parallel:
-            raise ValueError(
-                f"step {step} (time-step {time_step_value(arguments['timestep'])}) cannot use what was decoded ahead at "
-                f"key step {self.key_step}: {difference}. Make step {step} a key step, or use parallel_decoding=False"
-            )
+    def refusal(self, step: int, arguments: dict, difference: str) -> ValueError:
+        return ValueError(
+            f"step {step} (time-step {time_step_value(arguments['timestep'])}) cannot use what was decoded ahead at key step "
+            f"{self.key_step}: {difference}. Make step {step} a key step, or use parallel_decoding=False"
+        )
 
     def steps_at_once(self, run: Run, group: range, step: int, rows: int) -> int:
         if not self.parallel or run.planned is None:

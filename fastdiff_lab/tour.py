@@ -59,14 +59,15 @@ def run_tour(output: Path, **parameters: object) -> Path:
             notebooks_folder() / QUICKSTART, notebook, parameters={**parameters, "output": str(folder)}, cwd=str(folder),
             kernel_name="python3", log_output=False,
         )  # fmt: skip
-    except papermill.PapermillExecutionError as error:
-        raise ValueError(f"the notebook stopped with {error.ename}: {error.evalue} (as far as it got: {notebook})") from None
-    finally:
+    except (papermill.PapermillExecutionError, KeyboardInterrupt) as stop:
         if notebook.exists():
-            page = export(notebook)
-            print(f"page: {os.path.relpath(page)}")
+            print(f"stopped; as far as it got: {os.path.relpath(export(notebook))}")
+        if isinstance(stop, KeyboardInterrupt):
+            raise
+        raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}") from None
+    page = export(notebook)
     print(pd.read_csv(folder / "table.csv").round(3).to_string(index=False))
-    print(f"page: {page}")
+    print(f"page: {os.path.relpath(page)}")
     return page
 
 

@@ -64,7 +64,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
 
 
 def test_unknown_words(monkeypatch, capsys, tmp_path):
-    message = failed(monkeypatch, capsys, "sample", "a pink dog", "--output", tmp_path / "a.png", "--steps", 5)
+    message = failed(monkeypatch, capsys, "sample", "a pink dog", "--output", tmp_path / "a.png", "--steps", 10)
     assert message.startswith("error: the embedded pipeline does not know 'pink'")
 
 

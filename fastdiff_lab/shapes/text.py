@@ -2,7 +2,7 @@
 
 - `new_tokenizer()`: a CLIPTokenizer in which every word of a caption is one token
 - `train_text_encoder(folder, ...)`: a CLIPTextModel that has learned to read captions
-- `StrictTokenizer`: the same tokenizer, but it refuses words that no caption has
+- `refuse_unknown_words(prompts)`: says which words the embedded pipeline knows
 """
 
 from __future__ import annotations
@@ -43,17 +43,15 @@ def new_tokenizer() -> CLIPTokenizer:
     )  # fmt: skip
 
 
-class StrictTokenizer(CLIPTokenizer):
-    """A CLIPTokenizer that raises ValueError for a word the embedded pipeline has never seen, instead of spelling it."""
-
-    def __call__(self, text, *args, **kwargs):
-        for prompt in [text] if isinstance(text, str) else text:
+def refuse_unknown_words(*prompts: str | list[str] | None) -> None:
+    """Raises ValueError for a word the embedded pipeline has never seen; its tokenizer would spell it instead."""
+    for given in prompts:
+        for prompt in [given] if isinstance(given, str) else given or []:
             unknown = [word for word in prompt.lower().split() if word not in words()]
             if unknown:
                 raise ValueError(
                     f"the embedded pipeline does not know {unknown[0]!r} (in {prompt!r}); it knows: {', '.join(words())}"
                 )
-        return super().__call__(text, *args, **kwargs)
 
 
 class CaptionReader(nn.Module):

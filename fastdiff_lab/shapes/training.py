@@ -51,7 +51,9 @@ def train_pipeline(output: Path, *, minutes: float, device: str = "cpu", threads
     torch.manual_seed(seed)
     folder, plan = output / "training", _plan(device)
     seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
-    tokenizer = new_tokenizer()
+    if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
+        new_tokenizer().save_pretrained(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
     text_encoder = train_text_encoder(folder, tokenizer, device=device, max_steps=NO_LIMIT, max_seconds=seconds["text_encoder"])
     vae = train_autoencoder(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["autoencoder"])
