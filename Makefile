@@ -41,8 +41,9 @@ lab: setup
 	$(BIN)/fastdiff-lab lab
 
 notebooks: setup
-	$(BIN)/jupytext --sync notebooks/*.py
+	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 lock: setup
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' > requirements.lock
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' > requirements.lock.part
+	mv requirements.lock.part requirements.lock

@@ -19,7 +19,7 @@ import torch
 import typer
 
 from .conditions import repeat_rows
-from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample, synchronize
 from .files import write_text
 from .flops import count_flops
 from .hooks import replaced_call
@@ -31,7 +31,7 @@ PROMPT = "a large red star at the left on a blue background"
 
 
 def _arms(num_steps: int) -> dict[str, Arm]:
-    paper = KeySchedule.paper(50) if num_steps == 50 else KeySchedule.paper(50).rescaled(num_steps)
+    paper = KeySchedule.of_paper(num_steps)
     return {
         "untouched": Arm(),
         "every step a key": Arm(KeySchedule(num_steps, tuple(range(num_steps)))),
@@ -44,14 +44,16 @@ def _arms(num_steps: int) -> dict[str, Arm]:
 def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 5) -> tuple[float, float]:
     """Median seconds of the encoder, and of all the rest, of one forward with `times` as many rows as `arguments` have."""
     model = denoiser_of(pipe)
-    rows = len(arguments["sample"])
+    rows, device = len(arguments["sample"]), arguments["sample"].device
     many = {name: repeat_rows(value, rows, times, name) for name, value in arguments.items()}
     spent: list[float] = []
 
     def timed(inner: Callable) -> Callable:
         def call(*args, **kwargs):
+            synchronize(device)
             started = time.perf_counter()
             output = inner(*args, **kwargs)
+            synchronize(device)
             spent[-1] += time.perf_counter() - started
             return output
 
@@ -63,8 +65,10 @@ def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 5) -
             stack.enter_context(replaced_call(child, timed))
         for _ in range(repeats + 1):
             spent.append(0.0)
+            synchronize(device)
             started = time.perf_counter()
             model(**many)
+            synchronize(device)
             wholes.append(time.perf_counter() - started)
     rest = [whole - encoder for whole, encoder in zip(wholes, spent, strict=True)]
     return statistics.median(spent[1:]), statistics.median(rest[1:])
@@ -90,7 +94,7 @@ def measure(pipe: Any, *, num_inference_steps: int = 50, guidance_scale: float =
             drawn = sample(pipe, arm, [PROMPT], [0], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
             if turn:  # the first turn warms up
                 seconds[name].append(drawn.seconds)
-    arguments = denoiser_arguments(pipe, PROMPT)
+    arguments = denoiser_arguments(pipe, PROMPT, guidance_scale)
     schedule = arms["paper, parallel"].schedule
     assert schedule is not None
     alone = halves(pipe, arguments, 1)

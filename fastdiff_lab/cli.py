@@ -18,7 +18,7 @@ Model = Annotated[Optional[str], typer.Option(help="Folder or hub id of a diffus
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.")]
 Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more.")]
+Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more (the paper's keys need 9).")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")]
 Scheduler = Annotated[Optional[str], typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; without it, the model's own.")]
 
@@ -83,7 +83,7 @@ def _schedule(keys: str, calls: int):
     if keys == "none":
         return None
     if keys == "paper":
-        return KeySchedule.paper(calls) if calls in (20, 50) else KeySchedule.paper(50).rescaled(calls)
+        return KeySchedule.of_paper(calls)
     return KeySchedule.uniform(calls, int(keys)) if keys.isdecimal() else KeySchedule.parse(keys)
 
 

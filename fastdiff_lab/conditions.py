@@ -54,6 +54,15 @@ def first_rows(value: Any, rows: int, times: int) -> Any:
     return value if times == 1 else map_tensors(first, value)
 
 
+def rounded(value: Any) -> Any:
+    """Numbers to nine digits: the host multiplies adapter scales by a factor and divides them by it again at each call."""
+    if isinstance(value, Mapping):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
 def _same_tensor(kept: tuple[Tensor, int | None], given: Any) -> bool:
     tensor, version = kept
     if not isinstance(given, Tensor) or tensor.shape != given.shape:

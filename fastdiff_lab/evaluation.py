@@ -37,8 +37,8 @@ class Arm:
     """One way of running the pipeline; `Arm()` is the untouched run.
 
     `schedule`: encoder propagation with these key steps. `parallel_decoding`, `prior_noise`: as in `encoder_propagation` and
-    `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler with so many steps, from the last training
-    time-step on ("trailing" spacing), so that fewer steps do not begin at a less noisy one.
+    `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler with so many steps, evenly spaced
+    from the time-step at which the untouched run begins.
     """
 
     schedule: KeySchedule | None = None
@@ -66,7 +66,8 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -83,7 +84,7 @@ def sample(
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:
-            pipe.scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing="trailing", steps_offset=0)
+            pipe.scheduler = _from_the_same_start(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
         counts = _count(pipe, stack) if arm.schedule is None else stack.enter_context(
             encoder_propagation(pipe, arm.schedule, parallel_decoding=arm.parallel_decoding)
@@ -98,9 +99,24 @@ def sample(
             generator=generators(seeds),
             output_type="latent",
         ).images
-        _synchronize(latents.device)
+        synchronize(latents.device)
         seconds = time.perf_counter() - started
     return Sampled(decode(pipe, latents), latents, counts, seconds)
+
+
+def _from_the_same_start(scheduler: Any, steps: int, of: int) -> Any:
+    """The scheduler for fewer plain steps that begin at the same time-step as `of` steps do, so that z_T means the same."""
+    kind, config = type(scheduler), scheduler.config
+
+    def first(steps: int, **options: Any) -> float:
+        probe = kind.from_config(config, **options)
+        probe.set_timesteps(steps)
+        return float(probe.timesteps[0])
+
+    offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
+    if offset < 0:
+        raise ValueError(f"{steps} plain steps asked beside {of}; accepted: as many or fewer")
+    return kind.from_config(config, timestep_spacing="leading", steps_offset=offset)
 
 
 def _count(pipe: Any, stack: ExitStack) -> Counts:
@@ -126,8 +142,8 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     return pipe.image_processor.postprocess(decoded, output_type="pil")
 
 
-def denoiser_arguments(pipe: Any, prompt: str) -> dict[str, Any]:
-    """The arguments of the denoiser's first call for one picture with guidance."""
+def denoiser_arguments(pipe: Any, prompt: str, guidance_scale: float = 5.0) -> dict[str, Any]:
+    """The arguments of the denoiser's first call for one picture."""
     model = denoiser_of(pipe)
     found: dict[str, Any] = {}
 
@@ -142,7 +158,7 @@ def denoiser_arguments(pipe: Any, prompt: str) -> dict[str, Any]:
         return call
 
     with replaced_call(model, catch), suppress(Found):
-        pipe(prompt, num_inference_steps=1, guidance_scale=5.0)
+        pipe(prompt, num_inference_steps=1, guidance_scale=guidance_scale, generator=generators([0]))
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 
 
@@ -204,7 +220,7 @@ def compare(
     tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
     drawn = {name: _draw(pipe, arm, tasks, batch, options) for name, arm in tqdm(ways.items(), desc="arms", leave=False)}
     seconds = _seconds(pipe, ways, tasks[0], repeats, options)
-    flops = count_flops(denoiser_of(pipe), denoiser_arguments(pipe, prompts[0]))
+    flops = count_flops(denoiser_of(pipe), denoiser_arguments(pipe, prompts[0], guidance_scale))
     asked = [prompt for prompt, _ in tasks]
     rows = []
     for name in ways:

@@ -1,7 +1,7 @@
 """Arithmetic of a denoiser call, counted on the meta device (nothing is computed).
 
 - `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest
-- `FlopCount`: the result; `for_counts(counts)` gives a whole run's
+- `FlopCount`: the result; `of_run(encoder_calls, decoder_calls)` gives a whole run's
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ class FlopCount:
         return encoder_calls * self.encoder + decoder_calls * (self.decoder + self.rest)
 
 
+def _on_meta(model: nn.Module) -> dict[int, Any]:
+    """For deepcopy: stand-ins without memory for all weights, so that a copy of a large model costs nothing."""
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()
+    }
+    return memo | {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
+
+
 def count_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
     """Counts the operations of `model(**arguments)`.
 
@@ -46,7 +54,7 @@ def count_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
     `arguments`: tensors of the shapes of interest, on any device; their values do not matter.
     """
     # The CPU kernels of torch 2.13 report no operations for attention; on the meta device it is counted.
-    on_meta = copy.deepcopy(model).to("meta")
+    on_meta = copy.deepcopy(model, _on_meta(model))
     split = split_denoiser(on_meta)
     shapes = map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conditions import Conditions, first_rows, repeat_rows
+from .conditions import Conditions, first_rows, repeat_rows, rounded
 from .hooks import replaced_call
 from .residuals import HeldResiduals
 from .runs import Run, RunTracker, time_step_value
@@ -115,11 +115,12 @@ class _Propagation:
                 f"the schedule is for {self.schedule.num_steps} steps, this run makes {run.num_steps} denoiser calls with "
                 f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({run.num_steps}), or call the pipeline with other steps"
             )
+        _check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
 
     def scales(self) -> list:
-        return [repr(getattr(owner, name)) for owner, name in self.scales_at]
+        return [rounded(getattr(owner, name)) for owner, name in self.scales_at]
 
     def compared(self, arguments: dict) -> dict:
         # The residuals of a held ControlNet are ours already, and its own arguments are compared at its own call.
@@ -265,6 +266,10 @@ def _check_options(pipe: Any, schedule: Any, order: int, parallel: bool, max_row
     model = denoiser_of(pipe)
     if model in _accelerated:
         raise RuntimeError("this pipeline is accelerated already; leave the outer encoder_propagation block first")
+    _check_rows_stay_apart(model, parallel)
+
+
+def _check_rows_stay_apart(model: nn.Module, parallel: bool) -> None:
     mixing = row_mixing_processor(model)
     if parallel and mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")

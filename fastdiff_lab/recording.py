@@ -74,6 +74,8 @@ class Recording:
 
     def save(self, path: str | Path) -> None:
         """Writes the recording as one safetensors file with a JSON header, whole or not at all."""
+        if not self.statistics:
+            raise ValueError("nothing was recorded: no run was finished inside the record block")
         header = {"schema": SCHEMA, "version": VERSION, "layers": self.layers, "parts": self.parts}
         header |= {"time_steps": self.time_steps, "about": self.about}
         tensors = {f"statistics.{name}": tensor for name, tensor in self.statistics.items()}
@@ -102,7 +104,7 @@ def _checked(header: Any, tensors: dict[str, Tensor], path: str) -> Recording:
     if (
         not steps
         or len(layers) != len(parts)
-        or set(statistics) - set(STATISTICS)
+        or set(statistics) != set(STATISTICS)
         or len(statistics) + len(features) != len(tensors)
     ):
         raise ValueError(f"{path}: its header and its tensors do not belong together; accepted: a file that Recording.save wrote")
@@ -213,7 +215,7 @@ def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
         "mean_square": flat.square().mean(1),
         "change": nothing if earlier is None else (flat - earlier).square().mean(1),
         "product": nothing if earlier is None else (flat * earlier).mean(1),
-        "norm": feature.float().mean(1).flatten(1).norm(dim=1),
+        "norm": feature.float().mean(1 if feature.dim() == 4 else -1, keepdim=True).flatten(1).norm(dim=1),
     }
 
 

@@ -132,6 +132,18 @@ class KeySchedule:
         return cls(num_steps, *PAPER_KEYS[system][num_steps])
 
     @classmethod
+    def of_paper(cls, num_steps: int) -> KeySchedule:
+        """The paper's Stable Diffusion keys for any number of steps: as published, or the 9 keys of 50 steps spread over them.
+
+        >>> str(KeySchedule.of_paper(100))
+        '0,2,4,6,10,20,30,50,70 of 100'
+
+        Raises ValueError for fewer steps than keys.
+        """
+        published = PAPER_KEYS["stable-diffusion"]
+        return cls.paper(num_steps) if num_steps in published else cls.paper(50).rescaled(num_steps)
+
+    @classmethod
     def parse(cls, text: str) -> KeySchedule:
         """Reads what `str(schedule)` writes, such as "0-3,5,10 of 20".
 

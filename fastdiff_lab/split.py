@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, MultiControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, MultiControlNetModel, UNet2DConditionModel
+from diffusers.models.attention import GatedSelfAttentionDense
 from torch import nn
 
 from .hooks import is_compiled
@@ -104,7 +105,7 @@ def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
 def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
-    return model if isinstance(model, ControlNetModel | MultiControlNetModel) else None
+    return model if isinstance(model, ControlNetModel | ControlNetUnionModel | MultiControlNetModel) else None
 
 
 def row_mixing_processor(model: nn.Module) -> str | None:
@@ -114,10 +115,17 @@ def row_mixing_processor(model: nn.Module) -> str | None:
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
-    """Where the scales of LoRA and IP-Adapter stand: (object, attribute name) pairs, to be watched for changes in mid-run."""
-    layers = [(layer, "scaling") for layer in model.modules() if isinstance(getattr(layer, "scaling", None), dict)]
+    """Where the scales of LoRA and IP-Adapter and GLIGEN's switch stand, to be watched for changes in mid-run.
+
+    Pairs of an object and the name of its attribute.
+    """
+    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "scaling", None), dict)]
+    watched = [
+        (layer, name) for layer in layers for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(layer, name)
+    ]
+    watched += [(module, "enabled") for module in model.modules() if isinstance(module, GatedSelfAttentionDense)]
     processors = getattr(model, "attn_processors", {}).values()
-    return layers + [(p, "scale") for p in processors if isinstance(getattr(p, "scale", None), list)]
+    return watched + [(p, "scale") for p in processors if isinstance(getattr(p, "scale", None), list)]
 
 
 def is_first_stage(scheduler: Any) -> bool:

@@ -17,6 +17,7 @@ import papermill
 from nbconvert import HTMLExporter
 
 from .files import write_text
+from .schedule import KeySchedule
 
 QUICKSTART = "00_quickstart.ipynb"
 
@@ -52,6 +53,10 @@ def run_tour(output: Path, **parameters: object) -> Path:
     steps = parameters.get("num_inference_steps", 50)
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"{steps} steps asked; accepted: a whole number of 1 or more")
+    KeySchedule.of_paper(steps)  # raises for too few steps before anything is computed
+    source = parameters.get("source")
+    if source is not None and Path(str(source)).is_dir():
+        parameters["source"] = str(Path(str(source)).resolve())  # the notebook runs in another folder
     folder = _writable(output)
     notebook = folder / QUICKSTART
     try:

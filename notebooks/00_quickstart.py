@@ -41,7 +41,8 @@ print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}
 
 # %% tags=["parameters"]
 source = None  # None: the embedded pipeline; else a folder or hub id of a diffusers pipeline
-device, dtype = "cpu", "float32"
+device = "cpu"
+dtype = "float32"
 seed = 0
 num_inference_steps = 50
 guidance_scale = 5.0
@@ -133,7 +134,7 @@ HTML(plot.html_image(plot.pca_strip(maps, shown, plot.figure(11, 5.5)), "Princip
 
 # %%
 calls = recording.num_steps
-paper = fl.KeySchedule.paper(50) if calls == 50 else fl.KeySchedule.paper(50).rescaled(calls)
+paper = fl.KeySchedule.of_paper(calls)
 paper.save(output / "schedule.json")
 with fl.encoder_propagation(pipe, paper) as counts:
     accelerated = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
@@ -157,7 +158,7 @@ columns = {
 }
 pictures = {name: sample(pipe, arm, prompts[:3], [seed, seed + 1, seed + 2], **options).images for name, arm in columns.items()}
 figure = plot.picture_grid(pictures, plot.figure(9, 10))
-figure.savefig(output / "pictures.png", dpi=80)
+figure.savefig(output / "pictures.png", dpi=100)
 HTML(plot.html_image(figure, "Pictures of five arms for three prompts, and their differences to the untouched run"))
 
 # %% [markdown]

@@ -39,7 +39,7 @@ def test_costs_and_fidelity(table):
     assert table.loc["untouched", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [10, 10, 10]
     assert table.loc["paper", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [9, 10, 9]
     assert table.loc["plain 9 steps", "encoder_calls"] == 9
-    for name in ("untouched", "every step", "uniform 10"):
+    for name in ("untouched", "every step", "uniform 10", "plain 10 steps"):
         assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1)
     assert np.isfinite(table.loc["paper", "psnr"])
     assert table.loc["paper", "gflops"] < table.loc["untouched", "gflops"]
@@ -50,6 +50,22 @@ def test_the_batch_changes_nothing(pipe):
     together = sample(pipe, Arm(), PROMPTS, [0, 1, 2], num_inference_steps=4).latents
     alone = [sample(pipe, Arm(), [prompt], [seed], num_inference_steps=4).latents for seed, prompt in enumerate(PROMPTS)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+
+
+def test_as_many_plain_steps_are_the_untouched_run(pipe):
+    plain, untouched = (sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=10).latents for arm in (Arm(steps=10), Arm()))
+    assert torch.equal(plain, untouched)
+    with pytest.raises(ValueError, match="20 plain steps asked beside 10"):
+        sample(pipe, Arm(steps=20), PROMPTS[:1], [0], num_inference_steps=10)
+
+
+def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
+    seen = []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(int(args[1])))
+    for arm in (Arm(), Arm(steps=9)):
+        sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=50)
+    handle.remove()
+    assert seen[0] == seen[50] == 981 and len(seen) == 59 and min(seen[50:]) > 0
 
 
 def test_the_pipeline_is_as_before(pipe):

@@ -553,6 +553,30 @@ def test_attention_that_mixes_rows():
         run(pipe)
 
 
+def test_attention_that_mixes_rows_and_comes_with_the_call():
+    class CrossFrameAttnProcessor2_0:
+        def __call__(self, attn, hidden_states, *args, **kwargs):
+            return hidden_states
+
+    pipe = pipeline()
+    with pytest.raises(ValueError, match="CrossFrameAttnProcessor2_0 mixes the rows"), fl.encoder_propagation(pipe, KEYS):
+        pipe.unet.set_attn_processor(CrossFrameAttnProcessor2_0())
+        run(pipe)
+
+
+def test_a_lora_scale_of_the_call_is_no_change():
+    from peft import LoraConfig
+
+    pipe = denoiser_pipe()
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False))
+    pipe.unet.to(torch.float64).requires_grad_(False)
+    pipe.unet.set_adapters("default", weights=0.7)
+    given = conditions() | {"cross_attention_kwargs": {"scale": 0.8}}
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        loop(pipe, 10, given)
+    assert counts.forward_calls == 4
+
+
 def test_latents_that_are_not_numbers():
     pipe = pipeline()
 
