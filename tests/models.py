@@ -57,8 +57,8 @@ def unet(name: str = "plain", dtype: torch.dtype = torch.float64) -> UNet2DCondi
 
 
 def scheduler(name: str = "ddim") -> Any:
-    options = {"clip_sample": False, "steps_offset": 1} if name == "ddim" else {}
-    return getattr(diffusers, SCHEDULERS[name])(**NOISE, **options)
+    kind = getattr(diffusers, SCHEDULERS[name])
+    return kind(**NOISE, steps_offset=1, **({"clip_sample": False} if name == "ddim" else {}))
 
 
 def conditions(name: str = "plain", rows: int = 2, dtype: torch.dtype = torch.float64) -> dict[str, Any]:

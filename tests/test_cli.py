@@ -37,7 +37,8 @@ def test_help_names_every_command():
 def test_sample_draws_a_picture(tmp_path, keys, calls):
     result = invoke("sample", PROMPT, "--keys", keys, "--steps", 10, "--output", tmp_path / "a.png")
     assert result.exit_code == 0 and f"{calls} encoder calls" in result.output
-    assert Image.open(tmp_path / "a.png").size == (64, 64)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (64, 64)
 
 
 @pytest.mark.parametrize(

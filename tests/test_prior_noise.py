@@ -30,6 +30,7 @@ def injected(name, steps=10, **options):
     with fl.prior_noise_injection(pipe, **options):
         for timestep in pipe.scheduler.timesteps:
             spy.last = sample
+            pipe.scheduler.scale_model_input(sample, timestep)
             sample = pipe.scheduler.step(torch.zeros_like(sample), timestep, sample).prev_sample
     del pipe.scheduler.step
     return amounts, pipe.scheduler
