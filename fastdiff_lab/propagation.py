@@ -96,7 +96,7 @@ class _Propagation:
         sample, timestep = arguments["sample"], arguments["timestep"]
         _, is_new = self.tracker.current(timestep)
         if is_new:
-            self.begin_run(timestep)
+            self.begin_run()
         run, step, _ = self.tracker.advance(timestep)
         _check_finite(sample, step, timestep)
         difference = self.difference(run, step, timestep, arguments)
@@ -107,7 +107,7 @@ class _Propagation:
         self.counts.steps += 1
         return prediction
 
-    def begin_run(self, timestep: Any) -> None:
+    def begin_run(self) -> None:
         self.forget()
         run = self.tracker.run
         if run is not None and run.num_steps not in (None, self.schedule.num_steps):
