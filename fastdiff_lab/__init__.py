@@ -12,10 +12,11 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from .analysis import feature_change, feature_norm, pca_maps
+from .decoding import Counts
 from .evaluation import Arm, compare
 from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
-from .propagation import Counts, encoder_propagation
+from .propagation import encoder_propagation
 from .recording import Recording, record
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy

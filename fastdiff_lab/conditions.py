@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ def map_tensors(function, value: Any, name: str = "") -> Any:
     return value
 
 
-def repeat_rows(value: Any, rows: int, times: int, name: str = "") -> Any:
-    """Repeats every tensor that has one entry per row of the sample, the whole block of rows per step (step-major).
+def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int = 1) -> Any:
+    """Repeats every tensor that has one entry per row of the sample (or per frame of each), the whole block of rows per step.
 
     Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
     """
@@ -35,7 +35,7 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "") -> Any:
     def repeat(tensor: Tensor, name: str) -> Tensor:
         if tensor.dim() == 0 or name in SHARED_BY_ROWS or (tensor.shape[0] == 1 and rows > 1):
             return tensor
-        if tensor.shape[0] != rows:
+        if tensor.shape[0] not in (rows, rows * frames):
             raise TypeError(
                 f"argument {name!r} has a tensor of shape {tuple(tensor.shape)} for {rows} rows of the sample, so it is not known how to "
                 "repeat it for several steps; accepted: one entry per row. Use parallel_decoding=False"
@@ -45,12 +45,16 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "") -> Any:
     return value if times == 1 else map_tensors(repeat, value, name)
 
 
-def first_rows(value: Any, rows: int, times: int) -> Any:
-    """Undoes `repeat_rows`: the first of the `times` blocks of `rows` rows; tensors that have no more rows stay as they are."""
+def first_rows(value: Any, rows: Collection[int], times: int) -> Any:
+    """Undoes `repeat_rows`: the first of the `times` blocks of rows; tensors that have no more than one step's rows stay as they are.
+
+    `rows`: of one step; inside a video model a tensor has either as many rows per step as there are frames in all, or pictures.
+    """
 
     def first(tensor: Tensor, name: str) -> Tensor:
-        return tensor[:rows] if tensor.dim() and tensor.shape[0] == rows * times else tensor
+        return tensor[: tensor.shape[0] // times] if tensor.dim() and tensor.shape[0] in all_rows else tensor
 
+    all_rows = {count * times for count in rows}
     return value if times == 1 else map_tensors(first, value)
 
 

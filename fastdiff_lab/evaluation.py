@@ -23,10 +23,11 @@ from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from tqdm import tqdm
 
+from .decoding import Counts
 from .flops import count_flops
 from .hooks import replaced_call
 from .prior_noise import prior_noise_injection
-from .propagation import Counts, encoder_propagation
+from .propagation import encoder_propagation
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
 from .split import denoiser_of

@@ -154,7 +154,7 @@ class _Recorder:
         if run.planned is not None and not run.is_at(arguments["timestep"], step):
             raise ValueError(f"step {step} did not come at its planned time-step; {_UNTOUCHED}")
         self.step = step
-        self.rows = conditional_rows(self.pipe, len(arguments["sample"]))
+        self.rows = conditional_rows(self.pipe, arguments)
 
     def start(self, timesteps: Tensor) -> None:
         time_steps = tuple(timesteps.tolist())

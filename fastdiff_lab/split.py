@@ -1,22 +1,40 @@
 """Encoder | decoder of a denoiser; the only file that knows diffusers' modules.
 
-- `denoiser_of(pipe)`: the UNet of a pipeline
+- `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
+- `frames_of(model, sample)`, `conditional_rows(pipe, ...)`: what the rows of a sample and of a feature are
 - `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, ControlNetUnionModel, MultiControlNetModel, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    DiTTransformer2DModel,
+    MultiControlNetModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+)
 from diffusers.models.attention import GatedSelfAttentionDense
-from torch import nn
+from torch import Tensor, nn
 
 from .hooks import is_compiled
 
+_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
+ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, DiTTransformer2DModel))
+# The axis of the sample that counts frames: inside these models each frame is a row.
+_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1}
+# The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
+_DIT_ENCODER_SHARE = 18 / 28
 # Arguments of which each row belongs to a row of the sample: repeated for every step that is decoded in one batch.
 CONDITIONS = (
     "encoder_hidden_states",
@@ -25,6 +43,7 @@ CONDITIONS = (
     "attention_mask",
     "cross_attention_kwargs",
     "added_cond_kwargs",
+    "added_time_ids",
     "encoder_attention_mask",
 )
 # What ControlNet and T2I-Adapter add to the encoder's features: part of what is held, so never repeated.
@@ -46,11 +65,22 @@ class Split:
     `encoder`: run at key steps only, in the order of the host's calls: `conv_in`, `down_blocks.*`, `mid_block`.
     `decoder`: run at every step: `up_blocks.*` (which get the encoder's features) and the output layers.
     `entries`: the names of those of `decoder` that get the encoder's features.
+    `passing`: the names of those of `encoder` whose output goes to the next one only, so that nothing of it need be held.
     """
 
     encoder: dict[str, nn.Module]
     decoder: dict[str, nn.Module]
     entries: tuple[str, ...]
+    passing: frozenset[str] = frozenset()
+
+    @property
+    def blocks(self) -> dict[str, nn.Module]:
+        """What is recorded by default: all of the encoder, and the decoder without its output layers."""
+        return self.encoder | {name: child for name, child in self.decoder.items() if "blocks." in name}
+
+    def held(self, what: str) -> dict[str, nn.Module]:
+        """The children whose outputs are held between key steps: of the encoder, or all blocks of the decoder."""
+        return {n: c for n, c in self.blocks.items() if n in self.decoder} if what == "decoder" else self.encoder
 
     def part(self, layer: str) -> str:
         """ "encoder" or "decoder": where a layer, named as in `named_modules()`, belongs; "" for the embeddings."""
@@ -65,37 +95,79 @@ def denoiser_of(pipe: Any) -> nn.Module:
 
     Raises TypeError if the pipeline has none.
     """
-    model = getattr(pipe, "unet", None)
-    if isinstance(model, nn.Module):
-        return model
+    for name in ("unet", "transformer"):
+        model = getattr(pipe, name, None)
+        if isinstance(model, nn.Module):
+            return model
     parts = ", ".join(sorted(getattr(pipe, "components", {}))) or "none"
     raise TypeError(
-        f"{type(pipe).__name__} has no UNet (its components: {parts}); accepted: diffusers pipelines with a UNet2DConditionModel. "
-        "Pipelines with a transformer have caches of their own in diffusers (see its CacheMixin)"
+        f"{type(pipe).__name__} has no UNet and no transformer (its components: {parts}); accepted: diffusers pipelines with one of "
+        f"{ACCEPTED}"
     )
 
 
-def split_denoiser(model: nn.Module) -> Split:
+def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split:
     """Splits a denoiser into encoder and decoder as in the paper, section 3.1.
 
     >>> list(split_denoiser(pipe.unet).encoder)  # doctest: +SKIP
     ['conv_in', 'down_blocks.0', 'down_blocks.1', 'down_blocks.2', 'down_blocks.3', 'mid_block']
 
-    Raises TypeError for a class that is not supported, and for a model that is compiled as a whole.
+    `encoder_blocks`: how many blocks of a diffusion transformer are its encoder, 1 to all but one; None for the paper's share,
+    18 of 28. A UNet says itself what its encoder is.
+
+    Raises TypeError for a class that is not supported, and for a model that is compiled as a whole; ValueError for
+    `encoder_blocks` out of range or with a UNet.
     """
     if isinstance(model, torch._dynamo.OptimizedModule) or is_compiled(model):
         raise TypeError(
             f"{type(model).__name__} is compiled as a whole, so its encoder cannot be left out at a step; compile its blocks "
             "instead, before the block: pipe.unet.compile_repeated_blocks()"
         )
-    if not isinstance(model, UNet2DConditionModel):
-        raise TypeError(f"cannot split a {type(model).__name__}; accepted: UNet2DConditionModel")
-    encoder = {"conv_in": model.conv_in, **_children("down_blocks", model.down_blocks)}
+    if isinstance(model, DiTTransformer2DModel):
+        return _split_transformer(model, encoder_blocks)
+    if encoder_blocks is not None:
+        raise ValueError(
+            f"encoder_blocks={encoder_blocks!r} asked of a {type(model).__name__}; accepted: None, for a transformer only"
+        )
+    if isinstance(model, _UNETS):
+        return _split_unet(model)
+    raise TypeError(
+        f"cannot split a {type(model).__name__}; accepted: {ACCEPTED}. Other transformers have caches of their own in diffusers (CacheMixin)"
+    )
+
+
+def _split_unet(model: Any) -> Split:
+    first = {"conv_in": model.conv_in}
+    inner = getattr(model, "transformer_in", None)
+    if inner is not None:
+        first["transformer_in"] = inner
+    encoder = first | _children("down_blocks", model.down_blocks)
     if model.mid_block is not None:
         encoder["mid_block"] = model.mid_block
     entries = _children("up_blocks", model.up_blocks)
-    outputs = {name: getattr(model, name) for name in ("conv_norm_out", "conv_act", "conv_out")}
-    return Split(encoder, entries | {name: layer for name, layer in outputs.items() if layer is not None}, tuple(entries))
+    outputs = {name: getattr(model, name, None) for name in ("conv_norm_out", "conv_act", "conv_out")}
+    decoder = entries | {name: layer for name, layer in outputs.items() if layer is not None}
+    return Split(encoder, decoder, tuple(entries), frozenset() if inner is None else frozenset({"conv_in"}))
+
+
+def _split_transformer(model: DiTTransformer2DModel, encoder_blocks: int | None) -> Split:
+    blocks = _children("transformer_blocks", model.transformer_blocks)
+    count = max(1, round(len(blocks) * _DIT_ENCODER_SHARE)) if encoder_blocks is None else encoder_blocks
+    if not isinstance(count, int) or not 1 <= count < len(blocks):
+        raise ValueError(
+            f"encoder_blocks={encoder_blocks!r} asked of a transformer with {len(blocks)} blocks; accepted: 1 to {len(blocks) - 1}"
+        )
+    names = list(blocks)
+    encoder = {"pos_embed": model.pos_embed} | {name: blocks[name] for name in names[:count]}
+    decoder = {name: blocks[name] for name in names[count:]} | {"norm_out": model.norm_out}
+    passing = frozenset(encoder) - {names[count - 1]}
+    return Split(encoder, decoder, (names[count],), passing)
+
+
+def frames_of(model: nn.Module, sample: Tensor) -> int:
+    """How many rows of the features belong to one row of the sample: its frames in video models, else 1."""
+    axis = next((axis for kind, axis in _FRAMES_AXIS.items() if isinstance(model, kind)), None)
+    return 1 if axis is None else sample.shape[axis]
 
 
 def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
@@ -133,7 +205,27 @@ def is_first_stage(scheduler: Any) -> bool:
     return bool(getattr(scheduler, "state_in_first_order", True))
 
 
-def conditional_rows(pipe: Any, rows: int) -> slice:
-    """The rows of the sample that belong to the prompt: under guidance Stable Diffusion puts them into the second half."""
-    guided = bool(getattr(pipe, "do_classifier_free_guidance", False)) and rows % 2 == 0
-    return slice(rows // 2, rows) if guided else slice(0, rows)
+def conditional_rows(pipe: Any, arguments: Mapping[str, Any]) -> slice:
+    """The rows of the sample that belong to the prompt, for a call of the pipeline's denoiser.
+
+    Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
+    null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
+    """
+    model = denoiser_of(pipe)
+    sample = arguments[sample_argument(model)]
+    rows, half = len(sample), len(sample) // 2
+    everything = slice(0, rows)
+    if rows % 2:
+        return everything
+    if isinstance(model, DiTTransformer2DModel):
+        null = arguments["class_labels"] == model.config.num_embeds_ada_norm
+        return slice(0, half) if bool(null[half:].all()) and not bool(null[:half].any()) else everything
+    guided = getattr(pipe, "do_classifier_free_guidance", None)
+    if guided is None:
+        guided = arguments.get("encoder_hidden_states") is not None and torch.equal(sample[:half], sample[half:])
+    return slice(half, rows) if guided else everything
+
+
+def sample_argument(model: nn.Module) -> str:
+    """The name of the argument of the denoiser's forward that carries the sample."""
+    return "hidden_states" if isinstance(model, DiTTransformer2DModel) else "sample"

@@ -1,8 +1,9 @@
-"""Tiny real models for the laws, with every all-zero parameter drawn anew, and a sampling loop and a split forward by hand."""
+"""Tiny real models for the laws, with every all-zero parameter drawn anew, and a sampling loop by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,13 +12,19 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
+    DiTTransformer2DModel,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
 )
 from torch import Tensor
 
 from fastdiff_lab.pipelines import SCHEDULERS
+from fastdiff_lab.split import denoiser_of
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 WIDTH = 8  # of the text embeddings
@@ -33,7 +40,7 @@ SDXL = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 5,
     "transformer_layers_per_block": (1, 2), "use_linear_projection": True,
 }  # fmt: skip
-CONFIGS: dict[str, dict[str, Any]] = {
+CONDITIONAL: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "sdxl": SDXL,
     "class-conditional": PLAIN | {"num_class_embeds": 3, "class_embeddings_concat": False},
@@ -51,9 +58,73 @@ def redraw_zeros(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def unet(name: str = "plain", dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:
+SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4}
+VIDEO = SMALL | {"layers_per_block": 1, "sample_size": 8, "cross_attention_dim": WIDTH}
+FRAMES = 3
+
+
+@dataclass(frozen=True)
+class Family:
+    """A denoiser class at a tiny size: its config, and the shape of a sample, by `rows` and side lengths."""
+
+    kind: type
+    config: dict[str, Any]
+    channels: int = 4
+    frames_axis: int | None = None
+
+    def shape(self, rows: int, size: Sequence[int]) -> tuple[int, ...]:
+        shape = [rows, self.channels, *size]
+        if self.frames_axis is not None:
+            shape.insert(self.frames_axis, FRAMES)
+        return tuple(shape)
+
+
+# Every law runs over all of these.
+FAMILIES: dict[str, Family] = {
+    **{name: Family(UNet2DConditionModel, config) for name, config in CONDITIONAL.items()},
+    "unet2d": Family(UNet2DModel, SMALL | {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 4,
+    }),
+    "unet2d-class": Family(UNet2DModel, SMALL | {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2, "attention_head_dim": 4, "num_class_embeds": 3,
+    }),
+    # The topology of score-based models: the picture itself runs beside the features, and the output is divided by the time-step.
+    "unet2d-skip": Family(UNet2DModel, {
+        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (32, 32), "norm_num_groups": 4,
+        "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"), "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+        "time_embedding_type": "fourier", "attention_head_dim": 4,
+    }, channels=3),
+    "unet3d": Family(UNet3DConditionModel, VIDEO | {
+        "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        "attention_head_dim": 4,
+    }, frames_axis=2),
+    "spatio-temporal": Family(UNetSpatioTemporalConditionModel, {
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 32), "layers_per_block": 1, "cross_attention_dim": WIDTH,
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 12,
+    }, frames_axis=1),
+    "motion": Family(UNetMotionModel, VIDEO | {
+        "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"), "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
+        "num_attention_heads": 2, "motion_num_attention_heads": 2, "use_motion_mid_block": True, "motion_max_seq_length": 8,
+    }, frames_axis=2),
+    "dit": Family(DiTTransformer2DModel, {
+        "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 4, "num_attention_heads": 2,
+        "attention_head_dim": 4, "num_embeds_ada_norm": 1000,
+    }),
+}  # fmt: skip
+
+
+def denoiser(name: str = "plain", dtype: torch.dtype = torch.float64) -> Any:
     torch.manual_seed(0)
-    return redraw_zeros(UNet2DConditionModel(**CONFIGS[name])).eval().requires_grad_(False).to(dtype)
+    family = FAMILIES[name]
+    return redraw_zeros(family.kind(**family.config)).eval().requires_grad_(False).to(dtype)
+
+
+def unet(name: str = "plain", dtype: torch.dtype = torch.float64) -> UNet2DConditionModel:
+    return denoiser(name, dtype)
 
 
 def scheduler(name: str = "ddim") -> Any:
@@ -68,17 +139,26 @@ def conditions(name: str = "plain", rows: int = 2, dtype: torch.dtype = torch.fl
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    given: dict[str, Any] = {"encoder_hidden_states": draw(rows, 6, WIDTH)}
+    given: dict[str, Any] = {}
+    if name in CONDITIONAL or name == "unet3d":
+        given["encoder_hidden_states"] = draw(rows, 6, WIDTH)
+    if name == "motion":  # AnimateDiff passes the text once for each frame
+        given["encoder_hidden_states"] = draw(rows, 6, WIDTH).repeat_interleave(FRAMES, dim=0)
+    if name == "spatio-temporal":
+        given |= {"encoder_hidden_states": draw(rows, 1, WIDTH), "added_time_ids": draw(rows, 3)}
+    if name == "dit":
+        given["class_labels"] = torch.arange(rows) + 7
     if name == "sdxl":
         given["added_cond_kwargs"] = {"text_embeds": draw(rows, 5), "time_ids": draw(rows, 6)}
-    if name == "class-conditional":
+    if name in ("class-conditional", "unet2d-class"):
         given["class_labels"] = torch.arange(rows) % 3
     return given
 
 
 def denoiser_pipe(name: str = "plain", schedule_name: str = "ddim") -> SimpleNamespace:
-    """As much of a pipeline as encoder propagation needs: a UNet and a scheduler."""
-    return SimpleNamespace(unet=unet(name), scheduler=scheduler(schedule_name))
+    """As much of a pipeline as encoder propagation needs: a denoiser and a scheduler."""
+    part = "transformer" if name == "dit" else "unet"
+    return SimpleNamespace(**{part: denoiser(name)}, scheduler=scheduler(schedule_name), family=FAMILIES[name])
 
 
 def loop(
@@ -91,69 +171,19 @@ def loop(
     predict: Callable | None = None,
 ) -> Tensor:
     """A sampling loop by hand; `predict(step, sample, timestep, arguments)` stands for the denoiser where it is given."""
-    model = pipe.unet
+    model = denoiser_of(pipe)
     dtype = next(model.parameters()).dtype
-    sample = torch.randn((rows, 4, *size), generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
+    shape = pipe.family.shape(rows, size)
+    sample = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     pipe.scheduler.set_timesteps(steps)
     sample = sample * pipe.scheduler.init_noise_sigma
     for step, timestep in enumerate(pipe.scheduler.timesteps):
         given = arguments(step) if callable(arguments) else arguments
+        asked = timestep.expand(rows) if pipe.family.kind is DiTTransformer2DModel else timestep
         scaled = pipe.scheduler.scale_model_input(sample, timestep)
-        noise = predict(step, scaled, timestep, given) if predict else model(scaled, timestep, **given).sample
+        noise = predict(step, scaled, timestep, given) if predict else model(scaled, timestep=asked, **given).sample
         sample = pipe.scheduler.step(noise, timestep, sample).prev_sample
     return sample
-
-
-class Oracle:
-    """Encoder propagation written by hand for UNet2DConditionModel: encode at the keys, decode with the held features."""
-
-    def __init__(self, model: UNet2DConditionModel, keys: Sequence[int]) -> None:
-        self.model, self.keys = model, keys
-
-    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
-        model, text = self.model, given["encoder_hidden_states"]
-        embedding = model.time_embedding(model.get_time_embed(sample, timestep), given.get("timestep_cond"))
-        classes = model.get_class_embed(sample, given.get("class_labels"))
-        embedding = embedding if classes is None else embedding + classes
-        added = model.get_aug_embed(embedding, text, given.get("added_cond_kwargs"))
-        embedding = embedding if added is None else embedding + added
-        text = model.process_encoder_hidden_states(text, given.get("added_cond_kwargs"))
-        if step in self.keys:
-            self.skips, self.bottleneck = self.encode(sample, embedding, text, given)
-        sizes = sample.shape[-2:]
-        return self.decode(embedding, text, any(side % 2**model.num_upsamplers for side in sizes))
-
-    def encode(self, sample: Tensor, embedding: Tensor, text: Tensor, given: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
-        adapter = list(given.get("down_intrablock_additional_residuals", []))
-        sample = self.model.conv_in(sample)
-        skips = [sample]
-        for block in self.model.down_blocks:
-            extra = adapter.pop(0) if adapter else None
-            if getattr(block, "has_cross_attention", False):
-                options = {} if extra is None else {"additional_residuals": extra}
-                sample, more = block(sample, embedding, encoder_hidden_states=text, **options)
-            else:
-                sample, more = block(sample, embedding)
-                if extra is not None:
-                    # The host adds in place, so that a skip which is the sample itself changes as well.
-                    more = [skip + extra if skip is sample else skip for skip in more]
-                    sample = sample + extra
-            skips += more
-        if "down_block_additional_residuals" in given:
-            skips = [a + b for a, b in zip(skips, given["down_block_additional_residuals"], strict=True)]
-        if self.model.mid_block is not None:
-            sample = self.model.mid_block(sample, embedding, encoder_hidden_states=text)
-        return skips, sample + given.get("mid_block_additional_residual", 0)
-
-    def decode(self, embedding: Tensor, text: Tensor, odd: bool) -> Tensor:
-        skips, sample = list(self.skips), self.bottleneck.clone()
-        for block in self.model.up_blocks:
-            count = len(block.resnets)
-            mine, skips = tuple(skips[-count:]), skips[:-count]
-            size = skips[-1].shape[2:] if odd and skips else None
-            options = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
-            sample = block(sample, mine, embedding, upsample_size=size, **options)
-        return self.model.conv_out(self.model.conv_act(self.model.conv_norm_out(sample)))
 
 
 def _autoencoder(dtype: torch.dtype) -> AutoencoderTiny:

@@ -7,9 +7,8 @@ import contextlib
 import pytest
 import torch
 from models import (
-    CONFIGS,
+    FAMILIES,
     SCHEDULERS,
-    Oracle,
     conditions,
     controlnet_pipeline,
     denoiser_calls,
@@ -19,13 +18,18 @@ from models import (
     run,
     unet,
 )
+from oracle import TransformerOracle, oracle
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.split import denoiser_of
 
 CLOSE = 1e-10
 KEYS = KeySchedule(10, [0, 1, 4, 8])
 SIZES = {"even": (8, 8), "odd": (9, 12)}
+# Classes that pass the sizes of their skips on; the others take multiples of their patch or downsampling only.
+ANY_SIZE = [name for name in FAMILIES if not name.startswith("unet2d") and name != "dit"]
+SHAPES = [(name, "even") for name in FAMILIES] + [(name, "odd") for name in ANY_SIZE]
 
 
 def distance(a, b) -> float:
@@ -46,8 +50,7 @@ def test_every_step_a_key_is_the_untouched_pipeline(name, guidance):
     assert counts.encoder_calls == counts.decoder_calls == counts.forward_calls == counts.steps == calls
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "size"), SHAPES)
 def test_every_step_a_key_is_the_untouched_denoiser(name, size):
     pipe = denoiser_pipe(name)
     given = conditions(name)
@@ -96,23 +99,122 @@ def test_a_cap_limits_the_rows_that_are_decoded_at_once():
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "size"), SHAPES)
 def test_non_key_steps_are_those_of_the_hand_written_split(name, size, parallel):
     pipe = denoiser_pipe(name)
     given = conditions(name)
-    by_hand = loop(pipe, 10, given, size=SIZES[size], predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, given, size=SIZES[size], predict=oracle(denoiser_of(pipe), KEYS.keys))
     assert distance(by_hand, loop(pipe, 10, given, size=SIZES[size])) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
         assert distance(loop(pipe, 10, given, size=SIZES[size]), by_hand) < CLOSE
 
 
-@pytest.mark.parametrize("name", ["sdxl", "class-conditional"])
-def test_the_embeddings_that_must_be_rebuilt_matter(name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_hand_written_split_is_the_host_where_every_step_is_a_key(name):
+    pipe = denoiser_pipe(name)
+    by_hand = loop(pipe, 4, conditions(name), predict=oracle(denoiser_of(pipe), range(4)))
+    assert distance(by_hand, loop(pipe, 4, conditions(name))) < CLOSE
+
+
+def changed(value):
+    if isinstance(value, dict):
+        return {name: changed(inner) for name, inner in value.items()}
+    return value + 1 if value.is_floating_point() else (value + 1) % 3
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in FAMILIES for argument in conditions(name)])
+def test_every_condition_matters(name, argument):
     pipe = denoiser_pipe(name)
     given = conditions(name)
-    other = {n: {k: v + 1 for k, v in g.items()} if isinstance(g, dict) else (g + 1) % 3 for n, g in given.items() if n[0] in "ac"}
-    assert distance(loop(pipe, 3, given), loop(pipe, 3, given | other)) > 1e-3
+    assert distance(loop(pipe, 3, given), loop(pipe, 3, given | {argument: changed(given[argument])})) > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_serial_is_parallel_for_every_denoiser_class(name):
+    pipe = denoiser_pipe(name)
+    given = conditions(name)
+
+    def accelerated(**options):
+        with fl.encoder_propagation(pipe, KEYS, **options) as counts:
+            return loop(pipe, 10, given), counts
+
+    serial, counts = accelerated(parallel_decoding=False)
+    assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (4, 10, 10)
+    parallel, counts = accelerated()
+    assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (4, 10, 4)
+    assert distance(serial, parallel) < CLOSE
+    for cap in (2, 4, 5):
+        assert distance(serial, accelerated(max_rows=cap)[0]) < CLOSE
+    assert distance(serial, loop(pipe, 10, given)) > 1e-3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_encoder_of_a_transformer_is_its_first_blocks(count):
+    pipe = denoiser_pipe("dit")
+    by_hand = loop(pipe, 10, conditions("dit"), predict=TransformerOracle(pipe.transformer, KEYS.keys, count))
+    with fl.encoder_propagation(pipe, KEYS, encoder_blocks=count):
+        assert distance(loop(pipe, 10, conditions("dit")), by_hand) < CLOSE
+
+
+def test_a_split_of_a_transformer_out_of_range():
+    with pytest.raises(ValueError, match="encoder_blocks=4 asked of a transformer with 4 blocks; accepted: 1 to 3"):
+        with fl.encoder_propagation(denoiser_pipe("dit"), KEYS, encoder_blocks=4):
+            pass
+    with pytest.raises(ValueError, match="encoder_blocks=2 asked of a UNet2DConditionModel; accepted: None"):
+        with fl.encoder_propagation(denoiser_pipe(), KEYS, encoder_blocks=2):
+            pass
+
+
+# ---- what is held: the paper's Table 14, and law 12
+
+
+@pytest.mark.parametrize("name", ["plain", "unet2d", "unet3d", "spatio-temporal", "motion"])
+def test_holding_the_decoder_is_holding_the_prediction(name):
+    pipe = denoiser_pipe(name)
+    results = {}
+    for what in ("decoder", "prediction"):
+        with fl.encoder_propagation(pipe, KEYS, what=what) as counts:
+            results[what] = loop(pipe, 10, conditions(name)), counts
+    assert distance(results["decoder"][0], results["prediction"][0]) < CLOSE
+    assert (results["decoder"][1].encoder_calls, results["decoder"][1].decoder_calls) == (10, 4)
+    counts = results["prediction"][1]
+    assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls, counts.steps) == (4, 4, 4, 10)
+
+
+def test_a_held_prediction_is_the_scheduler_on_the_key_time_steps():
+    """DDIM with a constant prediction is one straight jump, so only the key time-steps matter (law 12)."""
+    pipe = denoiser_pipe()
+    with fl.encoder_propagation(pipe, KEYS, what="prediction"):
+        held = loop(pipe, 10, conditions())
+    times = pipe.scheduler.timesteps
+    alphas = pipe.scheduler.alphas_cumprod.double()
+    sample = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for key, following in zip(KEYS.keys, [*KEYS.keys[1:], 10], strict=True):
+        noise = pipe.unet(sample, times[key], **conditions()).sample
+        now, then = alphas[times[key]], alphas[times[following]] if following < 10 else pipe.scheduler.final_alpha_cumprod.double()
+        clean = (sample - (1 - now).sqrt() * noise) / now.sqrt()
+        sample = then.sqrt() * clean + (1 - then).sqrt() * noise
+    assert distance(held, sample) < 1e-5  # the scheduler's alphas are float32
+
+
+def test_a_held_prediction_is_not_used_for_another_text():
+    pipe = denoiser_pipe()
+    first, second = conditions(), conditions()
+    second["encoder_hidden_states"] = second["encoder_hidden_states"] + 1
+    with fl.encoder_propagation(pipe, KEYS, what="prediction") as counts:
+        loop(pipe, 10, lambda step: first if step < 6 else second)
+    assert counts.forward_calls == 5  # step 6 became a key
+
+
+def test_nobody_writes_into_the_prediction_of_another_step():
+    pipe = denoiser_pipe()
+    with fl.encoder_propagation(pipe, KeySchedule(3, [0]), what="prediction"):
+        pipe.scheduler.set_timesteps(3)
+        sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+        first = pipe.unet(sample, pipe.scheduler.timesteps[0], **conditions()).sample
+        expected = first.clone()
+        first.zero_()
+        assert torch.equal(pipe.unet(sample, pipe.scheduler.timesteps[1], **conditions()).sample, expected)
 
 
 # ---- law 5: afterwards everything is as before
@@ -122,7 +224,7 @@ def state(pipe):
     """All attributes and hooks of model and scheduler, by name."""
     modules = {
         name: (set(vars(m)), m.__dict__.get("_compiled_call_impl"), len(m._forward_pre_hooks), len(m._forward_hooks))
-        for name, m in pipe.unet.named_modules()
+        for name, m in denoiser_of(pipe).named_modules()
     }  # fmt: skip
     return modules, {name for name in vars(pipe.scheduler) if callable(vars(pipe.scheduler)[name])}, set(vars(pipe))
 
@@ -154,6 +256,25 @@ def test_an_exception_at_any_step_leaves_the_pipeline_as_it_was(at, error):
             run(pipe, callback_on_step_end=stop)
         assert torch.equal(run(pipe), accelerated)
         assert torch.equal(run(pipe), accelerated)
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_exception_leaves_every_denoiser_class_as_it_was(name, at):
+    pipe = denoiser_pipe(name)
+    given = conditions(name)
+    untouched = loop(pipe, 10, given)
+    before = state(pipe)
+
+    def stopping(step):
+        if step == at:
+            raise Stop
+        return given
+
+    with pytest.raises(Stop), fl.encoder_propagation(pipe, KEYS):
+        loop(pipe, 10, stopping)
+    assert state(pipe) == before
+    assert torch.equal(loop(pipe, 10, given), untouched)
 
 
 def test_features_are_freed_when_they_have_been_used():
@@ -189,7 +310,7 @@ def test_freeu(parallel):
     pipe = denoiser_pipe()
     plain = loop(pipe, 10, conditions())
     pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
-    by_hand = loop(pipe, 10, conditions(), predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, conditions(), predict=oracle(pipe.unet, KEYS.keys))
     assert distance(loop(pipe, 10, conditions()), plain) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
         assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
@@ -207,7 +328,7 @@ def adapter_arguments():
 def test_t2i_adapter(parallel):
     pipe = denoiser_pipe()
     given = adapter_arguments()
-    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, given, predict=oracle(pipe.unet, KEYS.keys))
     assert distance(loop(pipe, 10, given), loop(pipe, 10, conditions())) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
         assert distance(loop(pipe, 10, given), by_hand) < CLOSE
@@ -220,7 +341,7 @@ def test_ip_adapter(parallel):
     pipe.unet.to(torch.float64).requires_grad_(False)
     pictures = torch.randn((2, 1, 6), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     given = conditions() | {"added_cond_kwargs": {"image_embeds": [pictures]}}
-    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, given, predict=oracle(pipe.unet, KEYS.keys))
     other = given | {"added_cond_kwargs": {"image_embeds": [-pictures]}}
     assert distance(loop(pipe, 10, given), loop(pipe, 10, other)) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
@@ -259,7 +380,7 @@ def test_lora(parallel):
     torch.manual_seed(0)
     pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False))
     pipe.unet.to(torch.float64).requires_grad_(False)
-    by_hand = loop(pipe, 10, conditions(), predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, conditions(), predict=oracle(pipe.unet, KEYS.keys))
     assert distance(loop(pipe, 10, conditions()), plain) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
         assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
@@ -288,7 +409,7 @@ def test_residuals_of_a_controlnet_as_arguments(parallel):
         "mid_block_additional_residual": draw(shapes[0]),
     }
     given = conditions() | residuals
-    by_hand = loop(pipe, 10, given, predict=Oracle(pipe.unet, KEYS.keys))
+    by_hand = loop(pipe, 10, given, predict=oracle(pipe.unet, KEYS.keys))
     assert distance(loop(pipe, 10, given), loop(pipe, 10, conditions())) > 1e-3
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
         assert distance(loop(pipe, 10, given), by_hand) < CLOSE
@@ -364,7 +485,7 @@ def test_a_text_changed_in_mid_run():
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
         changed = loop(pipe, 10, changing)
     assert counts.encoder_calls == 5
-    assert distance(changed, loop(pipe, 10, changing, predict=Oracle(pipe.unet, (0, 1, 4, 6, 8)))) < CLOSE
+    assert distance(changed, loop(pipe, 10, changing, predict=oracle(pipe.unet, (0, 1, 4, 6, 8)))) < CLOSE
     with pytest.raises(ValueError, match="step 6 .*its encoder_hidden_states is another"):
         with fl.encoder_propagation(pipe, KEYS):
             loop(pipe, 10, changing)
@@ -483,6 +604,8 @@ def test_two_accelerations_nested():
         ({"order": 3}, "order=3 asked; accepted: 0"),
         ({"max_rows": 0}, "max_rows=0 asked"),
         ({"max_rows": 4, "parallel_decoding": False}, "leave one of them out"),
+        ({"max_rows": 4, "what": "prediction"}, "leave one of them out"),
+        ({"what": "unet"}, "what='unet' asked; accepted: encoder, decoder, prediction"),
     ],
 )
 def test_options_out_of_range(options, message):
@@ -503,7 +626,7 @@ def test_no_schedule():
 
 
 def test_a_pipeline_without_a_denoiser():
-    with pytest.raises(TypeError, match="has no UNet"), fl.encoder_propagation(object(), KEYS):
+    with pytest.raises(TypeError, match="has no UNet and no transformer"), fl.encoder_propagation(object(), KEYS):
         pass
 
 
@@ -511,7 +634,7 @@ def test_a_denoiser_of_another_class():
     pipe = pipeline()
     pipe.unet = torch.nn.Linear(1, 1)
     with (
-        pytest.raises(TypeError, match="cannot split a Linear; accepted: UNet2DConditionModel"),
+        pytest.raises(TypeError, match="cannot split a Linear; accepted: UNet2DConditionModel, UNet2DModel"),
         fl.encoder_propagation(pipe, KEYS),
     ):
         pass

@@ -1,0 +1,226 @@
+"""One block of encoder propagation: which calls of the denoiser are evaluated, and which are answered with what was decoded ahead.
+
+- `Propagation`: the state of the block
+- `Counts`: what was evaluated in the block
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditions import Conditions, repeat_rows, rounded
+from .features import HeldFeatures, Pass
+from .residuals import HeldResiduals
+from .runs import Run, RunTracker, time_step_value
+from .schedule import KeySchedule
+from .split import (
+    CONDITIONS,
+    HELD_RESIDUALS,
+    Split,
+    adapter_scales,
+    controlnet_of,
+    denoiser_of,
+    frames_of,
+    row_mixing_processor,
+    sample_argument,
+)
+
+# What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
+# step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
+HELD = ("encoder", "decoder", "prediction")
+
+
+@dataclass
+class Counts:
+    """What was evaluated in the block, over all its runs.
+
+    `encoder_calls`: evaluations of the encoder (and bottleneck). `decoder_calls`: steps that were decoded; several may share a
+    forward. `forward_calls`: calls of the denoiser's own forward. `controlnet_calls`: evaluations of the ControlNet.
+    `runs`: runs begun. `steps`: denoiser calls of the pipeline that were answered; fewer than `runs` times the schedule's steps
+    if a run ended early.
+    """
+
+    encoder_calls: int = 0
+    decoder_calls: int = 0
+    forward_calls: int = 0
+    controlnet_calls: int = 0
+    runs: int = 0
+    steps: int = 0
+
+
+class Decoding:
+    """The state of one `encoder_propagation` block."""
+
+    def __init__(
+        self, pipe: Any, schedule: KeySchedule, split: Split, *, what: str = "encoder", parallel: bool, max_rows: int | None
+    ) -> None:
+        self.pipe, self.schedule, self.what, self.parallel, self.max_rows = pipe, schedule, what, parallel, max_rows
+        self.model = denoiser_of(pipe)
+        self.sample_name = sample_argument(self.model)
+        self.signature = inspect.signature(type(self.model).forward)
+        self.tracker = RunTracker(pipe)
+        self.group_of = {step: group for group in schedule.groups() for step in group}
+        self.counts = Counts()
+        self.controlnet = controlnet_of(pipe)
+        self.residuals = HeldResiduals(self.tracker, schedule)
+        holds_decoder = what == "decoder"
+        self.features = HeldFeatures(
+            split.entries if holds_decoder else tuple(split.encoder), frozenset() if holds_decoder else split.passing
+        )
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops all that belongs to a run."""
+        self.features.forget()
+        self.ahead: dict[int, Any] = {}  # step -> prediction that is known already
+        self.conditions: Conditions | None = None  # of the last key step
+        self.key_step = -1
+        self.scales_at: list = []
+
+    def call_denoiser(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
+        """The pipeline's call of the denoiser: one prediction, evaluated now or before."""
+        arguments = self.signature.bind(self.model, *args, **kwargs).arguments
+        arguments.pop("self")
+        arguments |= arguments.pop("kwargs", {})
+        sample, timestep = arguments[self.sample_name], arguments["timestep"]
+        _, is_new = self.tracker.current(timestep)
+        if is_new:
+            self.begin_run()
+        run, step, _ = self.tracker.advance(timestep)
+        _check_finite(sample, step, timestep)
+        difference = self.difference(run, step, timestep, arguments)
+        if step in self.ahead and difference is None:
+            prediction = self.ahead.pop(step)
+        else:
+            prediction = self.evaluate(inner, run, step, arguments, difference)
+        self.counts.steps += 1
+        return prediction
+
+    def begin_run(self) -> None:
+        self.forget()
+        run = self.tracker.run
+        if run is not None and run.num_steps not in (None, self.schedule.num_steps):
+            raise ValueError(
+                f"the schedule is for {self.schedule.num_steps} steps, this run makes {run.num_steps} denoiser calls with "
+                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({run.num_steps}), or call the pipeline with other steps"
+            )
+        check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
+        self.counts.runs += 1
+        self.scales_at = adapter_scales(self.model)
+
+    def scales(self) -> list:
+        return [rounded(getattr(owner, name)) for owner, name in self.scales_at]
+
+    def compared(self, arguments: dict) -> dict:
+        # The residuals of a held ControlNet are ours already, and its own arguments are compared at its own call.
+        names = CONDITIONS if self.controlnet is not None else CONDITIONS + HELD_RESIDUALS
+        return {name: arguments[name] for name in names if arguments.get(name) is not None}
+
+    def difference(self, run: Run, step: int, timestep: Any, arguments: dict) -> str | None:
+        """What keeps this call from using what was evaluated at the last key step; None if nothing does."""
+        if self.conditions is None:
+            return "no key step came before it"
+        if run.planned is not None and not run.is_at(timestep, step):
+            return f"it comes at time-step {time_step_value(timestep)}, not at the planned one"
+        rows = len(arguments[self.sample_name])
+        return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.scales())
+
+    def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
+        """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
+        if step >= self.schedule.num_steps:
+            raise ValueError(f"the schedule is for {self.schedule.num_steps} steps, this run makes more denoiser calls")
+        group = self.group_of[step]
+        is_key = step == group.start
+        if not is_key and difference is not None:
+            if self.parallel and run.planned is not None:
+                raise self.refusal(step, arguments, difference)
+            is_key = True
+        now = self.coming_pass(run, group, step, arguments, is_key)
+        if is_key:
+            self.key_step = step
+            self.conditions = Conditions(now.rows, self.compared(arguments), self.scales())
+        with self.features.during(now):
+            output = inner(**self.expanded(run, step, arguments, now))
+        self.count(now)
+        self.ahead = dict(enumerate(_per_step(output, now.rows, now.times), start=step))
+        if self.what == "prediction":
+            self.ahead = {later: _own(output) for later in range(step, group.stop)}
+        return self.ahead.pop(step)
+
+    def refusal(self, step: int, arguments: dict, difference: str) -> ValueError:
+        return ValueError(
+            f"step {step} (time-step {time_step_value(arguments['timestep'])}) cannot use what was decoded ahead at key step "
+            f"{self.key_step}: {difference}. Make step {step} a key step, or use parallel_decoding=False"
+        )
+
+    def coming_pass(self, run: Run, group: range, step: int, arguments: dict, is_key: bool) -> Pass:
+        sample = arguments[self.sample_name]
+        times = self.steps_at_once(run, group, step, len(sample))
+        return Pass(
+            len(sample), frames_of(self.model, sample), times, is_key, is_last_use=step + times == group.stop,
+            is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
+        )  # fmt: skip
+
+    def steps_at_once(self, run: Run, group: range, step: int, rows: int) -> int:
+        if not self.parallel or run.planned is None:
+            return 1
+        if self.max_rows is None:
+            return group.stop - step
+        if self.max_rows < rows:
+            raise ValueError(f"max_rows={self.max_rows} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
+        return min(group.stop - step, self.max_rows // rows)
+
+    def count(self, now: Pass) -> None:
+        self.counts.forward_calls += 1
+        self.counts.encoder_calls += now.is_key or self.what == "decoder"
+        self.counts.decoder_calls += now.is_key if self.what == "decoder" else now.times
+
+    def expanded(self, run: Run, step: int, arguments: dict, now: Pass) -> dict:
+        """The arguments with the rows of all steps of a pass; the held residuals keep the rows of one, as the encoder does."""
+        if now.times == 1:
+            return arguments
+        assert run.planned is not None
+        sample = arguments[self.sample_name]
+        unknown = arguments.keys() - {self.sample_name, "timestep", "return_dict", *CONDITIONS, *HELD_RESIDUALS}
+        if unknown:
+            raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
+        names = [self.sample_name, *(name for name in CONDITIONS if name in arguments)]
+        repeated = {name: repeat_rows(arguments[name], now.rows, now.times, name, now.frames) for name in names}
+        time_steps = run.planned[step : step + now.times].to(sample.device).repeat_interleave(now.rows)
+        return arguments | repeated | {"timestep": time_steps}
+
+    def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
+        residuals, evaluated = self.residuals.call(inner, args, kwargs)
+        self.counts.controlnet_calls += evaluated
+        return residuals
+
+
+def check_rows_stay_apart(model: Any, parallel: bool) -> None:
+    """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
+    mixing = row_mixing_processor(model)
+    if parallel and mixing is not None:
+        raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
+
+
+def _own(output: Any) -> Any:
+    """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
+    return (output[0].clone(),) if isinstance(output, tuple) else type(output)(sample=output[0].clone())
+
+
+def _check_finite(sample: Tensor, step: int, timestep: Any) -> None:
+    # Only where looking costs nothing: on a device, each look would make the host wait for it.
+    if sample.device.type == "cpu" and not torch.isfinite(sample).all():
+        raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
+
+
+def _per_step(output: Any, rows: int, times: int) -> list:
+    """The output of a forward over `times` steps as one output per step, of the host's own type."""
+    sample = output[0]
+    parts = [sample] if times == 1 else sample.split(rows)
+    return [(part,) if isinstance(output, tuple) else type(output)(sample=part) for part in parts]

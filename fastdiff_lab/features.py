@@ -1,0 +1,127 @@
+"""The features that encoder propagation holds between key steps, and their way through the host's own forward.
+
+- `Pass`: one evaluation of the host's forward
+- `HeldFeatures`: what the held children gave at the last key step, handed out at the steps after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .conditions import first_rows, repeat_rows
+
+# How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
+_ENTRY = ("hidden_states", "res_hidden_states_tuple")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One evaluation of the host's forward: `times` steps of `rows` rows each, with the held children run or their features reused.
+
+    `frames`: rows of a feature for each row of the sample. `is_last_use`: no later step uses these features.
+    `is_written_to`: the host adds to a block's output in place (T2I-Adapter).
+    """
+
+    rows: int
+    frames: int
+    times: int
+    is_key: bool
+    is_last_use: bool
+    is_written_to: bool = False
+
+    @property
+    def feature_rows(self) -> int:
+        return self.rows * self.frames
+
+
+class HeldFeatures:
+    """Outputs of the held children at the last key step, in the run's dtype, each kept until its last use.
+
+    `held`: names of the children in the order of the host's calls. `passing`: those whose output only the next held child gets.
+    """
+
+    def __init__(self, held: tuple[str, ...], passing: frozenset[str] = frozenset()) -> None:
+        self.first, self.last, self.passing = held[0], held[-1], passing
+        self.forget()
+
+    def forget(self) -> None:
+        self.now: Pass | None = None
+        self.kept: dict[str, Any] = {}
+
+    @contextmanager
+    def during(self, now: Pass) -> Iterator[None]:
+        """While the block lasts, the children's calls belong to this pass."""
+        if now.is_key:
+            self.kept = {}
+        self.now = now
+        try:
+            yield
+        finally:
+            self.now = None
+
+    def call(self, name: str, inner: Callable, args: tuple, kwargs: dict) -> Any:
+        """A held child's call: evaluated on one step's rows at a key step, answered with what is kept at the others."""
+        now = self.now
+        if now is None:
+            return inner(*args, **kwargs)
+        if not now.is_key:
+            return self.reused(name, now, args, kwargs)
+        args, kwargs = self.of_one_step(name, now, args, kwargs)
+        output = inner(*args, **kwargs)
+        if now.is_last_use or name in self.passing:
+            return output
+        self.kept[name] = output
+        return self.own(name, output)
+
+    def of_one_step(self, name: str, now: Pass, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The arguments with the rows of one step; what comes from the held child before has no more than those."""
+        if now.times == 1:
+            return args, kwargs
+        rows = (now.rows, now.feature_rows)
+        cut, cut_named = first_rows(args, rows, now.times), first_rows(kwargs, rows, now.times)
+        if name != self.first:
+            cut = args[:1] + cut[1:]
+            cut_named |= {"hidden_states": kwargs["hidden_states"]} if "hidden_states" in kwargs else {}
+        return cut, cut_named
+
+    def reused(self, name: str, now: Pass, args: tuple, kwargs: dict) -> Any:
+        if name in self.passing:  # the next held child looks at nothing that it is given now
+            sample = args[0] if args else kwargs["hidden_states"]
+            return (sample,) if kwargs.get("return_dict") is False else sample
+        return self.kept.pop(name) if now.is_last_use else self.own(name, self.kept[name])
+
+    def own(self, name: str, output: Any) -> Any:
+        """`output` with a copy of its sample where the host writes into it: FreeU into the last one, T2I-Adapter into each.
+
+        A skip that is the sample itself stays the same tensor as the copy: T2I-Adapter reaches it that way.
+        """
+        if self.now is None or not (name == self.last or self.now.is_written_to):
+            return output
+        sample = output if isinstance(output, Tensor) else output[0]
+        return _replaced(output, sample, sample.clone())
+
+    def enter_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Before a child that gets the encoder's features: gives them, still with the rows of one step, those of all steps decoded."""
+        now = self.now
+        if now is None or now.times == 1:
+            return args, kwargs
+        given = dict(zip(_ENTRY, args, strict=False)) | kwargs
+        given |= {name: _with_all_rows(given[name], now) for name in _ENTRY if name in given}
+        return tuple(given.pop(name) for name in _ENTRY[: len(args)]) + args[len(_ENTRY) :], given
+
+
+def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_replaced(inner, old, new) for inner in value)
+    return new if value is old else value
+
+
+def _with_all_rows(value: Any, now: Pass) -> Any:
+    if isinstance(value, tuple | list):
+        return type(value)(_with_all_rows(inner, now) for inner in value)
+    return repeat_rows(value, now.feature_rows, now.times) if len(value) == now.feature_rows else value

@@ -1,0 +1,201 @@
+"""Encoder propagation written by hand for every denoiser class: encode at the keys, decode with the held features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import (
+    DiTTransformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+)
+from torch import Tensor
+
+
+def oracle(model: Any, keys: Sequence[int]) -> Any:
+    """The oracle for a model's class: called as `predict` of `models.loop`."""
+    return {
+        UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
+        UNetSpatioTemporalConditionModel: SpatioTemporalOracle, DiTTransformer2DModel: TransformerOracle,
+    }.get(type(model), Oracle)(model, keys)  # fmt: skip
+
+
+class Oracle:
+    """Encoder propagation written by hand for UNet2DConditionModel: encode at the keys, decode with the held features."""
+
+    def __init__(self, model: UNet2DConditionModel, keys: Sequence[int]) -> None:
+        self.model, self.keys = model, keys
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        model, text = self.model, given["encoder_hidden_states"]
+        embedding = model.time_embedding(model.get_time_embed(sample, timestep), given.get("timestep_cond"))
+        classes = model.get_class_embed(sample, given.get("class_labels"))
+        embedding = embedding if classes is None else embedding + classes
+        added = model.get_aug_embed(embedding, text, given.get("added_cond_kwargs"))
+        embedding = embedding if added is None else embedding + added
+        text = model.process_encoder_hidden_states(text, given.get("added_cond_kwargs"))
+        if step in self.keys:
+            self.skips, self.bottleneck = self.encode(sample, embedding, text, given)
+        sizes = sample.shape[-2:]
+        return self.decode(embedding, text, any(side % 2**model.num_upsamplers for side in sizes))
+
+    def encode(self, sample: Tensor, embedding: Tensor, text: Tensor, given: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
+        adapter = list(given.get("down_intrablock_additional_residuals", []))
+        sample = self.model.conv_in(sample)
+        skips = [sample]
+        for block in self.model.down_blocks:
+            extra = adapter.pop(0) if adapter else None
+            if getattr(block, "has_cross_attention", False):
+                options = {} if extra is None else {"additional_residuals": extra}
+                sample, more = block(sample, embedding, encoder_hidden_states=text, **options)
+            else:
+                sample, more = block(sample, embedding)
+                if extra is not None:
+                    # The host adds in place, so that a skip which is the sample itself changes as well.
+                    more = [skip + extra if skip is sample else skip for skip in more]
+                    sample = sample + extra
+            skips += more
+        if "down_block_additional_residuals" in given:
+            skips = [a + b for a, b in zip(skips, given["down_block_additional_residuals"], strict=True)]
+        if self.model.mid_block is not None:
+            sample = self.model.mid_block(sample, embedding, encoder_hidden_states=text)
+        return skips, sample + given.get("mid_block_additional_residual", 0)
+
+    def decode(self, embedding: Tensor, text: Tensor, odd: bool) -> Tensor:
+        skips, sample = list(self.skips), self.bottleneck.clone()
+        for block in self.model.up_blocks:
+            count = len(block.resnets)
+            mine, skips = tuple(skips[-count:]), skips[:-count]
+            size = skips[-1].shape[2:] if odd and skips else None
+            options = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
+            sample = block(sample, mine, embedding, upsample_size=size, **options)
+        return self.model.conv_out(self.model.conv_act(self.model.conv_norm_out(sample)))
+
+
+class PlainOracle:
+    """UNet2DModel: no text; in score-based models the picture runs beside the features."""
+
+    def __init__(self, model: UNet2DModel, keys: Sequence[int]) -> None:
+        self.model, self.keys = model, keys
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        model = self.model
+        times = timestep.expand(len(sample))
+        embedding = model.time_embedding(model.time_proj(times).to(sample.dtype))
+        if "class_labels" in given:
+            embedding = embedding + model.class_embedding(given["class_labels"])
+        if step in self.keys:
+            self.encode(sample, embedding)
+        decoded = self.decode(embedding)
+        return decoded / times.reshape(-1, 1, 1, 1) if model.config.time_embedding_type == "fourier" else decoded
+
+    def encode(self, sample: Tensor, embedding: Tensor) -> None:
+        picture, sample = sample, self.model.conv_in(sample)
+        self.skips = [sample]
+        for block in self.model.down_blocks:
+            if hasattr(block, "skip_conv"):
+                sample, more, picture = block(sample, embedding, picture)
+            else:
+                sample, more = block(sample, embedding)
+            self.skips += more
+        self.bottleneck = self.model.mid_block(sample, embedding)
+
+    def decode(self, embedding: Tensor) -> Tensor:
+        skips, sample, picture = list(self.skips), self.bottleneck, None
+        for block in self.model.up_blocks:
+            count = len(block.resnets)
+            mine, skips = tuple(skips[-count:]), skips[:-count]
+            if hasattr(block, "skip_conv"):
+                sample, picture = block(sample, mine, embedding, picture)
+            else:
+                sample = block(sample, mine, embedding)
+        sample = self.model.conv_out(self.model.conv_act(self.model.conv_norm_out(sample)))
+        return sample if picture is None else sample + picture
+
+
+class VideoOracle:
+    """UNet3DConditionModel and UNetMotionModel: frames are rows inside, the time axis is seen by layers of its own."""
+
+    def __init__(self, model: Any, keys: Sequence[int]) -> None:
+        self.model, self.keys = model, keys
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        batch, channels, frames, height, width = sample.shape
+        temb, options = self.conditions(batch, frames, timestep, given, sample.dtype)
+        if step in self.keys:
+            self.encode(sample.transpose(1, 2).reshape(batch * frames, channels, height, width), temb, options)
+        decoded = self.decode(temb, options)
+        return decoded.reshape(batch, frames, channels, height, width).transpose(1, 2)
+
+    def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
+        temb = self.model.time_embedding(self.model.time_proj(timestep.expand(batch)).to(dtype)).repeat_interleave(frames, 0)
+        text = given["encoder_hidden_states"]
+        text = text if len(text) == batch * frames else text.repeat_interleave(frames, 0)
+        return temb, {"encoder_hidden_states": text, "num_frames": frames}
+
+    def of(self, block: Any, options: dict) -> dict:
+        return options if getattr(block, "has_cross_attention", False) else {k: v for k, v in options.items() if k[0] != "e"}
+
+    def encode(self, sample: Tensor, temb: Tensor, options: dict) -> None:
+        model = self.model
+        sample = model.conv_in(sample)
+        if getattr(model, "transformer_in", None) is not None:
+            sample = model.transformer_in(sample, num_frames=options["num_frames"]).sample
+        self.skips = [sample]
+        for block in model.down_blocks:
+            sample, more = block(hidden_states=sample, temb=temb, **self.of(block, options))
+            self.skips += more
+        self.bottleneck = model.mid_block(sample, temb, **options)
+
+    def decode(self, temb: Tensor, options: dict) -> Tensor:
+        model, skips, sample = self.model, list(self.skips), self.bottleneck
+        for block in model.up_blocks:
+            count = len(block.resnets)
+            mine, skips = tuple(skips[-count:]), skips[:-count]
+            size = {"upsample_size": skips[-1].shape[2:]} if skips else {}
+            sample = block(hidden_states=sample, res_hidden_states_tuple=mine, temb=temb, **self.of(block, options), **size)
+        return model.conv_out(model.conv_act(model.conv_norm_out(sample)))
+
+
+class SpatioTemporalOracle(VideoOracle):
+    """UNetSpatioTemporalConditionModel: frames come before channels, and every block is told which rows are single pictures."""
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        return super().__call__(step, sample.transpose(1, 2), timestep, given).transpose(1, 2)
+
+    def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
+        model = self.model
+        added = model.add_time_proj(given["added_time_ids"].flatten()).reshape(batch, -1).to(dtype)
+        temb = model.time_embedding(model.time_proj(timestep.expand(batch)).to(dtype)) + model.add_embedding(added)
+        text = given["encoder_hidden_states"].repeat_interleave(frames, 0)
+        single = torch.zeros(batch, frames, dtype=dtype)
+        return temb.repeat_interleave(frames, 0), {"encoder_hidden_states": text, "image_only_indicator": single}
+
+
+class TransformerOracle:
+    """DiTTransformer2DModel: the first blocks are the encoder, the paper's 18 of 28 (3 of the 4 here)."""
+
+    def __init__(self, model: DiTTransformer2DModel, keys: Sequence[int], encoder_blocks: int = 3) -> None:
+        self.model, self.keys, self.encoder_blocks = model, keys, encoder_blocks
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        model, labels = self.model, given["class_labels"]
+        times = timestep.expand(len(sample))
+        if step in self.keys:
+            self.feature = model.pos_embed(sample)
+            for block in model.transformer_blocks[: self.encoder_blocks]:
+                self.feature = block(self.feature, timestep=times, class_labels=labels)
+        hidden = self.feature
+        for block in model.transformer_blocks[self.encoder_blocks :]:
+            hidden = block(hidden, timestep=times, class_labels=labels)
+        condition = model.transformer_blocks[0].norm1.emb(times, labels, hidden_dtype=hidden.dtype)
+        shift, scale = model.proj_out_1(torch.nn.functional.silu(condition)).chunk(2, dim=1)
+        hidden = model.proj_out_2(model.norm_out(hidden) * (1 + scale[:, None]) + shift[:, None])
+        side, patch = int(hidden.shape[1] ** 0.5), model.config.patch_size
+        hidden = hidden.reshape(len(sample), side, side, patch, patch, -1)
+        return torch.einsum("nhwpqc->nchpwq", hidden).reshape(len(sample), -1, side * patch, side * patch)
