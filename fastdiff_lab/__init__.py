@@ -11,7 +11,7 @@ import os
 # diffusers' pipelines import image processors that we never use, and each warns that torchvision is not installed.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-from .analysis import feature_change, feature_norm, pca_maps
+from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
 from .decoding import Counts
 from .evaluation import Arm, compare
 from .pipelines import load_pipeline
@@ -33,8 +33,11 @@ __all__ = [
     "feature_change",
     "feature_norm",
     "load_pipeline",
+    "of_parts",
     "pca_maps",
     "prior_noise_injection",
     "prompt_accuracy",
     "record",
+    "step_clusters",
+    "step_similarity",
 ]

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,27 +39,29 @@ class FlopCount:
         return encoder_calls * self.encoder + decoder_calls * (self.decoder + self.rest)
 
 
-def _on_meta(model: nn.Module) -> dict[int, Any]:
-    """For deepcopy: stand-ins without memory for all weights, so that a copy of a large model costs nothing."""
-    memo: dict[int, Any] = {
+def on_meta(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of the model and of the arguments of a call on the meta device: shapes without memory, nothing is computed."""
+    stand_ins: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()
     }
-    return memo | {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
+    stand_ins |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
+    hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)}
+    return copy.deepcopy(model, stand_ins | hooks), map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
 
 
-def count_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
+def count_flops(model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount:
     """Counts the operations of `model(**arguments)`.
 
     >>> count_flops(pipe.unet, {"sample": latents, "timestep": 1, "encoder_hidden_states": text}).total / 1e9  # doctest: +SKIP
 
-    `arguments`: tensors of the shapes of interest, on any device; their values do not matter.
+    `arguments`: tensors of the shapes of interest, on any device; their values do not matter. `encoder_blocks`: as in
+    `split_denoiser`.
     """
     # The CPU kernels of torch 2.13 report no operations for attention; on the meta device it is counted.
-    on_meta = copy.deepcopy(model, _on_meta(model))
-    split = split_denoiser(on_meta)
-    shapes = map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
+    stand_in, shapes = on_meta(model, arguments)
+    split = split_denoiser(stand_in, encoder_blocks)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        on_meta(**shapes)
+        stand_in(**shapes)
     name = type(model).__name__
     per_module = {layer: sum(found.values()) for layer, found in counter.get_flop_counts().items()}
     encoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.encoder)

@@ -2,6 +2,7 @@
 
 - `change_over_steps`, `norm_by_layer`, `norm_spread`: the paper's Fig. 3 from `analysis` tables
 - `pca_strip`: the paper's Fig. 2 from `pca_maps`
+- `similarity_matrix`: every step against every other, from `step_similarity`
 - `picture_grid`: pictures of several arms side by side, with their difference to the first
 - `html_image(figure, alt)`: a figure as an HTML image with alternative text
 """
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 PETROFF = mpl.color_sequences["petroff10"]
@@ -93,6 +95,17 @@ def pca_strip(maps: Mapping[str, np.ndarray], steps: Sequence[int], target: Figu
                 ax.set_title(f"step {step}", fontsize="x-small")
         row[0].set_ylabel(layer, fontsize="x-small", rotation=0, ha="right", va="center")
     return target
+
+
+def similarity_matrix(similarity: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: str = "cosine similarity") -> Axes:
+    """Steps against steps, bright where their features point the same way; `keys` outlines the groups of a schedule."""
+    image = ax.imshow(similarity, origin="lower", cmap="cividis", interpolation="nearest", vmax=1)
+    for first, following in zip(keys, [*keys[1:], len(similarity)], strict=True):
+        side = following - first
+        ax.add_patch(Rectangle((first - 0.5, first - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.2))
+    ax.set(xlabel="step", ylabel="step")
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
+    return ax
 
 
 def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:

@@ -2,14 +2,16 @@
 
 - `record(pipe, ...)`: records every run made while the block lasts
 - `Recording`: statistics per layer, step and sample, and the features themselves where asked for
+- `output_bytes(model, arguments, layers)`: what keeping features would need
 """
 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import inspect
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +23,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .files import write_whole
+from .flops import on_meta
 from .runs import RunTracker
-from .split import conditional_rows, denoiser_of, split_denoiser
+from .split import denoiser_of, frames_of, guided_rows, inner_layers, sample_argument, split_denoiser
 
 SCHEMA = "fastdiff_lab.Recording"
 VERSION = 1
 _UNTOUCHED = "record untouched runs: leave encoder_propagation first"
+HALVES = ("conditional", "unconditional", "all")
 STATISTICS = ("mean_square", "change", "product", "norm")
 
 
@@ -131,11 +135,11 @@ def unknown_layer(layer: str, layers: Iterable[str]) -> str:
 class _Recorder:
     """Fills a recording from forward hooks; what belongs to a run that is not finished stays here."""
 
-    def __init__(self, pipe: Any, recording: Recording, keep: Sequence[str], max_bytes: int) -> None:
-        self.pipe, self.recording, self.keep, self.max_bytes = pipe, recording, tuple(keep), max_bytes
+    def __init__(self, pipe: Any, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
+        self.pipe, self.recording, self.keep, self.max_bytes, self.half = pipe, recording, keep, max_bytes, half
         self.tracker = RunTracker(pipe)
-        self.signature = inspect.signature(type(denoiser_of(pipe)).forward)
-        self.finished: list[dict[str, Tensor]] = []
+        self.model = denoiser_of(pipe)
+        self.signature = inspect.signature(type(self.model).forward)
         self.begin_run()
 
     def begin_run(self) -> None:
@@ -143,47 +147,55 @@ class _Recorder:
         self.values: dict[tuple[str, int, str], Tensor] = {}
         self.before: dict[str, Tensor] = {}
         self.kept: dict[str, list[Tensor]] = {name: [] for name in self.keep}
-        self.kept_bytes = 0
 
     def before_step(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         arguments = self.signature.bind(module, *args, **kwargs).arguments
+        arguments.pop("self")
         run, step, is_new = self.tracker.advance(arguments["timestep"])
         if is_new:
             self.begin_run()
             self.start(run.planned if run.planned is not None else run.timesteps)
         if run.planned is not None and not run.is_at(arguments["timestep"], step):
             raise ValueError(f"step {step} did not come at its planned time-step; {_UNTOUCHED}")
+        if step == 0:
+            # Guidance may end in mid-run, but the rows that are recorded are those of the first step.
+            sample = arguments[sample_argument(self.model)]
+            rows, frames = guided_rows(self.pipe, arguments, self.half), frames_of(self.model, sample)
+            self.rows = slice(rows.start * frames, rows.stop * frames)
+            self.check_size(arguments)
         self.step = step
-        self.rows = conditional_rows(self.pipe, arguments)
 
     def start(self, timesteps: Tensor) -> None:
         time_steps = tuple(timesteps.tolist())
-        if self.finished and time_steps != self.recording.time_steps:
+        if self.recording.num_samples and time_steps != self.recording.time_steps:
             raise ValueError(
                 f"this recording holds runs of {self.recording.num_steps} steps, now one of {len(time_steps)} steps or other time-steps "
                 "begins; record it in a block of its own"
             )
         self.recording.time_steps = time_steps
 
+    def check_size(self, arguments: dict) -> None:
+        """Refuses before anything is evaluated what would not fit."""
+        if not self.keep:
+            return
+        sizes = output_bytes(self.model, arguments, self.keep, self.rows)
+        held = sum(feature.nbytes for feature in self.recording.features.values())
+        needed = held + sum(sizes.values()) * self.recording.num_steps
+        if needed > self.max_bytes:
+            largest = max(sizes, key=sizes.__getitem__)
+            raise MemoryError(
+                f"keeping the features of {len(self.keep)} layers needs {needed} bytes, max_bytes is {self.max_bytes}; the largest is "
+                f"{largest} with {sizes[largest] * self.recording.num_steps} per run. Keep fewer layers, or give a larger max_bytes"
+            )
+
     def after_layer(self, name: str, output: Any) -> None:
-        feature = (output[0] if isinstance(output, tuple) else output).detach()[self.rows]
-        before = self.before.get(name)
-        for statistic, value in _statistics(feature, before).items():
+        feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
+        for statistic, value in _statistics(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
         # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
         self.before[name] = feature.clone()
-        if name in self.keep:
-            self.keep_feature(name, feature)
-
-    def keep_feature(self, name: str, feature: Tensor) -> None:
-        self.kept_bytes += feature.nelement() * feature.element_size()
-        whole_run = self.kept_bytes * len(self.recording.time_steps) if self.step == 0 else self.kept_bytes
-        if whole_run * (len(self.finished) + 1) > self.max_bytes:
-            raise MemoryError(
-                f"keeping the features of {', '.join(self.keep)} needs at least {whole_run * (len(self.finished) + 1)} bytes, max_bytes is "
-                f"{self.max_bytes}; keep fewer layers, or give a larger max_bytes"
-            )
-        self.kept[name].append(feature.to("cpu", copy=True))
+        if name in self.kept:
+            self.kept[name].append(feature.to("cpu", copy=True))
 
     def after_step(self, module: nn.Module, args: tuple, output: Any) -> None:
         if self.step == self.recording.num_steps - 1:
@@ -197,13 +209,36 @@ class _Recorder:
         run = {}
         for statistic in STATISTICS:
             rows = [torch.stack([self.values[statistic, step, name] for name in layers], -1) for step in steps]
-            run[f"statistics.{statistic}"] = torch.stack(rows, dim=1).cpu()
-        run |= {f"features.{name}": torch.stack(kept, dim=1) for name, kept in self.kept.items()}
-        self.finished.append(run)
+            run[statistic] = torch.stack(rows, dim=1).cpu()
+        self.recording.statistics = _together(self.recording.statistics, run)
+        self.recording.features = _together(self.recording.features, {n: torch.stack(k, dim=1) for n, k in self.kept.items()})
         self.before, self.values, self.kept = {}, {}, {name: [] for name in self.keep}
-        together = {name: torch.cat([finished[name] for finished in self.finished]) for name in run}
-        self.recording.statistics = {s: together[f"statistics.{s}"] for s in STATISTICS}
-        self.recording.features = {name: together[f"features.{name}"] for name in self.keep}
+
+
+def _together(before: dict[str, Tensor], run: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.cat([before[name], tensor]) if name in before else tensor for name, tensor in run.items()}
+
+
+def output_bytes(model: nn.Module, arguments: dict[str, Any], layers: Iterable[str], rows: slice = slice(None)) -> dict[str, int]:
+    """Bytes of what each layer gives in one call of the denoiser, found on the meta device (nothing is computed).
+
+    >>> output_bytes(pipe.unet, {"sample": latents, "timestep": 1, "encoder_hidden_states": text}, ["mid_block"])  # doctest: +SKIP
+    {'mid_block': 3584}
+    """
+    stand_in, shapes = on_meta(model, arguments)
+    modules, sizes = dict(stand_in.named_modules()), {}
+
+    def measure(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+            sizes[name] = (output if isinstance(output, Tensor) else output[0])[rows].nbytes
+
+        return hook
+
+    for name in layers:
+        modules[name].register_forward_hook(measure(name))
+    with torch.no_grad():
+        stand_in(**shapes)
+    return sizes
 
 
 def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
@@ -219,19 +254,36 @@ def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
     }
 
 
-def _names(asked: Sequence[str] | None, default: Sequence[str], known: dict[str, nn.Module]) -> tuple[str, ...]:
-    if isinstance(asked, str):
-        raise TypeError(f"layers {asked!r} given; accepted: a list of names, such as [{asked!r}]")
-    names = tuple(default if asked is None else asked)
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise KeyError(unknown_layer(unknown, known))
-    return names
+Layers = Sequence[str] | str | Callable[[str], bool]
+
+
+def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
+    """The names among `known` that are asked for, in the order of `known`.
+
+    >>> chosen_layers("down_blocks.*.resnets.0", names)  # doctest: +SKIP
+
+    `layers`: a list of names; a pattern as for file names (`*` stands for anything), or a name; or a function of a name. Raises
+    KeyError for a name or a pattern that fits no layer.
+    """
+    if isinstance(layers, str):
+        found = tuple(fnmatch.filter(known, layers))
+    elif callable(layers):
+        found = tuple(filter(layers, known))
+    else:
+        unknown = next((name for name in layers if name not in known), None)
+        if unknown is not None:
+            raise KeyError(unknown_layer(str(unknown), known))
+        return tuple(name for name in known if name in set(layers))
+    if not found:
+        raise KeyError(
+            unknown_layer(layers, known) if isinstance(layers, str) else f"the function chose none of {len(known)} layers"
+        )
+    return found
 
 
 @contextmanager
 def record(
-    pipe: Any, *, layers: Sequence[str] | None = None, keep: Sequence[str] = (), max_bytes: int = 2**30
+    pipe: Any, *, layers: Layers | None = None, keep: Layers = (), half: str = "conditional", max_bytes: int = 2**30
 ) -> Iterator[Recording]:
     """Records the features of the denoiser over the steps of every run made while the block lasts.
 
@@ -240,22 +292,31 @@ def record(
     >>> recording["down_blocks.1"].shape  # doctest: +SKIP
     torch.Size([1, 50, 64, 4, 4])
 
-    `layers`: names as in `pipe.unet.named_modules()`; None for the blocks: `conv_in`, `down_blocks.*`, `mid_block`, `up_blocks.*`
-    (of a block, the sample it passes on is recorded, so after its down- or upsampler).
-    `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes.
+    `layers`: names as in `pipe.unet.named_modules()`, a pattern such as "down_blocks.*.resnets.*", or a function of a name; "inner"
+    for all layers inside the blocks (the paper's 44 in Stable Diffusion 1.5); None for the blocks: `conv_in`, `down_blocks.*`,
+    `mid_block`, `up_blocks.*` (of a block, the sample it passes on is recorded, so after its down- or upsampler).
+    `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes;
+    `output_bytes` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
+    kept already needs their memory once more for a moment.
+    `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all".
 
-    Runs add up as samples; all must have the same time-steps. A run that is broken off is left out. Raises KeyError for an
-    unknown layer (it says which are close), MemoryError where the features need more than `max_bytes`.
+    Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
+    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, MemoryError where the features need
+    more than `max_bytes`.
     """
+    if half not in HALVES:
+        raise ValueError(f"half={half!r} asked; accepted: {', '.join(HALVES)}")
     model = denoiser_of(pipe)
     split = split_denoiser(model)
     known = {name: module for name, module in model.named_modules() if name}
-    kept = _names(keep, (), known)
-    blocks = [*split.encoder, *split.entries]
-    names = _names(layers, blocks, known)
-    names = tuple(name for name in known if name in {*names, *kept})
+    inner = inner_layers(split)
+    asked: Layers = list(split.blocks) if layers is None else list(inner) if layers == "inner" else layers
+    kept = chosen_layers(keep, list(known)) if callable(keep) or len(keep) else ()
+    # The host's own order of calls where it is known: what is plotted then runs from input to output.
+    order = sorted(known, key=lambda name: _place(name, list(split.blocks), inner))
+    names = tuple(name for name in order if name in {*chosen_layers(asked, list(known)), *kept})
     recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))
-    recorder = _Recorder(pipe, recording, kept, max_bytes)
+    recorder = _Recorder(pipe, recording, kept, max_bytes, half)
     with ExitStack() as stack:
         handles = [model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)]
         for name in names:
@@ -265,6 +326,12 @@ def record(
         for handle in handles:
             stack.callback(handle.remove)
         yield recording
+
+
+def _place(name: str, blocks: Sequence[str], inner: Sequence[str]) -> tuple[int, int]:
+    block = next((place for place, block in enumerate(blocks) if name == block or name.startswith(f"{block}.")), len(blocks))
+    layer = next((place for place, layer in enumerate(inner) if name == layer or name.startswith(f"{layer}.")), len(inner))
+    return block, layer
 
 
 def _about(pipe: Any, model: nn.Module) -> dict[str, str]:

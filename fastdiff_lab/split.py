@@ -2,7 +2,8 @@
 
 - `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
-- `frames_of(model, sample)`, `conditional_rows(pipe, ...)`: what the rows of a sample and of a feature are
+- `inner_layers(split)`: the layers inside the blocks
+- `frames_of(model, sample)`, `guided_rows(pipe, ...)`: what the rows of a sample and of a feature are
 - `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
 
@@ -164,6 +165,29 @@ def _split_transformer(model: DiTTransformer2DModel, encoder_blocks: int | None)
     return Split(encoder, decoder, (names[count],), passing)
 
 
+# The modules inside a block that the paper numbers (Table 7: 44 in Stable Diffusion 1.5), in the order in which they run.
+_TURNS = ("resnets", "temp_convs", "attentions", "temp_attentions", "motion_modules")
+_LAST = ("downsamplers", "upsamplers", "skip_conv")
+
+
+def inner_layers(split: Split) -> tuple[str, ...]:
+    """The layers inside the blocks, in the order of the host's calls; 44 in Stable Diffusion 1.5 as in the paper's Table 7.
+
+    >>> inner_layers(split_denoiser(pipe.unet))[:3]  # doctest: +SKIP
+    ('down_blocks.0.resnets.0', 'down_blocks.0.attentions.0', 'down_blocks.0.resnets.1')
+    """
+    return tuple(f"{block}.{layer}" for block, child in split.blocks.items() for layer in _layers_of(child))
+
+
+def _layers_of(block: nn.Module) -> list[str]:
+    lists = {name: child for name, child in block.named_children() if isinstance(child, nn.ModuleList)}
+    turns = [name for name in _TURNS if name in lists]
+    most = max((len(lists[name]) for name in turns), default=0)
+    # A mid block runs one ResNet more than attentions, and begins with it; each turn then is attention, ResNet.
+    inside = [f"{name}.{i}" for i in range(most) for name in turns if i < len(lists[name])]
+    return inside + [f"{name}.{i}" for name in _LAST if name in lists for i in range(len(lists[name]))]
+
+
 def frames_of(model: nn.Module, sample: Tensor) -> int:
     """How many rows of the features belong to one row of the sample: its frames in video models, else 1."""
     axis = next((axis for kind, axis in _FRAMES_AXIS.items() if isinstance(model, kind)), None)
@@ -205,25 +229,32 @@ def is_first_stage(scheduler: Any) -> bool:
     return bool(getattr(scheduler, "state_in_first_order", True))
 
 
-def conditional_rows(pipe: Any, arguments: Mapping[str, Any]) -> slice:
-    """The rows of the sample that belong to the prompt, for a call of the pipeline's denoiser.
+def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditional") -> slice:
+    """The rows of the sample that belong to the prompt, or those that belong to the negative one, for a call of the denoiser.
+
+    `half`: "conditional", "unconditional" or "all"; without guidance all rows belong to the prompt.
 
     Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
     null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
     """
     model = denoiser_of(pipe)
-    sample = arguments[sample_argument(model)]
-    rows, half = len(sample), len(sample) // 2
-    everything = slice(0, rows)
-    if rows % 2:
-        return everything
+    rows = len(arguments[sample_argument(model)])
+    first, second = slice(0, rows // 2), slice(rows // 2, rows)
+    if half == "all" or rows % 2 or not _is_guided(pipe, model, arguments, first, second):
+        return slice(0, rows)
+    prompt_is_first = isinstance(model, DiTTransformer2DModel)
+    return first if prompt_is_first == (half == "conditional") else second
+
+
+def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:
     if isinstance(model, DiTTransformer2DModel):
         null = arguments["class_labels"] == model.config.num_embeds_ada_norm
-        return slice(0, half) if bool(null[half:].all()) and not bool(null[:half].any()) else everything
-    guided = getattr(pipe, "do_classifier_free_guidance", None)
-    if guided is None:
-        guided = arguments.get("encoder_hidden_states") is not None and torch.equal(sample[:half], sample[half:])
-    return slice(half, rows) if guided else everything
+        return bool(null[second].all()) and not bool(null[first].any())
+    told = getattr(pipe, "do_classifier_free_guidance", None)
+    if told is not None:
+        return bool(told)
+    sample = arguments["sample"]
+    return arguments.get("encoder_hidden_states") is not None and torch.equal(sample[first], sample[second])
 
 
 def sample_argument(model: nn.Module) -> str:

@@ -101,10 +101,10 @@ FAMILIES: dict[str, Family] = {
         "attention_head_dim": 4,
     }, frames_axis=2),
     "spatio-temporal": Family(UNetSpatioTemporalConditionModel, {
-        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": WIDTH,
+        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 12,
+        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH,
     }, frames_axis=1),
     "motion": Family(UNetMotionModel, VIDEO | {
         "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"), "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from models import conditions, denoiser_pipe, loop, pipeline, run
+from models import FAMILIES, FRAMES, conditions, denoiser_pipe, loop, pipeline, run
 
 import fastdiff_lab as fl
 from fastdiff_lab.analysis import KINDS
@@ -141,15 +141,103 @@ def test_an_unknown_layer_says_which_are_close(recorded):
         recorded["down_blocks"]
     with pytest.raises(KeyError, match="only statistics of 'mid_block' were recorded"):
         recorded["mid_block"]
-    with pytest.raises(TypeError, match="accepted: a list of names"), fl.record(pipe, layers="mid_block"):
+    with pytest.raises(KeyError, match="no layer 'up_block.*resnet"), fl.record(pipe, layers="up_block.*resnet"):
+        pass
+    with pytest.raises(KeyError, match="the function chose none of"), fl.record(pipe, keep=lambda name: False):
         pass
 
 
-def test_features_that_need_too_much_memory():
+def test_layers_by_name_pattern_and_function():
     pipe = denoiser_pipe()
-    with pytest.raises(MemoryError, match="needs at least .* bytes, max_bytes is 1000"):
-        with fl.record(pipe, keep=[LAYER], max_bytes=1000):
+    for asked in (
+        ["mid_block.resnets.1", "mid_block.resnets.0"],
+        "mid_block.resnets.?",
+        lambda name: name.startswith("mid_block.res") and len(name) == 19,
+    ):
+        with fl.record(pipe, layers=asked) as recording:
+            loop(pipe, 2, conditions())
+        assert recording.layers == ("mid_block.resnets.0", "mid_block.resnets.1") and recording.parts == ("encoder",) * 2
+
+
+def test_the_paper_counts_44_layers():
+    pipe = denoiser_pipe()
+    with fl.record(pipe, layers="inner") as recording:
+        loop(pipe, 2, conditions())
+    assert len(recording.layers) == 44  # Table 7
+    assert recording.layers[:5] == tuple(
+        f"down_blocks.0.{name}" for name in ("resnets.0", "attentions.0", "resnets.1", "attentions.1", "downsamplers.0")
+    )
+    assert recording.layers[17:20] == ("mid_block.resnets.0", "mid_block.attentions.0", "mid_block.resnets.1")
+    assert recording.parts.count("encoder") == 20
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_denoiser_class_is_recorded_without_touching_it(name):
+    pipe = denoiser_pipe(name)
+    untouched = loop(pipe, 3, conditions(name))
+    with fl.record(
+        pipe, layers="inner" if name != "dit" else None, keep=lambda layer: "blocks.0" in layer and layer.count(".") == 1
+    ) as recording:
+        assert torch.equal(loop(pipe, 3, conditions(name)), untouched)
+    frames = FRAMES if FAMILIES[name].frames_axis else 1
+    assert recording.num_samples == 2 * frames
+    assert recording.statistics["change"][:, 1:].gt(0).all() and set(recording.parts) == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize(("half", "rows"), [("conditional", slice(2, 4)), ("unconditional", slice(0, 2)), ("all", slice(0, 4))])
+def test_the_half_of_the_rows_that_is_recorded(half, rows):
+    pipe = pipeline(dtype=torch.float32)
+    seen = []
+    handle = pipe.unet.up_blocks[2].register_forward_hook(lambda m, a, output: seen.append(output.clone()))
+    with fl.record(pipe, keep=[LAYER], half=half) as recording:
+        run(pipe)
+    handle.remove()
+    assert torch.equal(recording[LAYER][:, 3], seen[3][rows])
+    with (
+        pytest.raises(ValueError, match="half='text' asked; accepted: conditional, unconditional, all"),
+        fl.record(pipe, half="text"),
+    ):
+        pass
+
+
+def test_a_transformer_has_the_prompt_in_the_first_half():
+    pipe = denoiser_pipe("dit")
+    labels = torch.tensor([7, 8, 1000, 1000])  # DiTPipeline: the null class stands in the second half
+    seen = []
+    handle = pipe.transformer.transformer_blocks[1].register_forward_hook(lambda m, a, output: seen.append(output.clone()))
+    with fl.record(pipe, keep=["transformer_blocks.1"]) as recording:
+        loop(pipe, 2, {"class_labels": labels}, rows=4)
+    handle.remove()
+    assert torch.equal(recording["transformer_blocks.1"][:, 1], seen[1][:2])
+
+
+def test_pipelines_that_do_not_tell_whether_they_guide():
+    """DeepFloyd-IF and LDM give the same sample to both halves, the negative prompt first."""
+    pipe = denoiser_pipe()
+    pipe.scheduler.set_timesteps(1)
+    both = torch.randn(2, 4, 8, 8, dtype=torch.float64).repeat(2, 1, 1, 1)
+    with fl.record(pipe) as recording:
+        pipe.unet(both, pipe.scheduler.timesteps[0], **conditions(rows=4))
+    assert recording.num_samples == 2
+    with fl.record(pipe) as recording:
+        pipe.scheduler.set_timesteps(1)
+        pipe.unet(torch.randn(4, 4, 8, 8, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions(rows=4))
+    assert recording.num_samples == 4
+
+
+def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
+    pipe = denoiser_pipe()
+    steps = []
+    with pytest.raises(
+        MemoryError, match=r"features of 1 layers needs 49152 bytes, max_bytes is 49151; the largest is up_blocks.2"
+    ):
+        with fl.record(pipe, keep=[LAYER], max_bytes=49151):
+            pipe.unet.conv_in.register_forward_hook(lambda *_: steps.append(1))
             loop(pipe, 3, conditions())
+    assert not steps
+    with fl.record(pipe, keep=[LAYER], max_bytes=49152) as recording:
+        loop(pipe, 3, conditions())
+    assert recording[LAYER].nbytes == 49152
 
 
 def test_tables(recorded):
@@ -163,6 +251,35 @@ def test_tables(recorded):
     assert len(fl.feature_norm(recorded)) == 2 * 10 * 10
     with pytest.raises(ValueError, match="kind='mse' asked; accepted: squared, relative, cosine"):
         fl.feature_change(recorded, "mse")
+
+
+def test_similarity_and_clusters_of_steps(recorded):
+    similarity = fl.step_similarity(recorded, LAYER)
+    assert similarity.shape == (10, 10) and np.allclose(np.diag(similarity), 1, atol=1e-5)
+    one = recorded[LAYER][:, [2, 7]].flatten(2).double()
+    expected = torch.nn.functional.cosine_similarity(one[:, 0], one[:, 1], dim=-1).mean()
+    assert similarity[2, 7] == pytest.approx(float(expected), abs=1e-5)
+    for count in (1, 4, 10):
+        labels = fl.step_clusters(similarity, count)
+        assert labels[0] == 0 and sorted(labels) == labels.tolist() and len(set(labels)) == count
+    blocks = np.kron(np.eye(2), np.ones((3, 3)))
+    assert fl.step_clusters(blocks, 2).tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match="11 groups asked of 10 steps; accepted: 1 to 10"):
+        fl.step_clusters(similarity, 11)
+
+
+def test_maps_of_a_transformer():
+    pipe = denoiser_pipe("dit")
+    with fl.record(pipe, keep=["transformer_blocks.0"]) as recording:
+        loop(pipe, 3, conditions("dit"))
+    assert fl.pca_maps(recording, "transformer_blocks.0").shape == (3, 4, 4, 3)
+
+
+def test_encoder_against_decoder_in_numbers(recorded):
+    table = fl.of_parts(fl.feature_change(recorded))
+    change = recorded.statistics["change"][:, 1:]
+    decoder = [recorded.parts[place] == "decoder" for place in range(10)]
+    assert table.loc["decoder", "mean"] == pytest.approx(float(change[..., decoder].mean()), rel=1e-4)
 
 
 def test_pca_maps_share_one_basis(recorded):

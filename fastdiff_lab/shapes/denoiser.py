@@ -30,6 +30,8 @@ UNCONDITIONAL_SHARE = 0.1
 # The mean of a picture shows through the noise even at the last time-step; noise with a mean of its own makes the denoiser
 # read the background's colour from the text instead ("offset noise").
 OFFSET_NOISE = 0.1
+LAYOUT_SHARE = 0.5  # of the training
+LATER_CAP = 10.0
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -84,13 +86,25 @@ def encode_scenes(
         return EncodedScenes(stored.get_tensor("latents"), stored.get_tensor("tokens"))
 
 
-def loss_weight(scheduler: DDIMScheduler) -> Tensor:
+def loss_weight(scheduler: DDIMScheduler, cap: float = float("inf")) -> Tensor:
     """The weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR, which makes it the v-loss.
 
-    The plain epsilon loss hardly looks at the noisiest steps, where background and layout are decided.
+    The plain epsilon loss hardly looks at the noisiest steps, where background and layout are decided; with a `cap` on the
+    weight the steps at which an object's colour and shape are decided keep their share.
     """
-    weight = 1 / scheduler.alphas_cumprod
+    weight = (1 / scheduler.alphas_cumprod).clamp(max=cap)
     return weight / weight.mean()
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Which time-steps are drawn, as 1000 (1 - u ** `power`), and how their errors are weighted."""
+
+    power: float
+    weight: Tensor
+
+    def time_steps(self, count: int, generator: torch.Generator) -> Tensor:
+        return (1000 * (1 - torch.rand(count, generator=generator) ** self.power)).long().clamp(max=999)
 
 
 def train_denoiser(
@@ -114,15 +128,16 @@ def train_denoiser(
     `unconditional`: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
     """
     scheduler = new_scheduler()
-    weight = loss_weight(scheduler).to(device)
+    # Background and layout are decided at the noisiest steps and are learned first; then come the objects' colours and shapes.
+    layout, objects = _Stage(2.0, loss_weight(scheduler).to(device)), _Stage(1.0, loss_weight(scheduler, LATER_CAP).to(device))
     text_encoder = text_encoder.to(device).eval().requires_grad_(False)
 
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
         generator = torch.Generator().manual_seed(step)
         chosen = scenes(progress, step)
         rows = torch.randint(len(chosen.latents), (batch,), generator=generator).to(chosen.latents.device)
-        # Background and layout are decided at the noisiest steps and are learned last, so those are drawn more often.
-        time_steps = (1000 * (1 - torch.rand(batch, generator=generator).square())).long().clamp(max=999).to(device)
+        stage = layout if progress < LAYOUT_SHARE else objects
+        time_steps = stage.time_steps(batch, generator).to(device)
         noise = torch.randn((batch, *chosen.latents.shape[1:]), generator=generator)
         noise = (noise + OFFSET_NOISE * torch.randn((batch, 4, 1, 1), generator=generator)).to(device)
         dropped = (torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE).to(device)
@@ -131,7 +146,7 @@ def train_denoiser(
         with torch.no_grad():
             text = text_encoder(tokens).last_hidden_state
         predicted = model(noisy, time_steps, text).sample
-        return (weight[time_steps] * (predicted.float() - noise).square().mean(dim=(1, 2, 3))).mean()
+        return (stage.weight[time_steps] * (predicted.float() - noise).square().mean(dim=(1, 2, 3))).mean()
 
     return fit(
         new_unet().to(device), loss, name="unet", folder=folder, learning_rate=learning_rate, max_steps=max_steps,
