@@ -12,8 +12,10 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
+from .comparison import compare, compare_pictures
 from .decoding import Counts
-from .evaluation import Arm, compare
+from .evaluation import Arm
+from .metrics import paired_difference
 from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
@@ -29,11 +31,13 @@ __all__ = [
     "KeySchedule",
     "Recording",
     "compare",
+    "compare_pictures",
     "encoder_propagation",
     "feature_change",
     "feature_norm",
     "load_pipeline",
     "of_parts",
+    "paired_difference",
     "pca_maps",
     "prior_noise_injection",
     "prompt_accuracy",

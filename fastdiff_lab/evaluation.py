@@ -1,35 +1,29 @@
-"""What an accelerated sampler costs and gives, beside the untouched run.
+"""One way of running a pipeline, and what it gives and costs.
 
-- `compare(pipe, arms, prompts, ...)`: one row per arm
 - `Arm`: one way of running the pipeline
-- `sample(pipe, arm, prompts, ...)`: pictures and latents of one arm
+- `sample(pipe, arm, prompts, ...)`: pictures, latents and counts of one arm
+- `denoiser_calls`, `denoiser_arguments`: how often and with what a run calls the denoiser
 """
 
 from __future__ import annotations
 
 import inspect
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
-from tqdm import tqdm
 
 from .decoding import Counts
-from .flops import count_flops
 from .hooks import replaced_call
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
-from .shapes.judge import prompt_accuracy
 from .split import denoiser_of
 
 
@@ -37,19 +31,33 @@ from .split import denoiser_of
 class Arm:
     """One way of running the pipeline; `Arm()` is the untouched run.
 
-    `schedule`: encoder propagation with these key steps. `parallel_decoding`, `prior_noise`: as in `encoder_propagation` and
-    `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler with so many steps, evenly spaced
-    from the time-step at which the untouched run begins.
+    `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
+    `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
+    with so many steps, evenly spaced from the time-step at which the untouched run begins; with more steps than that run, DDIM
+    from the first training time-step on, which converges to the exact solution.
     """
 
     schedule: KeySchedule | None = None
+    what: str = "encoder"
+    order: int = 0
     parallel_decoding: bool = True
+    max_rows: int | None = None
+    encoder_blocks: int | None = None
     prior_noise: float = 0.0
     steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule is not None and self.steps is not None:
-            raise ValueError("an arm has a schedule or fewer plain steps, not both")
+            raise ValueError("an arm has a schedule or other plain steps, not both")
+
+    def about(self) -> dict[str, Any]:
+        """The arm's fields as text and numbers, with the schedule in its text form."""
+        return asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
+
+    def propagation(self) -> dict[str, Any]:
+        """The options of `encoder_propagation`."""
+        names = ("what", "order", "parallel_decoding", "max_rows", "encoder_blocks")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass
@@ -85,10 +93,10 @@ def sample(
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:
-            pipe.scheduler = _from_the_same_start(scheduler, arm.steps, num_inference_steps)
+            pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
         counts = _count(pipe, stack) if arm.schedule is None else stack.enter_context(
-            encoder_propagation(pipe, arm.schedule, parallel_decoding=arm.parallel_decoding)
+            encoder_propagation(pipe, arm.schedule, **arm.propagation())
         )  # fmt: skip
         if arm.prior_noise:
             stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
@@ -105,9 +113,11 @@ def sample(
     return Sampled(decode(pipe, latents), latents, counts, seconds)
 
 
-def _from_the_same_start(scheduler: Any, steps: int, of: int) -> Any:
-    """The scheduler for fewer plain steps that begin at the same time-step as `of` steps do, so that z_T means the same."""
+def _plain(scheduler: Any, steps: int, of: int) -> Any:
+    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same."""
     kind, config = type(scheduler), scheduler.config
+    if steps > of:
+        return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
 
     def first(steps: int, **options: Any) -> float:
         probe = kind.from_config(config, **options)
@@ -115,8 +125,6 @@ def _from_the_same_start(scheduler: Any, steps: int, of: int) -> Any:
         return float(probe.timesteps[0])
 
     offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
-    if offset < 0:
-        raise ValueError(f"{steps} plain steps asked beside {of}; accepted: as many or fewer")
     return kind.from_config(config, timestep_spacing="leading", steps_offset=offset)
 
 
@@ -139,7 +147,16 @@ def _count(pipe: Any, stack: ExitStack) -> Counts:
 @torch.no_grad()
 def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     """The pictures of latents that a pipeline gave."""
-    decoded = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    vae, dtype = pipe.vae, pipe.vae.dtype
+    # Some autoencoders (SDXL's) overflow in float16 and say so in their config.
+    in_float32 = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+    try:
+        if in_float32:
+            vae.to(torch.float32)
+        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+    finally:
+        if in_float32:
+            vae.to(dtype)
     return pipe.image_processor.postprocess(decoded, output_type="pil")
 
 
@@ -163,82 +180,6 @@ def denoiser_arguments(pipe: Any, prompt: str, guidance_scale: float = 5.0) -> d
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 
 
-def fidelity(images: Sequence[Image.Image], baseline: Sequence[Image.Image]) -> pd.DataFrame:
-    """PSNR in dB (infinite for identical pictures) and SSIM of each picture to the baseline's."""
-    rows = []
-    for image, reference in zip(images, baseline, strict=True):
-        a, b = (torch.from_numpy(np.asarray(i, dtype=np.float32) / 255).permute(2, 0, 1)[None] for i in (image, reference))
-        rows.append({
-            "mse": float((a - b).square().mean()),
-            "psnr": float(peak_signal_noise_ratio(a, b, data_range=1.0)),
-            "ssim": float(structural_similarity_index_measure(a, b, data_range=1.0)),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def mean_psnr(mse: pd.Series) -> float:
-    """PSNR of the averaged squared error in dB: a mean of decibels would hide the worst pictures."""
-    error = float(mse.mean())
-    return float("inf") if error == 0 else -10 * float(np.log10(error))
-
-
-def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm]) -> dict[str, Arm]:
-    """The given arms, with those that must stand beside them: untouched, uniform keys and as many plain steps."""
-    given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
-    beside = {"untouched": Arm()}
-    for count in sorted({len(arm.schedule.keys) for arm in given.values() if arm.schedule is not None}):
-        beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
-        beside[f"plain {count} steps"] = Arm(steps=count)
-    return beside | given
-
-
-def compare(
-    pipe: Any,
-    arms: Mapping[str, KeySchedule | Arm],
-    prompts: Sequence[str],
-    *,
-    seeds: Sequence[int] = (0,),
-    num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
-    repeats: int = 3,
-    batch: int = 16,
-) -> pd.DataFrame:
-    """Runs each arm on each prompt and seed, and says what it costs and how near it comes to the untouched run.
-
-    >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
-
-    `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys and as many plain steps are always added.
-    `repeats`: timed runs of one picture per arm, after one that is not timed; the arms take turns. `batch`: pictures at once.
-
-    Returns one row per arm: evaluations per picture, GFLOPs per picture (2 per multiply-add), `seconds` (median) and `ratio` to
-    untouched, `psnr` (of the averaged error) and `psnr_worst` in dB, `ssim`, `ssim_worst`, and `prompt_accuracy` (share of
-    pictures with all attributes right; NaN if the prompts are not captions of scenes).
-    """
-    if not prompts or not seeds:
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms)
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
-    drawn = {name: _draw(pipe, arm, tasks, batch, options) for name, arm in tqdm(ways.items(), desc="arms", leave=False)}
-    seconds = _seconds(pipe, ways, tasks[0], repeats, options)
-    flops = count_flops(denoiser_of(pipe), denoiser_arguments(pipe, prompts[0], guidance_scale))
-    asked = [prompt for prompt, _ in tasks]
-    rows = []
-    for name in ways:
-        images, counts = drawn[name]
-        near = fidelity(images, drawn["untouched"][0])
-        rows.append({
-            "arm": name,
-            "encoder_calls": counts.encoder_calls, "decoder_calls": counts.decoder_calls, "forward_calls": counts.forward_calls,
-            "gflops": flops.of_run(counts.encoder_calls, counts.decoder_calls) / 1e9,
-            "seconds": seconds[name], "ratio": seconds["untouched"] / seconds[name],
-            "psnr": mean_psnr(near["mse"]), "psnr_worst": near["psnr"].min(),
-            "ssim": near["ssim"].mean(), "ssim_worst": near["ssim"].min(),
-            "prompt_accuracy": _accuracy(images, asked),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
     """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps."""
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
@@ -246,29 +187,3 @@ def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(num_inference_steps)
     return len(scheduler.timesteps)
-
-
-def _draw(pipe: Any, arm: Arm, tasks: list[tuple[str, int]], batch: int, options: dict) -> tuple[list[Image.Image], Counts]:
-    images: list[Image.Image] = []
-    for start in range(0, len(tasks), batch):
-        prompts, seeds = zip(*tasks[start : start + batch], strict=True)
-        sampled = sample(pipe, arm, prompts, seeds, **options)
-        images += sampled.images
-    return images, sampled.counts
-
-
-def _seconds(pipe: Any, ways: dict[str, Arm], task: tuple[str, int], repeats: int, options: dict) -> dict[str, float]:
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, arm in ways.items():
-            seconds = sample(pipe, arm, [task[0]], [task[1]], **options).seconds
-            if turn:
-                measured[name].append(seconds)
-    return {name: statistics.median(values) if values else float("nan") for name, values in measured.items()}
-
-
-def _accuracy(images: list[Image.Image], prompts: list[str]) -> float:
-    try:
-        return float(prompt_accuracy(images, prompts)["all"].mean())
-    except (ValueError, FileNotFoundError):
-        return float("nan")

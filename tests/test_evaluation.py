@@ -10,8 +10,9 @@ from PIL import Image
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import Arm, denoiser_arguments, fidelity, mean_psnr, sample
+from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
 from fastdiff_lab.flops import count_flops
+from fastdiff_lab.metrics import fidelity, mean_psnr
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
@@ -20,30 +21,6 @@ PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
 @pytest.fixture(scope="module")
 def pipe():
     return fl.load_pipeline()
-
-
-@pytest.fixture(scope="module")
-def table(pipe):
-    with torch.no_grad():
-        arms = {"paper": fl.KeySchedule.paper(50).rescaled(10), "every step": fl.KeySchedule(10, range(10))}
-        return fl.compare(pipe, arms, PROMPTS, num_inference_steps=10, repeats=1).set_index("arm")
-
-
-def test_the_honest_rivals_are_always_there(table):
-    assert list(table.index) == [
-        "untouched", "uniform 9", "plain 9 steps", "uniform 10", "plain 10 steps", "paper", "every step",
-    ]  # fmt: skip
-
-
-def test_costs_and_fidelity(table):
-    assert table.loc["untouched", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [10, 10, 10]
-    assert table.loc["paper", ["encoder_calls", "decoder_calls", "forward_calls"]].tolist() == [9, 10, 9]
-    assert table.loc["plain 9 steps", "encoder_calls"] == 9
-    for name in ("untouched", "every step", "uniform 10", "plain 10 steps"):
-        assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1, abs=1e-4)
-    assert np.isfinite(table.loc["paper", "psnr"])
-    assert table.loc["paper", "gflops"] < table.loc["untouched", "gflops"]
-    assert (table["psnr_worst"] <= table["psnr"] + 1e-6).all() and table["prompt_accuracy"].between(0, 1).all()
 
 
 def test_the_batch_changes_nothing(pipe):
@@ -55,8 +32,6 @@ def test_the_batch_changes_nothing(pipe):
 def test_as_many_plain_steps_are_the_untouched_run(pipe):
     plain, untouched = (sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=10).latents for arm in (Arm(steps=10), Arm()))
     assert torch.equal(plain, untouched)
-    with pytest.raises(ValueError, match="20 plain steps asked beside 10"):
-        sample(pipe, Arm(steps=20), PROMPTS[:1], [0], num_inference_steps=10)
 
 
 def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
@@ -120,7 +95,7 @@ def test_bad_input(pipe):
         fl.compare(pipe, {}, [])
     with pytest.raises(ValueError, match="0 steps asked; accepted: a whole number of 1 or more"):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
-    with pytest.raises(ValueError, match="a schedule or fewer plain steps, not both"):
+    with pytest.raises(ValueError, match="a schedule or other plain steps, not both"):
         Arm(fl.KeySchedule.paper(50), steps=3)
 
 

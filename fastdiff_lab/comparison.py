@@ -1,0 +1,263 @@
+"""What accelerated samplers cost and give, beside the untouched run.
+
+- `compare(pipe, arms, prompts, ...)`: one row per arm
+- `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
+- `summarised(pictures)`: means, worst cases and intervals
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from torch import nn
+from tqdm import tqdm
+
+from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .flops import count_flops
+from .metrics import fidelity, interval, mean_psnr
+from .schedule import KeySchedule
+from .shapes.judge import prompt_accuracy
+from .split import denoiser_of
+from .store import Result, Store
+
+Task = tuple[str, int]  # prompt and seed
+UNTOUCHED, REFERENCE = "untouched", "reference"
+LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+
+
+def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm]) -> dict[str, Arm]:
+    """The given arms, after those that must stand beside them: untouched, uniform keys and as many plain steps."""
+    given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
+    beside = {UNTOUCHED: Arm()}
+    for count in sorted({len(arm.schedule.keys) for arm in given.values() if arm.schedule is not None}):
+        beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
+        beside[f"plain {count} steps"] = Arm(steps=count)
+    return beside | given
+
+
+def compare(
+    pipe: Any,
+    arms: Mapping[str, KeySchedule | Arm],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    reference_steps: int | None = None,
+    repeats: int = 3,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> pd.DataFrame:
+    """Runs each arm on each prompt and seed, and says what it costs and how near it comes to the untouched run.
+
+    >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
+
+    `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys and as many plain steps are always added.
+    `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
+    `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
+    arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
+    enclosing `joblib.parallel_config` says). `store`: file that keeps each result as it comes: the same call goes on where a killed one
+    stopped, and other arms are added to what is there.
+
+    Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
+    picture, up to the latents), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of the averaged error in dB, `ssim`,
+    `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval `_low`, `_high`; the same
+    with `reference_` before; and `prompt_accuracy` (share of pictures with all attributes right; NaN if the prompts are no
+    captions of scenes). `pictures` is the sample size.
+    """
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms)
+    pictures = compare_pictures(
+        pipe, arms, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, **options
+    )
+    quality = summarised(pictures)
+    costs = _costs(pipe, ways, (prompts[0], seeds[0]), repeats, options)
+    gflops = _gflops(pipe, ways, quality, prompts[0], guidance_scale)
+    costs = costs.assign(gflops=gflops, gmacs=gflops / 2)
+    calls = ["encoder_calls", "decoder_calls", "forward_calls"]
+    return quality[calls].join(costs).join(quality.drop(columns=calls)).rename_axis("arm").reset_index()
+
+
+def compare_pictures(
+    pipe: Any,
+    arms: Mapping[str, KeySchedule | Arm],
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    reference_steps: int | None = None,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> pd.DataFrame:
+    """Runs each arm on each prompt and seed; arguments as for `compare`.
+
+    >>> compare_pictures(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("arm")["psnr"].min()  # doctest: +SKIP
+
+    Returns one row per arm, prompt and seed: evaluations, `mse`, `psnr`, `ssim`, `latent_mse` to the untouched run (and to the
+    reference), `prompt_accuracy`.
+    """
+    tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
+    if not tasks:
+        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")
+    if reference_steps is not None and not reference_steps > num_inference_steps:
+        raise ValueError(
+            f"reference_steps={reference_steps} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
+        )
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms)
+    if reference_steps is not None:
+        ways = {REFERENCE: Arm(steps=reference_steps)} | ways
+    of = _settings(pipe, options)
+    with Store(store) as kept:
+        _run_missing(pipe, ways, tasks, of, options, batch, n_jobs, kept)
+        results = {name: kept.read(_key(of, arm, task) for task in tasks) for name, arm in ways.items()}
+    return pd.concat([_rows(name, tasks, results) for name in ways if name != REFERENCE], ignore_index=True)
+
+
+def _settings(pipe: Any, options: dict[str, Any]) -> str:
+    """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
+    digest = hashlib.sha256()
+    for part in ("unet", "transformer", "text_encoder", "vae"):
+        model = getattr(pipe, part, None)
+        for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
+            digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
+    scheduler = {name: value for name, value in dict(pipe.scheduler.config).items() if name != "_diffusers_version"}
+    model = denoiser_of(pipe)
+    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler, options, str(next(model.parameters()).device.type)]
+    return digest.hexdigest() + json.dumps(about, sort_keys=True, default=str)
+
+
+def _key(settings: str, arm: Arm, task: Task) -> str:
+    text = json.dumps([settings, arm.about(), task], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _run_missing(
+    pipe: Any, ways: dict[str, Arm], tasks: list[Task], of: str, options: dict, batch: int, n_jobs: int | None, store: Store
+) -> None:
+    """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced."""
+    lost = 0
+    with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
+        while pending := list(_pending(ways, tasks, of, batch, store)):
+            bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
+            jobs = (joblib.delayed(_run)(pipe, arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
+            try:
+                for results in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
+                    store.add(results)
+                    bar.update(len(results))
+                    lost = 0
+            except TerminatedWorkerError:
+                lost += 1
+                if lost >= LOST_WORKERS:
+                    raise
+                warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
+
+
+def _pending(ways: dict[str, Arm], tasks: list[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
+    done = store.keys()
+    for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
+        left = [task for task in dict.fromkeys(tasks) if _key(of, arm, task) not in done]
+        yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
+
+
+def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
+    prompts, seeds = zip(*tasks, strict=True)
+    with torch.no_grad():
+        drawn = sample(pipe, arm, prompts, seeds, **options)
+    counts = asdict(drawn.counts)
+    latents = drawn.latents.cpu()
+    return {
+        key: Result(latents[row].clone(), image, counts) for row, (key, image) in enumerate(zip(keys, drawn.images, strict=True))
+    }
+
+
+def _rows(name: str, tasks: list[Task], results: dict[str, list[Result]]) -> pd.DataFrame:
+    mine = results[name]
+    table = pd.DataFrame({"arm": name, "prompt": [prompt for prompt, _ in tasks], "seed": [seed for _, seed in tasks]})
+    table = table.join(pd.DataFrame([{n: r.counts[n] for n in ("encoder_calls", "decoder_calls", "forward_calls")} for r in mine]))
+    for other, prefix in ((UNTOUCHED, ""), (REFERENCE, "reference_")):
+        if other in results:
+            table = table.join(_nearness(mine, results[other]).add_prefix(prefix))
+    return table.assign(prompt_accuracy=_accuracy(mine, tasks))
+
+
+def _nearness(mine: list[Result], other: list[Result]) -> pd.DataFrame:
+    near = fidelity([result.image for result in mine], [result.image for result in other])
+    return near.assign(
+        latent_mse=[float((a.latent.float() - b.latent.float()).square().mean()) for a, b in zip(mine, other, strict=True)]
+    )
+
+
+def _accuracy(results: list[Result], tasks: list[Task]) -> pd.Series:
+    try:
+        right = prompt_accuracy([result.image for result in results], [prompt for prompt, _ in tasks])["all"]
+    except (ValueError, FileNotFoundError):
+        return pd.Series(np.nan, index=range(len(tasks)))
+    return right.astype(float)
+
+
+def summarised(pictures: pd.DataFrame) -> pd.DataFrame:
+    """One row per arm from `compare_pictures`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
+
+    >>> summarised(compare_pictures(pipe, arms, prompts))  # doctest: +SKIP
+    """
+    rows = {name: _summary(group) for name, group in pictures.groupby("arm", sort=False)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+
+
+def _summary(rows: pd.DataFrame) -> dict[str, float]:
+    found = {name: float(rows[name].mean()) for name in ("encoder_calls", "decoder_calls", "forward_calls")}
+    for prefix in ("", "reference_"):
+        if f"{prefix}mse" not in rows:
+            continue
+        low, high = interval(rows[f"{prefix}mse"], mean_psnr)
+        found |= {f"{prefix}psnr": mean_psnr(rows[f"{prefix}mse"]), f"{prefix}psnr_worst": rows[f"{prefix}psnr"].min()}
+        found |= {f"{prefix}psnr_low": low, f"{prefix}psnr_high": high}
+        for name, worst in (("ssim", "min"), ("latent_mse", "max")):
+            values = rows[prefix + name]
+            low, high = interval(values)
+            found |= {prefix + name: values.mean(), f"{prefix}{name}_worst": getattr(values, worst)()}
+            found |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+    return found | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "pictures": len(rows)}
+
+
+def _gflops(pipe: Any, ways: dict[str, Arm], quality: pd.DataFrame, prompt: str, guidance_scale: float) -> pd.Series:
+    arguments = denoiser_arguments(pipe, prompt, guidance_scale)
+    splits = {arm.encoder_blocks for arm in ways.values()}
+    of_call = {blocks: count_flops(denoiser_of(pipe), arguments, blocks) for blocks in splits}
+    calls = quality[["encoder_calls", "decoder_calls"]]
+    return pd.Series({name: of_call[arm.encoder_blocks].of_run(*calls.loc[name]) / 1e9 for name, arm in ways.items()})
+
+
+def _costs(pipe: Any, ways: dict[str, Arm], task: Task, repeats: int, options: dict) -> pd.DataFrame:
+    """Median seconds and peak memory of one picture per arm; the arms take turns, after one turn that is not timed."""
+    device = next(denoiser_of(pipe).parameters()).device
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
+    for turn in range(repeats + 1 if repeats else 0):
+        for name, arm in ways.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            drawn = sample(pipe, arm, [task[0]], [task[1]], **options)
+            if device.type == "cuda":
+                peaks[name] = torch.cuda.max_memory_allocated(device)
+            if turn:
+                measured[name].append(drawn.seconds)
+    seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})
+    return pd.DataFrame({"seconds": seconds, "ratio": seconds[UNTOUCHED] / seconds, "peak_bytes": pd.Series(peaks)})

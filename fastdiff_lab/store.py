@@ -1,0 +1,115 @@
+"""Results that are kept as they come, so that a killed comparison goes on where it stopped.
+
+- `Result`: what one arm gave for one prompt and seed
+- `Store(path)`: results by key in one SQLite file, each written whole or not at all
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+SCHEMA = "fastdiff_lab.Store"
+VERSION = 1
+
+
+@dataclass
+class Result:
+    """What one arm gave for one prompt and seed: the final latent (channels, height, width), the picture, evaluations."""
+
+    latent: Tensor
+    image: Image.Image
+    counts: dict[str, int]
+
+
+class Store:
+    """Results by key, in memory or in a file.
+
+    >>> with Store("runs/compare.sqlite") as store:  # doctest: +SKIP
+    ...     store.add({key: result})
+    ...     store.keys()
+
+    Raises ValueError for a file that is no store of ours. A file from elsewhere can do no harm: it holds tensors as safetensors, pictures
+    as PNG and numbers as JSON.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.name = "the store in memory" if path is None else str(path)
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(":memory:" if path is None else path)
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            self.connection.close()
+            raise ValueError(
+                f"{self.name} is no {SCHEMA} file ({error}); accepted: a new path, or a file that compare wrote"
+            ) from None
+        except ValueError:
+            self.connection.close()
+            raise
+
+    def _open(self) -> None:
+        tables = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            with self.connection:
+                self.connection.execute("CREATE TABLE about (schema TEXT, version INTEGER)")
+                self.connection.execute("INSERT INTO about VALUES (?, ?)", (SCHEMA, VERSION))
+                self.connection.execute("CREATE TABLE results (key TEXT PRIMARY KEY, counts TEXT, latent BLOB, picture BLOB)")
+        elif "about" not in tables or self.connection.execute("SELECT * FROM about").fetchall() != [(SCHEMA, VERSION)]:
+            raise ValueError(f"{self.name} is no {SCHEMA} of version {VERSION}; accepted: a new path, or a file that compare wrote")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def keys(self) -> set[str]:
+        """The keys of all results."""
+        return {key for (key,) in self.connection.execute("SELECT key FROM results")}
+
+    def add(self, results: dict[str, Result]) -> None:
+        """Writes results, all of them or none. Raises ValueError for a key that is there already."""
+        rows = [(key, *_as_row(result)) for key, result in results.items()]
+        try:
+            with self.connection:
+                self.connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
+        except sqlite3.IntegrityError:
+            raise ValueError(f"{self.name} holds one of these results already") from None
+
+    def read(self, keys: Iterable[str]) -> list[Result]:
+        """The results of some keys, in their order. Raises KeyError for one that is not there, ValueError for a damaged one."""
+        return [self._read(key) for key in keys]
+
+    def _read(self, key: str) -> Result:
+        with closing(self.connection.execute("SELECT counts, latent, picture FROM results WHERE key = ?", (key,))) as found:
+            row = found.fetchone()
+        if row is None:
+            raise KeyError(f"{self.name} has no result {key}")
+        try:
+            image = Image.open(io.BytesIO(row[2]), formats=["PNG"])
+            image.load()
+            return Result(safetensors.torch.load(row[1])["latent"], image, {str(n): int(c) for n, c in json.loads(row[0]).items()})
+        except (safetensors.SafetensorError, json.JSONDecodeError, UnidentifiedImageError, KeyError, TypeError, OSError) as error:
+            raise ValueError(f"{self.name}: result {key} is damaged ({error}); remove the file, or give another") from None
+
+
+def _as_row(result: Result) -> tuple[str, bytes, bytes]:
+    return json.dumps(result.counts), safetensors.torch.save({"latent": result.latent.contiguous()}), _png(result.image)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,185 @@
+"""compare: the honest table, its store, and what happens when it is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import fastdiff_lab as fl
+from fastdiff_lab import Arm, comparison
+from fastdiff_lab.comparison import summarised
+from fastdiff_lab.evaluation import sample
+from fastdiff_lab.metrics import fidelity, interval, mean_psnr
+from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.store import Result, Store
+
+PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
+OPTIONS = {"num_inference_steps": 10}
+CALLS = ["encoder_calls", "decoder_calls", "forward_calls"]
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def arms():
+    paper = fl.KeySchedule.paper(50).rescaled(10)
+    return {"paper": paper, "every step": fl.KeySchedule(10, range(10)), "prediction": Arm(paper, what="prediction")}
+
+
+@pytest.fixture(scope="module")
+def pictures(pipe, arms):
+    with torch.no_grad():
+        return fl.compare_pictures(pipe, arms, PROMPTS, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def table(pipe, arms):
+    with torch.no_grad():
+        return fl.compare(pipe, arms, PROMPTS, repeats=1, reference_steps=20, **OPTIONS).set_index("arm")
+
+
+def test_the_honest_rivals_are_always_there(table):
+    assert list(table.index) == [
+        "untouched", "uniform 9", "plain 9 steps", "uniform 10", "plain 10 steps", "paper", "every step", "prediction",
+    ]  # fmt: skip
+
+
+def test_costs_and_fidelity(table):
+    assert table.loc["untouched", CALLS].tolist() == [10, 10, 10]
+    assert table.loc["paper", CALLS].tolist() == [9, 10, 9]
+    assert table.loc["prediction", CALLS].tolist() == table.loc["plain 9 steps", CALLS].tolist() == [9, 9, 9]
+    for name in ("untouched", "every step", "uniform 10", "plain 10 steps"):
+        assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1, abs=1e-4)
+        assert table.loc[name, "latent_mse"] == 0
+    assert np.isfinite(table.loc["paper", "psnr"]) and table.loc["paper", "latent_mse"] > 0
+    assert table.loc["prediction", "gflops"] < table.loc["paper", "gflops"] < table.loc["untouched", "gflops"]
+    assert (table["gmacs"] * 2 == table["gflops"]).all() and (table["pictures"] == 3).all()
+    assert (table["psnr_worst"] <= table["psnr"] + 1e-6).all() and table["prompt_accuracy"].between(0, 1).all()
+    assert (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
+    assert (table["ssim_low"] <= table["ssim"] + 1e-12).all() and (table["latent_mse"] <= table["latent_mse_worst"] + 1e-12).all()
+    assert table["seconds"].gt(0).all() and table["peak_bytes"].isna().all()  # no CUDA here
+
+
+def test_the_converged_reference_shows_how_far_the_baseline_itself_is(table, pipe):
+    near = fidelity(*(sample(pipe, arm, PROMPTS, [0, 0, 0], **OPTIONS).images for arm in (Arm(), Arm(steps=20))))
+    assert table.loc["untouched", "reference_psnr"] == pytest.approx(mean_psnr(near["mse"]), abs=0.05)
+    with pytest.raises(ValueError, match="reference_steps=10 asked; accepted: more than the 10 steps"):
+        fl.compare(pipe, {}, PROMPTS, reference_steps=10, **OPTIONS)
+
+
+def test_more_plain_steps_converge(pipe):
+    latents = {steps: sample(pipe, Arm(steps=steps), PROMPTS[:1], [0], **OPTIONS).latents for steps in (40, 80, 160)}
+    assert (latents[80] - latents[160]).square().mean() < (latents[40] - latents[160]).square().mean()
+
+
+def test_the_batch_changes_nothing(pipe, arms, pictures):
+    alone = fl.compare_pictures(pipe, arms, PROMPTS, batch=1, **OPTIONS)
+    assert np.allclose(alone["mse"], pictures["mse"], atol=1e-4) and (alone["seed"] == pictures["seed"]).all()
+
+
+def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch):
+    file = tmp_path / "store.sqlite"
+    run, drawn = comparison._run, []
+
+    def counting(pipe, arm, tasks, keys, options):
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        drawn.extend(keys)
+        return run(pipe, arm, tasks, keys, options)
+
+    monkeypatch.setattr(comparison, "_run", counting)
+    with pytest.raises(KeyboardInterrupt):
+        fl.compare_pictures(pipe, arms, PROMPTS, batch=1, store=file, **OPTIONS)
+    with Store(file) as store:
+        assert store.keys() == set(drawn) and len(drawn) == 4
+    drawn.append("another")  # from now on nothing is interrupted
+    resumed = fl.compare_pictures(pipe, arms, PROMPTS, batch=1, store=file, **OPTIONS)
+    assert len(drawn) == len(set(drawn))  # nothing is computed twice
+    pd.testing.assert_frame_equal(resumed, pictures, rtol=1e-2, atol=1e-4, check_dtype=False)
+    before = len(drawn)
+    more = arms | {"noise": Arm(arms["paper"], prior_noise=0.003)}
+    fl.compare_pictures(pipe, more, PROMPTS, batch=1, store=file, **OPTIONS)
+    assert len(drawn) == before + 3  # the new arm only
+    fl.compare_pictures(pipe, arms, PROMPTS[:1], batch=1, store=file, guidance_scale=2.0, **OPTIONS)
+    assert len(drawn) > before + 3  # other settings are other results
+
+
+@pytest.mark.long
+def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
+    from joblib.externals.loky import get_reusable_executor
+
+    file = tmp_path / "store.sqlite"
+    killed = []
+
+    def kill_one():
+        while not killed:
+            time.sleep(0.2)
+            with Store(file) as store:
+                begun = store.keys()
+            workers = list(get_reusable_executor(max_workers=2)._processes) if begun else []
+            if workers:
+                os.kill(workers[0], signal.SIGKILL)
+                killed.append(workers[0])
+
+    Store(file).connection.close()
+    threading.Thread(target=kill_one, daemon=True).start()
+    with pytest.warns(UserWarning, match="a worker process was killed; its pictures are drawn again"):
+        found = fl.compare_pictures(pipe, arms, PROMPTS, batch=1, n_jobs=2, store=file, **OPTIONS)
+    assert killed
+    pd.testing.assert_frame_equal(found, pictures, rtol=1e-2, atol=1e-4, check_dtype=False)
+
+
+def test_foreign_and_damaged_stores(tmp_path):
+    text = tmp_path / "text.sqlite"
+    text.write_text("no database at all, but long enough to be looked at")
+    with pytest.raises(ValueError, match=r"is no fastdiff_lab.Store file"):
+        Store(text)
+    assert text.read_text().startswith("no database")
+    foreign = tmp_path / "foreign.sqlite"
+    connection = sqlite3.connect(foreign)
+    connection.execute("CREATE TABLE mine (x)")
+    connection.close()
+    with pytest.raises(ValueError, match=r"is no fastdiff_lab.Store of version 1"):
+        Store(foreign)
+    picture = Image.new("RGB", (8, 8))
+    with Store(tmp_path / "store.sqlite") as store:
+        store.add({"a": Result(torch.zeros(4, 2, 2), picture, {"encoder_calls": 1})})
+        with pytest.raises(ValueError, match="holds one of these results already"):
+            store.add({"b": Result(torch.zeros(1), picture, {}), "a": Result(torch.zeros(1), picture, {})})
+        assert store.keys() == {"a"}  # all of them or none
+        with pytest.raises(KeyError, match="has no result b"):
+            store.read(["b"])
+        for column in ("latent", "picture", "counts"):
+            store.connection.execute(f"UPDATE results SET {column} = CAST('x' AS BLOB)")
+            with pytest.raises(ValueError, match="result a is damaged"):
+                store.read(["a"])
+
+
+def test_intervals_and_paired_differences(pictures):
+    assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    low, high = interval(np.arange(100.0))
+    assert 40 < low < 49.5 < high < 59
+    difference = fl.paired_difference(pictures, "every step", "paper", "ssim")
+    mean = pictures.groupby("arm")["ssim"].mean()
+    assert difference["difference"] == pytest.approx(mean["every step"] - mean["paper"])
+    assert difference["low"] <= difference["difference"] <= difference["high"] and difference["pictures"] == 3
+    same = fl.paired_difference(pictures, "paper", "paper")
+    assert same["difference"] == same["low"] == same["high"] == 0
+
+
+def test_a_summary_needs_the_pictures_only(pictures, table):
+    again = summarised(pictures)
+    assert np.allclose(again["ssim"], table["ssim"])
+    assert again.loc["paper", "psnr_worst"] == pictures[pictures["arm"] == "paper"]["psnr"].min()
