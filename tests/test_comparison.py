@@ -118,7 +118,7 @@ def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch
 
 @pytest.mark.long
 def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky import reusable_executor
 
     file = tmp_path / "store.sqlite"
     killed = []
@@ -128,7 +128,7 @@ def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
             time.sleep(0.2)
             with Store(file) as store:
                 begun = store.keys()
-            workers = list(get_reusable_executor(max_workers=2)._processes) if begun else []
+            workers = list(reusable_executor._executor._processes) if begun else []
             if workers:
                 os.kill(workers[0], signal.SIGKILL)
                 killed.append(workers[0])
