@@ -23,7 +23,9 @@ from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample, synchro
 from .files import write_text
 from .flops import count_flops
 from .hooks import replaced_call
+from .memory import peak_bytes
 from .pipelines import load_pipeline
+from .recording import record
 from .schedule import KeySchedule
 from .split import denoiser_of, split_denoiser
 
@@ -81,17 +83,40 @@ def time_ceiling(pipe: Any, arguments: dict[str, Any], schedule: KeySchedule) ->
     return sum(alone[1][0] + alone[size][1] for size in sizes)
 
 
+def memory(pipe: Any, arms: dict[str, Arm], options: dict[str, Any]) -> dict[str, int]:
+    """The most bytes that the tensors of one picture hold at one time, per arm; the weights are not counted."""
+    found = {}
+    for name, arm in arms.items():
+        with peak_bytes() as peak:
+            sample(pipe, arm, [PROMPT], [0], **options)
+        found[name] = peak.bytes
+    return found
+
+
+def recording_cost(pipe: Any, options: dict[str, Any], repeats: int) -> float:
+    """Seconds with statistics of all blocks recorded by seconds without, the median of runs that take turns."""
+    ratios = []
+    for turn in range(repeats + 1):
+        plain = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+        with record(pipe):
+            recorded = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+        if turn:
+            ratios.append(recorded / plain)
+    return statistics.median(ratios)
+
+
 def measure(pipe: Any, *, num_inference_steps: int = 50, guidance_scale: float = 5.0, repeats: int = 7) -> dict[str, Any]:
     """Seconds (median) of each arm at one picture, ratios to untouched, and the ceilings for the paper's keys.
 
     >>> measure(load_pipeline(), repeats=3)["ratios"]["paper, parallel"]  # doctest: +SKIP
     """
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     calls = denoiser_calls(pipe, num_inference_steps)
     arms = _arms(calls)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(repeats + 1):
         for name, arm in arms.items():
-            drawn = sample(pipe, arm, [PROMPT], [0], num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+            drawn = sample(pipe, arm, [PROMPT], [0], **options)
             if turn:  # the first turn warms up
                 seconds[name].append(drawn.seconds)
     arguments = denoiser_arguments(pipe, PROMPT, guidance_scale)
@@ -113,6 +138,8 @@ def measure(pipe: Any, *, num_inference_steps: int = 50, guidance_scale: float =
         "seconds": median,
         "ratios": {name: median["untouched"] / value for name, value in median.items()},
         "overhead_every_step_a_key": overhead,
+        "recording_statistics": recording_cost(pipe, options, repeats),
+        "peak_bytes": memory(pipe, arms | {"paper, max_rows=10": Arm(schedule, max_rows=10)}, options),
         "flops_encoder_share": flops.encoder / flops.total,
         "flop_ceiling": calls * flops.total / flops.of_run(keys, calls),
         "time_ceiling_serial": calls * sum(alone) / (keys * alone[0] + calls * alone[1]),
