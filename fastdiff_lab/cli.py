@@ -101,12 +101,13 @@ def train(
     minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 120.0,
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    processes: Annotated[int, typer.Option(help="Processes of one thread that train the denoiser together, on the CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Train the embedded pipeline from nothing: autoencoder, judge, text encoder, denoiser."""
     from .shapes.training import train_pipeline
 
-    train_pipeline(output, minutes=minutes, device=device, threads=threads, seed=seed)
+    train_pipeline(output, minutes=minutes, device=device, threads=threads, processes=processes, seed=seed)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from fastdiff_lab.shapes import training
 from fastdiff_lab.shapes.autoencoder import crops
 from fastdiff_lab.shapes.denoiser import loss_weight, new_scheduler
 from fastdiff_lab.shapes.loop import fit, learning_rate_factor
+from fastdiff_lab.shapes.team import in_processes
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +70,49 @@ def test_crops_hold_a_part_of_an_object():
     assert float((images.flatten(2).std(dim=2).amax(dim=1) > 0.05).float().mean()) > 0.9
 
 
+def _train_together(folder: Path) -> None:
+    """In each process of a team: one model on batches of its own."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+    draws = []
+
+    def loss(model, draw, progress):
+        draws.append(draw)
+        batch = torch.randn((4, 3), generator=torch.Generator().manual_seed(draw))
+        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    fit(model, loss, name="team", folder=folder, learning_rate=1e-2, max_steps=5)
+    (folder / f"draws_{draws[0]}").write_text(" ".join(map(str, draws)) + "\n" + " ".join(map(str, model.weight.tolist()[0])))
+
+
+def test_a_team_is_one_training_with_larger_batches(tmp_path):
+    in_processes(2, tmp_path, _train_together, tmp_path)
+    (first, weights), (second, same) = ((tmp_path / f"draws_{rank}").read_text().split("\n") for rank in (0, 1))
+    assert first == "0 2 4 6 8" and second == "1 3 5 7 9" and weights == same
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+
+    def loss(model, draw, progress):
+        batch = torch.cat([torch.randn((4, 3), generator=torch.Generator().manual_seed(2 * draw + rank)) for rank in (0, 1)])
+        return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
+    fit(model, loss, name="alone", folder=tmp_path, learning_rate=1e-2, max_steps=5)
+    assert torch.allclose(model.weight[0], torch.tensor([float(value) for value in weights.split()]), atol=1e-6)
+    assert (tmp_path / "team.safetensors").exists() and not (tmp_path / "team").exists()
+
+
+def test_a_team_elsewhere_than_on_the_cpu():
+    with pytest.raises(ValueError, match="processes=2 asked on cuda; accepted: 1, or more on the CPU"):
+        training.train_pipeline(Path("nowhere"), minutes=1, device="cuda", processes=2)
+    assert not Path("nowhere").exists()
+
+
 @pytest.mark.long
-def test_a_pipeline_from_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_pipeline_from_nothing(processes, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_plan", lambda device: {"scenes": 40, "batch": 2})
     for _ in range(2):  # the second call finds everything done
-        training.train_pipeline(tmp_path, minutes=0.2, threads=2)
+        training.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
     assert pipe("a red circle on a blue background", num_inference_steps=2).images[0].size == (64, 64)
     assert (tmp_path / "judge" / "model.safetensors").exists()

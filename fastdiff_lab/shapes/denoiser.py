@@ -124,7 +124,7 @@ def train_denoiser(
 ) -> UNet2DConditionModel:
     """Trains the UNet on encoded scenes and returns it with its averaged weights.
 
-    `scenes(progress, step)`: the set that a step draws its batch from; a curriculum is a function of the progress.
+    `scenes(progress, draw)`: the set that a step draws its batch from; a curriculum is a function of the progress.
     `unconditional`: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
     """
     scheduler = new_scheduler()
@@ -132,9 +132,9 @@ def train_denoiser(
     layout, objects = _Stage(2.0, loss_weight(scheduler).to(device)), _Stage(1.0, loss_weight(scheduler, LATER_CAP).to(device))
     text_encoder = text_encoder.to(device).eval().requires_grad_(False)
 
-    def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        generator = torch.Generator().manual_seed(step)
-        chosen = scenes(progress, step)
+    def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
+        generator = torch.Generator().manual_seed(draw)
+        chosen = scenes(progress, draw)
         rows = torch.randint(len(chosen.latents), (batch,), generator=generator).to(chosen.latents.device)
         stage = layout if progress < LAYOUT_SHARE else objects
         time_steps = stage.time_steps(batch, generator).to(device)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..files import write_whole
+from .team import Team
 
 
 def learning_rate_factor(progress: float, warm_up: float = 0.03) -> float:
@@ -79,36 +80,41 @@ def fit(
     >>> ema = fit(model, lambda model, step, progress: model(batch(step)).square().mean(), name="judge", folder=Path("runs/train"),
     ...           learning_rate=1e-3, max_steps=2000)  # doctest: +SKIP
 
-    `loss(model, step, progress)` gives the loss of one step (`progress` runs from 0 to 1); it draws its own batch from the step's
-    number, so that a resumed run sees what an unbroken one would. The state goes to `folder/name.safetensors` every `save_every`
-    seconds and at the end, the losses to `folder/name.csv`; a run that finds its state there goes on. Training ends after
-    `max_steps` steps or `max_seconds` of training, whichever comes first; the learning rate follows the larger of the two shares.
+    `loss(model, draw, progress)` gives the loss of one step (`progress` runs from 0 to 1); it draws its own batch from the number
+    `draw`, which belongs to this step and process alone, so that a resumed run sees what an unbroken one would. The state goes to
+    `folder/name.safetensors` every `save_every` seconds and at the end, the losses to `folder/name.csv`; a run that finds its state
+    there goes on. Training ends after `max_steps` steps or `max_seconds` of training, whichever comes first; the learning rate
+    follows the larger of the two shares. In a team of processes (see `team.py`) all take part and the leader writes.
     """
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     checkpoint = _Checkpoint(folder / f"{name}.safetensors", model, ema, optimizer)
+    team = Team()
     step, spent = checkpoint.load()
     started = saved = time.monotonic()
     model.train()
     losses: list[tuple[int, float]] = []
-    bar = tqdm(initial=step, total=max_steps, desc=name, mininterval=2)
+    bar = tqdm(initial=step, total=max_steps, desc=name, mininterval=2, disable=not team.leads)
 
     def save() -> None:
+        if not team.leads:
+            return
         checkpoint.save(step, spent + time.monotonic() - started)
         with open(folder / f"{name}.csv", "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(losses)
         losses.clear()
         on_save(ema, step)
 
-    while step < max_steps and (used := spent + time.monotonic() - started) < max_seconds:
+    while step < max_steps and (used := team.as_the_leader(spent + time.monotonic() - started)) < max_seconds:
         progress = max(step / max_steps, used / max_seconds)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * learning_rate_factor(progress)
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            value = loss(model, step, progress)
+            value = loss(model, team.draw(step), progress)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
+        team.average_gradients(model)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,13 +24,14 @@ from .data import held_out_scenes
 from .denoiser import EncodedScenes, encode_scenes, new_scheduler, train_denoiser
 from .judge import Judge
 from .judge_training import train_judge
+from .team import in_processes
 from .text import new_tokenizer, tokens_of, train_text_encoder
 
 # Shares of the training time; encoding the scenes takes about a tenth on a CPU, hardly anything on a GPU.
 SHARES = {"autoencoder": 0.14, "judge": 0.1, "text_encoder": 0.03, "denoiser": 0.63}
 NO_LIMIT = 10**9
 # On a CPU there is no time to learn two objects well; they come in when one is learned.
-TWO_OBJECTS_FROM = 0.5
+TWO_OBJECTS_FROM = 0.8
 
 
 def _plan(device: str) -> dict[str, int]:
@@ -37,19 +39,42 @@ def _plan(device: str) -> dict[str, int]:
     return {"scenes": 12_000 if on_cpu else 200_000, "batch": 16 if on_cpu else 512}
 
 
-def train_pipeline(output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, seed: int = 0) -> None:
+def train_pipeline(
+    output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int = 1, seed: int = 0
+) -> None:
     """Trains the embedded pipeline from nothing and saves it to `output`.
 
-    >>> train_pipeline(Path("runs/shapes"), minutes=120)  # doctest: +SKIP
+    >>> train_pipeline(Path("runs/shapes"), minutes=240, processes=2)  # doctest: +SKIP
 
     Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
-    `minutes`: training time of all parts together. Raises ValueError for no time.
+    `minutes`: training time of all parts together. `processes`: so many processes of one thread each train the denoiser together,
+    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, or several processes elsewhere.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
+    if processes < 1 or (processes > 1 and device != "cpu"):
+        raise ValueError(f"processes={processes} asked on {device}; accepted: 1, or more on the CPU")
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    folder, plan = output / "training", _plan(device)
+    parts = _train_parts(output, minutes, device)
+    if processes == 1:
+        return _train_denoiser(output, minutes, device, parts)
+    in_processes(processes, output / "training", _train_denoiser, output, minutes, device)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All but the denoiser, trained, and the scenes that it learns from."""
+
+    judge: Judge
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderTiny
+    scenes: tuple[EncodedScenes, EncodedScenes]
+
+
+def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
+    folder, count = output / "training", _plan(device)["scenes"]
     seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
     if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
         new_tokenizer().save_pretrained(folder / "tokenizer")
@@ -58,34 +83,39 @@ def train_pipeline(output: Path, *, minutes: float, device: str = "cpu", threads
     text_encoder = train_text_encoder(folder, tokenizer, device=device, max_steps=NO_LIMIT, max_seconds=seconds["text_encoder"])
     vae = train_autoencoder(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["autoencoder"])
     one, two = (
-        encode_scenes(
-            vae, tokenizer, folder / f"scenes_{objects}.safetensors", objects=objects, count=plan["scenes"], device=device
-        ).to(device)
+        encode_scenes(vae, tokenizer, folder / f"scenes_{objects}.safetensors", objects=objects, count=count, device=device).to(device)
         for objects in (1, 2)
     )  # fmt: skip
+    return _Parts(judge, tokenizer, text_encoder, vae, (one, two))
+
+
+def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | None = None) -> None:
+    """Trains the denoiser; a process of a team finds the other parts' checkpoints at their end and reads them."""
+    folder, plan = output / "training", _plan(device)
+    parts = parts or _train_parts(output, minutes, device)
 
     def save(ema: nn.Module, step: int) -> None:
-        save_pipeline(output, vae, text_encoder, tokenizer, ema, judge)
+        save_pipeline(output, parts.vae, parts.text_encoder, parts.tokenizer, ema, parts.judge)
         draw_samples(output, folder / f"samples_{step:07d}.png")
 
     train_denoiser(
         folder,
-        lambda progress, step: _curriculum(one, two, device, progress, step),
-        text_encoder,
-        tokens_of([""], tokenizer)[0],
+        lambda progress, draw: _curriculum(*parts.scenes, device, progress, draw),
+        parts.text_encoder,
+        tokens_of([""], parts.tokenizer)[0],
         device=device,
         max_steps=NO_LIMIT,
-        max_seconds=seconds["denoiser"],
+        max_seconds=SHARES["denoiser"] * minutes * 60,
         batch=plan["batch"],
         autocast=None if device == "cpu" else torch.bfloat16,
         on_save=save,
     )
 
 
-def _curriculum(one: EncodedScenes, two: EncodedScenes, device: str, progress: float, step: int) -> EncodedScenes:
+def _curriculum(one: EncodedScenes, two: EncodedScenes, device: str, progress: float, draw: int) -> EncodedScenes:
     if device != "cpu":
-        return (one, two)[step % 2]
-    return two if progress >= TWO_OBJECTS_FROM and step % 3 == 0 else one
+        return (one, two)[draw % 2]
+    return two if progress >= TWO_OBJECTS_FROM and draw % 3 == 0 else one
 
 
 def save_pipeline(
