@@ -19,7 +19,8 @@ from .metrics import paired_difference
 from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
-from .recording import Recording, record
+from .recorded import Recording
+from .recording import record
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
 

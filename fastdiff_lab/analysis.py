@@ -17,7 +17,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from .recording import Recording
+from .recorded import Recording
 
 KINDS = ("squared", "relative", "cosine")
 
@@ -102,7 +102,7 @@ def step_similarity(recording: Recording, layer: str) -> np.ndarray:
 
 
 def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
-    """Steps in `count` groups of neighbours, such that the steps of a group look alike (agglomerative clustering).
+    """Steps in `count` groups of neighbours, such that the least alike steps of a group are as alike as can be (agglomerative).
 
     >>> step_clusters(step_similarity(recording, "mid_block"), 9)  # doctest: +SKIP
 
@@ -114,7 +114,7 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     if count == steps:
         return np.arange(steps)
     neighbours = np.eye(steps, k=1) + np.eye(steps, k=-1)
-    clustering = AgglomerativeClustering(count, metric="precomputed", connectivity=neighbours, linkage="average")
+    clustering = AgglomerativeClustering(count, metric="precomputed", connectivity=neighbours, linkage="complete")
     labels = clustering.fit_predict(np.clip(1 - similarity, 0, None))
     return np.cumsum(np.diff(labels, prepend=labels[0]) != 0)
 

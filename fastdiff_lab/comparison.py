@@ -3,6 +3,7 @@
 - `compare(pipe, arms, prompts, ...)`: one row per arm
 - `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
 - `summarised(pictures)`: means, worst cases and intervals
+- `brief(table)`: the columns that are looked at first
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ LOST_WORKERS = 3  # so many times in a row the workers may die without having fi
 
 
 def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm]) -> dict[str, Arm]:
-    """The given arms, after those that must stand beside them: untouched, uniform keys and as many plain steps."""
+    """The given arms, after those that must stand beside them.
+
+    Untouched; uniform keys and as many plain steps for each number of keys; the predictions held at the same keys.
+    """
     given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
     beside = {UNTOUCHED: Arm()}
-    for count in sorted({len(arm.schedule.keys) for arm in given.values() if arm.schedule is not None}):
+    schedules = {name: arm.schedule for name, arm in given.items() if arm.schedule is not None}
+    for count in sorted({len(schedule.keys) for schedule in schedules.values()}):
         beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
         beside[f"plain {count} steps"] = Arm(steps=count)
+    for name, schedule in schedules.items():
+        held = Arm(schedule, what="prediction")
+        if held not in (*beside.values(), *given.values()):
+            beside[f"{name}, prediction held"] = held
     return beside | given
 
 
@@ -65,7 +74,8 @@ def compare(
 
     >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
 
-    `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys and as many plain steps are always added.
+    `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
+    same keys are always added.
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
@@ -111,6 +121,8 @@ def compare_pictures(
     Returns one row per arm, prompt and seed: evaluations, `mse`, `psnr`, `ssim`, `latent_mse` to the untouched run (and to the
     reference), `prompt_accuracy`.
     """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
     tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
     if not tasks:
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")
@@ -243,6 +255,19 @@ def _gflops(pipe: Any, ways: dict[str, Arm], quality: pd.DataFrame, prompt: str,
     of_call = {blocks: count_flops(denoiser_of(pipe), arguments, blocks) for blocks in splits}
     calls = quality[["encoder_calls", "decoder_calls"]]
     return pd.Series({name: of_call[arm.encoder_blocks].of_run(*calls.loc[name]) / 1e9 for name, arm in ways.items()})
+
+
+SHOWN = ("arm", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
+
+
+def brief(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `compare` that are looked at first; identical pictures are called identical.
+
+    >>> brief(table).to_markdown(index=False)  # doctest: +SKIP
+    """
+    shown = table[list(SHOWN)].round({"gflops": 1, "seconds": 3, "ratio": 2, "ssim": 3, "prompt_accuracy": 2})
+    words = {name: ["identical" if np.isinf(value) else f"{value:.1f}" for value in table[name]] for name in ("psnr", "psnr_worst")}
+    return shown.assign(**words)
 
 
 def _costs(pipe: Any, ways: dict[str, Arm], task: Task, repeats: int, options: dict) -> pd.DataFrame:

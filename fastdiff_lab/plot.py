@@ -87,19 +87,24 @@ def norm_spread(table: pd.DataFrame, ax: Axes, *, relative: bool = False) -> Axe
 def pca_strip(maps: Mapping[str, np.ndarray], steps: Sequence[int], target: Figure) -> Figure:
     """A row of maps per layer, a column per step, from `pca_maps` (Fig. 2)."""
     axes = target.subplots(len(maps), len(steps), squeeze=False)
-    for row, (layer, images) in zip(axes, maps.items(), strict=True):
+    for place, (row, (layer, images)) in enumerate(zip(axes, maps.items(), strict=True)):
         for ax, image, step in zip(row, images, steps, strict=True):
             ax.imshow(image, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
-            if row is axes[0]:
+            if place == 0:
                 ax.set_title(f"step {step}", fontsize="x-small")
         row[0].set_ylabel(layer, fontsize="x-small", rotation=0, ha="right", va="center")
     return target
 
 
-def similarity_matrix(similarity: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: str = "cosine similarity") -> Axes:
-    """Steps against steps, bright where their features point the same way; `keys` outlines the groups of a schedule."""
-    image = ax.imshow(similarity, origin="lower", cmap="cividis", interpolation="nearest", vmax=1)
+def similarity_matrix(
+    similarity: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), vmin: float | None = None, label: str = "cosine similarity"
+) -> Axes:
+    """Steps against steps, bright where their features point the same way; `keys` outlines the groups of a schedule.
+
+    `vmin`: the darkest value, for matrices that are to be compared; by default the smallest one.
+    """
+    image = ax.imshow(similarity, origin="lower", cmap="cividis", interpolation="nearest", vmin=vmin, vmax=1)
     for first, following in zip(keys, [*keys[1:], len(similarity)], strict=True):
         side = following - first
         ax.add_patch(Rectangle((first - 0.5, first - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.2))
@@ -128,7 +133,9 @@ def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) 
 
 def html_image(target: Figure, alt: str) -> str:
     """The figure as an HTML image with the PNG inline and alternative text, which survives export and dark themes."""
-    buffer = io.BytesIO()
-    target.savefig(buffer, format="png", dpi=110)
+    drawn, buffer = io.BytesIO(), io.BytesIO()
+    target.savefig(drawn, format="png", dpi=110)
+    # 256 colours are enough for a figure, and a third of the bytes: notebooks stay small.
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'

@@ -47,7 +47,10 @@ class Store:
         self.name = "the store in memory" if path is None else str(path)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self.connection = sqlite3.connect(":memory:" if path is None else path)
+        try:
+            self.connection = sqlite3.connect(":memory:" if path is None else path)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"cannot open {self.name} ({error}); accepted: the path of a file, new or written by compare") from None
         try:
             self._open()
         except sqlite3.DatabaseError as error:

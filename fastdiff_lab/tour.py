@@ -16,6 +16,7 @@ import pandas as pd
 import papermill
 from nbconvert import HTMLExporter
 
+from .comparison import brief
 from .files import write_text
 from .schedule import KeySchedule
 
@@ -71,7 +72,7 @@ def run_tour(output: Path, **parameters: object) -> Path:
             raise
         raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}") from None
     page = export(notebook)
-    print(pd.read_csv(folder / "table.csv").round(3).to_string(index=False))
+    print(brief(pd.read_csv(folder / "table.csv")).to_string(index=False))
     print(f"page: {os.path.relpath(page)}")
     return page
 

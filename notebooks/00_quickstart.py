@@ -168,19 +168,20 @@ HTML(plot.html_image(figure, "Pictures of five arms for three prompts, and their
 # case); *prompt accuracy* is the share of pictures in which a small classifier finds every attribute that the prompt asks for.
 
 # %%
+from fastdiff_lab.comparison import brief
 from fastdiff_lab.shapes.data import held_out_scenes
 
 captions = [scene.caption() for scene in held_out_scenes(12, objects=1)]
 table = fl.compare(pipe, arms, captions, seeds=[seed], repeats=2, **options)
 table.to_csv(output / "table.csv", index=False)
-table.round(3).style.hide(axis="index")
+brief(table).style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
 # ## What to see
 #
 # - **Nine forwards instead of fifty, but not a fifth of the arithmetic**: the decoder still works at every step. The seconds lie between.
-# - **Fidelity**: compare the row of the paper's keys with nine *uniform* keys and with nine *plain* steps: which comes nearer to the
-#   untouched run, and at which price? That honest rival stands in every table of this project.
+# - **Fidelity**: compare the row of the paper's keys with nine *uniform* keys, with nine *plain* steps, and with the *prediction* held at
+#   the same keys: which comes nearest to the untouched run, and at which price? These honest rivals stand in every table here.
 # - **Prior noise** changes texture, so it costs PSNR; whether it helps prompts is in the last column.
 #
 # ## What to do next

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 
+import papermill
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fastdiff_lab import cli
+from fastdiff_lab import cli, tour
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
 PROMPT = "a small red circle at the left on a blue background"
@@ -89,3 +90,25 @@ def test_the_tour_leaves_a_page_that_asks_nothing_of_the_network(tmp_path, capsy
 
 def test_the_notebooks_are_found():
     assert os.path.exists(notebooks_folder() / "00_quickstart.ipynb")
+
+
+def test_the_notebooks_are_looked_for_in_two_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(tour, "__file__", str(tmp_path / "fastdiff_lab" / "tour.py"))
+    with pytest.raises(FileNotFoundError, match="the notebooks are missing; looked in: .*fastdiff_lab/notebooks, .*notebooks"):
+        notebooks_folder()
+
+
+def test_a_tour_needs_steps(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "tour"
+    assert "0 steps asked; accepted: a whole number" in failed(monkeypatch, capsys, "tour", "--steps", 0, "--output", folder)
+    assert "num_keys=9 asked for 5 steps" in failed(monkeypatch, capsys, "tour", "--steps", 5, "--output", folder)
+    assert not folder.exists()
+
+
+def test_a_tour_whose_notebook_stops(monkeypatch, tmp_path):
+    def stop(*args, **kwargs):
+        raise papermill.PapermillExecutionError(0, 1, "1 / 0", "ZeroDivisionError", "division by zero", [])
+
+    monkeypatch.setattr(papermill, "execute_notebook", stop)
+    with pytest.raises(ValueError, match="the notebook stopped with ZeroDivisionError: division by zero"):
+        run_tour(tmp_path)

@@ -52,7 +52,8 @@ def table(pipe, arms):
 
 def test_the_honest_rivals_are_always_there(table):
     assert list(table.index) == [
-        "untouched", "uniform 9", "plain 9 steps", "uniform 10", "plain 10 steps", "paper", "every step", "prediction",
+        "untouched", "uniform 9", "plain 9 steps", "uniform 10", "plain 10 steps", "every step, prediction held", "paper", "every step",
+        "prediction",
     ]  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_costs_and_fidelity(table):
     assert table.loc["untouched", CALLS].tolist() == [10, 10, 10]
     assert table.loc["paper", CALLS].tolist() == [9, 10, 9]
     assert table.loc["prediction", CALLS].tolist() == table.loc["plain 9 steps", CALLS].tolist() == [9, 9, 9]
-    for name in ("untouched", "every step", "uniform 10", "plain 10 steps"):
+    for name in ("untouched", "every step", "uniform 10", "plain 10 steps", "every step, prediction held"):
         assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1, abs=1e-4)
         assert table.loc[name, "latent_mse"] == 0
     assert np.isfinite(table.loc["paper", "psnr"]) and table.loc["paper", "latent_mse"] > 0
@@ -147,6 +148,8 @@ def test_foreign_and_damaged_stores(tmp_path):
     with pytest.raises(ValueError, match=r"is no fastdiff_lab.Store file"):
         Store(text)
     assert text.read_text().startswith("no database")
+    with pytest.raises(OSError, match="cannot open .*accepted: the path of a file"):
+        Store(tmp_path)
     foreign = tmp_path / "foreign.sqlite"
     connection = sqlite3.connect(foreign)
     connection.execute("CREATE TABLE mine (x)")
@@ -183,3 +186,8 @@ def test_a_summary_needs_the_pictures_only(pictures, table):
     again = summarised(pictures)
     assert np.allclose(again["ssim"], table["ssim"])
     assert again.loc["paper", "psnr_worst"] == pictures[pictures["arm"] == "paper"]["psnr"].min()
+
+
+def test_the_brief_table_calls_identical_pictures_identical(table):
+    shown = comparison.brief(table.reset_index()).set_index("arm")
+    assert shown.loc["every step", "psnr"] == "identical" and float(shown.loc["paper", "psnr"]) > 0

@@ -93,6 +93,8 @@ def test_fidelity_by_head():
 def test_bad_input(pipe):
     with pytest.raises(ValueError, match="0 prompts and 1 seeds given"):
         fl.compare(pipe, {}, [])
+    with pytest.raises(TypeError, match="prompts='a red ring' given; accepted: a list of texts"):
+        fl.compare(pipe, {}, "a red ring")
     with pytest.raises(ValueError, match="0 steps asked; accepted: a whole number of 1 or more"):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
     with pytest.raises(ValueError, match="a schedule or other plain steps, not both"):
@@ -112,7 +114,10 @@ def test_plots_take_tables_and_axes():
     assert len(plot.norm_by_layer(fl.feature_norm(recording), middle).patches) == 10
     assert len(plot.norm_spread(fl.feature_norm(recording), right, relative=True).patches) == 10
     maps = {"up_blocks.2": fl.pca_maps(recording, "up_blocks.2")}
-    assert len(plot.pca_strip(maps, range(4), plot.figure()).axes) == 4
+    strip = plot.pca_strip(maps, range(4), plot.figure())
+    assert [ax.get_title() for ax in strip.axes] == ["step 0", "step 1", "step 2", "step 3"]
+    matrix = plot.similarity_matrix(fl.step_similarity(recording, "mid_block"), plot.figure().subplots(), keys=[0, 2], vmin=0)
+    assert len(matrix.patches) == 2 and matrix.images[0].get_clim() == (0, 1)
     black = Image.new("RGB", (8, 8))
     grid = plot.picture_grid({"a": [black], "b": [black]}, plot.figure())
     assert len(grid.axes) == 4

@@ -39,8 +39,13 @@ def test_schedules_are_pure_python():
 @pytest.mark.parametrize(
     ("name", "forbidden"),
     [
-        ("recording.py", {"propagation", "analysis", "evaluation", "plot"}),
+        ("recording.py", {"propagation", "decoding", "analysis", "evaluation", "plot"}),
         ("propagation.py", {"recording", "analysis", "evaluation", "plot", "pipelines"}),
+        ("decoding.py", {"propagation", "recording", "analysis", "evaluation", "plot", "pipelines"}),
+        ("features.py", {"decoding", "propagation", "recording", "split", "schedule", "pipelines"}),
+        ("metrics.py", {"evaluation", "comparison", "propagation", "recording", "pipelines"}),
+        ("store.py", {"evaluation", "comparison", "propagation", "recording", "pipelines"}),
+        ("evaluation.py", {"comparison", "metrics", "store", "plot", "pipelines"}),
         ("analysis.py", {"propagation", "evaluation", "plot", "pipelines"}),
         ("plot.py", set(FILES)),
         ("split.py", {"propagation", "recording", "pipelines", "schedule"}),

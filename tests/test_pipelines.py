@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from models import SCHEDULERS
 
 import fastdiff_lab as fl
+from fastdiff_lab import pipelines
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
 from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
@@ -103,6 +105,21 @@ def test_folders_that_are_no_pipelines(tmp_path):
         FileNotFoundError, match=r"pickled weights only \(unet/diffusion_pytorch_model.bin\).*accepted: safetensors"
     ):
         fl.load_pipeline(tmp_path)
+
+
+def test_a_folder_with_a_part_missing(tmp_path):
+    parts = {"_class_name": "DDPMPipeline", "scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model_index.json").write_text(json.dumps(parts))
+    with pytest.raises(FileNotFoundError, match=f"cannot load {re.escape(str(tmp_path))}: .*no file named"):
+        fl.load_pipeline(tmp_path)
+
+
+def test_the_embedded_pipeline_is_looked_for_in_two_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipelines, "__file__", str(tmp_path / "fastdiff_lab" / "pipelines.py"))
+    with pytest.raises(
+        FileNotFoundError, match=r"the embedded pipeline is missing; looked in: .*fastdiff_lab/data/shapes, .*data/shapes"
+    ):
+        fl.load_pipeline()
 
 
 def test_a_hub_id_without_network():

@@ -721,6 +721,42 @@ def test_an_argument_that_nobody_knows_how_to_repeat():
             loop(pipe, 10, given)
 
 
+def test_an_argument_of_a_class_of_ones_own():
+    class Styled(type(unet())):
+        def forward(self, sample, timestep, encoder_hidden_states, style=None):
+            return super().forward(sample, timestep, encoder_hidden_states)
+
+    pipe = denoiser_pipe()
+    pipe.unet.__class__ = Styled
+    given = conditions() | {"style": torch.zeros(2, 3)}
+    with pytest.raises(TypeError, match="argument 'style' is not known to parallel decoding; use parallel_decoding=False"):
+        with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, given)
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        loop(pipe, 10, given)
+    assert counts.encoder_calls == 4
+
+
+def test_a_run_of_unknown_length_that_is_longer_than_the_schedule():
+    pipe = denoiser_pipe()
+    pipe.scheduler.set_timesteps(10)
+    sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+    with fl.encoder_propagation(pipe, KeySchedule(2, [0])) as counts:
+        for _ in range(2):  # no time-step of the scheduler's, so nothing is decoded ahead
+            pipe.unet(sample, torch.tensor(3), **conditions())
+        with pytest.raises(ValueError, match="the schedule is for 2 steps, this run makes more denoiser calls"):
+            pipe.unet(sample, torch.tensor(3), **conditions())
+    assert (counts.encoder_calls, counts.forward_calls, counts.steps) == (1, 2, 2)
+
+
+def test_a_scheduler_without_time_steps():
+    pipe = denoiser_pipe(schedule_name="pndm")
+    sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="PNDMScheduler has no time-steps yet; call the pipeline, or set_timesteps, first"):
+        with fl.encoder_propagation(pipe, KEYS):
+            pipe.unet(sample, torch.tensor(3), **conditions())
+
+
 def test_no_state_stays_on_the_model():
     model = unet()
     names = set(vars(model))

@@ -123,6 +123,21 @@ def test_truncated_and_foreign_files(recorded, tmp_path):
         fl.Recording.load(tmp_path / "none.safetensors")
 
 
+def test_a_recording_of_nothing_is_not_saved(tmp_path):
+    with fl.record(denoiser_pipe()) as recording:
+        pass
+    with pytest.raises(ValueError, match="nothing was recorded: no run was finished inside the record block"):
+        recording.save(tmp_path / "recording.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_header_that_is_not_of_these_tensors(recorded, tmp_path):
+    file = tmp_path / "recording.safetensors"
+    fl.Recording(recorded.layers, recorded.parts[:-1], recorded.time_steps, recorded.statistics).save(file)
+    with pytest.raises(ValueError, match="its header and its tensors do not belong together; accepted: a file that"):
+        fl.Recording.load(file)
+
+
 def test_a_recording_holds_no_reference_to_the_model():
     pipe = denoiser_pipe()
     with fl.record(pipe, keep=[LAYER]) as recording:
