@@ -18,15 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .data import as_tensor
-from .scenes import COLOURS, IMAGE_SIZE, LAYOUTS, POSITIONS, SHAPES, SIZES, parse_caption
+from .scenes import CHOICES, IMAGE_SIZE, POSITIONS, parse_caption
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "background": tuple(COLOURS),
-    "layout": LAYOUTS,
-    **{f"shape_{n}": SHAPES for n in (1, 2)},
-    **{f"colour_{n}": tuple(COLOURS) for n in (1, 2)},
-    **{f"size_{n}": SIZES for n in (1, 2)},
-}
 NUM_FEATURES = 128
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .data import pictures
-from .judge import CHOICES, Judge
+from .judge import Judge
 from .loop import fit
-from .scenes import sample_scene
+from .scenes import CHOICES, sample_scene
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:

@@ -42,6 +42,14 @@ RELATION_PHRASES = {
     "right of": "to the right of",
 }
 LAYOUTS = (*POSITIONS, *RELATIONS)
+# What there is to tell about a scene, and the answers.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "background": tuple(COLOURS),
+    "layout": LAYOUTS,
+    **{f"shape_{n}": SHAPES for n in (1, 2)},
+    **{f"colour_{n}": tuple(COLOURS) for n in (1, 2)},
+    **{f"size_{n}": SIZES for n in (1, 2)},
+}
 
 IMAGE_SIZE = 64
 _SUPERSAMPLING = 4

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .judge import CHOICES
 from .loop import fit
-from .scenes import sample_scene, words
+from .scenes import CHOICES, sample_scene, words
 
 MAX_TOKENS = 24
 WIDTH = 128
