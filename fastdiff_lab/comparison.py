@@ -267,7 +267,7 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     """
     shown = table[list(SHOWN)].round({"gflops": 1, "seconds": 3, "ratio": 2, "ssim": 3, "prompt_accuracy": 2})
     words = {name: ["identical" if np.isinf(value) else f"{value:.1f}" for value in table[name]] for name in ("psnr", "psnr_worst")}
-    return shown.assign(**words)
+    return shown.astype({"encoder_calls": int, "forward_calls": int}).assign(**words)
 
 
 def _costs(pipe: Any, ways: dict[str, Arm], task: Task, repeats: int, options: dict) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import diffusers
 import torch
-from IPython.display import HTML, display
+from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
@@ -58,7 +58,8 @@ output = Path(output)
 output.mkdir(parents=True, exist_ok=True)
 prompt = "a large red star at the left on a blue background"
 options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-f"{type(pipe).__name__} with {sum(p.numel() for p in pipe.unet.parameters()) / 1e6:.1f} M parameters in the {type(pipe.unet).__name__}"
+parameters = sum(p.numel() for p in pipe.unet.parameters())
+f"{type(pipe).__name__} with {parameters / 1e6:.1f} M parameters in the {type(pipe.unet).__name__}"
 
 # %% [markdown]
 # ## 1. A prompt to a picture
@@ -98,7 +99,8 @@ HTML(plot.html_image(figure, alt))
 # %%
 means = {kind: fl.feature_change(recording, kind=kind).groupby("part")["value"].mean() for kind in ("squared", "relative")}
 for kind, mean in means.items():
-    print(f"{kind:>8} change: encoder {mean['encoder']:.4f}, decoder {mean['decoder']:.4f}, decoder / encoder {mean['decoder'] / mean['encoder']:.1f}")
+    ratio = mean["decoder"] / mean["encoder"]
+    print(f"{kind:>8} change: encoder {mean['encoder']:.4f}, decoder {mean['decoder']:.4f}, decoder / encoder {ratio:.1f}")
 
 # %% [markdown]
 # The paper (Stable Diffusion 1.5) reports squared changes below 0.4 in the encoder and up to about 5 in the decoder. Look at both
@@ -115,7 +117,8 @@ boxes, spread, relative_spread = figure.subplots(1, 3)
 plot.norm_by_layer(norms, boxes)
 plot.norm_spread(norms, spread)
 plot.norm_spread(norms, relative_spread, relative=True)
-HTML(plot.html_image(figure, "Norm of each block's features: boxes over all steps, its standard deviation, and that by the mean norm"))
+alt = "Norm of each block's features: boxes over all steps, its standard deviation, and that by the mean norm"
+HTML(plot.html_image(figure, alt))
 
 # %% [markdown]
 # **What the features look like** (Fig. 2): three principal components as colours, one PCA per layer over all the steps shown, so that
@@ -124,7 +127,8 @@ HTML(plot.html_image(figure, "Norm of each block's features: boxes over all step
 # %%
 shown = sorted({round(i * (recording.num_steps - 1) / 7) for i in range(8)})
 maps = {layer: fl.pca_maps(recording, layer, steps=shown) for layer in kept}
-HTML(plot.html_image(plot.pca_strip(maps, shown, plot.figure(11, 5.5)), "Principal components of two encoder and two decoder blocks over the steps"))
+figure = plot.pca_strip(maps, shown, plot.figure(11, 5.5))
+HTML(plot.html_image(figure, "Principal components of two encoder and two decoder blocks over the steps"))
 
 # %% [markdown]
 # ## 3. The accelerated sampler
@@ -153,10 +157,10 @@ arms = {
     "paper's keys": Arm(paper),
     "paper's keys + noise": Arm(paper, prior_noise=0.003),
 }
-columns = {
-    "untouched": Arm(), f"uniform {keys}": Arm(fl.KeySchedule.uniform(calls, keys)), **arms, f"plain {keys} steps": Arm(steps=keys),
-}
-pictures = {name: sample(pipe, arm, prompts[:3], [seed, seed + 1, seed + 2], **options).images for name, arm in columns.items()}
+uniform = fl.KeySchedule.uniform(calls, keys)
+columns = {"untouched": Arm(), f"uniform {keys}": Arm(uniform), **arms, f"plain {keys} steps": Arm(steps=keys)}
+seeds = [seed, seed + 1, seed + 2]
+pictures = {name: sample(pipe, arm, prompts[:3], seeds, **options).images for name, arm in columns.items()}
 figure = plot.picture_grid(pictures, plot.figure(9, 10))
 figure.savefig(output / "pictures.png", dpi=100)
 HTML(plot.html_image(figure, "Pictures of five arms for three prompts, and their differences to the untouched run"))
