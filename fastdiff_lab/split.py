@@ -204,9 +204,18 @@ def controlnet_of(pipe: Any) -> nn.Module | None:
     return model if isinstance(model, ControlNetModel | ControlNetUnionModel | MultiControlNetModel) else None
 
 
+def _processors(model: nn.Module) -> list[Any]:
+    """The attention processors: plain objects, or modules where they hold weights (IP-Adapter).
+
+    Looked up where they stand: asking hundreds of modules for an attribute that they lack takes milliseconds in each run.
+    """
+    found = (vars(module).get("processor") or module._modules.get("processor") for module in model.modules())
+    return [processor for processor in found if processor is not None]
+
+
 def row_mixing_processor(model: nn.Module) -> str | None:
     """The name of an attention processor that mixes the rows of a batch, if the model has one."""
-    names = {type(processor).__name__ for processor in getattr(model, "attn_processors", {}).values()}
+    names = {type(processor).__name__ for processor in _processors(model)}
     return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
 
 
@@ -215,13 +224,13 @@ def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
 
     Pairs of an object and the name of its attribute.
     """
-    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "scaling", None), dict)]
-    watched = [
-        (layer, name) for layer in layers for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(layer, name)
-    ]
-    watched += [(module, "enabled") for module in model.modules() if isinstance(module, GatedSelfAttentionDense)]
-    processors = getattr(model, "attn_processors", {}).values()
-    return watched + [(p, "scale") for p in processors if isinstance(getattr(p, "scale", None), list)]
+    watched: list[tuple[Any, str]] = []
+    for module in model.modules():
+        if isinstance(vars(module).get("scaling"), dict):
+            watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]
+        if isinstance(module, GatedSelfAttentionDense):
+            watched.append((module, "enabled"))
+    return watched + [(p, "scale") for p in _processors(model) if isinstance(getattr(p, "scale", None), list)]
 
 
 def is_first_stage(scheduler: Any) -> bool:
