@@ -42,7 +42,7 @@ def _arms(num_steps: int) -> dict[str, Arm]:
 
 
 @torch.no_grad()
-def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 5) -> tuple[float, float]:
+def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 15) -> tuple[float, float]:
     """Seconds of the encoder, and of all the rest, in the fastest of some calls, of one forward with `times` as many rows as `arguments` have."""
     model = denoiser_of(pipe)
     rows, device = len(arguments["sample"]), arguments["sample"].device
