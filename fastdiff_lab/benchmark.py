@@ -43,7 +43,7 @@ def _arms(num_steps: int) -> dict[str, Arm]:
 
 @torch.no_grad()
 def halves(pipe: Any, arguments: dict[str, Any], times: int, repeats: int = 15) -> tuple[float, float]:
-    """Seconds of the encoder, and of all the rest, in the fastest of some calls, of one forward with `times` as many rows as `arguments` have."""
+    """Seconds of encoder and rest of one forward with `times` as many rows as `arguments` have; the fastest of some calls."""
     model = denoiser_of(pipe)
     rows, device = len(arguments["sample"]), arguments["sample"].device
     many = {name: repeat_rows(value, rows, times, name) for name, value in arguments.items()}
