@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,12 +123,13 @@ def latents_after(
     max_rows: int | None = None,
     encoder_blocks: int | None = None,
     lookahead: int = 0,
+    moved: Mapping[int, Tensor] | None = None,
 ) -> dict[int, Tensor]:
     """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
 
     `evaluated`: those steps. `until`: the run is left when the latents of that step are known, up to the number of steps (the final
     ones). `lookahead`: each of the latents is looked at only after so many further steps with the untouched predictions, from there
-    on (what a multistep scheduler remembers has passed by then).
+    on (what a multistep scheduler remembers has passed by then). `moved`: step -> what is added to the latents there.
 
     Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
     """
@@ -148,6 +149,8 @@ def latents_after(
         if step == until:
             raise _Enough
         result = inner(*args, **kwargs)
+        if moved and step + 1 in moved:
+            result[0].add_(moved[step + 1])
         if step + 1 == trajectory.num_steps:
             found[step + 1] = result[0].clone()
             raise _Enough
