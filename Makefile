@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes, each with one thread (tests/conftest.py); more than there are cores are slower.
+WORKERS ?= 2
 # An empty home has no kernels and no caches: everything that is needed lies in the project.
 export HF_HUB_OFFLINE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -9,7 +11,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help setup tour test test-all lab notebooks lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
-	@echo "make test      lint, types and tests (under 15 minutes)"
+	@echo "make test      lint, types and tests (5 minutes on 2 cores)"
 	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment"
 	@echo "make lab       JupyterLab on the notebooks"
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
@@ -31,7 +33,7 @@ test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
 
 test-all: setup
 	$(BIN)/python -m pytest -m long

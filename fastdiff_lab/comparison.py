@@ -17,11 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
@@ -32,6 +30,7 @@ from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
 from .split import denoiser_of
 from .store import Result, Store
+from .workers import WorkerLostError, in_workers
 
 Task = tuple[str, int]  # prompt and seed
 UNTOUCHED, REFERENCE = "untouched", "reference"
@@ -79,8 +78,9 @@ def compare(
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
-    enclosing `joblib.parallel_config` says). `store`: file that keeps each result as it comes: the same call goes on where a killed one
-    stopped, and other arms are added to what is there.
+    enclosing `joblib.parallel_config` says; inside `joblib.parallel_config("dask")` the workers of the current Dask client draw).
+    `store`: file that keeps each result as it comes: the same call goes on where a killed one stopped, and other arms are added
+    to what is there.
 
     Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
     picture, up to the latents), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of the averaged error in dB, `ssim`,
@@ -162,16 +162,19 @@ def _run_missing(
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
-            jobs = (joblib.delayed(_run)(pipe, arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
+            jobs = ((arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
             try:
-                for results in joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs):
+                for results in in_workers(_run, pipe, jobs, n_jobs):
                     store.add(results)
                     bar.update(len(results))
                     lost = 0
-            except TerminatedWorkerError:
+            except WorkerLostError as loss:
                 lost += 1
                 if lost >= LOST_WORKERS:
-                    raise
+                    raise WorkerLostError(
+                        f"workers were killed {lost} times in a row before one had finished a batch of {batch}; perhaps memory is short: "
+                        "give a smaller batch, or use fewer workers"
+                    ) from loss
                 warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
 
 

@@ -1,6 +1,7 @@
 """Tables -> matplotlib Axes. No function here keeps a state or shows a figure.
 
 - `change_over_steps`, `norm_by_layer`, `norm_spread`: the paper's Fig. 3 from `analysis` tables
+- `layer_map`: every layer at every step as a heat map, from the same tables
 - `pca_strip`: the paper's Fig. 2 from `pca_maps`
 - `similarity_matrix`: every step against every other, from `step_similarity`
 - `picture_grid`: pictures of several arms side by side, with their difference to the first
@@ -13,17 +14,23 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 PETROFF = mpl.color_sequences["petroff10"]
-PART_STYLES = {"encoder": "-", "decoder": "--", "": ":"}
+PART_DASHES = {"encoder": "", "decoder": (4, 1.5), "": (1, 1)}
+PART_COLOURS = {"encoder": PETROFF[0], "decoder": PETROFF[1], "": PETROFF[2]}
+PART_HATCHES = {"encoder": "", "decoder": "//", "": ".."}
 
 
 def figure(width: float = 8.0, height: float = 4.0) -> Figure:
@@ -31,27 +38,24 @@ def figure(width: float = 8.0, height: float = 4.0) -> Figure:
     return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
-def _colours(layers: Sequence[str]) -> dict[str, tuple]:
-    return {layer: PETROFF[place % len(PETROFF)] for place, layer in enumerate(layers)}
-
-
 def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = (), label: str = "change per step") -> Axes:
     """One line per layer from a `feature_change` table: mean over samples, with a band from the lowest to the highest.
 
     `keys`: key steps, marked by vertical lines. Encoder layers are drawn solid, decoder layers dashed.
     """
-    layers = list(dict.fromkeys(table["layer"]))
-    colours = _colours(layers)
     for key in keys:
         ax.axvline(key, color="0.85", linewidth=1, zorder=0)
-    for layer in layers:
-        rows = table[table["layer"] == layer]
-        spread = rows.groupby("step")["value"].agg(["mean", "min", "max"])
-        ax.plot(spread.index, spread["mean"], PART_STYLES[rows["part"].iloc[0]], color=colours[layer], label=layer, linewidth=1.6)
-        if rows["sample"].nunique() > 1:
-            ax.fill_between(spread.index, spread["min"], spread["max"], color=colours[layer], alpha=0.15, linewidth=0)
+    parts = dict(zip(table["layer"], table["part"], strict=True))
+    colours = {layer: PETROFF[place % len(PETROFF)] for place, layer in enumerate(parts)}
+    look: dict[str, Any] = {"palette": colours, "dashes": PART_DASHES, "linewidth": 1.6, "legend": False}
+    lowest_to_highest = ("pi", 100)
+    sns.lineplot(table, x="step", y="value", hue="layer", style="part", errorbar=lowest_to_highest, ax=ax, **look)
     ax.set(xlabel="step", ylabel=label)
-    ax.legend(fontsize="x-small", ncols=2)
+    # seaborn would name colours and dashes apart; here each layer has one entry with both.
+    lines = [
+        Line2D([], [], color=colours[layer], label=layer, linestyle=(0, PART_DASHES[part] or None)) for layer, part in parts.items()
+    ]
+    ax.legend(handles=lines, fontsize="x-small", ncols=2)
     return ax
 
 
@@ -60,8 +64,8 @@ def norm_by_layer(table: pd.DataFrame, ax: Axes) -> Axes:
     layers = list(dict.fromkeys(table["layer"]))
     boxes = ax.boxplot([table.loc[table["layer"] == layer, "value"] for layer in layers], patch_artist=True, showfliers=False)
     for layer, box in zip(layers, boxes["boxes"], strict=True):
-        decoder = (table.loc[table["layer"] == layer, "part"] == "decoder").any()
-        box.set(facecolor=PETROFF[1] if decoder else PETROFF[0], hatch="//" if decoder else None)
+        part = table.loc[table["layer"] == layer, "part"].iloc[0]
+        box.set(facecolor=PART_COLOURS[part], hatch=PART_HATCHES[part])
     for median in boxes["medians"]:
         median.set_color("black")
     ax.set_xticks(range(1, len(layers) + 1), layers, rotation=60, ha="right", fontsize="x-small")
@@ -71,16 +75,32 @@ def norm_by_layer(table: pd.DataFrame, ax: Axes) -> Axes:
 
 def norm_spread(table: pd.DataFrame, ax: Axes, *, relative: bool = False) -> Axes:
     """A bar per layer: the standard deviation of its norm over the steps (Fig. 3c), by the mean norm if `relative`."""
-    by_step = table.groupby(["layer", "part", "step"], sort=False)["value"].mean().reset_index()
-    layers = list(dict.fromkeys(by_step["layer"]))
-    groups = by_step.groupby("layer", sort=False)["value"]
-    heights = groups.std() / (groups.mean() if relative else 1.0)
-    parts = by_step.drop_duplicates("layer").set_index("layer")["part"]
-    for place, layer in enumerate(layers):
-        decoder = parts[layer] == "decoder"
-        ax.bar(place, heights[layer], color=PETROFF[1] if decoder else PETROFF[0], hatch="//" if decoder else None)
-    ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize="x-small")
-    ax.set_ylabel("std of the norm / mean norm" if relative else "std of the norm over steps")
+    by_step = table.groupby(["layer", "part", "step"], sort=False)["value"].mean()
+    groups = by_step.groupby(["layer", "part"], sort=False)
+    heights = (groups.std() / (groups.mean() if relative else 1.0)).reset_index()
+    sns.barplot(heights, x="layer", y="value", hue="part", palette=PART_COLOURS, saturation=1, ax=ax)
+    for bars, part in zip(ax.containers, heights["part"].unique(), strict=True):
+        for bar in bars:
+            bar.set_hatch(PART_HATCHES[part])
+    ax.set_xticks(range(len(heights)), heights["layer"], rotation=60, ha="right", fontsize="x-small")
+    ax.set(xlabel="", ylabel="std of the norm / mean norm" if relative else "std of the norm over steps")
+    sns.move_legend(ax, "best", title=None, fontsize="x-small")
+    return ax
+
+
+def layer_map(table: pd.DataFrame, ax: Axes, *, label: str = "relative change from the step before (no unit)") -> Axes:
+    """Every layer (rows, from input to output) at every step (columns) as colours on a log scale, mean over samples.
+
+    A white line parts encoder and decoder. `label`: what the table's values are, with their unit.
+    """
+    grid = table.groupby(["layer", "part", "step"], sort=False)["value"].mean().unstack("step")
+    names, parts = grid.index.get_level_values("layer"), list(grid.index.get_level_values("part"))
+    options: dict[str, Any] = {"norm": LogNorm(), "cmap": "cividis", "cbar_kws": {"label": label, "shrink": 0.8}}
+    sns.heatmap(grid, yticklabels=names, xticklabels=max(1, grid.shape[1] // 10), ax=ax, **options)
+    ax.set(xlabel="step", ylabel="")
+    ax.tick_params(axis="y", labelsize=5.5 if len(names) > 20 else "small")
+    if "decoder" in parts[1:]:
+        ax.axhline(parts.index("decoder"), color="white", linewidth=2)
     return ax
 
 

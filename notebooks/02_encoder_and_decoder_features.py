@@ -35,7 +35,6 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
-from matplotlib.colors import LogNorm
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
@@ -421,15 +420,8 @@ finding("(3a)", "not measured", "cosine change, decoder / encoder", ratio_of(kin
 
 # %%
 inside = fl.feature_change(layers, kind="relative")
-grid = inside.groupby(["layer", "step"])["value"].mean().unstack().loc[list(layers.layers)]
 figure = plot.figure(6.2, 5.6)
-ax = figure.subplots()
-place = {"aspect": "auto", "extent": (0.5, 49.5, len(grid) - 0.5, -0.5)}
-image = ax.imshow(grid, cmap="cividis", norm=LogNorm(), interpolation="nearest", **place)
-ax.axhline(layers.parts.index("decoder") - 0.5, color="white", linewidth=2)
-ax.set_yticks(range(len(grid)), grid.index, fontsize=5.5)
-ax.set(xlabel="step", title="mean over prompts")
-figure.colorbar(image, ax=ax, label="relative change from the step before (no unit)", shrink=0.8)
+plot.layer_map(inside, figure.subplots()).set_title("mean over prompts")
 HTML(plot.html_image(figure, "Relative change of 44 layers (rows) over the steps (columns), as colours on a log scale"))
 
 # %%

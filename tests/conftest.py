@@ -1,11 +1,26 @@
-"""Shared fixtures: no network, no gradients, two threads at most."""
+"""Shared fixtures: no network, no gradients, one thread per process."""
+
+import os
+
+# Before torch and numpy are imported, and for the processes that tests start: two test workers with two threads each on two cores
+# wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import socket
 
 import pytest
 import torch
+from hypothesis import settings
 
-torch.set_num_threads(1)
+# A slow machine is no failure.
+settings.register_profile("fastdiff_lab", deadline=None)
+settings.load_profile("fastdiff_lab")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Training sets the number of threads of its whole process."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

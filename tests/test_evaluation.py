@@ -111,8 +111,15 @@ def test_plots_take_tables_and_axes():
     left, middle, right = figure.subplots(1, 3)
     assert plot.change_over_steps(fl.feature_change(recording), left, keys=[0, 2]) is left
     assert left.get_xlabel() == "step" and len(left.lines) == 2 + 10
+    assert len(left.collections) == 10  # a band for each layer: there are two samples
+    assert [line.get_label() for line in left.get_legend().legend_handles] == list(recording.layers)
     assert len(plot.norm_by_layer(fl.feature_norm(recording), middle).patches) == 10
-    assert len(plot.norm_spread(fl.feature_norm(recording), right, relative=True).patches) == 10
+    bars = [bar for part in plot.norm_spread(fl.feature_norm(recording), right, relative=True).containers for bar in part]
+    by_step = fl.feature_norm(recording).groupby(["layer", "step"], sort=False)["value"].mean().groupby("layer", sort=False)
+    assert [bar.get_height() for bar in bars] == pytest.approx((by_step.std() / by_step.mean()).tolist())
+    heat = plot.layer_map(fl.feature_change(recording, kind="relative"), plot.figure().subplots())
+    assert heat.collections[0].get_array().shape == (10, 3) and heat.get_xlabel() == "step"
+    assert heat.figure.axes[1].get_ylabel() == "relative change from the step before (no unit)"
     maps = {"up_blocks.2": fl.pca_maps(recording, "up_blocks.2")}
     strip = plot.pca_strip(maps, range(4), plot.figure())
     assert [ax.get_title() for ax in strip.axes] == ["step 0", "step 1", "step 2", "step 3"]

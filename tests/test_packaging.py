@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "seaborn-base": "seaborn"}
 
 
 def declared(extra: str | None = None) -> dict[str, Requirement]:
@@ -44,7 +44,7 @@ def test_conda_asks_for_what_pyproject_asks_for():
 def test_the_lock_is_within_the_ranges():
     pins = locked()
     assert pins["torch"] == "2.13.0"
-    for name, requirement in (declared() | declared("dev")).items():
+    for name, requirement in (declared() | declared("suite") | declared("dev")).items():
         assert Version(pins[name.lower()]) in requirement.specifier, name
     assert all(re.fullmatch(r"[\w.!+-]+", number) for number in pins.values())
 
