@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -91,6 +91,7 @@ class KeySchedule:
     num_steps: int
     keys: tuple[int, ...]
     source: str = field(default="", compare=False)
+    measured_on: Mapping[str, object] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         _check_num_steps(self.num_steps)
