@@ -2,6 +2,8 @@
 
 - `compare(pipe, arms, prompts, ...)`: one row per arm
 - `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
+- `with_costs(pipe, arms, pictures, ...)`: the first from the second
+- `drawn(pipe, arms, tasks, ...)`: the results themselves
 - `summarised(pictures)`: means, worst cases and intervals
 - `brief(table)`: the columns that are looked at first
 """
@@ -10,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -22,9 +23,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .arm_costs import of_one_picture, operations
+from .evaluation import Arm, denoiser_calls, sample
 from .fingerprint import scheduler_config, weights_digest
-from .flops import count_flops
 from .metrics import fidelity, interval, mean_psnr
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
@@ -37,13 +38,15 @@ UNTOUCHED, REFERENCE = "untouched", "reference"
 LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
 
 
-def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm]) -> dict[str, Arm]:
+def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
     """The given arms, after those that must stand beside them.
 
-    Untouched; uniform keys and as many plain steps for each number of keys; the predictions held at the same keys.
+    Untouched; and with `rivals` uniform keys and as many plain steps for each number of keys, and the predictions held at the same keys.
     """
     given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
     beside = {UNTOUCHED: Arm()}
+    if not rivals:
+        return beside | given
     schedules = {name: arm.schedule for name, arm in given.items() if arm.schedule is not None}
     for count in sorted({len(schedule.keys) for schedule in schedules.values()}):
         beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
@@ -68,13 +71,14 @@ def compare(
     batch: int = 16,
     n_jobs: int | None = None,
     store: str | Path | None = None,
+    rivals: bool = True,
 ) -> pd.DataFrame:
     """Runs each arm on each prompt and seed, and says what it costs and how near it comes to the untouched run.
 
     >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
 
     `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
-    same keys are always added.
+    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only.
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
@@ -89,14 +93,37 @@ def compare(
     captions of scenes). `pictures` is the sample size.
     """
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms)
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     pictures = compare_pictures(
-        pipe, arms, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, **options
-    )
+        pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False, **options
+    )  # fmt: skip
+    return with_costs(pipe, ways, pictures, repeats=repeats, **options)
+
+
+def with_costs(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    pictures: pd.DataFrame,
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    repeats: int = 3,
+) -> pd.DataFrame:
+    """The table of `compare` from the pictures of `compare_pictures`: their summary, and what each arm costs, measured now.
+
+    >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
+
+    `arms`: each arm of `pictures` by its name. Other arguments and result as for `compare`.
+    """
+    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    prompt, seed = str(pictures["prompt"].iloc[0]), int(pictures["seed"].iloc[0])
     quality = summarised(pictures)
-    costs = _costs(pipe, ways, (prompts[0], seeds[0]), repeats, options)
-    gflops = _gflops(pipe, ways, quality, prompts[0], guidance_scale)
-    costs = costs.assign(gflops=gflops, gmacs=gflops / 2)
+    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, options).assign(
+        **operations(pipe, arms, quality, prompt, guidance_scale)
+    )
+    costs = costs.assign(ratio=costs.loc[UNTOUCHED, "seconds"] / costs["seconds"])[
+        ["seconds", "ratio", "peak_bytes", "gflops", "gmacs"]
+    ]
     calls = ["encoder_calls", "decoder_calls", "forward_calls"]
     return quality[calls].join(costs).join(quality.drop(columns=calls)).rename_axis("arm").reset_index()
 
@@ -113,6 +140,7 @@ def compare_pictures(
     batch: int = 16,
     n_jobs: int | None = None,
     store: str | Path | None = None,
+    rivals: bool = True,
 ) -> pd.DataFrame:
     """Runs each arm on each prompt and seed; arguments as for `compare`.
 
@@ -131,14 +159,33 @@ def compare_pictures(
             f"reference_steps={reference_steps} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
         )
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms)
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     if reference_steps is not None:
         ways = {REFERENCE: Arm(steps=reference_steps)} | ways
+    results = drawn(pipe, ways, tasks, options, batch=batch, n_jobs=n_jobs, store=store)
+    return pd.concat([_rows(name, tasks, results) for name in ways if name != REFERENCE], ignore_index=True)
+
+
+def drawn(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    tasks: Sequence[Task],
+    options: dict[str, Any],
+    *,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> dict[str, list[Result]]:
+    """What each arm gives for each task (a prompt and a seed), from the store as far as it is there.
+
+    >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+
+    `options`: number of steps and guidance scale, as for `sample`; other arguments as for `compare`.
+    """
     of = _settings(pipe, options)
     with Store(store) as kept:
-        _run_missing(pipe, ways, tasks, of, options, batch, n_jobs, kept)
-        results = {name: kept.read(_key(of, arm, task) for task in tasks) for name, arm in ways.items()}
-    return pd.concat([_rows(name, tasks, results) for name in ways if name != REFERENCE], ignore_index=True)
+        _run_missing(pipe, arms, tasks, of, options, batch, n_jobs, kept)
+        return {name: kept.read(_key(of, arm, task) for task in tasks) for name, arm in arms.items()}
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
@@ -155,7 +202,7 @@ def _key(settings: str, arm: Arm, task: Task) -> str:
 
 
 def _run_missing(
-    pipe: Any, ways: dict[str, Arm], tasks: list[Task], of: str, options: dict, batch: int, n_jobs: int | None, store: Store
+    pipe: Any, ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, options: dict, batch: int, n_jobs: int | None, store: Store
 ) -> None:
     """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced."""
     lost = 0
@@ -178,7 +225,7 @@ def _run_missing(
                 warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
 
 
-def _pending(ways: dict[str, Arm], tasks: list[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
+def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
     done = store.keys()
     for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
         left = [task for task in dict.fromkeys(tasks) if _key(of, arm, task) not in done]
@@ -246,14 +293,6 @@ def _summary(rows: pd.DataFrame) -> dict[str, float]:
     return found | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "pictures": len(rows)}
 
 
-def _gflops(pipe: Any, ways: dict[str, Arm], quality: pd.DataFrame, prompt: str, guidance_scale: float) -> pd.Series:
-    arguments = denoiser_arguments(pipe, prompt, guidance_scale)
-    splits = {arm.encoder_blocks for arm in ways.values()}
-    of_call = {blocks: count_flops(denoiser_of(pipe), arguments, blocks) for blocks in splits}
-    calls = quality[["encoder_calls", "decoder_calls"]]
-    return pd.Series({name: of_call[arm.encoder_blocks].of_run(*calls.loc[name]) / 1e9 for name, arm in ways.items()})
-
-
 SHOWN = ("arm", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
 
 
@@ -265,21 +304,3 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[list(SHOWN)].round({"gflops": 1, "seconds": 3, "ratio": 2, "ssim": 3, "prompt_accuracy": 2})
     words = {name: ["identical" if np.isinf(value) else f"{value:.1f}" for value in table[name]] for name in ("psnr", "psnr_worst")}
     return shown.astype({"encoder_calls": int, "forward_calls": int}).assign(**words)
-
-
-def _costs(pipe: Any, ways: dict[str, Arm], task: Task, repeats: int, options: dict) -> pd.DataFrame:
-    """Median seconds and peak memory of one picture per arm; the arms take turns, after one turn that is not timed."""
-    device = next(denoiser_of(pipe).parameters()).device
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
-    for turn in range(repeats + 1 if repeats else 0):
-        for name, arm in ways.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            drawn = sample(pipe, arm, [task[0]], [task[1]], **options)
-            if device.type == "cuda":
-                peaks[name] = torch.cuda.max_memory_allocated(device)
-            if turn:
-                measured[name].append(drawn.seconds)
-    seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})
-    return pd.DataFrame({"seconds": seconds, "ratio": seconds[UNTOUCHED] / seconds, "peak_bytes": pd.Series(peaks)})

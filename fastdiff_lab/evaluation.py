@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .decoding import Counts
+from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call
 from .prior_noise import prior_noise_injection
@@ -35,7 +36,10 @@ class Arm:
     `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
     with so many steps, evenly spaced from the time-step at which the untouched run begins; with more steps than that run, DDIM
-    from the first training time-step on, which converges to the exact solution.
+    from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
+    this interval (1 or more), which evaluates the whole denoiser at every such step.
+
+    Raises ValueError for a schedule, other steps or DeepCache together.
     """
 
     schedule: KeySchedule | None = None
@@ -46,10 +50,15 @@ class Arm:
     encoder_blocks: int | None = None
     prior_noise: float = 0.0
     steps: int | None = None
+    deepcache: int | None = None
 
     def __post_init__(self) -> None:
         if self.schedule is not None and self.steps is not None:
             raise ValueError("an arm has a schedule or other plain steps, not both")
+        if self.deepcache is not None:
+            check_interval(self.deepcache)
+            if self.schedule is not None or self.steps is not None:
+                raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them")
 
     def about(self) -> dict[str, Any]:
         """The arm's fields as text and numbers, with the schedule in its text form."""
@@ -96,9 +105,7 @@ def sample(
         if arm.steps is not None:
             pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
-        counts = _count(pipe, stack) if arm.schedule is None else stack.enter_context(
-            encoder_propagation(pipe, arm.schedule, **arm.propagation())
-        )  # fmt: skip
+        counts = stack.enter_context(_as_arm(pipe, arm))
         if arm.prior_noise:
             stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
         started = time.perf_counter()
@@ -129,7 +136,15 @@ def _plain(scheduler: Any, steps: int, of: int) -> Any:
     return kind.from_config(config, timestep_spacing="leading", steps_offset=offset)
 
 
-def _count(pipe: Any, stack: ExitStack) -> Counts:
+def _as_arm(pipe: Any, arm: Arm) -> AbstractContextManager[Counts]:
+    """The block in which the arm's denoiser calls are made and counted."""
+    if arm.schedule is not None:
+        return encoder_propagation(pipe, arm.schedule, **arm.propagation())
+    return _counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache)
+
+
+@contextmanager
+def _counted(pipe: Any) -> Iterator[Counts]:
     """Counts of a run that nothing accelerates: every call encodes and decodes."""
     counts = Counts(runs=1)
 
@@ -141,8 +156,8 @@ def _count(pipe: Any, stack: ExitStack) -> Counts:
 
         return call
 
-    stack.enter_context(replaced_call(denoiser_of(pipe), counting))
-    return counts
+    with replaced_call(denoiser_of(pipe), counting):
+        yield counts
 
 
 @torch.no_grad()

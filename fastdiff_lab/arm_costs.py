@@ -1,0 +1,66 @@
+"""What the arms of a comparison cost: seconds, memory, operations.
+
+- `of_one_picture(pipe, ways, task, ...)`: seconds and peak memory
+- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+
+from .deepcache import deepcache_flops
+from .evaluation import Arm, denoiser_arguments, sample
+from .flops import FlopCount, count_flops
+from .split import denoiser_of
+
+
+def of_one_picture(
+    pipe: Any, ways: Mapping[str, Arm], task: tuple[str, int], repeats: int, options: dict[str, Any]
+) -> pd.DataFrame:
+    """`seconds` (median) and `peak_bytes` (CUDA only) of one picture per arm; the arms take turns, after one turn that is not timed.
+
+    >>> of_one_picture(pipe, {"untouched": Arm()}, ("a red ring on a blue background", 0), 3, {})  # doctest: +SKIP
+
+    `task`: prompt and seed. `repeats`: timed runs; 0 for none (NaN). `options`: as for `sample`.
+    """
+    device = next(denoiser_of(pipe).parameters()).device
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
+    for turn in range(repeats + 1 if repeats else 0):
+        for name, arm in ways.items():
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            drawn = sample(pipe, arm, [task[0]], [task[1]], **options)
+            if device.type == "cuda":
+                peaks[name] = torch.cuda.max_memory_allocated(device)
+            if turn:
+                measured[name].append(drawn.seconds)
+    seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})
+    return pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})
+
+
+def operations(pipe: Any, ways: Mapping[str, Arm], calls: pd.DataFrame, prompt: str, guidance_scale: float) -> pd.DataFrame:
+    """`gflops` (2 per multiply-add) and `gmacs` of one picture per arm.
+
+    >>> operations(pipe, arms, table.set_index("arm"), prompt, 5.0)["gflops"]  # doctest: +SKIP
+
+    `calls`: columns encoder_calls and decoder_calls, by arm. Calls of DeepCache's are counted with DeepCache switched on.
+    """
+    arguments = denoiser_arguments(pipe, prompt, guidance_scale)
+    model = denoiser_of(pipe)
+    kinds = {(arm.deepcache is not None, arm.encoder_blocks) for arm in ways.values()}
+    of_call: dict[tuple[bool, int | None], FlopCount] = {
+        (cached, blocks): deepcache_flops(model, arguments) if cached else count_flops(model, arguments, blocks)
+        for cached, blocks in kinds
+    }
+    each = calls[["encoder_calls", "decoder_calls"]]
+    of_run = {
+        name: of_call[arm.deepcache is not None, arm.encoder_blocks].of_run(*each.loc[name]) / 1e9 for name, arm in ways.items()
+    }
+    gflops = pd.Series(of_run)
+    return pd.DataFrame({"gflops": gflops, "gmacs": gflops / 2})
