@@ -1,0 +1,146 @@
+"""How far sets of pictures are from sets of drawn scenes, by the features of our judge: no FID and no KID, which are Inception's.
+
+- `scene_distance(pipe, arms, count, ...)`: one row per arm
+- `kernel_distance(features_a, features_b)`, `frechet_distance(features_a, features_b)`: between two sets of features
+- `scene_features(images)`: what the judge sees in pictures
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from .comparison import drawn
+from .evaluation import Arm
+from .shapes.data import as_tensor, held_out_scenes
+from .shapes.judge import load_judge
+from .shapes.scenes import draw
+
+SUBSETS = 100
+_AT_ONCE = 100  # pictures that the judge looks at together
+
+
+class _AsGiven(nn.Module):
+    """Stands where torchmetrics has Inception: the features are known already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+@torch.no_grad()
+def scene_features(images: Sequence[Image.Image]) -> Tensor:
+    """The judge's features of pictures of 64x64 pixels, shape (pictures, 128).
+
+    >>> scene_features([draw(sample_scene(0))]).shape  # doctest: +SKIP
+    torch.Size([1, 128])
+    """
+    judge, starts = load_judge(), range(0, len(images), _AT_ONCE)
+    return torch.cat([judge.features(torch.stack([as_tensor(image) for image in images[i : i + _AT_ONCE]])) for i in starts])
+
+
+def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int | None = None) -> tuple[float, float]:
+    """The squared maximum mean discrepancy of two sets of features with a cubic kernel, and its standard deviation over 100 subsets.
+
+    >>> kernel_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
+
+    `features_a`, `features_b`: tensors (pictures, features). `subset_size`: pictures per subset, 2 or more and no more than there are; None
+    for half of the smaller set. Unbiased: it is 0 on average, and may be negative, for sets that are alike. By torchmetrics, always with
+    the same subsets. Raises ValueError for sets that do not fit.
+    """
+    _check_features(features_a, features_b)
+    fewest = min(len(features_a), len(features_b))
+    size = max(2, fewest // 2) if subset_size is None else subset_size
+    if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= fewest:
+        raise ValueError(
+            f"subset_size={size!r} asked; accepted: a whole number from 2 to {fewest}, the pictures of the smaller set"
+        )
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
+        torch.manual_seed(0)
+        mean, deviation = _computed(KernelInceptionDistance(_AsGiven(1), subsets=SUBSETS, subset_size=size), features_a, features_b)
+    return float(mean), float(deviation)
+
+
+def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
+    """The Frechet distance of two sets of features, each taken as a normal distribution: needs thousands of pictures.
+
+    >>> frechet_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
+
+    `features_a`, `features_b`: tensors (pictures, features). By torchmetrics. Raises ValueError for sets that do not fit.
+    """
+    _check_features(features_a, features_b)
+    return float(_computed(FrechetInceptionDistance(_AsGiven(features_a.shape[1])), features_a, features_b))
+
+
+def _computed(metric: Any, features_a: Tensor, features_b: Tensor) -> Any:
+    metric.update(features_a, real=False)
+    metric.update(features_b, real=True)
+    return metric.compute()
+
+
+def _check_features(features_a: Tensor, features_b: Tensor) -> None:
+    shapes = [tuple(features_a.shape), tuple(features_b.shape)]
+    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f"features of shapes {shapes[0]} and {shapes[1]} given; accepted: (pictures, features), 2 pictures or more, as many features"
+        )
+
+
+def scene_distance(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    count: int,
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    batch: int = 25,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> pd.DataFrame:
+    """Draws `count` pictures per arm and says how far their scene features are from those of as many drawn scenes.
+
+    >>> scene_distance(pipe, {"untouched": Arm(), "paper": Arm(KeySchedule.paper(50))}, 1000, store="runs/scenes.sqlite")  # doctest: +SKIP
+
+    `arms`: name -> `Arm`. `count`: 4 or more; the captions are those of held-out scenes, the drawn scenes the held-out ones after them.
+    `store`: file that keeps each picture as it comes, as for `compare`; other arguments as there.
+
+    Returns columns arm, kernel_distance, deviation (over subsets of half the pictures), frechet_distance, pictures. The first row,
+    "drawn scenes", is what further drawn scenes give: nothing can be expected to be nearer. Features are centred at the drawn scenes' mean
+    and divided by one number, their mean standard deviation, so that the kernel's terms count alike. Raises ValueError for fewer pictures.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 4:
+        raise ValueError(f"{count!r} pictures per arm asked; accepted: a whole number of 4 or more")
+    scenes = held_out_scenes(3 * count)
+    tasks = [(scene.caption(), seed) for seed, scene in enumerate(scenes[:count])]
+    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    results = drawn(pipe, arms, tasks, options, batch=batch, n_jobs=n_jobs, store=store)
+    pictures = {name: [result.image for result in found] for name, found in results.items()}
+    real, further = ([draw(scene) for scene in scenes[start : start + count]] for start in (count, 2 * count))
+    true = scene_features(real)
+    centre, scale = true.mean(dim=0), true.std(dim=0).square().mean().sqrt()
+
+    def seen(images: list[Image.Image]) -> Tensor:
+        return (scene_features(images) - centre) / scale
+
+    return pd.DataFrame(
+        [_distances(name, seen(images), seen(real)) for name, images in ({"drawn scenes": further} | pictures).items()]
+    )
+
+
+def _distances(name: str, found: Tensor, true: Tensor) -> dict[str, Any]:
+    kernel, deviation = kernel_distance(found, true)
+    frechet = frechet_distance(found, true)
+    return {"arm": name, "kernel_distance": kernel, "deviation": deviation, "frechet_distance": frechet, "pictures": len(found)}
