@@ -94,6 +94,39 @@ def _check_output(path: Path) -> None:
 
 
 @app.command()
+def compare(
+    schedule: Annotated[Optional[list[Path]], typer.Option(help="File of a key schedule to compare; give it for each.")] = None,
+    order: Annotated[int, typer.Option(help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
+    suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
+    costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; give it for each.")] = None,
+    prompts: Annotated[int, typer.Option(help="How many held-out captions, half of them with two objects.")] = 32,
+    seeds: Annotated[int, typer.Option(help="How many seeds per caption, from 0 on.")] = 2,
+    reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    threads: Annotated[Optional[int], typer.Option(help="CPU threads; without it, as many as torch takes.")] = None,
+    model: Model = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    steps: Steps = 50,
+    guidance: Guidance = 5.0,
+    scheduler: Scheduler = None,
+    output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
+    store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
+) -> None:
+    """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
+    from .comparison import brief
+    from .suite_report import compare_into
+
+    table = compare_into(
+        output, schedules=schedule or [], order=order, suite=suite, costs=costs or [], prompts=prompts, seeds=seeds,
+        num_inference_steps=steps, guidance_scale=guidance, reference_steps=reference or None, repeats=repeats, batch=batch,
+        threads=threads, store=store, pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
+    )  # fmt: skip
+    typer.echo(brief(table).to_string(index=False))
+
+
+@app.command()
 def train(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
         "runs/shapes"

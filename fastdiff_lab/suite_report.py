@@ -1,0 +1,174 @@
+"""Comparisons as files: tables, figure, and what they were measured on, written as they come.
+
+- `compare_into(folder, ...)`: the command `fastdiff-lab compare`
+- `write_suite(folder, pipe, costs, ...)`: the suite
+- `write_comparison(folder, pipe, schedules, ...)`: a comparison of given schedules
+- `read_costs(paths)`: reuse costs by what and order
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from . import plot
+from .comparison import compare_pictures, default_arms, with_costs
+from .evaluation import Arm, denoiser_calls
+from .files import write_text, write_whole
+from .machine import about_run
+from .pipelines import load_pipeline
+from .reuse_costs import ReuseCosts
+from .schedule import KeySchedule
+from .suite import Costs, held_out_prompts, suite_pictures, suite_table
+from .suite_claims import paired
+from .suite_plot import plot_suite
+
+
+def compare_into(
+    folder: Path,
+    *,
+    schedules: Sequence[Path] = (),
+    order: int = 0,
+    suite: bool = False,
+    costs: Sequence[Path] = (),
+    prompts: int = 32,
+    seeds: int = 2,
+    threads: int | None = None,
+    store: Path | None = None,
+    pipeline: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """What `fastdiff-lab compare` does: the suite, or a comparison of schedule files, on held-out captions.
+
+    >>> compare_into(Path("runs/suite"), suite=True, costs=[Path("costs.safetensors")])  # doctest: +SKIP
+
+    `schedules`: files of `KeySchedule.save`, run with `order`; `costs`: files of `ReuseCosts.save`, for the suite. `prompts`, `seeds`: how
+    many. `threads`: CPU threads; None leaves them. `store`: None for pictures.sqlite in the folder. `pipeline`: arguments of `load_pipeline`.
+    Other options as for `run_suite`. Returns the table. Raises ValueError for schedules and suite together or neither, or a count below 1.
+    """
+    _check_asked(schedules, suite, costs)
+    captions, at = held_out_prompts(prompts), _seeds(seeds)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    measured = read_costs(costs)
+    arms = {path.stem: Arm(KeySchedule.load(path), order=order) for path in schedules}
+    pipe = load_pipeline(**(pipeline or {}))
+    of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
+    if suite:
+        return write_suite(folder, pipe, measured, captions, **of_run)
+    return write_comparison(folder, pipe, arms, captions, **of_run)
+
+
+def _check_asked(schedules: Sequence[Path], suite: bool, costs: Sequence[Path]) -> None:
+    if suite == bool(schedules) or (costs and not suite):
+        asked = [name for name, given in (("--schedule", schedules), ("--suite", suite), ("--costs", costs)) if given]
+        raise ValueError(
+            f"{' and '.join(asked) or 'nothing'} asked; accepted: --schedule FILE (one or more), or --suite, with --costs FILE or without"
+        )
+    stems = [path.stem for path in schedules]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two schedule files are named {twice!r}; accepted: files of different names, which name the arms")
+
+
+def _seeds(count: int) -> range:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"{count!r} seeds asked; accepted: a whole number of 1 or more")
+    return range(count)
+
+
+def write_suite(
+    folder: str | Path,
+    pipe: Any,
+    costs: Costs,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    reference_steps: int | None = 1000,
+    repeats: int = 3,
+    store: str | Path | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Runs the suite and leaves about.json, pictures.csv, paired.csv, table.csv and suite.png in a folder, each as soon as it is known.
+
+    >>> write_suite("runs/suite", pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+
+    Arguments as for `run_suite`; returns its table. Each file is written whole or not at all.
+    """
+    place = Path(folder)
+    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    counts = {name: options.pop(name) for name in ("counts",) if name in options}
+    about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
+    _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]})
+    pictures = suite_pictures(
+        pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
+    )
+    _write_table(pictures, place / "pictures.csv")
+    table = suite_table(pipe, costs, pictures, repeats=repeats, **of_run, **counts)
+    _write_table(table, place / "table.csv")
+    _write_table(paired(pictures, table), place / "paired.csv")
+    figure = plot_suite(table, plot.figure(15, 7))
+    write_whole(place / "suite.png", lambda file: figure.savefig(file, format="png", dpi=110))
+    return table
+
+
+def write_comparison(
+    folder: str | Path,
+    pipe: Any,
+    schedules: Mapping[str, KeySchedule | Arm],
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    repeats: int = 3,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compares schedules (or arms) and leaves about.json, pictures.csv and table.csv in a folder, each as soon as it is known.
+
+    >>> write_comparison("runs/compare", pipe, {"mine": KeySchedule.load("schedule.json")}, prompts)  # doctest: +SKIP
+
+    Arguments as for `compare`; returns its table. Each file is written whole or not at all.
+    """
+    place = Path(folder)
+    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
+    described = {name: arm.about() for name, arm in arms.items()}
+    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats})
+    pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)
+    _write_table(pictures, place / "pictures.csv")
+    table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
+    _write_table(table, place / "table.csv")
+    return table
+
+
+def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]:
+    """Files that `ReuseCosts.save` wrote, by what was reused ("encoder" or "prediction") and order.
+
+    >>> read_costs(["encoder-1.safetensors"])  # doctest: +SKIP
+
+    Raises what `ReuseCosts.load` does, and ValueError for two files of the same what and order.
+    """
+    found: dict[tuple[str, int], ReuseCosts] = {}
+    for path in paths:
+        costs = ReuseCosts.load(path)
+        of = str(costs.measured_on.get("what", "encoder")), costs.order
+        if of in found:
+            raise ValueError(f"{path} holds costs for {of}, and so does a file before it; accepted: one file for each")
+        found[of] = costs
+    return found
+
+
+def _write_about(folder: Path, pipe: Any, asked: Mapping[str, Any]) -> None:
+    document = about_run(pipe) | {"asked": dict(asked)}
+    write_text(folder / "about.json", json.dumps(document, indent=2, default=str) + "\n")
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    write_whole(path, lambda file: table.to_csv(file, index=False, float_format="%.7g"))
