@@ -156,7 +156,7 @@ def main() -> None:
     """Runs the command line; what users can mend ends in one sentence and exit code 2."""
     try:
         app()
-    except (ValueError, TypeError, OSError, KeyError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, KeyError, MemoryError, ModuleNotFoundError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.echo(f"error: {message}", err=True)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """DeepCache's own package on a pipeline, with what it really evaluates counted (Ma et al., CVPR 2024): a rival to compare with.
 
 - `deepcache(pipe, interval)`: the pipeline with DeepCache, while the block lasts
+- `deepcache_helper()`: the package's class, or an error that says what to install
 - `deepcache_flops(model, arguments)`: operations of a whole call and of one that uses the cache
 """
 
@@ -51,7 +52,8 @@ def check_interval(interval: Any) -> None:
         raise ValueError(f"deepcache={interval!r} asked; accepted: an interval, a whole number of 1 or more")
 
 
-def _helper() -> Any:
+def deepcache_helper() -> Any:
+    """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
     try:
         from DeepCache import DeepCacheSDHelper
     except ModuleNotFoundError:
@@ -64,7 +66,7 @@ def _helper() -> Any:
 @contextmanager
 def _enabled(pipe: Any, interval: int) -> Iterator[None]:
     """DeepCache switched on; afterwards also the `forward` attributes that its `disable` leaves behind are gone."""
-    helper = _helper()(pipe=pipe)
+    helper = deepcache_helper()(pipe=pipe)
     before = [(module, vars(module).get("forward")) for module in pipe.unet.modules()]
     helper.set_params(cache_interval=interval, cache_branch_id=0)
     try:

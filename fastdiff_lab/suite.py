@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from .comparison import compare_pictures, with_costs
+from .deepcache import deepcache_helper
 from .evaluation import denoiser_calls
 from .shapes.data import held_out_scenes
 from .suite_arms import COUNTS, Costs, suite_arms, suite_columns
@@ -39,6 +40,7 @@ def run_suite(
     >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
     `prompts`: none that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
+    Raises ModuleNotFoundError without DeepCache's package, and what `compare` and `suite_arms` raise.
     Returns the table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
     """
     pictures = suite_pictures(
@@ -71,6 +73,7 @@ def suite_pictures(
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
     arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts)
+    deepcache_helper()  # missing, it is missed before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
 

@@ -31,7 +31,7 @@ def failed(monkeypatch, capsys, *arguments) -> str:
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert all(command in shown for command in ("tour", "sample", "train", "lab"))
+    assert all(command in shown for command in ("tour", "sample", "compare", "train", "lab"))
 
 
 @pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("3", 3), ("none", 10), ("0,5 of 10", 2)])

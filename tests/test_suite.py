@@ -1,0 +1,274 @@
+"""The suite: its arms, DeepCache among them, the claims, the figure, scene features and the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from models import denoiser_pipe
+from typer.testing import CliRunner
+
+import fastdiff_lab as fl
+from fastdiff_lab import cli, comparison, plot
+from fastdiff_lab.deepcache import deepcache, deepcache_flops
+from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
+from fastdiff_lab.flops import count_flops
+from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.scene_distance import frechet_distance, kernel_distance, scene_distance, scene_features
+from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.shapes.scenes import draw
+from fastdiff_lab.suite import held_out_prompts, run_suite
+from fastdiff_lab.suite_arms import suite_arms, suite_columns
+from fastdiff_lab.suite_claims import paired
+from fastdiff_lab.suite_plot import plot_suite
+from fastdiff_lab.suite_report import compare_into, read_costs
+
+PROMPTS = held_out_prompts(2)
+SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
+
+
+def costs(order: int, steps: int = 10, what: str = "encoder", longest: int = 6) -> ReuseCosts:
+    """Longer spans cost more, and early ones most."""
+    gaps = (0,) if order == 0 else (0, 1, 3)
+    early = 1 + torch.arange(steps, 0, -1).float() / steps
+    displacement = (torch.arange(longest + 1).float() ** 2 * early[:, None]).expand(2, len(gaps), steps, longest + 1).clone()
+    return ReuseCosts(displacement, gaps, torch.ones(2, steps + 1), {"order": order, "what": what})
+
+
+COSTS = {(what, order): costs(order, what=what) for what in ("encoder", "prediction") for order in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def suite(pipe):
+    with torch.no_grad():
+        return run_suite(pipe, {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}, PROMPTS[:1], reference_steps=12,
+                         repeats=1, **SUITE)  # fmt: skip
+
+
+@pytest.mark.parametrize(("interval", "whole"), [(1, 6), (2, 3), (4, 2)])
+def test_deepcache_counts_what_really_ran(pipe, interval, whole):
+    counts = sample(pipe, Arm(deepcache=interval), PROMPTS[:1], [0], num_inference_steps=6).counts
+    assert (counts.encoder_calls, counts.forward_calls, counts.steps, counts.runs) == (whole, 6, 6, 1)
+
+
+def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
+    before = {name: set(vars(module)) for name, module in pipe.unet.named_modules()}
+    untouched = sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=4)
+    assert torch.equal(sample(pipe, Arm(deepcache=1), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
+    assert not torch.equal(sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
+    with pytest.raises(KeyboardInterrupt), deepcache(pipe, 2):
+        raise KeyboardInterrupt
+    assert {name: set(vars(module)) for name, module in pipe.unet.named_modules()} == before
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+    assert torch.equal(sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
+
+
+def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
+    arguments = denoiser_arguments(pipe, PROMPTS[0])
+    with_cache, plain = deepcache_flops(pipe.unet, arguments), count_flops(pipe.unet, arguments)
+    assert with_cache.total == plain.total  # a whole call is a plain one
+    rows, side, ran = 2, 16, (pipe.unet.conv_in, pipe.unet.conv_out)
+    convolutions = sum(2 * 9 * layer.in_channels * layer.out_channels * rows * side**2 for layer in ran)
+    assert convolutions < with_cache.decoder < plain.decoder  # a cached call: less than the decoder, more than the outermost layers
+
+
+def test_bad_deepcache(pipe, monkeypatch):
+    with pytest.raises(ValueError, match="an arm has DeepCache or a schedule or other plain steps, not two of them"):
+        Arm(steps=5, deepcache=2)
+    with pytest.raises(ValueError, match="an arm has DeepCache or a schedule"):
+        Arm(fl.KeySchedule.paper(50), deepcache=2)
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ValueError, match=r"deepcache=.* asked; accepted: an interval, a whole number of 1 or more"):
+            Arm(deepcache=wrong)
+    transformer = SimpleNamespace(transformer=denoiser_pipe().unet, scheduler=pipe.scheduler)
+    with pytest.raises(
+        ValueError, match="DeepCache asked for a UNet2DConditionModel; accepted: a pipeline whose denoiser is a UNet"
+    ):
+        with deepcache(transformer, 2):
+            pass
+    monkeypatch.setitem(sys.modules, "DeepCache", None)
+    with pytest.raises(ModuleNotFoundError, match=r'DeepCache is not installed.*pip install "fastdiff-lab\[suite\]"'):
+        sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4)
+    with pytest.raises(ModuleNotFoundError, match="DeepCache is not installed"):  # before anything is drawn
+        run_suite(pipe, {}, PROMPTS, **SUITE)
+
+
+def test_the_arms_of_fifty_steps():
+    given = {(what, order): costs(order, 50, what, longest=25) for what, order in COSTS}
+    arms, columns = suite_arms(50, given), suite_columns(50, given)
+    assert list(arms) == list(columns["arm"]) and len(set(arms)) == len(arms)
+    assert next(iter(arms.values())) == Arm() and arms["DeepCache 5"] == Arm(deepcache=5)
+    for count in (5, 7, 9, 13, 17):
+        assert arms[f"plain {count} steps"] == Arm(steps=count)
+        for order in (0, 1):
+            assert arms[f"features, uniform {count}, order {order}"] == Arm(fl.KeySchedule.uniform(50, count), order=order)
+            derived = arms[f"features, derived {count}, order {order}"]
+            assert arms[f"predictions, derived {count}, order {order}"] == Arm(derived.schedule, "prediction", order)
+            assert len(arms[f"predictions, derived for predictions {count}, order {order}"].schedule.keys) == count
+    assert arms["predictions, paper 9, order 1"] == Arm(fl.KeySchedule.paper(50), "prediction", 1)
+    noisy = columns[columns["noise"]]
+    assert sorted(zip(noisy["keys"], noisy["order"], noisy["num_keys"], strict=True)) == [
+        (keys, order, 9) for keys in ("derived", "paper", "uniform") for order in (0, 1)
+    ]
+    assert all((arms[name].prior_noise > 0) == noise for name, noise in zip(columns["arm"], columns["noise"], strict=True))
+    assert columns.set_index("arm").loc["features, paper 9, order 0", "key_steps"] == str(fl.KeySchedule.paper(50))
+
+
+def test_arms_that_cannot_be_are_left_out():
+    short = {("encoder", 0): costs(0, 50, longest=8)}  # 50 steps in groups of 8 need 7 keys
+    names = list(suite_arms(50, short))
+    assert "features, derived 7, order 0" in names and "features, derived 5, order 0" not in names
+    assert not any("order 1" in name and "derived" in name for name in names)
+    few = list(suite_arms(8, {}))
+    assert "plain 7 steps" in few and not any("paper" in name or " 9" in name for name in few)
+
+
+def test_costs_of_something_else():
+    with pytest.raises(
+        ValueError, match=r"the costs for \('encoder', 0\) are of runs of 10 steps, this one makes 50 denoiser calls"
+    ):
+        suite_arms(50, {("encoder", 0): costs(0)})
+    with pytest.raises(ValueError, match=r"costs of order 1 given for \('encoder', 0\); accepted: 'encoder' or 'prediction'"):
+        suite_arms(10, {("encoder", 0): costs(1)})
+    with pytest.raises(ValueError, match=r"costs of order 1 given for \('decoder', 1\)"):
+        suite_arms(10, {("decoder", 1): costs(1)})
+
+
+def test_the_table_has_costs_and_nearness(suite):
+    table, pictures = suite
+    assert list(table["arm"]) == list(pictures["arm"].unique()) and (table["pictures"] == 1).all()
+    rows = table.set_index("arm")
+    untouched, cached = rows.loc["untouched"], rows.loc["DeepCache 2"]
+    assert untouched["psnr"] == np.inf and np.isfinite(untouched["reference_psnr"]) and untouched["ratio"] == 1
+    assert cached["forward_calls"] == 10 and cached["encoder_calls"] == 5
+    assert untouched["gflops"] / 2 < cached["gflops"] < untouched["gflops"]
+    assert rows.loc["features, derived 3, order 1", "forward_calls"] == rows.loc["plain 5 steps", "forward_calls"] - 2 == 3
+    expected = {"seconds", "ssim_worst", "latent_mse_high", "reference_psnr_worst", "prompt_accuracy", "keys", "noise", "key_steps"}
+    assert expected <= set(table)
+
+
+def test_the_claims_are_differences_of_the_table(suite):
+    table, pictures = suite
+    claims, rows = paired(pictures, table), table.set_index("arm")
+    for _, row in claims.iterrows():
+        assert row["difference"] == pytest.approx(rows.loc[row["arm"], "psnr"] - rows.loc[row["other"], "psnr"])
+        assert row["low"] <= row["difference"] + 1e-9 and row["difference"] <= row["high"] + 1e-9
+    assert not claims.duplicated(["claim", "arm", "other"]).any()
+    found = claims.set_index(["claim", "num_keys", "order"])["other"]
+    assert found["derived over uniform keys", 3, 1] == "features, uniform 3, order 1"
+    assert found["features over predictions at keys derived for each", 3, 1] == "predictions, derived for predictions 3, order 1"
+    assert found["extrapolated at derived keys over held at the paper's", 9, 1] == "features, paper 9, order 0"
+    assert found["derived over as many plain steps", 9, 1] == "plain 9 steps"
+    assert (claims["claim"] == "with over without prior noise").sum() == 5  # paper and uniform at both orders, derived at one
+    assert claims["claim"].str.startswith("the paper's over uniform keys, both").sum() == 4
+
+
+def test_the_figure_has_every_family(suite):
+    table, _ = suite
+    figure = plot_suite(table, plot.figure(15, 7))
+    assert [ax.get_xlabel().split()[0] for ax in figure.axes] == ["sequential", "seconds", "GFLOPs"]
+    assert all(ax.get_xscale() == "log" for ax in figure.axes) and "(dB)" in figure.axes[0].get_ylabel()
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"features extrapolated, derived keys", "predictions held, the paper's keys", "plain sampler, fewer steps"} <= set(names)
+    assert len(names) == len(set(names))
+    looks = [
+        (line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor()) for line in figure.axes[0].lines
+    ]
+    assert len(looks) == len(set(map(str, looks))) == len(names)
+    assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"][0]
+    untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(10, 7))
+    assert len(untimed.axes) == 2
+
+
+def test_held_out_captions_half_of_two_objects():
+    prompts = held_out_prompts(9)
+    assert len(set(prompts)) == 9 and prompts[:2] == held_out_prompts(9)[:2]
+    known = {2: {scene.caption() for scene in held_out_scenes(40, 2)}}
+    assert [prompt in known[2] for prompt in prompts] == [False] * 5 + [True] * 4
+    with pytest.raises(ValueError, match="0 prompts asked; accepted: a whole number of 1 or more"):
+        held_out_prompts(0)
+
+
+def test_distances_of_features():
+    generator = torch.Generator().manual_seed(0)
+    near, same, far = (torch.randn(200, 8, generator=generator) + shift for shift in (0.0, 0.0, 1.0))
+    assert abs(kernel_distance(near, same)[0]) < 0.1 < 1 < kernel_distance(near, far)[0]
+    assert kernel_distance(near, far) == kernel_distance(near, far)  # the same subsets
+    assert frechet_distance(near, same) < 1 < frechet_distance(near, far) < 10  # the shift's square is 8
+    with pytest.raises(ValueError, match=r"subset_size=300 asked; accepted: a whole number from 2 to 200"):
+        kernel_distance(near, far, subset_size=300)
+    with pytest.raises(ValueError, match=r"features of shapes \(200, 8\) and \(200, 7\) given"):
+        frechet_distance(near, far[:, :7])
+
+
+def test_scene_distance(pipe, tmp_path, monkeypatch):
+    options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
+    table = scene_distance(pipe, {"untouched": Arm()}, 6, **options)
+    assert table["arm"].tolist() == ["drawn scenes", "untouched"] and (table["pictures"] == 6).all()
+    monkeypatch.delattr(comparison, "_run")  # nothing is drawn again: all comes from the store
+    pd.testing.assert_frame_equal(scene_distance(pipe, {"untouched": Arm()}, 6, **options), table)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="3 pictures per arm asked; accepted: a whole number of 4 or more"):
+        scene_distance(pipe, {}, 3)
+    assert scene_features([draw(scene) for scene in held_out_scenes(3)]).shape == (3, 128)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
+
+
+def test_the_command_writes_what_the_suite_found(tmp_path):
+    costs(1, 4, longest=3).save(tmp_path / "costs.safetensors")
+    arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--prompts", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+                 "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
+    result = invoke(*arguments)
+    assert result.exit_code == 0 and "DeepCache 3" in result.output
+    names = {"about.json", "pictures.csv", "table.csv", "paired.csv", "suite.png", "pictures.sqlite"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    about = json.loads((tmp_path / "out" / "about.json").read_text())
+    assert about["threads"] == 1 and about["versions"]["torch"] and about["asked"]["costs"] == [{"order": 1, "what": "encoder"}]
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table["arm"][0] == "untouched" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
+
+
+def test_the_command_compares_schedules(tmp_path):
+    fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
+    result = invoke("--schedule", tmp_path / "mine.json", "--order", 1, "--prompts", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+                    "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
+    assert result.exit_code == 0
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert table["arm"].tolist() == ["untouched", "uniform 2", "plain 2 steps", "mine, prediction held", "mine"]
+    assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["arms"]["mine"]["order"] == 1
+
+
+def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
+    schedule, other = tmp_path / "mine.json", tmp_path / "other" / "mine.json"
+    other.parent.mkdir()
+    for path in (schedule, other):
+        fl.KeySchedule(4, [0, 2]).save(path)
+    with pytest.raises(ValueError, match="nothing asked; accepted: --schedule FILE"):
+        compare_into(tmp_path)
+    with pytest.raises(ValueError, match="--schedule and --suite asked; accepted"):
+        compare_into(tmp_path, schedules=[schedule], suite=True)
+    with pytest.raises(ValueError, match="--schedule and --costs asked; accepted"):
+        compare_into(tmp_path, schedules=[schedule], costs=[schedule])
+    with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
+        compare_into(tmp_path, schedules=[schedule, other])
+    with pytest.raises(ValueError, match="0 seeds asked; accepted: a whole number of 1 or more"):
+        compare_into(tmp_path, suite=True, seeds=0)
+    for name in ("a", "b"):
+        costs(1).save(tmp_path / name)
+    with pytest.raises(
+        ValueError, match=r"b holds costs for \('encoder', 1\), and so does a file before it; accepted: one file for each"
+    ):
+        read_costs([tmp_path / "a", tmp_path / "b"])
