@@ -20,7 +20,7 @@ from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .recorded import Recording
-from .recording import record
+from .recording import bytes_to_keep, record
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
 
@@ -31,6 +31,7 @@ __all__ = [
     "Counts",
     "KeySchedule",
     "Recording",
+    "bytes_to_keep",
     "compare",
     "compare_pictures",
     "encoder_propagation",
