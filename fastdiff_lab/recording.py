@@ -111,9 +111,20 @@ class _Recorder:
         for statistic in STATISTICS:
             rows = [torch.stack([self.values[statistic, step, name] for name in layers], -1) for step in steps]
             run[statistic] = torch.stack(rows, dim=1).cpu()
+        self.check_finite(run["mean_square"])
         self.recording.statistics = _together(self.recording.statistics, run)
         self.recording.features = _together(self.recording.features, {n: torch.stack(k, dim=1) for n, k in self.kept.items()})
         self.before, self.values, self.kept = {}, {}, {name: [] for name in self.keep}
+
+    def check_finite(self, mean_square: Tensor) -> None:
+        """Refuses a run whose numbers went astray, at the first step where they did."""
+        astray = (~mean_square.isfinite()).any(0).nonzero()  # rows of step and layer, in the order of the steps
+        if len(astray):
+            step, place = astray[0].tolist()
+            raise ValueError(
+                f"the features of {self.recording.layers[place]!r} at step {step} (time-step {self.recording.time_steps[step]:g}) hold NaN "
+                "or infinite values; this run is not recorded"
+            )
 
 
 class _Told(Exception):
@@ -230,8 +241,8 @@ def record(
     `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all".
 
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
-    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, MemoryError where the features need
-    more than `max_bytes`.
+    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half` or a run whose features hold NaN (at
+    its end: it says at which step), MemoryError where the features need more than `max_bytes`.
     """
     model = denoiser_of(pipe)
     split = split_denoiser(model)

@@ -84,6 +84,27 @@ def test_an_interrupted_run_is_left_out():
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pipe.unet.modules())
 
 
+def test_a_run_with_nan_is_left_out_and_the_step_is_named():
+    pipe = pipeline(dtype=torch.float32)
+    calls = []
+
+    def spoil(module, args, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == 14 else output
+
+    with fl.record(pipe) as recording:
+        run(pipe)
+        handle = pipe.unet.mid_block.register_forward_hook(spoil)
+        calls.extend([1] * 10)
+        with pytest.raises(
+            ValueError, match=r"the features of 'up_blocks.0' at step 3 \(time-step 601\) hold NaN or infinite values"
+        ):
+            run(pipe)
+        handle.remove()
+        run(pipe)
+    assert recording.num_samples == 4
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_accelerated_run_is_refused(parallel):
     pipe = pipeline()
@@ -124,6 +145,8 @@ def test_truncated_and_foreign_files(recorded, tmp_path):
         fl.Recording.load(tmp_path / "broken.safetensors")
     with pytest.raises(FileNotFoundError):
         fl.Recording.load(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="is no whole recording .it is a folder.; accepted: a file that"):
+        fl.Recording.load(tmp_path)
 
 
 def test_a_recording_of_nothing_is_not_saved(tmp_path):
