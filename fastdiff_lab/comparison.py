@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .fingerprint import scheduler_config, weights_digest
 from .flops import count_flops
 from .metrics import fidelity, interval, mean_psnr
 from .schedule import KeySchedule
@@ -143,16 +143,10 @@ def compare_pictures(
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
     """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
-    digest = hashlib.sha256()
-    for part in ("unet", "transformer", "text_encoder", "vae"):
-        model = getattr(pipe, part, None)
-        for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
-            digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.flatten()[:64].float().cpu().numpy().tobytes())
-    scheduler = {name: value for name, value in dict(pipe.scheduler.config).items() if name != "_diffusers_version"}
     model = denoiser_of(pipe)
-    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler, options, str(next(model.parameters()).device.type)]
-    return digest.hexdigest() + json.dumps(about, sort_keys=True, default=str)
+    device = str(next(model.parameters()).device.type)
+    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), options, device]
+    return weights_digest(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .conditions import Conditions, repeat_rows, rounded
+from .extrapolation import Extrapolation, History
 from .features import HeldFeatures, Pass
 from .residuals import HeldResiduals
 from .runs import Run, RunTracker, time_step_value
@@ -58,30 +60,48 @@ class Decoding:
     """The state of one `encoder_propagation` block."""
 
     def __init__(
-        self, pipe: Any, schedule: KeySchedule, split: Split, *, what: str = "encoder", parallel: bool, max_rows: int | None
+        self,
+        pipe: Any,
+        schedule: KeySchedule,
+        split: Split,
+        *,
+        what: str = "encoder",
+        extrapolation: Extrapolation = Extrapolation(),
+        parallel: bool,
+        max_rows: int | None,
     ) -> None:
         self.pipe, self.schedule, self.what, self.parallel, self.max_rows = pipe, schedule, what, parallel, max_rows
+        self.split, self.extrapolation = split, extrapolation
         self.model = denoiser_of(pipe)
         self.sample_name = sample_argument(self.model)
         self.signature = inspect.signature(type(self.model).forward)
         self.tracker = RunTracker(pipe)
         self.group_of = {step: group for group in schedule.groups() for step in group}
         self.counts = Counts()
+        self.known: Mapping[int, Any] = {}  # step -> prediction that is given instead of being evaluated (calibration)
         self.controlnet = controlnet_of(pipe)
         self.residuals = HeldResiduals(self.tracker, schedule)
         holds_decoder = what == "decoder"
         self.features = HeldFeatures(
-            split.entries if holds_decoder else tuple(split.encoder), frozenset() if holds_decoder else split.passing
+            split.entries if holds_decoder else tuple(split.encoder),
+            frozenset() if holds_decoder else split.passing,
+            extrapolation,
         )
+        self.predictions = History(extrapolation)
         self.forget()
 
     def forget(self) -> None:
         """Drops all that belongs to a run."""
-        self.features.forget()
+        self.forget_keys()
         self.ahead: dict[int, Any] = {}  # step -> prediction that is known already
         self.conditions: Conditions | None = None  # of the last key step
         self.key_step = -1
         self.scales_at: list = []
+
+    def forget_keys(self) -> None:
+        """Drops what was seen at key steps."""
+        self.features.forget()
+        self.predictions.clear()
 
     def call_denoiser(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
         """The pipeline's call of the denoiser: one prediction, evaluated now or before."""
@@ -95,7 +115,9 @@ class Decoding:
         run, step, _ = self.tracker.advance(timestep)
         _check_finite(sample, step, timestep)
         difference = self.difference(run, step, timestep, arguments)
-        if step in self.ahead and difference is None:
+        if step in self.known:
+            prediction = _own(self.known[step])
+        elif step in self.ahead and difference is None:
             prediction = self.ahead.pop(step)
         else:
             prediction = self.evaluate(inner, run, step, arguments, difference)
@@ -143,15 +165,35 @@ class Decoding:
             is_key = True
         now = self.coming_pass(run, group, step, arguments, is_key)
         if is_key:
-            self.key_step = step
-            self.conditions = Conditions(now.rows, self.compared(arguments), self.scales())
+            self.begin_group(step, now.rows, arguments, difference)
         with self.features.during(now):
             output = inner(**self.expanded(run, step, arguments, now))
         self.count(now)
         self.ahead = dict(enumerate(_per_step(output, now.rows, now.times), start=step))
         if self.what == "prediction":
-            self.ahead = {later: _own(output) for later in range(step, group.stop)}
-        return self.ahead.pop(step)
+            self.ahead = self.predicted(run, range(step, group.stop), output)
+        prediction = self.ahead.pop(step)
+        if step + now.times == self.schedule.num_steps:
+            self.forget_keys()
+        return prediction
+
+    def begin_group(self, step: int, rows: int, arguments: dict, difference: str | None) -> None:
+        if difference is not None or self.residuals.is_other:
+            self.forget_keys()  # no line runs through features of other conditions
+        self.key_step = step
+        self.conditions = Conditions(rows, self.compared(arguments), self.scales())
+
+    def predicted(self, run: Run, steps: range, output: Any) -> dict[int, Any]:
+        """The predictions of a group from those of the last key steps: held, or extrapolated."""
+        self.predictions.add(self.place(run, steps.start), output[0])
+        at = {later: self.predictions.at([self.place(run, later)], self.predictions.values) for later in steps[1:]}
+        return {steps.start: _own(output)} | {later: _like(output, sample) for later, sample in at.items()}
+
+    def place(self, run: Run, step: int) -> float:
+        """Where a step lies on the axis of extrapolation."""
+        if self.extrapolation.axis == "step":
+            return float(step)
+        return log_snr(self.pipe.scheduler, (run.timesteps if run.planned is None else run.planned)[step])
 
     def refusal(self, step: int, arguments: dict, difference: str) -> ValueError:
         return ValueError(
@@ -162,8 +204,9 @@ class Decoding:
     def coming_pass(self, run: Run, group: range, step: int, arguments: dict, is_key: bool) -> Pass:
         sample = arguments[self.sample_name]
         times = self.steps_at_once(run, group, step, len(sample))
+        places = tuple(self.place(run, later) for later in range(step, step + times))
         return Pass(
-            len(sample), frames_of(self.model, sample), times, is_key, is_last_use=step + times == group.stop,
+            len(sample), frames_of(self.model, sample), places, is_key, is_last_use=step + times == group.stop,
             is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
         )  # fmt: skip
 
@@ -210,7 +253,21 @@ def check_rows_stay_apart(model: Any, parallel: bool) -> None:
 
 def _own(output: Any) -> Any:
     """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
-    return (output[0].clone(),) if isinstance(output, tuple) else type(output)(sample=output[0].clone())
+    return _like(output, output[0].clone())
+
+
+def _like(output: Any, sample: Tensor) -> Any:
+    """A prediction in the host's own type."""
+    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
+
+
+def log_snr(scheduler: Any, timestep: Any) -> float:
+    """The logarithm of the signal-to-noise ratio at a time-step."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
+    alpha = float(alphas[int(timestep)])
+    return math.log(alpha / (1 - alpha))
 
 
 def _check_finite(sample: Tensor, step: int, timestep: Any) -> None:
@@ -223,4 +280,4 @@ def _per_step(output: Any, rows: int, times: int) -> list:
     """The output of a forward over `times` steps as one output per step, of the host's own type."""
     sample = output[0]
     parts = [sample] if times == 1 else sample.split(rows)
-    return [(part,) if isinstance(output, tuple) else type(output)(sample=part) for part in parts]
+    return [_like(output, part) for part in parts]

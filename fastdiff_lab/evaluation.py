@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from .decoding import Counts
+from .extrapolation import Extrapolation
 from .hooks import replaced_call
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
@@ -39,7 +40,7 @@ class Arm:
 
     schedule: KeySchedule | None = None
     what: str = "encoder"
-    order: int = 0
+    order: int | Extrapolation = 0
     parallel_decoding: bool = True
     max_rows: int | None = None
     encoder_blocks: int | None = None

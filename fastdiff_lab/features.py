@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .conditions import first_rows, repeat_rows
+from .extrapolation import Extrapolation, History
 
 # How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
 _ENTRY = ("hidden_states", "res_hidden_states_tuple")
@@ -23,16 +24,20 @@ _ENTRY = ("hidden_states", "res_hidden_states_tuple")
 class Pass:
     """One evaluation of the host's forward: `times` steps of `rows` rows each, with the held children run or their features reused.
 
-    `frames`: rows of a feature for each row of the sample. `is_last_use`: no later step uses these features.
-    `is_written_to`: the host adds to a block's output in place (T2I-Adapter).
+    `frames`: rows of a feature for each row of the sample. `places`: where each of the steps lies on the axis of extrapolation.
+    `is_last_use`: no later step uses these features. `is_written_to`: the host adds to a block's output in place (T2I-Adapter).
     """
 
     rows: int
     frames: int
-    times: int
+    places: tuple[float, ...]
     is_key: bool
     is_last_use: bool
     is_written_to: bool = False
+
+    @property
+    def times(self) -> int:
+        return len(self.places)
 
     @property
     def feature_rows(self) -> int:
@@ -43,21 +48,28 @@ class HeldFeatures:
     """Outputs of the held children at the last key step, in the run's dtype, each kept until its last use.
 
     `held`: names of the children in the order of the host's calls. `passing`: those whose output only the next held child gets.
+    `extrapolation`: how what enters the decoder follows from what entered it at the last key steps.
     """
 
-    def __init__(self, held: tuple[str, ...], passing: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, held: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = Extrapolation()
+    ) -> None:
         self.first, self.last, self.passing = held[0], held[-1], passing
+        self.extrapolation = extrapolation
+        self.entered = History(extrapolation)
         self.forget()
 
     def forget(self) -> None:
         self.now: Pass | None = None
         self.kept: dict[str, Any] = {}
+        self.entered.clear()
 
     @contextmanager
     def during(self, now: Pass) -> Iterator[None]:
         """While the block lasts, the children's calls belong to this pass."""
         if now.is_key:
             self.kept = {}
+            self.entered.add(now.places[0], {})
         self.now = now
         try:
             yield
@@ -105,14 +117,34 @@ class HeldFeatures:
         sample = output if isinstance(output, Tensor) else output[0]
         return _replaced(output, sample, sample.clone())
 
-    def enter_decoder(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Before a child that gets the encoder's features: gives them, still with the rows of one step, those of all steps decoded."""
+    def enter_decoder(self, name: str, is_first: bool, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Before a child that gets the encoder's features: gives them the rows of all steps decoded, each step its own features.
+
+        `is_first`: of these children, the one that gets the bottleneck; the others get the decoder's own hidden states.
+        """
         now = self.now
-        if now is None or now.times == 1:
+        if now is None:
             return args, kwargs
         given = dict(zip(_ENTRY, args, strict=False)) | kwargs
-        given |= {name: _with_all_rows(given[name], now) for name in _ENTRY if name in given}
-        return tuple(given.pop(name) for name in _ENTRY[: len(args)]) + args[len(_ENTRY) :], given
+        bottleneck, skips = _ENTRY
+        for argument in (bottleneck, skips) if is_first else (skips,):
+            if argument in given:
+                given[argument] = self.for_decoder(now, (name, argument), given[argument], argument == bottleneck)
+        return tuple(given.pop(argument) for argument in _ENTRY[: len(args)]) + args[len(_ENTRY) :], given
+
+    def for_decoder(self, now: Pass, entry: tuple[str, str], value: Any, is_bottleneck: bool) -> Any:
+        """What enters the decoder, from its value at the key step (the encoder's output and what the host adds to it)."""
+        if not self.extrapolation.moves(is_bottleneck):
+            return _with_all_rows(value, now)
+        if now.is_key:
+            self.entered.values[-1][entry] = value
+        values = [seen[entry] for seen in self.entered.values]
+        # FreeU writes into the hidden states that it gets; those of the key step are still needed, so they are copied even there.
+        return self.entered.at(now.places, values) if now.times > 1 or not now.is_key else _copied(value, is_bottleneck)
+
+
+def _copied(value: Any, is_bottleneck: bool) -> Any:
+    return value.clone() if is_bottleneck else value
 
 
 def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
@@ -124,4 +156,4 @@ def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
 def _with_all_rows(value: Any, now: Pass) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_with_all_rows(inner, now) for inner in value)
-    return repeat_rows(value, now.feature_rows, now.times) if len(value) == now.feature_rows else value
+    return repeat_rows(value, now.feature_rows, now.times)

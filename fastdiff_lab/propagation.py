@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
+from .extrapolation import Extrapolation
 from .hooks import replaced_call
 from .schedule import KeySchedule
 from .split import Split, denoiser_of, split_denoiser
@@ -20,23 +21,27 @@ from .split import Split, denoiser_of, split_denoiser
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def _check_options(pipe: Any, schedule: Any, order: int, what: str, parallel: bool, max_rows: int | None) -> None:
+def _check_options(pipe: Any, schedule: Any, order: Extrapolation, what: str, parallel: bool, max_rows: int | None) -> None:
     if not isinstance(schedule, KeySchedule):
         raise TypeError(f"schedule={schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
-    if order != 0:
-        raise ValueError(f"order={order!r} asked; accepted: 0 (features held, the paper)")
     if what not in HELD:
         raise ValueError(f"what={what!r} asked; accepted: {', '.join(HELD)}")
+    if order.order and what == "decoder":
+        raise ValueError(f"order={order.order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
     if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
         raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for no limit")
     if max_rows is not None and not (parallel and what == "encoder"):
         raise ValueError(
             f"max_rows asked with parallel_decoding={parallel} and what={what!r}, where each step is decoded alone; leave one of them out"
         )
-    model = denoiser_of(pipe)
-    if model in _accelerated:
+    check_not_accelerated(pipe)
+    check_rows_stay_apart(denoiser_of(pipe), parallel and what == "encoder")
+
+
+def check_not_accelerated(pipe: Any) -> None:
+    """Raises RuntimeError inside an `encoder_propagation` block of the same pipeline."""
+    if denoiser_of(pipe) in _accelerated:
         raise RuntimeError("this pipeline is accelerated already; leave the outer encoder_propagation block first")
-    check_rows_stay_apart(model, parallel and what == "encoder")
 
 
 @contextmanager
@@ -44,7 +49,7 @@ def encoder_propagation(
     pipe: Any,
     schedule: KeySchedule,
     *,
-    order: int = 0,
+    order: int | Extrapolation = 0,
     what: str = "encoder",
     parallel_decoding: bool = True,
     max_rows: int | None = None,
@@ -60,7 +65,8 @@ def encoder_propagation(
     `pipe`: a diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a DiTTransformer2DModel. A
     ControlNet is evaluated at key steps only, too.
     `schedule`: for as many steps as the run makes denoiser calls.
-    `order`: 0 holds the features of the last key step (the paper).
+    `order`: 0 holds the features of the last key step (the paper); 1 extrapolates them along the line through the last two key
+    steps (ours), which needs the memory of one more set of features. An `Extrapolation` says more.
     `what`: "encoder"; for teaching also "decoder" (the encoder runs at every step, the outputs of the up blocks are held) and
     "prediction" (nothing runs between keys). In a UNet the two give the same pictures: the prediction depends on the up blocks'
     output only, so the paper's decoder propagation and its encoder-and-decoder propagation (Table 14) are one arm here.
@@ -73,29 +79,40 @@ def encoder_propagation(
     pipeline or options that cannot be accelerated, at a run's first step if the schedule does not fit it, and where a prediction
     decoded ahead does not fit the call it is meant for (text, rows or adapter scales changed in mid-run).
     """
-    _check_options(pipe, schedule, order, what, parallel_decoding, max_rows)
-    model = denoiser_of(pipe)
-    split = split_denoiser(model, encoder_blocks)
+    extrapolation = Extrapolation.of(order)
+    _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows)
+    split = split_denoiser(denoiser_of(pipe), encoder_blocks)
     parallel = parallel_decoding and what == "encoder"
-    state = Decoding(pipe, schedule, split, what=what, parallel=parallel, max_rows=max_rows)
+    with installed(Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows)) as state:
+        yield state.counts
+
+
+@contextmanager
+def installed(state: Decoding) -> Iterator[Decoding]:
+    """While the block lasts, the calls of the pipeline's denoiser, of its held children and of its ControlNet go through `state`."""
+    model = state.model
     with ExitStack() as stack:
         _accelerated.add(model)
         stack.callback(_accelerated.discard, model)
         stack.callback(state.forget)
         stack.callback(state.residuals.forget)
-        _hold_features(stack, state, split)
+        _hold_features(stack, state, state.split)
         if state.controlnet is not None:
             stack.enter_context(replaced_call(state.controlnet, lambda inner: lambda *a, **k: state.call_controlnet(inner, a, k)))
         stack.enter_context(replaced_call(model, lambda inner: lambda *a, **k: state.call_denoiser(inner, a, k)))
-        yield state.counts
+        yield state
 
 
 def _hold_features(stack: ExitStack, state: Decoding, split: Split) -> None:
     def around(name: str) -> Callable:
         return lambda inner: lambda *args, **kwargs: state.features.call(name, inner, args, kwargs)
 
+    def entering(name: str) -> Callable:
+        is_first = name == split.entries[0]
+        return lambda module, args, kwargs: state.features.enter_decoder(name, is_first, args, kwargs)
+
     for name, child in split.held(state.what).items():
         stack.enter_context(replaced_call(child, around(name)))
-    for name in split.entries if state.parallel else ():
-        hook = split.decoder[name].register_forward_pre_hook(state.features.enter_decoder, with_kwargs=True)
+    for name in split.entries if state.what == "encoder" else ():
+        hook = split.decoder[name].register_forward_pre_hook(entering(name), with_kwargs=True)
         stack.callback(hook.remove)

@@ -26,7 +26,8 @@ class HeldResiduals:
         self.forget()
 
     def forget(self) -> None:
-        """Drops what is held."""
+        """Drops what is held. `is_other`: the call at the last key step differed from the one at the key step before."""
+        self.is_other = False
         self.held: Any = None
         self.conditions: Conditions | None = None
         self.key_step = -1
@@ -41,6 +42,8 @@ class HeldResiduals:
         compared = {name: value for name, value in arguments.items() if name not in _CHANGES_BY_STEP}
         rows = len(arguments["sample"])
         if is_new or self.conditions is None or run.step in self.keys:
+            known = None if is_new else self.conditions
+            self.is_other = known is not None and known.difference(rows=rows, arguments=compared, scales=[]) is not None
             self.held, self.key_step = inner(*args, **kwargs), run.step
             self.conditions = Conditions(rows, compared, [])
             return _new_containers(self.held), True

@@ -601,7 +601,7 @@ def test_two_accelerations_nested():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"order": 3}, "order=3 asked; accepted: 0"),
+        ({"order": 3}, "order=3 asked; accepted: 0 .features held, the paper., 1"),
         ({"max_rows": 0}, "max_rows=0 asked"),
         ({"max_rows": 4, "parallel_decoding": False}, "leave one of them out"),
         ({"max_rows": 4, "what": "prediction"}, "leave one of them out"),

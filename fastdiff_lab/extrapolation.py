@@ -1,0 +1,111 @@
+"""From the features of the last key steps to those of the steps between: held, or along a line.
+
+- `Extrapolation`: how; `Extrapolation.of(order)` reads what users give as `order`
+- `History`: what was seen at the last key steps, and what follows from it at other places
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AXES = ("step", "log_snr")
+PARTS = ("all", "skips", "bottleneck")
+
+
+@dataclass(frozen=True)
+class Extrapolation:
+    """How the features of a step follow from those of the key steps before it.
+
+    >>> Extrapolation(order=1).weights([4.0, 8.0], 10.0)  # 8 + 2 steps on, along the line through 4 and 8
+    (-0.5, 1.5)
+
+    `order`: 0 holds the features of the last key step (the paper); 1 goes on along the line through the last two, 2 along the
+    parabola through the last three. Where fewer keys have passed, the order is lower. `damping`: the share of the way that is gone,
+    0 to 1. `axis`: what the line runs over, "step" or "log_snr" (the logarithm of the signal-to-noise ratio). `parts`: which of
+    the encoder's features, "all", the "skips" or the "bottleneck"; the others are held.
+
+    Raises ValueError for other values.
+    """
+
+    order: int = 0
+    damping: float = 1.0
+    axis: str = "step"
+    parts: str = "all"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, bool) or self.order not in (0, 1, 2):
+            raise ValueError(f"order={self.order!r} asked; accepted: 0 (features held, the paper), 1 (along a line) or 2")
+        if isinstance(self.damping, bool) or not isinstance(self.damping, int | float) or not 0 <= self.damping <= 1:
+            raise ValueError(f"damping={self.damping!r} asked; accepted: a number from 0 to 1")
+        for name, value, accepted in (("axis", self.axis, AXES), ("parts", self.parts, PARTS)):
+            if value not in accepted:
+                raise ValueError(f"{name}={value!r} asked; accepted: {', '.join(accepted)}")
+
+    @classmethod
+    def of(cls, order: Any) -> Extrapolation:
+        """An `Extrapolation` as it is, or one of the given order."""
+        return order if isinstance(order, Extrapolation) else cls(order)
+
+    def weights(self, places: Sequence[float], place: float) -> tuple[float, ...]:
+        """Lagrange's weights of what was seen at `places` (the last one last) for a value at `place`; their sum is 1."""
+        lagrange = [
+            prod((place - other) / (own - other) for j, other in enumerate(places) if j != i) for i, own in enumerate(places)
+        ]
+        held = [0.0] * (len(places) - 1) + [1.0]
+        return tuple(self.damping * line + (1 - self.damping) * hold for line, hold in zip(lagrange, held, strict=True))
+
+    def moves(self, is_bottleneck: bool) -> bool:
+        """Is this feature extrapolated, or held?"""
+        return self.order > 0 and self.parts in ("all", "bottleneck" if is_bottleneck else "skips")
+
+
+class History:
+    """Values of the last key steps, as many as the order needs, the newest last.
+
+    >>> history = History(Extrapolation(order=1))
+    >>> history.add(0.0, torch.tensor([1.0]))
+    >>> history.add(2.0, torch.tensor([2.0]))
+    >>> history.at([2.0, 4.0], history.values)
+    tensor([2., 3.])
+    """
+
+    def __init__(self, extrapolation: Extrapolation) -> None:
+        self.extrapolation = extrapolation
+        self.points: deque[tuple[float, Any]] = deque(maxlen=extrapolation.order + 1)
+
+    def add(self, place: float, value: Any) -> None:
+        """The value at a key step. A place that is seen again (two stages of one step) replaces the one before."""
+        if self.points and self.points[-1][0] == place:
+            self.points.pop()
+        self.points.append((place, value))
+
+    def clear(self) -> None:
+        self.points.clear()
+
+    @property
+    def values(self) -> list[Any]:
+        return [value for _, value in self.points]
+
+    def at(self, places: Sequence[float], values: Sequence[Any]) -> Any:
+        """`values` (one per key step: tensors of one step's rows, or tuples of them) at each of `places`, one block of rows per place."""
+        if isinstance(values[-1], tuple | list):
+            return type(values[-1])(self.at(places, parts) for parts in zip(*values, strict=True))
+        known = [place for place, _ in self.points]
+        return _combined(values, [self.extrapolation.weights(known, place) for place in places])
+
+
+def _combined(tensors: Sequence[Tensor], weights: Sequence[Sequence[float]]) -> Tensor:
+    """The newest tensor and, weighted, its differences to the older ones: exactly the newest where their weights are 0."""
+    *older, newest = tensors
+    block = newest[None].expand(len(weights), *newest.shape)
+    for place, tensor in enumerate(older):
+        weight = torch.tensor([row[place] for row in weights], dtype=newest.dtype, device=newest.device)
+        block = torch.addcmul(block, (tensor - newest)[None], weight.view(-1, *[1] * newest.dim()))
+    return block.reshape(-1, *newest.shape[1:])

@@ -1,0 +1,54 @@
+"""What a pipeline is, in a few words: so that what was measured on one is not taken for another.
+
+- `weights_digest(pipe)`: a fingerprint of its weights
+- `scheduler_config(pipe)`: its scheduler's settings
+- `identity(pipe)`: class, weights and scheduler, as text
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from torch import nn
+
+from .split import denoiser_of
+
+_PARTS = ("unet", "transformer", "text_encoder", "vae")
+_SEEN_PER_TENSOR = 64
+
+
+def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+    """A fingerprint of names, shapes and the first entries of all weights, and of the models' configs; not of a whole large model.
+
+    >>> weights_digest(pipe)[:8]  # doctest: +SKIP
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        model = getattr(pipe, part, None)
+        for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
+            digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.flatten()[:_SEEN_PER_TENSOR].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def scheduler_config(pipe: Any) -> dict[str, Any]:
+    """The settings of the pipeline's scheduler, without the version that wrote them."""
+    return {name: value for name, value in dict(pipe.scheduler.config).items() if name != "_diffusers_version"}
+
+
+def identity(pipe: Any) -> dict[str, str]:
+    """What a measurement of key steps depends on: the denoiser's class and weights, the scheduler's class and settings.
+
+    >>> identity(pipe)["scheduler"]  # doctest: +SKIP
+    'DDIMScheduler'
+    """
+    settings = json.dumps(scheduler_config(pipe), sort_keys=True, default=str)
+    return {
+        "model": type(denoiser_of(pipe)).__name__,
+        "weights": weights_digest(pipe, ("unet", "transformer"))[:16],
+        "scheduler": type(pipe.scheduler).__name__,
+        "scheduler_config": hashlib.sha256(settings.encode()).hexdigest()[:16],
+    }

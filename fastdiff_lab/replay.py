@@ -1,0 +1,197 @@
+"""A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
+
+- `Call`: prompts, seeds and options of a run
+- `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
+- `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .decoding import Decoding
+from .evaluation import generators
+from .extrapolation import Extrapolation
+from .hooks import replaced_call, replaced_method
+from .propagation import check_not_accelerated, installed
+from .schedule import KeySchedule
+from .split import denoiser_of, split_denoiser
+
+
+class _Enough(Exception):
+    """All that a run was for has been seen."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a pipeline: one seed per prompt, and the options that it is given."""
+
+    prompts: tuple[Any, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, pipe: Any) -> None:
+        """Calls the pipeline, as far as the block around it lets it go."""
+        with suppress(_Enough), torch.no_grad():
+            pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+
+
+@dataclass
+class Trajectory:
+    """What an untouched run did at each step: the denoiser's outputs, the scheduler's arguments and its samples.
+
+    `samples`: the latents at each step, and the final ones: steps + 1 tensors of shape (pictures, ...).
+    """
+
+    call: Call
+    predictions: list[Any] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    timesteps: list[Any] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.outputs)
+
+
+Step = Callable[..., Any]
+
+
+def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
+    """Lets `watch(inner, arguments, args, kwargs)` do the scheduler's steps while the stack is open."""
+    signature = inspect.signature(pipe.scheduler.step)
+
+    def around(inner: Step) -> Step:
+        return lambda *args, **kwargs: watch(inner, signature.bind(*args, **kwargs).arguments, args, kwargs)
+
+    stack.enter_context(replaced_method(pipe.scheduler, "step", around))
+
+
+def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
+    """Runs the pipeline untouched and watches it; `num_steps` denoiser calls are expected.
+
+    Raises ValueError if the run makes another number of calls.
+    """
+    found = Trajectory(call)
+
+    def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
+        found.outputs.append(arguments["model_output"])
+        found.timesteps.append(arguments["timestep"])
+        found.samples.append(arguments["sample"].clone())
+        result = inner(*args, **kwargs)
+        if found.num_steps == num_steps:
+            found.samples.append(result[0].clone())
+            raise _Enough
+        return result
+
+    def predicting(inner: Step) -> Step:
+        def predict(*args: Any, **kwargs: Any) -> Any:
+            output = inner(*args, **kwargs)
+            found.predictions.append(type(output)(sample=output[0].clone()) if not isinstance(output, tuple) else (output[0].clone(),))
+            return output
+
+        return predict
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced_call(denoiser_of(pipe), predicting))
+        _stepping(pipe, stack, watch)
+        call.run(pipe)
+    if not found.num_steps == len(found.predictions) == num_steps:
+        raise ValueError(
+            f"the run makes {len(found.predictions)} denoiser calls and {found.num_steps} scheduler steps; accepted: {num_steps} of each"
+        )
+    return found
+
+
+def latents_after(
+    pipe: Any,
+    trajectory: Trajectory,
+    evaluated: Sequence[int],
+    schedule: KeySchedule,
+    until: int,
+    *,
+    extrapolation: Extrapolation = Extrapolation(),
+    what: str = "encoder",
+    max_rows: int | None = None,
+    encoder_blocks: int | None = None,
+    lookahead: int = 0,
+    moved: Mapping[int, Tensor] | None = None,
+) -> dict[int, Tensor]:
+    """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
+
+    `evaluated`: those steps. `until`: the run is left when the latents of that step are known, up to the number of steps (the final
+    ones). `lookahead`: each of the latents is looked at only after so many further steps with the untouched predictions, from there
+    on (what a multistep scheduler remembers has passed by then). `moved`: step -> what is added to the latents there.
+
+    Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
+    """
+    found: dict[int, Tensor] = {}
+    state = Decoding(
+        pipe, schedule, split_denoiser(denoiser_of(pipe), encoder_blocks), what=what, extrapolation=extrapolation,
+        parallel=what == "encoder", max_rows=max_rows,
+    )  # fmt: skip
+    state.known = {s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)}
+    step = -1
+
+    def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
+        nonlocal step
+        step += 1
+        if step > evaluated[0]:
+            found[step] = _looked_ahead(pipe.scheduler, trajectory, step, arguments, lookahead)
+        if step == until:
+            raise _Enough
+        result = inner(*args, **kwargs)
+        if moved and step + 1 in moved:
+            result[0].add_(moved[step + 1])
+        if step + 1 == trajectory.num_steps:
+            found[step + 1] = result[0].clone()
+            raise _Enough
+        return result
+
+    with ExitStack() as stack:
+        check_not_accelerated(pipe)
+        stack.enter_context(installed(state))
+        _stepping(pipe, stack, watch)
+        trajectory.call.run(pipe)
+    return found
+
+
+def _looked_ahead(scheduler: Any, trajectory: Trajectory, step: int, arguments: Any, lookahead: int) -> Tensor:
+    sample = arguments["sample"]
+    if not lookahead:
+        return sample.clone()
+    fork = copy.deepcopy(scheduler)
+    others = {n: v for n, v in arguments.items() if n not in ("model_output", "timestep", "sample")}
+    if others.get("generator") is not None:
+        others["generator"] = _cloned(others["generator"])
+    for later in range(step, min(step + lookahead, trajectory.num_steps)):
+        sample = type(fork).step(fork, trajectory.outputs[later], trajectory.timesteps[later], sample, **others)[0]
+    return sample
+
+
+def _cloned(generator: Any) -> Any:
+    if isinstance(generator, list):
+        return [_cloned(one) for one in generator]
+    return torch.Generator(generator.device).set_state(generator.get_state())
+
+
+def memory_of(scheduler: Any) -> int:
+    """How many further steps what a scheduler remembers of a step still acts upon: 0 for one-step schedulers."""
+    if hasattr(scheduler, "ets"):  # PNDM
+        return 3
+    if hasattr(scheduler, "derivatives"):  # LMS
+        return 3
+    return int(scheduler.config.get("solver_order", 1)) - 1
+
+
+def spans(num_steps: int, longest: int) -> Iterator[tuple[int, int]]:
+    """Key steps and the last end that is looked at from each."""
+    return ((key, min(key + longest, num_steps)) for key in range(num_steps - 1))

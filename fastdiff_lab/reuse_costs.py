@@ -1,0 +1,151 @@
+"""What reusing features costs, as it was measured: a value that is saved like a recording.
+
+- `ReuseCosts`: displacements and sensitivities per picture, and what they were measured on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import write_whole
+
+SCHEMA = "fastdiff_lab.ReuseCosts"
+VERSION = 1
+OVER = ("mean", "worst")
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class ReuseCosts:
+    """What it costs to reuse the features of step i until step e, for every such span: a value without reference to the model.
+
+    `displacement`: tensor (pictures, gaps, steps, longest + 1): how far the latents at i + length are from the untouched run's, when
+    the steps between use the features of key step i; NaN where that was not measured.
+    `gaps`: how far back the key before i lies, for each entry of the second axis: features are extrapolated through both; 0: held.
+    `sensitivity`: tensor (pictures, steps + 1): how much of a displacement at a step is left in the final latents.
+    `measured_on`: model, scheduler, guidance scale, steps, order and number of prompts, for schedules that are derived from it.
+    `about`: prompts and seeds, versions, for people.
+
+    The cost of a span is displacement times sensitivity; see `calibrate`.
+    """
+
+    displacement: Tensor
+    gaps: tuple[int, ...]
+    sensitivity: Tensor
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_pictures(self) -> int:
+        return self.displacement.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        return self.displacement.shape[2]
+
+    @property
+    def longest(self) -> int:
+        """The longest span, in steps from a key to the next."""
+        return self.displacement.shape[3] - 1
+
+    @property
+    def order(self) -> int:
+        return int(self.measured_on["order"])
+
+    def errors(self) -> np.ndarray:
+        """Array (pictures, gaps, steps, longest + 1): the error in the final latents that each span makes, as its norm."""
+        step, length = np.indices(self.displacement.shape[2:])
+        ends = np.minimum(step + length, self.num_steps)
+        found = self.displacement.numpy() * self.sensitivity.numpy()[:, None, :, None][:, :, ends, 0]
+        found[..., 1] = np.where(np.arange(self.num_steps) < self.num_steps, 0.0, np.nan)
+        return np.where(step + length <= self.num_steps, found, np.nan)
+
+    def spans(self, over: str = "mean") -> np.ndarray:
+        """The cost of each span for `optimal_keys`, the squared error: array (gaps, steps, longest + 1), infinite where not measured.
+
+        With order 0 there is one gap; with order 1 every gap from 0 (no key before) to `longest`, between the measured ones by
+        interpolation over the logarithm of the gap. `over`: "mean" or "worst" of the pictures. Raises ValueError for another.
+        """
+        if over not in OVER:
+            raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
+        squares = self.errors() ** 2
+        cost = squares.mean(axis=0) if over == "mean" else squares.max(axis=0)
+        cost = np.where(np.isnan(cost), np.inf, cost)
+        return cost if self.order == 0 else _for_every_gap(cost, self.gaps, self.longest)
+
+    def subset(self, pictures: list[int]) -> ReuseCosts:
+        """The costs of some of the pictures."""
+        measured_on = {**self.measured_on, "pictures": len(pictures)}
+        return ReuseCosts(self.displacement[pictures], self.gaps, self.sensitivity[pictures], measured_on, self.about)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file with a JSON header, whole or not at all."""
+        header = {
+            "schema": SCHEMA, "version": VERSION, "gaps": self.gaps, "measured_on": dict(self.measured_on), "about": dict(self.about)
+        }  # fmt: skip
+        tensors = {"displacement": self.displacement.contiguous(), "sensitivity": self.sensitivity.contiguous()}
+        write_whole(Path(path), lambda place: save_file(tensors, place, metadata={"fastdiff_lab": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReuseCosts:
+        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+        if Path(path).exists() and Path(path).stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path} has {Path(path).stat().st_size} bytes; accepted: at most {MAX_BYTES}")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("fastdiff_lab", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path} is no whole file of reuse costs ({error}); accepted: a file that ReuseCosts.save wrote") from None
+        return _checked(header, tensors, str(path))
+
+
+def _checked(header: Any, tensors: dict[str, Tensor], path: str) -> ReuseCosts:
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA or header.get("version") != VERSION:
+        raise ValueError(f"{path} holds no reuse costs of version {VERSION}; accepted: a file that ReuseCosts.save wrote")
+    gaps, measured_on, about = (header.get(name) for name in ("gaps", "measured_on", "about"))
+    if (
+        set(tensors) != {"displacement", "sensitivity"}
+        or not isinstance(gaps, list)
+        or not isinstance(measured_on, dict)
+        or not isinstance(about, dict)
+        or measured_on.get("order") not in (0, 1)
+        or not _fit(tensors["displacement"], tensors["sensitivity"], gaps)
+    ):
+        raise ValueError(f"{path}: its header and its tensors do not belong together; accepted: a file that ReuseCosts.save wrote")
+    return ReuseCosts(tensors["displacement"], tuple(gaps), tensors["sensitivity"], measured_on, about)
+
+
+def _fit(displacement: Tensor, sensitivity: Tensor, gaps: list) -> bool:
+    if displacement.dim() != 4 or not displacement.is_floating_point() or not all(displacement.shape):
+        return False
+    pictures, count, steps, lengths = displacement.shape
+    whole = all(isinstance(gap, int) and 0 <= gap < steps for gap in gaps)
+    return whole and gaps == sorted(set(gaps)) and len(gaps) == count and lengths >= 2 and sensitivity.shape == (pictures, steps + 1)
+
+
+def _for_every_gap(cost: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
+    """From the measured gaps to all: the root of the cost, linear in the logarithm of the gap; beyond the last one as at it."""
+    dense = np.full((longest + 1, *cost.shape[1:]), np.inf)
+    dense[0] = cost[0]  # no key before: only the first key of a run, whose features are held
+    dense[0, 1:] = np.inf
+    known = np.asarray(gaps[1:], dtype=float)
+    for gap in range(1, longest + 1):
+        above = int(np.searchsorted(known, gap))
+        low, high = cost[1:][max(above - (above == len(known) or known[above] != gap), 0)], cost[1:][min(above, len(known) - 1)]
+        share = 0.0 if above in (0, len(known)) or known[above] == gap else np.log(gap / known[above - 1]) / np.log(
+            known[above] / known[above - 1]
+        )  # fmt: skip
+        with np.errstate(invalid="ignore"):
+            mixed = ((1 - share) * np.sqrt(low) + share * np.sqrt(high)) ** 2 if share else low
+        dense[gap, gap:] = mixed[gap:]
+    return dense
