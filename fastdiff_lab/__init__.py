@@ -12,15 +12,20 @@ import os
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
+from .calibration import calibrate
 from .comparison import compare, compare_pictures
 from .decoding import Counts
+from .derivation import accumulated_change, derive_schedule, schedule_front
 from .evaluation import Arm
+from .extrapolation import Extrapolation
 from .metrics import paired_difference
 from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .recorded import Recording
 from .recording import bytes_to_keep, record
+from .refinement import refine_schedule
+from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .shapes.judge import prompt_accuracy
 
@@ -29,11 +34,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Arm",
     "Counts",
+    "Extrapolation",
     "KeySchedule",
     "Recording",
+    "ReuseCosts",
+    "accumulated_change",
     "bytes_to_keep",
+    "calibrate",
     "compare",
     "compare_pictures",
+    "derive_schedule",
     "encoder_propagation",
     "feature_change",
     "feature_norm",
@@ -44,6 +54,8 @@ __all__ = [
     "prior_noise_injection",
     "prompt_accuracy",
     "record",
+    "refine_schedule",
+    "schedule_front",
     "step_clusters",
     "step_similarity",
 ]

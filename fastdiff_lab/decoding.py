@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .conditions import Conditions, repeat_rows, rounded
-from .extrapolation import Extrapolation, History
+from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
 from .residuals import HeldResiduals
 from .runs import Run, RunTracker, time_step_value
@@ -66,7 +67,7 @@ class Decoding:
         split: Split,
         *,
         what: str = "encoder",
-        extrapolation: Extrapolation = Extrapolation(),
+        extrapolation: Extrapolation = HELD_FEATURES,
         parallel: bool,
         max_rows: int | None,
     ) -> None:
@@ -116,7 +117,7 @@ class Decoding:
         _check_finite(sample, step, timestep)
         difference = self.difference(run, step, timestep, arguments)
         if step in self.known:
-            prediction = _own(self.known[step])
+            prediction = own(self.known[step])
         elif step in self.ahead and difference is None:
             prediction = self.ahead.pop(step)
         else:
@@ -132,6 +133,7 @@ class Decoding:
                 f"the schedule is for {self.schedule.num_steps} steps, this run makes {run.num_steps} denoiser calls with "
                 f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({run.num_steps}), or call the pipeline with other steps"
             )
+        _warn_of_other_guidance(self.pipe, self.schedule)
         check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
@@ -187,7 +189,7 @@ class Decoding:
         """The predictions of a group from those of the last key steps: held, or extrapolated."""
         self.predictions.add(self.place(run, steps.start), output[0])
         at = {later: self.predictions.at([self.place(run, later)], self.predictions.values) for later in steps[1:]}
-        return {steps.start: _own(output)} | {later: _like(output, sample) for later, sample in at.items()}
+        return {steps.start: own(output)} | {later: _like(output, sample) for later, sample in at.items()}
 
     def place(self, run: Run, step: int) -> float:
         """Where a step lies on the axis of extrapolation."""
@@ -244,6 +246,15 @@ class Decoding:
         return residuals
 
 
+def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
+    measured, used = (schedule.measured_on or {}).get("guidance_scale"), getattr(pipe, "_guidance_scale", None)
+    if measured is not None and used is not None and measured != used:
+        warnings.warn(
+            f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
+            stacklevel=2,
+        )
+
+
 def check_rows_stay_apart(model: Any, parallel: bool) -> None:
     """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
     mixing = row_mixing_processor(model)
@@ -251,7 +262,7 @@ def check_rows_stay_apart(model: Any, parallel: bool) -> None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
 
 
-def _own(output: Any) -> Any:
+def own(output: Any) -> Any:
     """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
     return _like(output, output[0].clone())
 

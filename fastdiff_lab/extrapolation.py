@@ -66,6 +66,9 @@ class Extrapolation:
         return self.order > 0 and self.parts in ("all", "bottleneck" if is_bottleneck else "skips")
 
 
+HELD_FEATURES = Extrapolation()
+
+
 class History:
     """Values of the last key steps, as many as the order needs, the newest last.
 

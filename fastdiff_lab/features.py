@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from .conditions import first_rows, repeat_rows
-from .extrapolation import Extrapolation, History
+from .extrapolation import HELD_FEATURES, Extrapolation, History
 
 # How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
 _ENTRY = ("hidden_states", "res_hidden_states_tuple")
@@ -52,7 +52,7 @@ class HeldFeatures:
     """
 
     def __init__(
-        self, held: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = Extrapolation()
+        self, held: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = HELD_FEATURES
     ) -> None:
         self.first, self.last, self.passing = held[0], held[-1], passing
         self.extrapolation = extrapolation

@@ -3,12 +3,14 @@
 - `weights_digest(pipe)`: a fingerprint of its weights
 - `scheduler_config(pipe)`: its scheduler's settings
 - `identity(pipe)`: class, weights and scheduler, as text
+- `differences(measured_on, pipe, ...)`: where a schedule's measurement and its use differ, in words
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -52,3 +54,23 @@ def identity(pipe: Any) -> dict[str, str]:
         "scheduler": type(pipe.scheduler).__name__,
         "scheduler_config": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
+
+
+_NAMES = {
+    "model": "model", "weights": "weights", "scheduler": "scheduler", "scheduler_config": "scheduler settings", "order": "order",
+    "what": "what", "guidance_scale": "guidance scale",
+}  # fmt: skip
+
+
+def differences(measured_on: Mapping[str, Any], pipe: Any, **use: Any) -> list[str]:
+    """In words, each thing in which a measurement differs from the pipeline and the options at hand, with both names.
+
+    >>> differences(schedule.measured_on, pipe, order=0)  # doctest: +SKIP
+    ['order 1, here 0']
+    """
+    here = identity(pipe) | use
+    return [
+        f"{words} {measured_on[name]}, here {here[name]}"
+        for name, words in _NAMES.items()
+        if name in measured_on and name in here and here[name] != measured_on[name]
+    ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from torch import nn
 
 from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
 from .extrapolation import Extrapolation
+from .fingerprint import differences
 from .hooks import replaced_call
 from .schedule import KeySchedule
 from .split import Split, denoiser_of, split_denoiser
@@ -36,6 +38,17 @@ def _check_options(pipe: Any, schedule: Any, order: Extrapolation, what: str, pa
         )
     check_not_accelerated(pipe)
     check_rows_stay_apart(denoiser_of(pipe), parallel and what == "encoder")
+
+
+def _warn_of_other_use(pipe: Any, schedule: KeySchedule, order: int, what: str) -> None:
+    if schedule.measured_on is None:
+        return
+    found = differences(schedule.measured_on, pipe, order=order, what=what)
+    if found:
+        warnings.warn(
+            f"this schedule was measured on something else: {'; '.join(found)}. Its keys need not be good here; calibrate again",
+            stacklevel=4,
+        )
 
 
 def check_not_accelerated(pipe: Any) -> None:
@@ -82,8 +95,11 @@ def encoder_propagation(
     extrapolation = Extrapolation.of(order)
     _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows)
     split = split_denoiser(denoiser_of(pipe), encoder_blocks)
+    _warn_of_other_use(pipe, schedule, extrapolation.order, what)
     parallel = parallel_decoding and what == "encoder"
-    with installed(Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows)) as state:
+    with installed(
+        Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows)
+    ) as state:
         yield state.counts
 
 

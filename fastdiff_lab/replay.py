@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .decoding import Decoding
-from .evaluation import generators
-from .extrapolation import Extrapolation
+from .decoding import Decoding, own
+from .evaluation import generators, synchronize
+from .extrapolation import HELD_FEATURES, Extrapolation
 from .hooks import replaced_call, replaced_method
 from .propagation import check_not_accelerated, installed
 from .schedule import KeySchedule
@@ -48,7 +49,8 @@ class Call:
 class Trajectory:
     """What an untouched run did at each step: the denoiser's outputs, the scheduler's arguments and its samples.
 
-    `samples`: the latents at each step, and the final ones: steps + 1 tensors of shape (pictures, ...).
+    `samples`: the latents at each step, and the final ones: steps + 1 tensors of shape (pictures, ...). `seconds`: of the whole run.
+    `arguments`: of the first denoiser call.
     """
 
     call: Call
@@ -56,6 +58,8 @@ class Trajectory:
     outputs: list[Tensor] = field(default_factory=list)
     timesteps: list[Any] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -94,16 +98,23 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
 
     def predicting(inner: Step) -> Step:
         def predict(*args: Any, **kwargs: Any) -> Any:
+            if not found.arguments:
+                found.arguments = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+                found.arguments.pop("self")
             output = inner(*args, **kwargs)
-            found.predictions.append(type(output)(sample=output[0].clone()) if not isinstance(output, tuple) else (output[0].clone(),))
+            found.predictions.append(own(output))
             return output
 
         return predict
 
+    model = denoiser_of(pipe)
+    started = time.perf_counter()
     with ExitStack() as stack:
-        stack.enter_context(replaced_call(denoiser_of(pipe), predicting))
+        stack.enter_context(replaced_call(model, predicting))
         _stepping(pipe, stack, watch)
         call.run(pipe)
+    synchronize(next(model.parameters()).device)
+    found.seconds = time.perf_counter() - started
     if not found.num_steps == len(found.predictions) == num_steps:
         raise ValueError(
             f"the run makes {len(found.predictions)} denoiser calls and {found.num_steps} scheduler steps; accepted: {num_steps} of each"
@@ -118,25 +129,24 @@ def latents_after(
     schedule: KeySchedule,
     until: int,
     *,
-    extrapolation: Extrapolation = Extrapolation(),
+    extrapolation: Extrapolation = HELD_FEATURES,
     what: str = "encoder",
     max_rows: int | None = None,
     encoder_blocks: int | None = None,
     lookahead: int = 0,
-    moved: Mapping[int, Tensor] | None = None,
 ) -> dict[int, Tensor]:
     """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
 
     `evaluated`: those steps. `until`: the run is left when the latents of that step are known, up to the number of steps (the final
     ones). `lookahead`: each of the latents is looked at only after so many further steps with the untouched predictions, from there
-    on (what a multistep scheduler remembers has passed by then). `moved`: step -> what is added to the latents there.
+    on (what a multistep scheduler remembers has passed by then).
 
     Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
     """
     found: dict[int, Tensor] = {}
     state = Decoding(
         pipe, schedule, split_denoiser(denoiser_of(pipe), encoder_blocks), what=what, extrapolation=extrapolation,
-        parallel=what == "encoder", max_rows=max_rows,
+        parallel=what == "encoder", max_rows=max_rows if what == "encoder" else None,
     )  # fmt: skip
     state.known = {s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)}
     step = -1
@@ -149,8 +159,6 @@ def latents_after(
         if step == until:
             raise _Enough
         result = inner(*args, **kwargs)
-        if moved and step + 1 in moved:
-            result[0].add_(moved[step + 1])
         if step + 1 == trajectory.num_steps:
             found[step + 1] = result[0].clone()
             raise _Enough
@@ -190,8 +198,3 @@ def memory_of(scheduler: Any) -> int:
     if hasattr(scheduler, "derivatives"):  # LMS
         return 3
     return int(scheduler.config.get("solver_order", 1)) - 1
-
-
-def spans(num_steps: int, longest: int) -> Iterator[tuple[int, int]]:
-    """Key steps and the last end that is looked at from each."""
-    return ((key, min(key + longest, num_steps)) for key in range(num_steps - 1))

@@ -61,12 +61,17 @@ class ReuseCosts:
     def order(self) -> int:
         return int(self.measured_on["order"])
 
+    def title(self) -> str:
+        """What was measured on what, in a line."""
+        on = self.measured_on
+        return f"{on['model']} with {on['scheduler']}, {self.num_steps} steps, guidance {on['guidance_scale']}, order {self.order}"
+
     def errors(self) -> np.ndarray:
         """Array (pictures, gaps, steps, longest + 1): the error in the final latents that each span makes, as its norm."""
         step, length = np.indices(self.displacement.shape[2:])
         ends = np.minimum(step + length, self.num_steps)
         found = self.displacement.numpy() * self.sensitivity.numpy()[:, None, :, None][:, :, ends, 0]
-        found[..., 1] = np.where(np.arange(self.num_steps) < self.num_steps, 0.0, np.nan)
+        found[..., 1] = 0.0  # nothing is reused
         return np.where(step + length <= self.num_steps, found, np.nan)
 
     def spans(self, over: str = "mean") -> np.ndarray:
@@ -105,7 +110,9 @@ class ReuseCosts:
                 header = json.loads((file.metadata() or {}).get("fastdiff_lab", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path} is no whole file of reuse costs ({error}); accepted: a file that ReuseCosts.save wrote") from None
+            raise ValueError(
+                f"{path} is no whole file of reuse costs ({error}); accepted: a file that ReuseCosts.save wrote"
+            ) from None
         return _checked(header, tensors, str(path))
 
 
@@ -130,7 +137,9 @@ def _fit(displacement: Tensor, sensitivity: Tensor, gaps: list) -> bool:
         return False
     pictures, count, steps, lengths = displacement.shape
     whole = all(isinstance(gap, int) and 0 <= gap < steps for gap in gaps)
-    return whole and gaps == sorted(set(gaps)) and len(gaps) == count and lengths >= 2 and sensitivity.shape == (pictures, steps + 1)
+    return (
+        whole and gaps == sorted(set(gaps)) and len(gaps) == count and lengths >= 2 and sensitivity.shape == (pictures, steps + 1)
+    )
 
 
 def _for_every_gap(cost: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
@@ -138,14 +147,11 @@ def _for_every_gap(cost: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.
     dense = np.full((longest + 1, *cost.shape[1:]), np.inf)
     dense[0] = cost[0]  # no key before: only the first key of a run, whose features are held
     dense[0, 1:] = np.inf
-    known = np.asarray(gaps[1:], dtype=float)
+    known = np.asarray(gaps[1:])
     for gap in range(1, longest + 1):
-        above = int(np.searchsorted(known, gap))
-        low, high = cost[1:][max(above - (above == len(known) or known[above] != gap), 0)], cost[1:][min(above, len(known) - 1)]
-        share = 0.0 if above in (0, len(known)) or known[above] == gap else np.log(gap / known[above - 1]) / np.log(
-            known[above] / known[above - 1]
-        )  # fmt: skip
-        with np.errstate(invalid="ignore"):
-            mixed = ((1 - share) * np.sqrt(low) + share * np.sqrt(high)) ** 2 if share else low
-        dense[gap, gap:] = mixed[gap:]
+        above = min(int(np.searchsorted(known, gap)), len(known) - 1)
+        below = above - 1 if gap < known[above] else above
+        share = 0.0 if above == below else float(np.log(gap / known[below]) / np.log(known[above] / known[below]))
+        roots = np.sqrt(cost[1 + below]) * (1 - share) + (np.sqrt(cost[1 + above]) * share if share else 0)
+        dense[gap, gap:] = roots[gap:] ** 2
     return dense

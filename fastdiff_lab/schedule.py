@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from .files import read_json, write_text
 
@@ -84,6 +85,7 @@ class KeySchedule:
     `num_steps`: how many times the denoiser is called in the run (not always `num_inference_steps`), 1 or more.
     `keys`: the key steps, ascending, from 0 to `num_steps` - 1; the first is 0.
     `source`: where they come from, for people; two schedules with the same keys are equal whatever their sources.
+    `measured_on`: for a derived schedule, what it was measured on (model, scheduler, guidance scale, order); using it elsewhere warns.
 
     Raises ValueError or TypeError, saying what was given and what is accepted.
     """
@@ -91,12 +93,14 @@ class KeySchedule:
     num_steps: int
     keys: tuple[int, ...]
     source: str = field(default="", compare=False)
+    measured_on: Mapping[str, Any] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _check_num_steps(self.num_steps)
         object.__setattr__(self, "keys", _checked_keys(self.keys, self.num_steps))
         if not isinstance(self.source, str):
             raise TypeError(f"source={self.source!r} given; accepted: a text")
+        _check_measured_on(self.measured_on)
 
     @classmethod
     def uniform(cls, num_steps: int, num_keys: int) -> KeySchedule:
@@ -200,7 +204,10 @@ class KeySchedule:
     def to_json(self) -> str:
         """The schedule as small readable JSON with a schema version."""
         document = {"schema": SCHEMA, "version": VERSION, "num_steps": self.num_steps, "keys": list(self.keys)}
-        return json.dumps(document | {"source": self.source})
+        document["source"] = self.source
+        if self.measured_on is not None:
+            document["measured_on"] = dict(self.measured_on)
+        return json.dumps(document)
 
     @classmethod
     def from_json(cls, text: str) -> KeySchedule:
@@ -221,7 +228,7 @@ class KeySchedule:
 
     @classmethod
     def _from_document(cls, document: dict, place: str) -> KeySchedule:
-        fields = {"num_steps", "keys", "source"}
+        fields = {"num_steps", "keys", "source", "measured_on"}
         missing, unknown = {"num_steps", "keys"} - document.keys(), document.keys() - fields
         if missing or unknown:
             wrong = f"field {sorted(missing or unknown)[0]!r} is {'missing' if missing else 'unknown'}"
@@ -230,6 +237,16 @@ class KeySchedule:
             return cls(**document)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{place}: {error}") from None
+
+
+def _check_measured_on(given: object) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise TypeError(f"measured_on={given!r} given; accepted: names with texts and numbers, or None")
+    wrong = next((n for n, v in given.items() if not isinstance(n, str) or not isinstance(v, str | int | float)), None)
+    if wrong is not None:
+        raise TypeError(f"measured_on[{wrong!r}]={str(given[wrong])[:80]!r} given; accepted: a text or a number")
 
 
 def _is_whole(value: object) -> bool:

@@ -1,0 +1,255 @@
+"""Calibration: what reusing features costs at every step of a run, measured on the pipeline itself.
+
+- `calibrate(pipe, prompts, ...)`: replays the run with one group of steps reused at a time -> `ReuseCosts`
+- `Plan`: which spans are measured, and what that takes
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .evaluation import denoiser_calls
+from .extrapolation import Extrapolation
+from .fingerprint import identity
+from .flops import count_flops
+from .replay import Call, Trajectory, latents_after, memory_of, seen
+from .reuse_costs import ReuseCosts
+from .schedule import KeySchedule
+from .split import denoiser_of
+
+GAPS = (1, 2, 4, 8, 16)
+FURTHEST = 4  # features are extrapolated up to so many times the gap between the two keys: further, they are never worth it
+PROBES = 12  # steps at which the sensitivity is measured
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which spans are measured.
+
+    >>> Plan(num_steps=50, longest=25, order=0).decoder_calls
+    900
+
+    `num_steps`: of the run. `longest`: the longest span, in steps from a key to the next. `order`: 0 or 1.
+    """
+
+    num_steps: int
+    longest: int
+    order: int
+
+    @property
+    def gaps(self) -> tuple[int, ...]:
+        """How far back the key before a span lies: 0 where features are held."""
+        return (0,) if self.order == 0 else (0, *(gap for gap in GAPS if gap < self.num_steps - 1))
+
+    def spans(self, key: int) -> Iterator[tuple[int, int]]:
+        """The gaps to the key before `key`, and for each the end of the longest span that is measured with it."""
+        for gap in self.gaps:
+            if (gap == 0 and (self.order == 0 or key == 0)) or 0 < gap <= key:
+                longest = self.longest if gap == 0 else min(self.longest, FURTHEST * gap + 1)
+                yield gap, min(key + longest, self.num_steps)
+
+    @property
+    def probes(self) -> list[tuple[int, int, int]]:
+        """Where the sensitivity is measured: gap, key and end of a span of about a group's length at each of some steps."""
+        length = max(2, min(self.longest, self.num_steps // 9))
+        ends = np.unique(np.linspace(2, self.num_steps - 1, min(PROBES, self.num_steps - 2)).round().astype(int)).tolist()
+        return [(min(length, max(end - length, 0)) if self.order else 0, max(end - length, 0), end) for end in ends]
+
+    @property
+    def forward_calls(self) -> int:
+        """Evaluations of the whole denoiser: the run itself, the keys of all spans, the ends of the runs that probe."""
+        keys = sum(2 if gap else 1 for key in range(self.num_steps - 1) for gap, _ in self.spans(key))
+        return self.num_steps + keys + sum(self.num_steps - end + 2 for _, _, end in self.probes)
+
+    @property
+    def decoder_calls(self) -> int:
+        """Evaluations of the decoder alone: the steps inside all spans."""
+        inside = sum(end - key - 1 for key in range(self.num_steps - 1) for _, end in self.spans(key))
+        return inside + sum(end - key - 1 for _, key, end in self.probes)
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    order: int = 0,
+    what: str = "encoder",
+    longest: int = 25,
+    batch: int = 4,
+    max_rows: int | None = None,
+    budget: float | None = None,
+    store: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ReuseCosts:
+    """Measures for each span of steps what it costs to reuse the features of its first step in all the others.
+
+    >>> costs = fl.calibrate(pipe, prompts, num_inference_steps=50, guidance_scale=5.0, order=1)  # doctest: +SKIP
+    >>> schedule = fl.derive_schedule(costs, num_keys=9)  # doctest: +SKIP
+
+    The run is replayed from the true latents of step i with the predictions that are decoded from the features of i, by the
+    pipeline's own loop, guidance and scheduler; the displacement of the latents at e is the span's cost, times the share of it that
+    is left at the end of the run (measured on displacements of the same kind). Schedulers that remember steps are rolled on until
+    they have forgotten the span; those that draw noise draw the same again.
+
+    `prompts`: what the pipeline is called with (class labels for DiTPipeline). `seeds`: one for each; by default 0, 1, 2, ...
+    `order`: as it will be in `encoder_propagation`; 1 also varies how far back the key before lies. `what`: "encoder", or
+    "prediction" for the rival that holds or extrapolates predictions. `longest`: the longest span, 2 to the number of steps.
+    `batch`: pictures at once. `max_rows`: the most rows that are decoded at once, as in `encoder_propagation`.
+    `budget`: seconds; spans are shortened until the estimate fits. `store`: file that keeps what is measured as it comes; the same call
+    goes on where a stopped one was. `options`: further arguments of the pipeline.
+
+    Prints what it will take before it starts. Raises ValueError for options out of range, a budget that is too small, or a store with
+    other costs; RuntimeError inside an `encoder_propagation` block.
+    """
+    _check(prompts, seeds, order, what, batch, longest)
+    seeds = range(len(prompts)) if seeds is None else seeds
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
+    calls = [Call(tuple(prompts[part]), tuple(seeds[part]), settings | dict(options or {})) for part in parts]
+    num_steps = denoiser_calls(pipe, num_inference_steps)
+    first = seen(pipe, calls[0], num_steps)
+    plan = _within(Plan(num_steps, min(longest, num_steps), order), first, pipe, len(calls), budget)
+    measured_on = {**identity(pipe), **settings, "order": order, "what": what, "pictures": len(prompts)}
+    state = _State.begin(plan, measured_on, _about(prompts, seeds), store)
+    with tqdm(desc="calibration", total=len(calls) * (num_steps - 1), leave=False) as bar:
+        for part, call in zip(parts, calls, strict=True):
+            trajectory = first if call is calls[0] else seen(pipe, call, num_steps)
+            _Measuring(pipe, plan, trajectory, what, max_rows).fill(state, part, bar)
+    return state.costs
+
+
+def _about(prompts: Sequence[Any], seeds: Sequence[int]) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
+    return {"prompts": [str(prompt) for prompt in prompts], "seeds": list(seeds), **versions}
+
+
+def _check(prompts: Any, seeds: Sequence[int] | None, order: Any, what: str, batch: Any, longest: Any) -> None:
+    if isinstance(prompts, str) or not len(prompts):
+        raise ValueError(f"prompts={prompts!r} given; accepted: a list of one or more")
+    if order not in (0, 1) or isinstance(order, bool):
+        raise ValueError(f"order={order!r} asked; accepted: 0 (features held) or 1 (extrapolated along a line)")
+    if what not in ("encoder", "prediction"):
+        raise ValueError(f"what={what!r} asked; accepted: encoder, prediction")
+    for name, value, least in (("batch", batch, 1), ("longest", longest, 2)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
+    if seeds is not None and len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds given for {len(prompts)} prompts; accepted: one for each")
+
+
+def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None) -> Plan:
+    """The plan, with spans as short as the budget asks for; says what it takes."""
+    flops = count_flops(denoiser_of(pipe), {name: value for name, value in seen_once.arguments.items() if value is not None})
+    per_call = seen_once.seconds / plan.num_steps
+    decoder = per_call * (flops.decoder + flops.rest) / flops.total
+
+    def seconds(plan: Plan) -> float:
+        return batches * (plan.forward_calls * per_call + plan.decoder_calls * decoder)
+
+    asked = plan
+    while budget is not None and seconds(plan) > budget:
+        if plan.longest == 2:
+            raise ValueError(
+                f"budget={budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; accepted: more"
+            )
+        plan = Plan(plan.num_steps, plan.longest - 1, plan.order)
+    shorter = "" if plan == asked else f" (spans of up to {plan.longest} steps instead of {asked.longest}, for the budget)"
+    tqdm.write(
+        f"calibration: {batches * plan.forward_calls} denoiser calls and {batches * plan.decoder_calls} decoder calls, "
+        f"about {seconds(plan):.0f} s{shorter}", file=sys.stderr,
+    )  # fmt: skip
+    return plan
+
+
+@dataclass
+class _State:
+    """Costs as far as they are measured, in a file after each key step if there is one."""
+
+    costs: ReuseCosts
+    store: Path | None
+
+    @classmethod
+    def begin(cls, plan: Plan, measured_on: dict, about: dict, store: str | Path | None) -> _State:
+        pictures = measured_on["pictures"]
+        displacement = torch.full((pictures, len(plan.gaps), plan.num_steps, plan.longest + 1), torch.nan)
+        sensitivity = torch.full((pictures, plan.num_steps + 1), torch.nan)
+        fresh = ReuseCosts(displacement, plan.gaps, sensitivity, measured_on, about)
+        if store is None or not Path(store).exists():
+            return cls(fresh, None if store is None else Path(store))
+        found = ReuseCosts.load(store)
+        if (found.measured_on, found.about, found.gaps) != (measured_on, about, plan.gaps) or found.longest != plan.longest:
+            raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")
+        return cls(found, Path(store))
+
+    def keep(self) -> None:
+        if self.store is not None:
+            self.costs.save(self.store)
+
+
+@dataclass
+class _Measuring:
+    """One batch of pictures."""
+
+    pipe: Any
+    plan: Plan
+    trajectory: Trajectory
+    what: str
+    max_rows: int | None
+
+    def fill(self, state: _State, rows: slice, bar: tqdm) -> None:
+        costs = state.costs
+        for key in range(self.plan.num_steps - 1):
+            if costs.displacement[rows, :, key].isnan().all():
+                for place, gap in enumerate(self.plan.gaps):
+                    for measured_gap, end in self.plan.spans(key):
+                        if measured_gap == gap:
+                            for step, distance in self.displacements(gap, key, end).items():
+                                costs.displacement[rows, place, key, step - key] = distance
+                state.keep()
+            bar.update()
+        if costs.sensitivity[rows].isnan().any():
+            costs.sensitivity[rows] = self.sensitivity()
+            state.keep()
+
+    def displacements(self, gap: int, key: int, end: int, until: int | None = None) -> dict[int, Tensor]:
+        """Step -> distance (pictures,) of the latents to the untouched run's, with the features of `key` reused until `end`."""
+        until = end if until is None else until
+        evaluated = sorted({key - gap, *range(key, until)})
+        keys = [step for step in range(self.plan.num_steps) if not key < step < end]
+        ahead = memory_of(self.pipe.scheduler)
+        found = latents_after(
+            self.pipe, self.trajectory, evaluated, KeySchedule(self.plan.num_steps, tuple(keys)), until,
+            extrapolation=Extrapolation(1 if gap else 0), what=self.what, max_rows=self.max_rows, lookahead=ahead,
+        )  # fmt: skip
+        last = self.plan.num_steps
+        return {
+            step: (latents - self.trajectory.samples[min(step + ahead, last)]).flatten(1).float().norm(dim=1).cpu()
+            for step, latents in found.items()
+            if step > key
+        }
+
+    def sensitivity(self) -> Tensor:
+        """Shape (pictures, steps + 1): of a displacement at a step, the share that is left at the end; between probes on a log scale."""
+        last = self.plan.num_steps
+        ends, shares = [], []
+        for gap, key, end in self.plan.probes:
+            found = self.displacements(gap, key, end, until=last)
+            ends.append(end)
+            shares.append((found[last] / found[end].clamp_min(1e-12)).clamp_min(1e-6).log().numpy())
+        known = np.stack([*shares, np.zeros_like(shares[0])])
+        return torch.from_numpy(
+            np.exp([np.interp(np.arange(last + 1), [*ends, last], picture) for picture in known.T]).astype(np.float32)
+        )

@@ -1,0 +1,103 @@
+"""Refining a schedule by what it really gives: the additive costs of single spans do not know how their errors grow together.
+
+- `refine_schedule(pipe, schedule, prompts, ...)`: moves keys as long as the final latents come nearer to the untouched run's
+- `final_errors(pipe, trajectory, schedule, ...)`: what a schedule really gives
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from .evaluation import denoiser_calls
+from .extrapolation import Extrapolation
+from .replay import Call, Trajectory, latents_after, seen
+from .schedule import KeySchedule
+
+MOVES = (-1, 1, -2, 2, -4, 4)
+
+
+def final_errors(
+    pipe: Any, trajectory: Trajectory, schedule: KeySchedule, *, order: int = 0, what: str = "encoder", max_rows: int | None = None
+) -> Tensor:
+    """Mean squared difference of the final latents to the untouched run's, per picture: tensor (pictures,).
+
+    >>> final_errors(pipe, seen(pipe, Call(("a red ring",), (0,)), 50), KeySchedule.paper(50))  # doctest: +SKIP
+    """
+    last = schedule.num_steps
+    found = latents_after(
+        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation(order), what=what, max_rows=max_rows
+    )
+    return (found[last] - trajectory.samples[last]).flatten(1).float().square().mean(dim=1).cpu()
+
+
+def refine_schedule(
+    pipe: Any,
+    schedule: KeySchedule,
+    prompts: Sequence[Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    order: int = 0,
+    what: str = "encoder",
+    runs: int = 100,
+    max_rows: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> KeySchedule:
+    """Moves one key at a time as long as that brings the final latents nearer to the untouched run's, in real runs.
+
+    >>> schedule = fl.refine_schedule(pipe, fl.derive_schedule(costs, 9), prompts, order=1)  # doctest: +SKIP
+
+    `schedule`: where to begin. `prompts`, `seeds`, `order`, `what`, `num_inference_steps`, `guidance_scale`, `max_rows`, `options`: as for
+    `calibrate`, all pictures in one batch. `runs`: accelerated runs at most, 1 or more. An interruption ends the search with the best
+    schedule so far. The number of keys stays. Raises ValueError for a schedule of another number of steps.
+    """
+    if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
+        raise ValueError(f"runs={runs!r} asked; accepted: a whole number of 1 or more")
+    num_steps = denoiser_calls(pipe, num_inference_steps)
+    if schedule.num_steps != num_steps:
+        raise ValueError(
+            f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
+        )
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **(options or {})}
+    seeds = range(len(prompts)) if seeds is None else seeds
+    trajectory = seen(pipe, Call(tuple(prompts), tuple(seeds), settings), num_steps)
+
+    def error(candidate: KeySchedule) -> float:
+        return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=max_rows).mean())
+
+    best, tried = _search(schedule, error, runs)
+    return replace(best, source=f"{schedule.source}, refined in {tried} runs", measured_on=schedule.measured_on)
+
+
+def _search(start: KeySchedule, error: Any, runs: int) -> tuple[KeySchedule, int]:
+    known = {start: error(start)}
+    best = start
+    with tqdm(desc="refining", total=runs, initial=1, leave=False) as bar:
+        try:
+            while len(known) < runs:
+                candidate = next((other for other in _neighbours(best, len(known)) if other not in known), None)
+                if candidate is None:
+                    break
+                known[candidate] = error(candidate)
+                best = min(best, candidate, key=known.__getitem__)
+                bar.update()
+        except KeyboardInterrupt:
+            pass
+    return best, len(known)
+
+
+def _neighbours(schedule: KeySchedule, seed: int) -> Iterator[KeySchedule]:
+    """Schedules with one key moved, in an order that is the same in every search."""
+    moves = [(place, move) for place in range(1, len(schedule.keys)) for move in MOVES]
+    random.Random(seed).shuffle(moves)
+    for place, move in moves:
+        keys = sorted({*schedule.keys[:place], schedule.keys[place] + move, *schedule.keys[place + 1 :]})
+        if len(keys) == len(schedule.keys) and keys[0] == 0 and keys[-1] < schedule.num_steps:
+            yield KeySchedule(schedule.num_steps, tuple(keys))

@@ -1,0 +1,330 @@
+"""Calibration: each measured cost is what a real run with that one group reused gives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from models import SCHEDULERS, denoiser_calls, pipeline
+from safetensors.torch import save_file
+from test_propagation import distance, run, state
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.calibration import Plan, calibrate
+from fastdiff_lab.replay import memory_of
+from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.shapes.data import held_out_scenes
+
+STEPS = 8
+CAPTIONS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return fl.load_pipeline()
+
+
+class Embeddings:
+    """A pipeline of tiny parts that is called with prompts, as users call theirs; the text is the prompt's number."""
+
+    def __new__(cls, name: str = "ddim"):
+        pipe = pipeline(name)
+        kind = type(pipe)
+
+        class Prompted(kind):
+            def __call__(self, prompts, generator=None, **options):
+                text = torch.stack([torch.full((6, 8), 0.1 * float(prompt), dtype=torch.float64) for prompt in prompts])
+                latents = torch.stack([torch.randn((4, 8, 8), generator=g, dtype=torch.float64) for g in generator])
+                return super().__call__(
+                    prompt_embeds=text, negative_prompt_embeds=torch.zeros_like(text), latents=latents, generator=generator,
+                    output_type="latent", **options,
+                )  # fmt: skip
+
+        pipe.__class__ = Prompted
+        return pipe
+
+
+def drawn(pipe, num_steps=STEPS):
+    generator = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    return pipe(["1", "2"], generator=generator, num_inference_steps=num_steps, guidance_scale=5.0).images
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_span_to_the_end_costs_what_a_real_run_loses(name, order):
+    """For every scheduler: a span that ends with the run displaces the final latents exactly as the accelerated pipeline does."""
+    pipe = Embeddings(name)
+    untouched = drawn(pipe)
+    before = state(pipe)
+    costs = calibrate(pipe, ["1", "2"], num_inference_steps=STEPS, order=order)
+    assert state(pipe) == before and torch.equal(drawn(pipe), untouched)
+    calls = denoiser_calls(pipe, STEPS)
+    for key in (calls - 3, calls - 5):
+        schedule = KeySchedule(calls, [step for step in range(calls) if step <= key])
+        with fl.encoder_propagation(pipe, schedule, order=order):
+            lost = (drawn(pipe) - untouched).flatten(1).norm(dim=1)
+        # Every step before is a key, so the key before lies one step back.
+        measured = costs.displacement[:, costs.gaps.index(1 if order else 0), key, calls - key]
+        assert lost.min() > 1e-4
+        assert torch.allclose(measured.double(), lost, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm-solver++", "unipc", "pndm", "euler-ancestral"])
+def test_displacement_times_sensitivity_is_what_is_left_at_the_end(name):
+    """At the steps that are probed, exactly: the same spans in real runs in which all other steps are keys."""
+    pipe = Embeddings(name)
+    untouched = drawn(pipe)
+    costs = calibrate(pipe, ["1", "2"], num_inference_steps=STEPS)
+    calls = denoiser_calls(pipe, STEPS)
+    ahead = memory_of(pipe.scheduler)
+    for _, key, end in Plan(calls, calls, 0).probes:
+        if end - key < 2 or end + ahead >= calls:
+            continue
+        with fl.encoder_propagation(pipe, KeySchedule(calls, [step for step in range(calls) if not key < step < end])):
+            lost = (drawn(pipe) - untouched).flatten(1).norm(dim=1)
+        predicted = torch.from_numpy(costs.errors()[:, 0, key, end - key])
+        assert torch.allclose(predicted.double(), lost, rtol=1e-3)
+
+
+def test_costs_of_predictions():
+    pipe = Embeddings()
+    untouched = drawn(pipe)
+    costs = calibrate(pipe, ["1", "2"], num_inference_steps=STEPS, what="prediction")
+    with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(5)), what="prediction"):
+        lost = (drawn(pipe) - untouched).flatten(1).norm(dim=1)
+    assert torch.allclose(costs.displacement[:, 0, 4, 4].double(), lost, rtol=1e-4)
+
+
+def test_batches_change_nothing():
+    pipe = Embeddings()
+    options = {"num_inference_steps": STEPS, "order": 1}
+    one, two = (calibrate(pipe, ["1", "2", "3"], batch=batch, **options) for batch in (1, 3))
+    assert torch.allclose(one.displacement, two.displacement, rtol=1e-4, equal_nan=True)
+    assert torch.allclose(one.sensitivity, two.sensitivity, rtol=1e-3)
+
+
+def test_the_embedded_pipeline(embedded, tmp_path, capsys):
+    """From measurement to an accelerated picture, as the README shows it."""
+    costs = fl.calibrate(embedded, CAPTIONS, num_inference_steps=12, order=1, longest=6)
+    assert "denoiser calls" in capsys.readouterr().err
+    schedule = fl.derive_schedule(costs, num_keys=5)
+    schedule.save(tmp_path / "schedule.json")
+    schedule = KeySchedule.load(tmp_path / "schedule.json")
+    with fl.encoder_propagation(embedded, schedule, order=1) as counts:
+        embedded(CAPTIONS[0], num_inference_steps=12, guidance_scale=5.0)
+    assert counts.encoder_calls == 5
+    assert not costs.sensitivity.isnan().any()
+    # Every span that the plan names was measured, and no other.
+    for key in range(11):
+        for gap, end in Plan(12, 6, 1).spans(key):
+            row = costs.displacement[:, costs.gaps.index(gap), key]
+            assert not row[:, 1 : end - key + 1].isnan().any() and row[:, end - key + 1 :].isnan().all()
+
+
+# ---- stopping, going on, budgets
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping_after(pipe, calls):
+    left = [calls]
+
+    def hook(*_):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+
+    return pipe.unet.conv_in.register_forward_pre_hook(hook)
+
+
+@pytest.mark.parametrize("after", [5, 20, 45])
+def test_a_stopped_calibration_goes_on(after, tmp_path):
+    pipe, store = Embeddings(), tmp_path / "costs.safetensors"
+    options = {"num_inference_steps": STEPS, "order": 1, "batch": 1}
+    whole = calibrate(pipe, ["1", "2"], **options)
+    before, handle = state(pipe), stopping_after(pipe, after)
+    with pytest.raises(Stop):
+        calibrate(pipe, ["1", "2"], store=store, **options)
+    handle.remove()
+    assert state(pipe) == before
+    measured = ReuseCosts.load(store).displacement if store.exists() else torch.full_like(whole.displacement, torch.nan)
+    seen = []
+    handle = pipe.unet.conv_in.register_forward_pre_hook(lambda *_: seen.append(1))
+    again = calibrate(pipe, ["1", "2"], store=store, **options)
+    handle.remove()
+    assert torch.equal(again.displacement.nan_to_num(-1), whole.displacement.nan_to_num(-1))
+    assert torch.equal(again.sensitivity, whole.sensitivity)
+    # What was there was not measured again.
+    keys_left = sum(bool(measured[row, :, key].isnan().all()) for row in range(2) for key in range(STEPS - 1))
+    assert len(seen) <= 2 * STEPS + 2 * 4 * keys_left + 2 * Plan(STEPS, STEPS, 1).forward_calls // 2
+    assert after < 45 or keys_left < 2 * (STEPS - 1)
+
+
+def test_a_store_with_other_costs(tmp_path):
+    pipe, store = Embeddings(), tmp_path / "costs.safetensors"
+    calibrate(pipe, ["1"], num_inference_steps=4, store=store)
+    before = store.read_bytes()
+    for options in ({"order": 1}, {"guidance_scale": 3.0}, {"longest": 3}, {"seeds": [4]}):
+        with pytest.raises(ValueError, match="holds other costs .*accepted: a new path"):
+            calibrate(pipe, ["1"], num_inference_steps=4, store=store, **options)
+    assert store.read_bytes() == before
+
+
+def test_a_budget_shortens_the_spans(monkeypatch, capsys):
+    pipe = Embeddings()
+    monkeypatch.setattr("fastdiff_lab.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False)
+    full = Plan(STEPS, STEPS, 0)
+    costs = calibrate(pipe, ["1"], num_inference_steps=STEPS, budget=float(full.forward_calls + full.decoder_calls // 2))
+    assert 2 <= costs.longest < STEPS
+    assert "instead of 8, for the budget" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"budget=1 s asked, but spans of 2 steps already take about \d+ s"):
+        calibrate(pipe, ["1"], num_inference_steps=STEPS, budget=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": []}, r"prompts=\[\] given; accepted: a list of one or more"),
+        ({"prompts": "1"}, "prompts='1' given; accepted: a list"),
+        ({"order": 2}, "order=2 asked; accepted: 0 .features held. or 1"),
+        ({"what": "decoder"}, "what='decoder' asked; accepted: encoder, prediction"),
+        ({"longest": 1}, "longest=1 asked; accepted: a whole number of 2 or more"),
+        ({"batch": 0}, "batch=0 asked; accepted: a whole number of 1 or more"),
+        ({"seeds": [1, 2]}, "2 seeds given for 1 prompts; accepted: one for each"),
+        ({"num_inference_steps": 0}, "0 steps asked; accepted: a whole number of 1 or more"),
+    ],
+)
+def test_bad_options(options, message):
+    options = {"prompts": ["1"], "num_inference_steps": 4} | options
+    with pytest.raises(ValueError, match=message):
+        calibrate(Embeddings(), options.pop("prompts"), **options)
+
+
+def test_calibrating_inside_an_acceleration():
+    pipe = Embeddings()
+    with fl.encoder_propagation(pipe, KeySchedule(4, [0, 2])), pytest.raises(RuntimeError, match="accelerated already"):
+        calibrate(pipe, ["1"], num_inference_steps=4)
+
+
+def test_a_pipeline_that_skips_steps():
+    """Image-to-image makes fewer calls than the scheduler has time-steps: said, not measured wrongly."""
+    pipe = Embeddings()
+    kind = type(pipe)
+
+    class Shorter(kind):
+        def __call__(self, *args, num_inference_steps, **options):
+            return super().__call__(*args, num_inference_steps=num_inference_steps - 1, **options)
+
+    pipe.__class__ = Shorter
+    with pytest.raises(ValueError, match="the run makes 3 denoiser calls and 3 scheduler steps; accepted: 4 of each"):
+        calibrate(pipe, ["1"], num_inference_steps=4)
+
+
+# ---- the file
+
+
+def test_costs_survive_a_file(tmp_path):
+    costs = calibrate(Embeddings(), ["1"], num_inference_steps=4, order=1)
+    costs.save(tmp_path / "costs.safetensors")
+    again = ReuseCosts.load(tmp_path / "costs.safetensors")
+    assert torch.equal(again.displacement.nan_to_num(-1), costs.displacement.nan_to_num(-1))
+    assert torch.equal(again.sensitivity, costs.sensitivity)
+    assert (again.gaps, again.measured_on, again.about) == (costs.gaps, costs.measured_on, costs.about)
+    assert again.title() == "UNet2DConditionModel with DDIMScheduler, 4 steps, guidance 5.0, order 1"
+
+
+@pytest.mark.parametrize("wrong", ["truncated", "foreign", "shape", "gaps", "large"])
+def test_a_file_that_is_not_ours(wrong, tmp_path, monkeypatch):
+    path = tmp_path / "costs.safetensors"
+    costs = calibrate(Embeddings(), ["1"], num_inference_steps=4)
+    costs.save(path)
+    match = "its header and its tensors do not belong together"
+    if wrong == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+        match = "is no whole file of reuse costs"
+    elif wrong == "foreign":
+        save_file({"a": torch.ones(1)}, path)
+        match = "holds no reuse costs of version 1"
+    elif wrong == "large":
+        monkeypatch.setattr("fastdiff_lab.reuse_costs.MAX_BYTES", 10)
+        match = "bytes; accepted: at most 10"
+    else:
+        header = {"schema": "fastdiff_lab.ReuseCosts", "version": 1, "gaps": [0], "measured_on": {"order": 0}, "about": {}}
+        tensors = {"displacement": torch.ones(1, 1, 4, 5), "sensitivity": torch.ones(1, 4 if wrong == "shape" else 5)}
+        save_file(tensors, path, metadata={"fastdiff_lab": json.dumps(header | ({"gaps": [9]} if wrong == "gaps" else {}))})
+    with pytest.raises(ValueError, match=match):
+        ReuseCosts.load(path)
+
+
+# ---- using a schedule elsewhere
+
+
+def test_a_schedule_used_elsewhere_warns_with_both_names():
+    pipe = Embeddings()
+    schedule = fl.derive_schedule(calibrate(pipe, ["1"], num_inference_steps=STEPS, order=1), 3)
+    with fl.encoder_propagation(pipe, schedule, order=1):
+        drawn(pipe)
+    with pytest.warns(UserWarning, match="measured on something else: order 1, here 0. Its keys need not be good here"):
+        with fl.encoder_propagation(pipe, schedule):
+            pass
+    other = Embeddings("euler")
+    with pytest.warns(UserWarning, match="scheduler DDIMScheduler, here EulerDiscreteScheduler"):
+        with fl.encoder_propagation(other, schedule, order=1):
+            pass
+    with pytest.warns(UserWarning, match="measured with guidance scale 5.0, this run has 3.0"):
+        with fl.encoder_propagation(pipe, schedule, order=1):
+            pipe(["1"], generator=[torch.Generator()], num_inference_steps=STEPS, guidance_scale=3.0)
+
+
+# ---- refining
+
+
+def test_refining_never_makes_it_worse_and_keeps_the_number_of_keys():
+    pipe = Embeddings()
+    untouched = drawn(pipe)
+    start = KeySchedule(STEPS, [0, 1, 2])
+    better = fl.refine_schedule(pipe, start, ["1", "2"], num_inference_steps=STEPS, runs=25)
+    assert len(better.keys) == 3 and "refined in" in better.source
+
+    def error(schedule):
+        with fl.encoder_propagation(pipe, schedule):
+            return float((drawn(pipe) - untouched).square().mean())
+
+    assert error(better) < error(start)
+    assert fl.refine_schedule(pipe, start, ["1", "2"], num_inference_steps=STEPS, runs=1) == start
+    everything = KeySchedule(STEPS, range(STEPS))
+    assert fl.refine_schedule(pipe, everything, ["1"], num_inference_steps=STEPS) == everything
+
+
+def test_an_interrupted_refinement_gives_the_best_so_far():
+    pipe = Embeddings()
+    count = [0]
+
+    def interrupt(*_):
+        count[0] += 1
+        if count[0] == 3 * STEPS:
+            raise KeyboardInterrupt
+
+    handle = pipe.unet.conv_in.register_forward_pre_hook(interrupt)
+    found = fl.refine_schedule(pipe, KeySchedule(STEPS, [0, 1, 2]), ["1"], num_inference_steps=STEPS)
+    handle.remove()
+    assert len(found.keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "runs=0 asked; accepted: a whole number of 1 or more"),
+        ({"num_inference_steps": 5}, r"the schedule is for 8 steps, the run makes 5; use schedule.rescaled\(5\)"),
+    ],
+)
+def test_bad_refinements(options, message):
+    with pytest.raises(ValueError, match=message):
+        fl.refine_schedule(Embeddings(), KeySchedule(STEPS, [0]), ["1"], **{"num_inference_steps": STEPS} | options)
+
+
+assert run and distance  # shared with test_propagation, so that both draw the same way
