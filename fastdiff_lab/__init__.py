@@ -23,7 +23,7 @@ from .pipelines import load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .recorded import Recording
-from .recording import record
+from .recording import bytes_to_keep, record
 from .refinement import refine_schedule
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
@@ -39,6 +39,7 @@ __all__ = [
     "Recording",
     "ReuseCosts",
     "accumulated_change",
+    "bytes_to_keep",
     "calibrate",
     "compare",
     "compare_pictures",

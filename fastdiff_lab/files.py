@@ -1,6 +1,7 @@
 """Reading and writing small files: whole or not at all, and nothing from elsewhere is trusted.
 
 - `write_whole(path, write)`, `write_text(path, text)`: a file appears whole or not at all
+- `writable_folder(folder)`: makes a folder, or says why not before anything is computed
 - `read_json(text_or_path, place, schema, version)`: a document of ours, or a ValueError that says what is wrong with it
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +33,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def writable_folder(folder: Path) -> Path:
+    """The full path of a folder that is there and can be written; it is made if need be. Raises OSError that says why not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to the output folder {folder}: {error.strerror}; give another with --output") from None
+    return folder.resolve()
 
 
 def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:

@@ -70,7 +70,7 @@ def load_pipeline(
         raise ValueError(f"dtype={dtype!r} asked; accepted: {', '.join(DTYPES)}")
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise ValueError(f"scheduler={scheduler!r} asked; accepted: {', '.join(SCHEDULERS)}")
-    _check_device(device)
+    check_device(device)
     with _no_progress_bars():
         pipe = _embedded(DTYPES[dtype]) if source is None else _foreign(source, DTYPES[dtype])
     pipe = pipe.to(device)
@@ -80,7 +80,8 @@ def load_pipeline(
     return pipe
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that is not there, with those that are."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

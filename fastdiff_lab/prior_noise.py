@@ -17,6 +17,8 @@ from .hooks import replaced_method
 from .runs import RunTracker
 from .split import is_first_stage
 
+_MARK = "injects_prior_noise"  # on the step that does; layers put around it carry it too
+
 
 class _Injection:
     """Adds weight x z_T to the samples that the scheduler's step gets."""
@@ -78,8 +80,12 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
     `weight`: the paper's alpha, 0 to 1. `below`: the paper's tau as a share of the training time-steps: noise is added at
     time-steps under `below` times 1,000 (the paper's t < 25 of 50 steps), once per time-step.
 
-    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range.
+    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range, RuntimeError inside
+    another such block.
     """
+    if hasattr(pipe.scheduler.step, _MARK):
+        raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")
     injection = _Injection(pipe, _share("weight", weight, 1.0), _share("below", below, 1.0))
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):
+        setattr(pipe.scheduler.step, _MARK, True)
         yield

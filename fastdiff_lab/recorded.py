@@ -78,7 +78,9 @@ class Recording:
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:
-        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a folder, a truncated or foreign file."""
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is no whole recording (it is a folder); accepted: a file that Recording.save wrote")
         try:
             with safe_open(str(path), framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("fastdiff_lab", "null"))

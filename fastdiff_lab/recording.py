@@ -1,7 +1,8 @@
 """Recording what the encoder and decoder features do over the steps of a run.
 
 - `record(pipe, ...)`: records every run made while the block lasts
-- `output_bytes(model, arguments, layers)`: what keeping features would need
+- `bytes_to_keep(pipe, keep, ...)`: what keeping features of a run needs, told before the run
+- `output_bytes(model, arguments, layers)`: the same of one call of the denoiser
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from .split import denoiser_of, frames_of, guided_rows, inner_layers, sample_arg
 
 _UNTOUCHED = "record untouched runs: leave encoder_propagation first"
 HALVES = ("conditional", "unconditional", "all")
+Layers = Sequence[str] | str | Callable[[str], bool]
 
 
 class _Recorder:
     """Fills a recording from forward hooks; what belongs to a run that is not finished stays here."""
 
     def __init__(self, pipe: Any, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
+        if half not in HALVES:
+            raise ValueError(f"half={half!r} asked; accepted: {', '.join(HALVES)}")
         self.pipe, self.recording, self.keep, self.max_bytes, self.half = pipe, recording, keep, max_bytes, half
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
@@ -70,15 +74,20 @@ class _Recorder:
         """Refuses before anything is evaluated what would not fit."""
         if not self.keep:
             return
-        sizes = output_bytes(self.model, arguments, self.keep, self.rows)
+        sizes = self.run_bytes(arguments)
         held = sum(feature.nbytes for feature in self.recording.features.values())
-        needed = held + sum(sizes.values()) * self.recording.num_steps
+        needed = held + sum(sizes.values())
         if needed > self.max_bytes:
             largest = max(sizes, key=sizes.__getitem__)
             raise MemoryError(
                 f"keeping the features of {len(self.keep)} layers needs {needed} bytes, max_bytes is {self.max_bytes}; the largest is "
-                f"{largest} with {sizes[largest] * self.recording.num_steps} per run. Keep fewer layers, or give a larger max_bytes"
+                f"{largest} with {sizes[largest]} per run. Keep fewer layers, or give a larger max_bytes"
             )
+
+    def run_bytes(self, arguments: dict) -> dict[str, int]:
+        """Bytes that each kept layer's features of this run will need."""
+        sizes = output_bytes(self.model, arguments, self.keep, self.rows)
+        return {name: size * self.recording.num_steps for name, size in sizes.items()}
 
     def after_layer(self, name: str, output: Any) -> None:
         feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
@@ -102,9 +111,51 @@ class _Recorder:
         for statistic in STATISTICS:
             rows = [torch.stack([self.values[statistic, step, name] for name in layers], -1) for step in steps]
             run[statistic] = torch.stack(rows, dim=1).cpu()
+        self.check_finite(run["mean_square"])
         self.recording.statistics = _together(self.recording.statistics, run)
         self.recording.features = _together(self.recording.features, {n: torch.stack(k, dim=1) for n, k in self.kept.items()})
         self.before, self.values, self.kept = {}, {}, {name: [] for name in self.keep}
+
+    def check_finite(self, mean_square: Tensor) -> None:
+        """Refuses a run whose numbers went astray, at the first step where they did."""
+        astray = (~mean_square.isfinite()).any(0).nonzero()  # rows of step and layer, in the order of the steps
+        if len(astray):
+            step, place = astray[0].tolist()
+            raise ValueError(
+                f"the features of {self.recording.layers[place]!r} at step {step} (time-step {self.recording.time_steps[step]:g}) hold NaN "
+                "or infinite values; this run is not recorded"
+            )
+
+
+class _Told(Exception):
+    """Breaks a run off when what was asked of it is known."""
+
+
+class _Asking(_Recorder):
+    def check_size(self, arguments: dict) -> None:
+        self.told = self.run_bytes(arguments)
+        raise _Told
+
+
+def bytes_to_keep(pipe: Any, keep: Layers, *args: Any, half: str = "conditional", **kwargs: Any) -> dict[str, int]:
+    """Bytes that `record(pipe, keep=keep)` needs for the features of the run `pipe(*args, **kwargs)`, by layer.
+
+    >>> bytes_to_keep(pipe, "up_blocks.?", "a red ring on a blue background", num_inference_steps=50)  # doctest: +SKIP
+    {'up_blocks.0': 358400, 'up_blocks.1': 1228800, 'up_blocks.2': 3276800, 'up_blocks.3': 1638400}
+
+    The run is begun and broken off before the denoiser is evaluated; shapes come from the meta device. `keep`, `half` and errors as
+    in `record`.
+    """
+    model = denoiser_of(pipe)
+    recorder = _Asking(pipe, Recording(), chosen_layers(keep, [name for name, _ in model.named_modules() if name]), 0, half)
+    handle = model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)
+    try:
+        pipe(*args, **kwargs)
+    except _Told:
+        return recorder.told
+    finally:
+        handle.remove()
+    raise ValueError("the pipeline ran without calling its denoiser; accepted: arguments for a run of at least one step")
 
 
 def _together(before: dict[str, Tensor], run: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,9 +197,6 @@ def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
     }
 
 
-Layers = Sequence[str] | str | Callable[[str], bool]
-
-
 def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
     """The names among `known` that are asked for, in the order of `known`.
 
@@ -188,16 +236,14 @@ def record(
     for all layers inside the blocks (the paper's 44 in Stable Diffusion 1.5); None for the blocks: `conv_in`, `down_blocks.*`,
     `mid_block`, `up_blocks.*` (of a block, the sample it passes on is recorded, so after its down- or upsampler).
     `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes;
-    `output_bytes` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
-    kept already needs their memory once more for a moment.
+    `bytes_to_keep` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
+    kept already needs their memory once more for a moment. During a run the recorded layers' features of one step are held as well.
     `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all".
 
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
-    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, MemoryError where the features need
-    more than `max_bytes`.
+    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half` or a run whose features hold NaN (at
+    its end: it says at which step), MemoryError where the features need more than `max_bytes`.
     """
-    if half not in HALVES:
-        raise ValueError(f"half={half!r} asked; accepted: {', '.join(HALVES)}")
     model = denoiser_of(pipe)
     split = split_denoiser(model)
     known = {name: module for name, module in model.named_modules() if name}
@@ -229,10 +275,13 @@ def _place(name: str, blocks: Sequence[str], inner: Sequence[str]) -> tuple[int,
 def _about(pipe: Any, model: nn.Module) -> dict[str, str]:
     import diffusers
 
+    from . import __version__
+
     return {
         "pipeline": type(pipe).__name__,
         "model": type(model).__name__,
         "scheduler": type(pipe.scheduler).__name__,
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
+        "fastdiff_lab": __version__,
     }

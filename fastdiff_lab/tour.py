@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from pathlib import Path
 
 import nbformat
@@ -17,7 +16,7 @@ import papermill
 from nbconvert import HTMLExporter
 
 from .comparison import brief
-from .files import write_text
+from .files import writable_folder, write_text
 from .schedule import KeySchedule
 
 QUICKSTART = "00_quickstart.ipynb"
@@ -31,16 +30,6 @@ def notebooks_folder() -> Path:
     if found is None:
         raise FileNotFoundError(f"the notebooks are missing; looked in: {', '.join(map(str, places))}")
     return found
-
-
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"cannot write to the output folder {folder}: {error.strerror}; give another with --output") from None
-    return folder.resolve()
 
 
 def run_tour(output: Path, **parameters: object) -> Path:
@@ -58,7 +47,7 @@ def run_tour(output: Path, **parameters: object) -> Path:
     source = parameters.get("source")
     if source is not None and Path(str(source)).is_dir():
         parameters["source"] = str(Path(str(source)).resolve())  # the notebook runs in another folder
-    folder = _writable(output)
+    folder = writable_folder(output)
     notebook = folder / QUICKSTART
     try:
         papermill.execute_notebook(

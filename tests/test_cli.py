@@ -62,6 +62,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("mine")
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "tour", "--output", blocked)
+    assert "cannot write to the output folder" in failed(monkeypatch, capsys, "train", "--output", blocked)
     assert blocked.read_text() == "mine"
 
 
@@ -72,6 +73,14 @@ def test_unknown_words(monkeypatch, capsys, tmp_path):
 
 def test_training_needs_time(monkeypatch, capsys):
     assert "minutes=0.0 asked; accepted: more than 0" in failed(monkeypatch, capsys, "train", "--minutes", 0)
+
+
+def test_training_needs_its_device(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "shapes"
+    assert "device='warp' asked; on this machine: cpu" in failed(
+        monkeypatch, capsys, "train", "--device", "warp", "--output", folder
+    )
+    assert not folder.exists()
 
 
 @pytest.mark.long

@@ -69,6 +69,17 @@ def test_no_weight_changes_nothing_and_weight_does():
     assert torch.equal(run(pipe), untouched) and "step" not in vars(pipe.scheduler)
 
 
+def test_two_injections_nested():
+    pipe = pipeline()
+    untouched = run(pipe)
+    with fl.prior_noise_injection(pipe):
+        with pytest.raises(RuntimeError, match="prior noise is injected into this pipeline already; leave the outer"):
+            with fl.prior_noise_injection(pipe):
+                pass
+        assert not torch.equal(run(pipe), untouched)
+    assert torch.equal(run(pipe), untouched)
+
+
 def test_a_seeded_stochastic_scheduler_stays_seeded():
     pipe = pipeline("euler-ancestral")
     with fl.prior_noise_injection(pipe):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import weakref
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, FRAMES, conditions, denoiser_pipe, loop, pipeline, run
+from models import FAMILIES, FRAMES, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
 
 import fastdiff_lab as fl
 from fastdiff_lab.analysis import KINDS
@@ -32,7 +33,9 @@ def test_blocks_are_recorded_by_the_hosts_names(recorded):
     assert set(recorded.layers) == set(expected)
     assert dict(zip(recorded.layers, recorded.parts, strict=True))["mid_block"] == "encoder"
     assert recorded.num_steps == 10 and recorded.num_samples == 2
-    assert recorded.about["scheduler"] == "DDIMScheduler"
+    versions = {"torch": torch.__version__, "diffusers": diffusers.__version__, "fastdiff_lab": fl.__version__}
+    names = {"pipeline": "StableDiffusionPipeline", "model": "UNet2DConditionModel", "scheduler": "DDIMScheduler"}
+    assert recorded.about == names | versions
 
 
 def test_statistics_are_those_of_the_kept_features(recorded):
@@ -81,6 +84,27 @@ def test_an_interrupted_run_is_left_out():
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pipe.unet.modules())
 
 
+def test_a_run_with_nan_is_left_out_and_the_step_is_named():
+    pipe = pipeline(dtype=torch.float32)
+    calls = []
+
+    def spoil(module, args, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == 14 else output
+
+    with fl.record(pipe) as recording:
+        run(pipe)
+        handle = pipe.unet.mid_block.register_forward_hook(spoil)
+        calls.extend([1] * 10)
+        with pytest.raises(
+            ValueError, match=r"the features of 'up_blocks.0' at step 3 \(time-step 601\) hold NaN or infinite values"
+        ):
+            run(pipe)
+        handle.remove()
+        run(pipe)
+    assert recording.num_samples == 4
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_accelerated_run_is_refused(parallel):
     pipe = pipeline()
@@ -121,6 +145,8 @@ def test_truncated_and_foreign_files(recorded, tmp_path):
         fl.Recording.load(tmp_path / "broken.safetensors")
     with pytest.raises(FileNotFoundError):
         fl.Recording.load(tmp_path / "none.safetensors")
+    with pytest.raises(ValueError, match="is no whole recording .it is a folder.; accepted: a file that"):
+        fl.Recording.load(tmp_path)
 
 
 def test_a_recording_of_nothing_is_not_saved(tmp_path):
@@ -253,6 +279,35 @@ def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
     with fl.record(pipe, keep=[LAYER], max_bytes=49152) as recording:
         loop(pipe, 3, conditions())
     assert recording[LAYER].nbytes == 49152
+
+
+def test_the_bytes_of_kept_features_are_told_before_the_run():
+    pipe = pipeline(dtype=torch.float32)
+    untouched, evaluated = run(pipe), []
+    handle = pipe.unet.conv_in.register_forward_hook(lambda *_: evaluated.append(1))
+    keep = lambda name: name in ("mid_block", LAYER)
+    text = torch.randn((2, 6, WIDTH), generator=torch.Generator().manual_seed(1))
+    call = {"prompt_embeds": text, "negative_prompt_embeds": -text, "latents": torch.zeros(2, 4, 8, 8), "output_type": "latent"}
+    call |= {"num_inference_steps": 7, "guidance_scale": 5.0}
+    told = {half: fl.bytes_to_keep(pipe, keep, half=half, **call) for half in ("conditional", "all")}
+    assert not evaluated
+    handle.remove()
+    for half, sizes in told.items():
+        with fl.record(pipe, keep=keep, half=half) as recording:
+            pipe(**call)
+        assert sizes == {name: recording[name].nbytes for name in ("mid_block", LAYER)}
+    assert torch.equal(run(pipe), untouched) and not pipe.unet._forward_pre_hooks
+    with pytest.raises(KeyError, match="no layer 'up'"):
+        fl.bytes_to_keep(pipe, "up", **call)
+    with pytest.raises(ValueError, match="half='text' asked"):
+        fl.bytes_to_keep(pipe, keep, half="text", **call)
+
+
+def test_a_run_without_a_denoiser_call_has_no_bytes_to_tell(monkeypatch):
+    pipe = pipeline(dtype=torch.float32)
+    monkeypatch.setattr(type(pipe), "__call__", lambda self: None)
+    with pytest.raises(ValueError, match="ran without calling its denoiser; accepted: arguments for a run of at least one step"):
+        fl.bytes_to_keep(pipe, LAYER)
 
 
 def test_tables(recorded):

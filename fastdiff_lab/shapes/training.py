@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..files import write_text, write_whole
+from ..files import writable_folder, write_text, write_whole
+from ..pipelines import check_device
 from .autoencoder import train_autoencoder
 from .data import held_out_scenes
 from .denoiser import EncodedScenes, encode_scenes, new_scheduler, train_denoiser
@@ -48,12 +49,15 @@ def train_pipeline(
 
     Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
     `minutes`: training time of all parts together. `processes`: so many processes of one thread each train the denoiser together,
-    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, or several processes elsewhere.
+    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, several processes elsewhere or a
+    device that is not there, OSError for a folder that cannot be written.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
     if processes < 1 or (processes > 1 and device != "cpu"):
         raise ValueError(f"processes={processes} asked on {device}; accepted: 1, or more on the CPU")
+    check_device(device)
+    writable_folder(output)
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     parts = _train_parts(output, minutes, device)
