@@ -190,7 +190,8 @@ class _State:
         if store is None or not Path(store).exists():
             return cls(fresh, None if store is None else Path(store))
         found = ReuseCosts.load(store)
-        if (found.measured_on, found.about, found.gaps) != (measured_on, about, plan.gaps) or found.longest != plan.longest:
+        same = all(found.about.get(name) == about[name] for name in ("prompts", "seeds")) and found.measured_on == measured_on
+        if not same or found.displacement.shape != displacement.shape:
             raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")
         return cls(found, Path(store))
 
