@@ -2,6 +2,7 @@
 
 - `pictures(seeds)`: a batch of pictures
 - `held_out_scenes(count, objects)`: the scenes that no training has seen
+- `calibration_scenes(count)`: others that no training has seen, to measure key steps on
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from .scenes import Scene, draw, sample_scene
 
 HELD_OUT = 1_000_000_000
+CALIBRATION = 2 * HELD_OUT
 
 
 def as_tensor(image) -> Tensor:
@@ -34,3 +36,8 @@ def pictures(seeds: Iterable[int], objects: int | None = None) -> Tensor:
 def held_out_scenes(count: int, objects: int | None = None) -> list[Scene]:
     """`count` scenes whose seeds no training uses."""
     return [sample_scene(HELD_OUT + index, objects) for index in range(count)]
+
+
+def calibration_scenes(count: int) -> list[Scene]:
+    """`count` scenes to calibrate on, with one and with two objects in turn: neither trained on nor reported on."""
+    return [sample_scene(CALIBRATION + index, objects=1 + index % 2) for index in range(count)]
