@@ -20,6 +20,7 @@ Dtype = Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.
 Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
 Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more (the paper's keys need 9).")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")]
+Threads = Annotated[Optional[int], typer.Option(help="CPU threads; without it, as many as torch takes.")]
 Scheduler = Annotated[Optional[str], typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; without it, the model's own.")]
 
 
@@ -50,6 +51,12 @@ def sample(
     keys: Annotated[
         str, typer.Option(help="'none' (untouched), 'paper', a count of uniform keys, or text such as '0-3,5 of 20'.")
     ] = "paper",
+    schedule: Annotated[
+        Optional[Path], typer.Option(help="File of a key schedule, such as `derive` writes; instead of --keys.")
+    ] = None,
+    order: Annotated[
+        Optional[int], typer.Option(help="0: features held; 1: extrapolated. By default what the schedule was derived for, or 0.")
+    ] = None,
     prior_noise: Annotated[float, typer.Option(help="Weight of prior noise injection; the paper's is 0.003.")] = 0.0,
     model: Model = None,
     device: Device = "cpu",
@@ -67,7 +74,8 @@ def sample(
 
     _check_output(output)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-    arm = Arm(_schedule(keys, denoiser_calls(pipe, steps)), prior_noise=prior_noise)
+    chosen = _schedule(keys, denoiser_calls(pipe, steps)) if schedule is None else _loaded(schedule)
+    arm = Arm(chosen, order=_order(chosen) if order is None else order, prior_noise=prior_noise)
     drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=guidance)
     drawn.images[0].save(output)
     counts = drawn.counts
@@ -87,10 +95,92 @@ def _schedule(keys: str, calls: int):
     return KeySchedule.uniform(calls, int(keys)) if keys.isdecimal() else KeySchedule.parse(keys)
 
 
+def _loaded(path: Path):
+    from .schedule import KeySchedule
+
+    return KeySchedule.load(path)
+
+
+def _order(schedule) -> int:
+    """The order that a schedule was derived for."""
+    return 0 if schedule is None or schedule.measured_on is None else int(schedule.measured_on.get("order", 0))
+
+
 def _check_output(path: Path) -> None:
     folder = path if path.is_dir() else path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OSError(f"cannot write {path}: {'it is a folder' if path.is_dir() else f'{folder} is no folder that can be written'}")
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
+    prompts: Annotated[
+        Optional[Path], typer.Option(help="Text file with a prompt per line; without it, captions of drawn scenes.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many captions of drawn scenes.")] = 4,
+    order: Annotated[int, typer.Option(help="0: features held; 1: extrapolated.")] = 0,
+    what: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
+    longest: Annotated[int, typer.Option(help="Longest span of steps.")] = 25,
+    budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once.")] = None,
+    threads: Threads = None,
+    model: Model = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    steps: Steps = 50,
+    guidance: Guidance = 5.0,
+    scheduler: Scheduler = None,
+) -> None:
+    """Measure what reusing features costs at each step."""
+    from .calibration import calibrate as measure
+    from .pipelines import load_pipeline
+
+    _check_output(output)
+    _use(threads)
+    measure(
+        load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), _prompts(prompts, count), num_inference_steps=steps,
+        guidance_scale=guidance, order=order, what=what, longest=longest, batch=batch, max_rows=max_rows, budget=budget, store=output,
+    )  # fmt: skip
+    typer.echo(f"{output}: fastdiff-lab derive {output} --keys 9 derives a schedule from it")
+
+
+def _prompts(file: Path | None, count: int) -> list[str]:
+    from .shapes.data import calibration_scenes
+
+    if file is None:
+        return [scene.caption() for scene in calibration_scenes(count)]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line]
+
+
+def _use(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@app.command()
+def derive(
+    costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
+    keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
+    over: Annotated[str, typer.Option(help="mean or worst of the pictures that were measured.")] = "mean",
+    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("schedule.json"),
+) -> None:
+    """Derive the best key steps from measured costs."""
+    from .derivation import derive_schedule, schedule_front
+    from .reuse_costs import ReuseCosts
+
+    measured = ReuseCosts.load(costs)
+    if keys is None:
+        typer.echo(schedule_front(measured, over=over).drop(columns="cost").to_string(index=False))
+        return
+    _check_output(output)
+    schedule = derive_schedule(measured, keys, over=over)
+    schedule.save(output)
+    typer.echo(f"{output}: {schedule}")
 
 
 @app.command()
@@ -104,7 +194,7 @@ def compare(
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
-    threads: Annotated[Optional[int], typer.Option(help="CPU threads; without it, as many as torch takes.")] = None,
+    threads: Threads = None,
     model: Model = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",

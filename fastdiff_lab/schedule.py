@@ -246,7 +246,7 @@ def _check_measured_on(given: object) -> None:
         raise TypeError(f"measured_on={given!r} given; accepted: names with texts and numbers, or None")
     wrong = next((n for n, v in given.items() if not isinstance(n, str) or not isinstance(v, str | int | float)), None)
     if wrong is not None:
-        raise TypeError(f"measured_on[{wrong!r}]={str(given[wrong])[:80]!r} given; accepted: a text or a number")
+        raise TypeError(f"measured_on[{wrong!r}]={repr(given[wrong])[:80]} given; accepted: a text or a number")
 
 
 def _is_whole(value: object) -> bool:

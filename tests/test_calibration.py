@@ -176,7 +176,9 @@ def test_a_store_with_other_costs(tmp_path):
 
 def test_a_budget_shortens_the_spans(monkeypatch, capsys):
     pipe = Embeddings()
-    monkeypatch.setattr("fastdiff_lab.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(
+        "fastdiff_lab.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False
+    )
     full = Plan(STEPS, STEPS, 0)
     costs = calibrate(pipe, ["1"], num_inference_steps=STEPS, budget=float(full.forward_calls + full.decoder_calls // 2))
     assert 2 <= costs.longest < STEPS

@@ -151,3 +151,14 @@ def test_unpublished_keys():
         KeySchedule.paper(50, "flux")
     with pytest.raises(ValueError, match=r"no published keys for 30 steps .*for: 50, 20.*rescaled\(30\)"):
         KeySchedule.paper(30)
+
+
+def test_what_a_schedule_was_measured_on():
+    schedule = KeySchedule(10, [0, 5], measured_on={"model": "UNet2DConditionModel", "order": 1, "guidance_scale": 5.0})
+    again = KeySchedule.from_json(schedule.to_json())
+    assert again.measured_on == schedule.measured_on and hash(again) == hash(KeySchedule(10, [0, 5]))
+    assert "measured_on" not in KeySchedule(10, [0, 5]).to_json()
+    with pytest.raises(TypeError, match=r"measured_on=\[1\] given; accepted: names with texts and numbers"):
+        KeySchedule(10, [0], measured_on=[1])
+    with pytest.raises(ValueError, match=r"measured_on\['model'\]=None given; accepted: a text or a number"):
+        KeySchedule.from_json(json.dumps(json.loads(schedule.to_json()) | {"measured_on": {"model": None}}))
