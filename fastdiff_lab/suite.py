@@ -40,7 +40,7 @@ def run_suite(
     >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
     `prompts`: none that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
-    Raises ModuleNotFoundError without DeepCache's package, and what `compare` and `suite_arms` raise.
+    Raises ValueError for prompts of `costs`, ModuleNotFoundError without DeepCache's package, and what `compare` and `suite_arms` raise.
     Returns the table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
     """
     pictures = suite_pictures(
@@ -73,8 +73,19 @@ def suite_pictures(
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
     arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts)
+    _check_held_out(costs, prompts)
     deepcache_helper()  # missing, it is missed before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
+
+
+def _check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
+    """Raises ValueError for a prompt that costs were measured on: keys derived from it would be judged on what they were made for."""
+    known = {str(prompt) for given in costs.values() for prompt in given.about.get("prompts", ())}
+    seen = next((prompt for prompt in prompts if prompt in known), None)
+    if seen is not None:
+        raise ValueError(
+            f"the costs were measured on {seen!r}, a prompt of this comparison; accepted: prompts that calibration has not seen"
+        )
 
 
 def suite_table(

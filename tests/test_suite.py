@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -142,6 +143,12 @@ def test_costs_of_something_else():
         suite_arms(10, {("encoder", 0): costs(1)})
     with pytest.raises(ValueError, match=r"costs of order 1 given for \('decoder', 1\)"):
         suite_arms(10, {("decoder", 1): costs(1)})
+
+
+def test_prompts_that_calibration_has_seen(pipe):
+    seen = dataclasses.replace(costs(1), about={"prompts": PROMPTS[1:]})
+    with pytest.raises(ValueError, match="the costs were measured on '.*', a prompt of this comparison; accepted: prompts that"):
+        run_suite(pipe, {("encoder", 1): seen}, PROMPTS, **SUITE)
 
 
 def test_the_table_has_costs_and_nearness(suite):
