@@ -167,10 +167,19 @@ def derive(
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
     over: Annotated[str, typer.Option(help="mean or worst of the pictures that were measured.")] = "mean",
+    refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
+    pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
+    threads: Threads = None,
+    model: Model = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    scheduler: Scheduler = None,
     output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("schedule.json"),
 ) -> None:
-    """Derive the best key steps from measured costs."""
+    """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
     from .derivation import derive_schedule, schedule_front
+    from .pipelines import load_pipeline
+    from .refinement import refine_derived
     from .reuse_costs import ReuseCosts
 
     measured = ReuseCosts.load(costs)
@@ -179,6 +188,10 @@ def derive(
         return
     _check_output(output)
     schedule = derive_schedule(measured, keys, over=over)
+    if refine:
+        _use(threads)
+        pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
+        schedule = refine_derived(pipe, measured, schedule, pictures=pictures, runs=refine)
     schedule.save(output)
     typer.echo(f"{output}: {schedule}")
 

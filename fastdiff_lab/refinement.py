@@ -1,6 +1,7 @@
 """Refining a schedule by what it really gives: the additive costs of single spans do not know how their errors grow together.
 
 - `refine_schedule(pipe, schedule, prompts, ...)`: moves keys as long as the final latents come nearer to the untouched run's
+- `refine_derived(pipe, costs, schedule, ...)`: the same on pictures that were calibrated on
 - `final_errors(pipe, trajectory, schedule, ...)`: what a schedule really gives
 """
 
@@ -17,13 +18,20 @@ from tqdm import tqdm
 from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
 from .replay import Call, Trajectory, latents_after, seen
+from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 
 MOVES = (-1, 1, -2, 2, -4, 4)
 
 
 def final_errors(
-    pipe: Any, trajectory: Trajectory, schedule: KeySchedule, *, order: int = 0, what: str = "encoder", max_rows: int | None = None
+    pipe: Any,
+    trajectory: Trajectory,
+    schedule: KeySchedule,
+    *,
+    order: int | Extrapolation = 0,
+    what: str = "encoder",
+    max_rows: int | None = None,
 ) -> Tensor:
     """Mean squared difference of the final latents to the untouched run's, per picture: tensor (pictures,).
 
@@ -31,7 +39,7 @@ def final_errors(
     """
     last = schedule.num_steps
     found = latents_after(
-        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation(order), what=what, max_rows=max_rows
+        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), what=what, max_rows=max_rows
     )
     return (found[last] - trajectory.samples[last]).flatten(1).float().square().mean(dim=1).cpu()
 
@@ -74,6 +82,20 @@ def refine_schedule(
 
     best, tried = _search(schedule, error, runs)
     return replace(best, source=f"{schedule.source}, refined in {tried} runs", measured_on=schedule.measured_on)
+
+
+def refine_derived(pipe: Any, costs: ReuseCosts, schedule: KeySchedule, *, pictures: int = 8, runs: int = 100) -> KeySchedule:
+    """Refines a schedule on the first pictures that its costs were measured on, with the same options.
+
+    >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), pictures=4)  # doctest: +SKIP
+
+    `pictures`: how many at most, drawn in one batch. `runs` and errors as for `refine_schedule`.
+    """
+    on, chosen = costs.measured_on, slice(0, pictures)
+    return refine_schedule(
+        pipe, schedule, costs.about["prompts"][chosen], seeds=costs.about["seeds"][chosen], order=costs.order, what=str(on["what"]),
+        num_inference_steps=int(on["num_inference_steps"]), guidance_scale=float(on["guidance_scale"]), runs=runs,
+    )  # fmt: skip
 
 
 def _search(start: KeySchedule, error: Any, runs: int) -> tuple[KeySchedule, int]:

@@ -16,6 +16,7 @@ import pandas as pd
 from .comparison import compare_pictures, with_costs
 from .deepcache import deepcache_helper
 from .evaluation import denoiser_calls
+from .schedule import KeySchedule
 from .shapes.data import held_out_scenes
 from .suite_arms import COUNTS, Costs, suite_arms, suite_columns
 
@@ -34,6 +35,7 @@ def run_suite(
     n_jobs: int | None = None,
     store: str | Path | None = None,
     counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Runs all arms of `suite_arms` on each prompt and seed.
 
@@ -45,7 +47,7 @@ def run_suite(
     """
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-        reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, counts=counts,
+        reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, counts=counts, refined=refined,
     )  # fmt: skip
     table = suite_table(
         pipe,
@@ -55,6 +57,7 @@ def run_suite(
         guidance_scale=guidance_scale,
         repeats=repeats,
         counts=counts,
+        refined=refined,
     )
     return table, pictures
 
@@ -66,13 +69,14 @@ def suite_pictures(
     *,
     num_inference_steps: int = 50,
     counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
     **options: Any,
 ) -> pd.DataFrame:
     """The pictures of `run_suite`; arguments as there.
 
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
-    arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts)
+    arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined)
     _check_held_out(costs, prompts)
     deepcache_helper()  # missing, it is missed before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
@@ -95,6 +99,7 @@ def suite_table(
     *,
     num_inference_steps: int = 50,
     counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
     **options: Any,
 ) -> pd.DataFrame:
     """The table of `run_suite` from its pictures, with costs measured now; arguments as there.
@@ -102,8 +107,10 @@ def suite_table(
     >>> table = suite_table(pipe, costs, pictures)  # doctest: +SKIP
     """
     calls = denoiser_calls(pipe, num_inference_steps)
-    found = with_costs(pipe, suite_arms(calls, costs, counts), pictures, num_inference_steps=num_inference_steps, **options)
-    return suite_columns(calls, costs, counts).merge(found, on="arm", validate="one_to_one")
+    found = with_costs(
+        pipe, suite_arms(calls, costs, counts, refined), pictures, num_inference_steps=num_inference_steps, **options
+    )
+    return suite_columns(calls, costs, counts, refined).merge(found, on="arm", validate="one_to_one")
 
 
 def held_out_prompts(count: int) -> list[str]:

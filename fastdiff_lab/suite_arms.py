@@ -52,7 +52,7 @@ class Entry:
         return f"{self.what}, {self.keys} {self.num_keys}, order {self.order}{noise}"
 
 
-def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS) -> dict[str, Arm]:
+def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()) -> dict[str, Arm]:
     """All arms by name, the untouched run first.
 
     >>> costs = {("encoder", 1): calibrate(pipe, prompts, order=1)}  # doctest: +SKIP
@@ -62,20 +62,24 @@ def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS) -> 
     keys derived for features; the paper's keys; those and as many uniform and derived ones with prior noise; DeepCache.
     `num_steps`: denoiser calls of a run. `costs`: (what, order) -> ReuseCosts, with what "encoder" or "prediction" and order 0 or 1;
     arms at keys derived from costs that are not given are left out. `counts`: numbers of keys; those that are not below `num_steps` are left
-    out, and at derived keys also those that the costs' spans do not reach.
+    out, and at derived keys also those that the costs' spans do not reach. `refined`: schedules of `refine_schedule`, run with what and order
+    that they were measured with.
 
-    Raises ValueError for costs of another number of steps or another order than they are given for.
+    Raises ValueError for costs of another number of steps or another order than they are given for, and for a refined schedule of another
+    number of steps or that does not say what it was measured on.
     """
-    return {entry.name: entry.arm for entry in _entries(num_steps, costs, counts)}
+    return {entry.name: entry.arm for entry in _entries(num_steps, costs, counts, refined)}
 
 
-def suite_columns(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS) -> pd.DataFrame:
+def suite_columns(
+    num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()
+) -> pd.DataFrame:
     """One row per arm of `suite_arms`: arm, what, order, keys, num_keys, noise, key_steps; arguments and errors as there.
 
     >>> suite_columns(50, {}).query("what == 'plain'")["num_keys"].tolist()
     [5.0, 7.0, 9.0, 13.0, 17.0, 25.0, 37.0]
 
-    `what`: untouched, plain, features, predictions or deepcache. `keys`: uniform, derived, derived for predictions, or paper.
+    `what`: untouched, plain, features, predictions or deepcache. `keys`: uniform, derived, derived for predictions, refined, or paper.
     `num_keys`: key steps, steps of a plain run, or DeepCache's interval. `order` and `num_keys` are NaN where there are none.
     """
     rows = [
@@ -83,16 +87,23 @@ def suite_columns(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS) 
             "arm": entry.name, "what": entry.what, "order": entry.order, "keys": entry.keys, "num_keys": entry.num_keys,
             "noise": entry.arm.prior_noise > 0, "key_steps": "" if entry.arm.schedule is None else str(entry.arm.schedule),
         }
-        for entry in _entries(num_steps, costs, counts)
+        for entry in _entries(num_steps, costs, counts, refined)
     ]  # fmt: skip
     return pd.DataFrame(rows).astype({"order": float, "num_keys": float})
 
 
-def _entries(num_steps: int, costs: Costs, counts: Sequence[int]) -> list[Entry]:
+def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Sequence[KeySchedule]) -> list[Entry]:
     _check_costs(num_steps, costs)
     plain = [Entry(Arm(steps=steps), "plain") for steps in PLAIN_STEPS if steps < num_steps]
     deepcache = [Entry(Arm(deepcache=interval), "deepcache") for interval in DEEPCACHE_INTERVALS]
-    found = [Entry(Arm(), "untouched"), *plain, *_at_counts(num_steps, costs, counts), *_of_paper(num_steps, costs), *deepcache]
+    found = [
+        Entry(Arm(), "untouched"),
+        *plain,
+        *_at_counts(num_steps, costs, counts),
+        *_of_refined(num_steps, refined),
+        *_of_paper(num_steps, costs),
+        *deepcache,
+    ]
     return list({entry.name: entry for entry in found}.values())
 
 
@@ -116,6 +127,18 @@ def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[
             for what in HELD:
                 yield from (Entry(Arm(schedule, what, order), HELD[what], keys) for keys, schedule in
                             _schedules(num_steps, costs, what, order, count))  # fmt: skip
+
+
+def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entry]:
+    for schedule in refined:
+        on = schedule.measured_on or {}
+        what, order = on.get("what"), on.get("order")
+        if what not in HELD or order not in ORDERS or schedule.num_steps != num_steps:
+            raise ValueError(
+                f"refined schedule {schedule} given, measured with what={what!r} and order={order!r}; accepted: schedules of "
+                f"{num_steps} steps that refine_schedule made of derived ones"
+            )
+        yield Entry(Arm(schedule, what, order), HELD[what], "refined")
 
 
 def _schedules(num_steps: int, costs: Costs, what: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:

@@ -66,6 +66,11 @@ def _of_derived(count: float) -> Iterator[Pair]:
             "features over predictions at keys derived for each", ours, {"what": "predictions", "keys": "derived for predictions", **at}
         )  # fmt: skip
         yield "derived over as many plain steps", ours, {"what": "plain", "num_keys": count}
+        refined = ours | {"keys": "refined"}
+        yield "refined over derived keys", refined, ours
+        yield "refined features over refined predictions", refined, refined | {"what": "predictions"}
+        yield "refined over as many plain steps", refined, {"what": "plain", "num_keys": count}
+        yield "refined over uniform keys", refined, ours | {"keys": "uniform"}
     ours = {"what": "features", "keys": "derived", "order": 1, "num_keys": count}
     yield "extrapolated at derived keys over held at the paper's", ours, {"what": "features", "keys": "paper", "order": 0}
     yield "extrapolated over held at derived keys", ours, ours | {"order": 0}

@@ -25,14 +25,17 @@ PANELS = {
 LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "uniform"): (PETROFF[0], "o"),
     ("features", "derived"): (PETROFF[1], "s"),
+    ("features", "refined"): (PETROFF[3], "h"),
     ("features", "paper"): (PETROFF[2], "*"),
     ("predictions", "uniform"): (PETROFF[4], "^"),
     ("predictions", "derived"): (PETROFF[5], "v"),
+    ("predictions", "refined"): (PETROFF[6], "H"),
     ("predictions", "paper"): (PETROFF[7], "P"),
     ("plain", ""): ("black", "D"),
     ("deepcache", ""): (PETROFF[8], "X"),
 }
 NAMES = {"paper": "the paper's", "plain": "plain sampler, fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
+SINGLE = ("paper", "refined")  # not at every number of keys
 HOW = {0.0: "held", 1.0: "extrapolated"}
 
 
@@ -80,8 +83,8 @@ def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
 
 def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
     """Held arms have hollow marks and dashed lines; the paper's keys are single marks."""
-    line = "none" if keys == "paper" else "--" if order == 0 else "-" if order == 1 else ":"
-    look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 10 if keys == "paper" else 6}
+    line = "none" if keys in SINGLE else "--" if order == 0 else "-" if order == 1 else ":"
+    look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 10 if keys in SINGLE else 6}
     return look | ({"markerfacecolor": "white", "markeredgewidth": 1.5} if order == 0 else {})
 
 

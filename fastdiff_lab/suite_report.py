@@ -47,28 +47,31 @@ def compare_into(
 
     >>> compare_into(Path("runs/suite"), suite=True, costs=[Path("costs.safetensors")])  # doctest: +SKIP
 
-    `schedules`: files of `KeySchedule.save`, run with `order`; `costs`: files of `ReuseCosts.save`, for the suite. `prompts`, `seeds`: how
+    `schedules`: files of `KeySchedule.save`, run with `order`, or in the suite as refined ones;
+    `costs`: files of `ReuseCosts.save`, for the suite. `prompts`, `seeds`: how
     many. `threads`: CPU threads; None leaves them. `store`: None for pictures.sqlite in the folder. `pipeline`: arguments of `load_pipeline`.
-    Other options as for `run_suite`. Returns the table. Raises ValueError for schedules and suite together or neither, or a count below 1.
+    Other options as for `run_suite`. Returns the table. Raises ValueError for neither schedules nor suite, or a count below 1.
     """
     _check_asked(schedules, suite, costs)
     captions, at = held_out_prompts(prompts), _seeds(seeds)
     if threads is not None:
         torch.set_num_threads(threads)
     measured = read_costs(costs)
-    arms = {path.stem: Arm(KeySchedule.load(path), order=order) for path in schedules}
+    loaded = {path.stem: KeySchedule.load(path) for path in schedules}
     pipe = load_pipeline(**(pipeline or {}))
     of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
     if suite:
-        return write_suite(folder, pipe, measured, captions, **of_run)
+        return write_suite(folder, pipe, measured, captions, refined=list(loaded.values()), **of_run)
+    arms = {name: Arm(schedule, order=order) for name, schedule in loaded.items()}
     return write_comparison(folder, pipe, arms, captions, **of_run)
 
 
 def _check_asked(schedules: Sequence[Path], suite: bool, costs: Sequence[Path]) -> None:
-    if suite == bool(schedules) or (costs and not suite):
+    if not (suite or schedules) or (costs and not suite):
         asked = [name for name, given in (("--schedule", schedules), ("--suite", suite), ("--costs", costs)) if given]
         raise ValueError(
-            f"{' and '.join(asked) or 'nothing'} asked; accepted: --schedule FILE (one or more), or --suite, with --costs FILE or without"
+            f"{' and '.join(asked) or 'nothing'} asked; accepted: --schedule FILE (one or more), or --suite, "
+            "with or without --costs FILE and refined --schedule FILE"
         )
     stems = [path.stem for path in schedules]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
@@ -104,7 +107,7 @@ def write_suite(
     """
     place = Path(folder)
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    counts = {name: options.pop(name) for name in ("counts",) if name in options}
+    counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
     about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
     _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]})
     pictures = suite_pictures(

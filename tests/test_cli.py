@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fastdiff_lab import cli, tour
+from fastdiff_lab import KeySchedule, cli, tour
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
 PROMPT = "a small red circle at the left on a blue background"
@@ -31,7 +31,34 @@ def failed(monkeypatch, capsys, *arguments) -> str:
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert all(command in shown for command in ("tour", "sample", "compare", "train", "lab"))
+    assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "train", "lab"))
+
+
+def test_from_measurement_to_picture(tmp_path):
+    """The README's way: calibrate, derive, sample with the schedule's file."""
+    costs, schedule, picture = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
+    (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n")
+    result = invoke("calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1)
+    assert result.exit_code == 0 and f"fastdiff-lab derive {costs}" in result.output
+    front = invoke("derive", costs).output
+    assert len(front.splitlines()) == 1 + 7 and "0-7 of 8" in front  # 2 to 8 keys: 8 steps in groups of 4 at most
+    assert invoke("derive", costs, "--keys", 3, "--output", schedule).exit_code == 0
+    derived = KeySchedule.load(schedule)
+    assert len(derived.keys) == 3 and derived.measured_on["order"] == 1
+    assert invoke("derive", costs, "--keys", 3, "--refine", 3, "--output", schedule).exit_code == 0
+    assert "refined in 3 runs" in KeySchedule.load(schedule).source
+    result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 8, "--output", picture)
+    assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
+    with pytest.warns(UserWarning, match="order 1, here 0"):
+        assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 8, "--output", picture).exit_code == 0
+
+
+def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
+    (tmp_path / "schedule.json").write_text("{}")
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--schedule", tmp_path / "schedule.json", "--output", tmp_path / "a.png")
+    assert "schedule.json is no fastdiff_lab.KeySchedule" in said and not (tmp_path / "a.png").exists()
+    said = failed(monkeypatch, capsys, "derive", tmp_path / "schedule.json")
+    assert "schedule.json is no whole file of reuse costs" in said
 
 
 @pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("3", 3), ("none", 10), ("0,5 of 10", 2)])

@@ -49,6 +49,14 @@ def pipe():
     return fl.load_pipeline()
 
 
+def test_refined_schedules_are_arms_of_what_they_were_measured_with():
+    schedule = fl.KeySchedule(10, [0, 2, 6], "refined", {"what": "encoder", "order": 1})
+    arms = suite_arms(10, COSTS, (3,), [schedule])
+    assert arms["features, refined 3, order 1"] == Arm(schedule, order=1)
+    columns = suite_columns(10, COSTS, (3,), [schedule]).set_index("arm")
+    assert columns.loc["features, refined 3, order 1", ["keys", "num_keys"]].tolist() == ["refined", 3.0]
+
+
 @pytest.fixture(scope="module")
 def suite(pipe):
     with torch.no_grad():
@@ -265,7 +273,9 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
         fl.KeySchedule(4, [0, 2]).save(path)
     with pytest.raises(ValueError, match="nothing asked; accepted: --schedule FILE"):
         compare_into(tmp_path)
-    with pytest.raises(ValueError, match="--schedule and --suite asked; accepted"):
+    with pytest.raises(
+        ValueError, match="refined schedule .* measured with what=None and order=None; accepted: schedules of 50 steps"
+    ):
         compare_into(tmp_path, schedules=[schedule], suite=True)
     with pytest.raises(ValueError, match="--schedule and --costs asked; accepted"):
         compare_into(tmp_path, schedules=[schedule], costs=[schedule])

@@ -1,0 +1,192 @@
+"""What was tried and how it did, as tables that anyone can measure again: `python -m fastdiff_lab.ablation`.
+
+- `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
+- `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
+- `stability(costs, num_keys)`: how far keys move with the pictures that were calibrated on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from tqdm import tqdm
+
+from .derivation import derive_schedule
+from .extrapolation import Extrapolation
+from .files import write_whole
+from .memory import peak_bytes
+from .pipelines import load_pipeline
+from .refinement import final_errors
+from .replay import Call, seen
+from .reuse_costs import ReuseCosts
+from .schedule import KeySchedule
+from .shapes.data import calibration_scenes
+
+TRIED = {
+    "held": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),
+    "order 1, damping 0.75": Extrapolation(1, damping=0.75), "order 1, damping 0.5": Extrapolation(1, damping=0.5),
+    "order 1, skips only": Extrapolation(1, parts="skips"), "order 1, bottleneck only": Extrapolation(1, parts="bottleneck"),
+    "order 2": Extrapolation(2),
+}  # fmt: skip
+
+
+def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float) -> Call:
+    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    return Call(tuple(prompts), tuple(range(len(prompts))), options)
+
+
+def extrapolations(
+    pipe: Any,
+    schedules: Mapping[str, KeySchedule],
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+) -> pd.DataFrame:
+    """Each way of extrapolating at each schedule, on the same pictures.
+
+    >>> extrapolations(pipe, {"uniform 13": KeySchedule.uniform(50, 13)}, prompts)  # doctest: +SKIP
+
+    Returns columns schedule, what (encoder or prediction), extrapolation, latent_mse (mean over pictures), typical (its geometric mean),
+    worst, peak_bytes (of all tensors but the weights, serial decoding of the first picture; features only).
+    """
+    trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), next(iter(schedules.values())).num_steps)
+    alone = seen(pipe, _call(prompts[:1], num_inference_steps, guidance_scale), trajectory.num_steps)
+    rows = []
+    tried = [
+        (n, s, w, x)
+        for n, s in schedules.items()
+        for w in ("encoder", "prediction")
+        for x in TRIED
+        if w == "encoder" or "only" not in x
+    ]
+    for name, schedule, what, how in tqdm(tried, desc="extrapolations", leave=False):
+        errors = final_errors(pipe, trajectory, schedule, order=TRIED[how], what=what, max_rows=_rows(what, 120)).numpy()
+        row = {"schedule": name, "what": what, "extrapolation": how, "latent_mse": errors.mean(), "worst": errors.max()}
+        if what == "encoder":
+            with peak_bytes() as peak:
+                final_errors(pipe, alone, schedule, order=TRIED[how], max_rows=2)
+            row["peak_bytes"] = peak.bytes
+        rows.append(row | {"typical": np.exp(np.log(np.maximum(errors, 1e-12)).mean())})
+    return pd.DataFrame(rows)
+
+
+def _rows(what: str, rows: int) -> int | None:
+    return rows if what == "encoder" else None
+
+
+def random_schedules(num_steps: int, count: int, longest: int) -> Iterator[KeySchedule]:
+    """Schedules of 7 to 17 keys with groups of up to `longest` steps, from even to crowded at one end."""
+    rng = np.random.default_rng(0)
+    while count:
+        keys = int(rng.integers(min(7, num_steps), min(17, num_steps) + 1))
+        spread = (np.arange(1, keys) + rng.uniform(-0.3, 0.3, keys - 1)) / keys
+        places = {0, *np.clip(np.round(num_steps * spread ** rng.uniform(0.7, 1.8)), 1, num_steps - 1).astype(int).tolist()}
+        schedule = KeySchedule(num_steps, tuple(sorted(places)))
+        if max(len(group) for group in schedule.groups()) <= longest:
+            count -= 1
+            yield schedule
+
+
+def predicted_and_real(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    count: int = 30,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+) -> pd.DataFrame:
+    """Real errors of random schedules beside those that the costs of their single spans predict.
+
+    >>> table = predicted_and_real(pipe, costs, prompts)  # doctest: +SKIP
+    >>> table.groupby("power")[["predicted", "real"]].corr(method="spearman")  # doctest: +SKIP
+
+    `prompts`: the first of those that were calibrated on, with the same seeds. Returns one row per schedule, picture and `power` (2: the
+    root of the sum of squares over spans; 1: the sum of norms): columns schedule, picture, power, predicted, real (norm of the final
+    latents' difference).
+    """
+    trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), costs.num_steps)
+    pictures = [costs.subset([place]).spans() for place in range(len(prompts))]
+    size = trajectory.samples[0][0].numel()
+    what, rows = str(costs.measured_on["what"]), []
+    for schedule in tqdm(list(random_schedules(costs.num_steps, count, costs.longest)), desc="random schedules", leave=False):
+        real = (final_errors(pipe, trajectory, schedule, order=costs.order, what=what, max_rows=_rows(what, 120)) * size).sqrt()
+        for place, spans in enumerate(pictures):
+            groups = _of_groups(spans, schedule)
+            for power in (1, 2):
+                predicted = float((groups ** (power / 2)).sum() ** (1 / power))
+                rows.append(
+                    {
+                        "schedule": str(schedule),
+                        "picture": place,
+                        "power": power,
+                        "predicted": predicted,
+                        "real": float(real[place]),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _of_groups(spans: np.ndarray, schedule: KeySchedule) -> np.ndarray:
+    gaps = np.diff(schedule.keys, prepend=0)
+    at = [(gap if len(spans) > 1 else 0, group.start, len(group)) for gap, group in zip(gaps, schedule.groups(), strict=True)]
+    return np.array([spans[place] for place in at])
+
+
+def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
+    """How far the derived keys move with the pictures that were calibrated on, and what that costs on all pictures.
+
+    >>> stability(costs, 9)  # doctest: +SKIP
+
+    Returns one row per disjoint part of each size: columns pictures, part, schedule, moved (mean distance of its keys to those derived from
+    all), predicted_error on all pictures, best (the same of the schedule derived from all).
+    """
+    whole, spans = derive_schedule(costs, num_keys), costs.spans()
+    best = float(_of_groups(spans, whole).sum() ** 0.5)
+    rows = []
+    for size in (size for size in sizes if size <= costs.num_pictures):
+        for part in range(min(4, costs.num_pictures // size)):
+            schedule = derive_schedule(costs.subset(list(range(part * size, (part + 1) * size))), num_keys)
+            moved = np.abs(np.subtract(schedule.keys, whole.keys)).mean()
+            error = float(_of_groups(spans, schedule).sum() ** 0.5)
+            rows.append(
+                {"pictures": size, "part": part, "schedule": str(schedule), "moved": moved, "predicted_error": error, "best": best}
+            )
+    return pd.DataFrame(rows)
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
+    output: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
+    pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
+    torch.set_num_threads(threads)
+    pipe, prompts = load_pipeline(), [scene.caption() for scene in calibration_scenes(pictures)]
+    files = {path.stem: ReuseCosts.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    schedules = {f"uniform {keys}": KeySchedule.uniform(50, keys) for keys in (9, 17)}
+    schedules |= {f"derived {keys}": derive_schedule(files["encoder-1"], keys) for keys in (9, 17)}
+    schedules = {name: KeySchedule(50, schedule.keys) for name, schedule in schedules.items()}
+    _write(extrapolations(pipe, schedules, prompts), output / "extrapolations.csv")
+    moved = {name: stability(costs, keys) for name, costs in files.items() for keys in (9,)}
+    _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
+    ranks = {name: predicted_and_real(pipe, costs, prompts, count=count) for name, costs in files.items() if name != "prediction-0"}
+    _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_whole(path, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(f"{path}\n{table.to_string(index=False) if len(table) < 60 else ''}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

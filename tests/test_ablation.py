@@ -1,0 +1,76 @@
+"""The ablation's tables, measured on few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import fastdiff_lab as fl
+from fastdiff_lab.ablation import extrapolations, predicted_and_real, random_schedules, stability
+from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
+
+PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
+STEPS = {"num_inference_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def costs(pipe):
+    with torch.no_grad():
+        return fl.calibrate(pipe, PROMPTS[:2], order=1, longest=4, **STEPS)
+
+
+def test_scenes_to_calibrate_on_are_never_reported_on():
+    assert not set(PROMPTS) & {scene.caption() for scene in held_out_scenes(4, objects=1)}
+    assert [len(scene.things) for scene in calibration_scenes(4)] == [1, 2, 1, 2]
+
+
+def test_every_way_of_extrapolating_is_measured(pipe):
+    table = extrapolations(pipe, {"even": fl.KeySchedule.uniform(8, 4)}, PROMPTS[:2], **STEPS).set_index(["what", "extrapolation"])
+    features = table.loc["encoder"]
+    assert len(features) == 8 and len(table.loc["prediction"]) == 6
+    assert (table["typical"] <= table["latent_mse"]).all() and (table["latent_mse"] <= table["worst"]).all()
+    assert features["latent_mse"].nunique() > 5
+    # One more set of features, and two for order 2.
+    more = features["peak_bytes"] - features.loc["held", "peak_bytes"]
+    assert 0 < more["order 1"] < more["order 2"]
+
+
+def test_random_schedules_are_the_same_each_time():
+    first, again = (list(random_schedules(50, 20, 12)) for _ in range(2))
+    assert first == again and len(set(first)) > 15
+    assert all(len(group) <= 12 for schedule in first for group in schedule.groups())
+
+
+def test_predicted_beside_real_errors(pipe, costs):
+    table = predicted_and_real(pipe, costs, PROMPTS[:2], count=3, **STEPS)
+    assert len(table) == 3 * 2 * 2 and np.isfinite(table[["predicted", "real"]].to_numpy()).all()
+    # A sum of norms is never below the root of the sum of their squares.
+    wide = table.pivot(index=["schedule", "picture"], columns="power", values="predicted")
+    assert (wide[1] >= wide[2] - 1e-9).all()
+
+
+def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
+    """A schedule with one group longer than a step: prediction and reality are the same run, but for the sensitivity between probes."""
+    from fastdiff_lab.ablation import _of_groups
+    from fastdiff_lab.refinement import final_errors
+    from fastdiff_lab.replay import Call, seen
+
+    schedule = fl.KeySchedule(8, [0, 1, 2, 3, 4])  # the last group ends with the run, where the sensitivity is 1
+    options = {"num_inference_steps": 8, "guidance_scale": 5.0}
+    trajectory = seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), options), 8)
+    real = final_errors(pipe, trajectory, schedule, order=1).numpy() * trajectory.samples[0][0].numel()
+    predicted = [_of_groups(costs.subset([place]).spans(), schedule).sum() for place in (0, 1)]
+    assert np.allclose(real, predicted, rtol=1e-3)
+
+
+def test_stability_over_pictures(costs):
+    table = stability(costs, 4, sizes=(1, 2, 16))
+    assert table["pictures"].tolist() == [1, 1, 2]
+    assert (table["predicted_error"] >= table["best"] - 1e-6).all()
+    assert table.loc[2, "moved"] == 0 and table.loc[2, "predicted_error"] == pytest.approx(table.loc[2, "best"])
