@@ -19,7 +19,7 @@ from .derivation import accumulated_change, derive_schedule, schedule_front
 from .evaluation import Arm
 from .extrapolation import Extrapolation
 from .metrics import paired_difference
-from .pipelines import load_pipeline
+from .pipelines import embedded_costs, load_pipeline
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .recorded import Recording
@@ -44,6 +44,7 @@ __all__ = [
     "compare",
     "compare_pictures",
     "derive_schedule",
+    "embedded_costs",
     "encoder_propagation",
     "feature_change",
     "feature_norm",

@@ -38,7 +38,9 @@ def test_from_measurement_to_picture(tmp_path):
     """The README's way: calibrate, derive, sample with the schedule's file."""
     costs, schedule, picture = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n")
-    result = invoke("calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1)
+    result = invoke(
+        "calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1
+    )
     assert result.exit_code == 0 and f"fastdiff-lab derive {costs}" in result.output
     front = invoke("derive", costs).output
     assert len(front.splitlines()) == 1 + 7 and "0-7 of 8" in front  # 2 to 8 keys: 8 steps in groups of 4 at most
