@@ -72,7 +72,7 @@ def sample(
     from .evaluation import sample as draw
     from .pipelines import load_pipeline
 
-    _check_output(output)
+    _check_picture(output)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = _schedule(keys, denoiser_calls(pipe, steps)) if schedule is None else _loaded(schedule)
     arm = Arm(chosen, order=_order(chosen) if order is None else order, prior_noise=prior_noise)
@@ -104,6 +104,14 @@ def _loaded(path: Path):
 def _order(schedule) -> int:
     """The order that a schedule was derived for."""
     return 0 if schedule is None or schedule.measured_on is None else int(schedule.measured_on.get("order", 0))
+
+
+def _check_picture(path: Path) -> None:
+    from PIL import Image
+
+    _check_output(path)
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
 
 
 def _check_output(path: Path) -> None:

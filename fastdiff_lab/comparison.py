@@ -43,6 +43,9 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
 
     Untouched; and with `rivals` uniform keys and as many plain steps for each number of keys, and the predictions held at the same keys.
     """
+    wrong = next((name for name, arm in arms.items() if not isinstance(arm, KeySchedule | Arm)), None)
+    if wrong is not None:
+        raise TypeError(f"arm {wrong!r} is {arms[wrong]!r}; accepted: a KeySchedule or an Arm")
     given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
     beside = {UNTOUCHED: Arm()}
     if not rivals:
@@ -56,6 +59,11 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
         if held not in (*beside.values(), *given.values()):
             beside[f"{name}, prediction held"] = held
     return beside | given
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
 
 
 def compare(
@@ -92,6 +100,8 @@ def compare(
     with `reference_` before; and `prompt_accuracy` (share of pictures with all attributes right; NaN if the prompts are no
     captions of scenes). `pictures` is the sample size.
     """
+    _check_whole("repeats", repeats, 0)  # before hours are spent on pictures
+    denoiser_of(pipe)
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     pictures = compare_pictures(
@@ -115,6 +125,7 @@ def with_costs(
 
     `arms`: each arm of `pictures` by its name. Other arguments and result as for `compare`.
     """
+    _check_whole("repeats", repeats, 0)
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     prompt, seed = str(pictures["prompt"].iloc[0]), int(pictures["seed"].iloc[0])
     quality = summarised(pictures)
@@ -151,6 +162,12 @@ def compare_pictures(
     """
     if isinstance(prompts, str):
         raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
+    _check_whole("batch", batch, 1)
+    if n_jobs is not None and n_jobs == 0:
+        raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
+    for seed in seeds:
+        _check_whole("seed", seed, 0)
+    denoiser_of(pipe)  # raises for what is no pipeline
     tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
     if not tasks:
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")

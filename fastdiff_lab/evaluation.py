@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -99,6 +100,8 @@ def sample(
     >>> sample(pipe, Arm(KeySchedule.paper(50)), ["a red ring on a blue background"], [0]).counts.encoder_calls  # doctest: +SKIP
     9
     """
+    if not math.isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
     steps = num_inference_steps if arm.steps is None else arm.steps
     scheduler = pipe.scheduler
     with ExitStack() as stack:

@@ -148,12 +148,7 @@ def assemble(**parts: Any) -> StableDiffusionPipeline:
 
 def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
     folder = Path(source)
-    if folder.is_dir():
-        _check_folder(folder)
-    elif folder.is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
-        raise FileNotFoundError(
-            f"no folder {str(source)!r}; accepted: a folder in diffusers' format, or a hub id such as 'owner/name'"
-        )
+    check_source(source)
     try:
         return DiffusionPipeline.from_pretrained(
             str(source), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=folder.is_dir()
@@ -165,6 +160,17 @@ def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
             f"cannot get {source!r} from the hub ({str(error).splitlines()[0]}); without network, give the path of a local folder in "
             "diffusers' format, or leave it out for the embedded pipeline"
         ) from error
+
+
+def check_source(source: str | Path) -> None:
+    """Raises FileNotFoundError for what is neither a pipeline's folder with safetensors weights nor looks like a hub id."""
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif folder.is_absolute() or str(source).count("/") != 1 or str(source).startswith("."):
+        raise FileNotFoundError(
+            f"no folder {str(source)!r}; accepted: a folder in diffusers' format, or a hub id such as 'owner/name'"
+        )
 
 
 def _check_folder(folder: Path) -> None:

@@ -145,6 +145,10 @@ class KeySchedule:
         Raises ValueError for fewer steps than keys.
         """
         published = PAPER_KEYS["stable-diffusion"]
+        if num_steps not in published and num_steps < len(_SD_50):
+            raise ValueError(
+                f"the paper's {len(_SD_50)} keys asked for {num_steps} steps; accepted: {len(_SD_50)} steps or more, or keys of another kind"
+            )
         return cls.paper(num_steps) if num_steps in published else cls.paper(50).rescaled(num_steps)
 
     @classmethod

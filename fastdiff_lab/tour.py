@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 
 from .comparison import brief
 from .files import writable_folder, write_text
+from .pipelines import check_source
 from .schedule import KeySchedule
 
 QUICKSTART = "00_quickstart.ipynb"
@@ -45,6 +46,8 @@ def run_tour(output: Path, **parameters: object) -> Path:
         raise ValueError(f"{steps} steps asked; accepted: a whole number of 1 or more")
     KeySchedule.of_paper(steps)  # raises for too few steps before anything is computed
     source = parameters.get("source")
+    if source is not None:
+        check_source(str(source))  # before a folder is made
     if source is not None and Path(str(source)).is_dir():
         parameters["source"] = str(Path(str(source)).resolve())  # the notebook runs in another folder
     folder = writable_folder(output)

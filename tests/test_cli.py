@@ -78,6 +78,8 @@ def test_sample_draws_a_picture(tmp_path, keys, calls):
         (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
         (["--keys", "7 of 10", "--steps", 10], "must be a key"),
         (["--model", "/no/folder"], "no folder '/no/folder'"),
+        (["--guidance", "nan"], "guidance_scale=nan asked; accepted: a finite number"),
+        (["--steps", 5], "the paper's 9 keys asked for 5 steps; accepted: 9 steps or more"),
         (["--scheduler", "slow"], "scheduler='slow' asked"),
     ],
 )
@@ -139,7 +141,7 @@ def test_the_notebooks_are_looked_for_in_two_places(tmp_path, monkeypatch):
 def test_a_tour_needs_steps(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "tour"
     assert "0 steps asked; accepted: a whole number" in failed(monkeypatch, capsys, "tour", "--steps", 0, "--output", folder)
-    assert "num_keys=9 asked for 5 steps" in failed(monkeypatch, capsys, "tour", "--steps", 5, "--output", folder)
+    assert "the paper's 9 keys asked for 5 steps" in failed(monkeypatch, capsys, "tour", "--steps", 5, "--output", folder)
     assert not folder.exists()
 
 
@@ -150,3 +152,13 @@ def test_a_tour_whose_notebook_stops(monkeypatch, tmp_path):
     monkeypatch.setattr(papermill, "execute_notebook", stop)
     with pytest.raises(ValueError, match="the notebook stopped with ZeroDivisionError: division by zero"):
         run_tour(tmp_path)
+
+
+def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.xyz")
+    assert "cannot write a picture as 'a.xyz'; accepted: names that end in .png" in said
+
+
+def test_a_tour_of_no_model_leaves_no_folder(monkeypatch, capsys, tmp_path):
+    said = failed(monkeypatch, capsys, "tour", "--model", "/no/folder", "--output", tmp_path / "tour")
+    assert "no folder '/no/folder'" in said and not (tmp_path / "tour").exists()

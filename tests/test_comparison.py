@@ -191,3 +191,25 @@ def test_a_summary_needs_the_pictures_only(pictures, table):
 def test_the_brief_table_calls_identical_pictures_identical(table):
     shown = comparison.brief(table.reset_index()).set_index("arm")
     assert shown.loc["every step", "psnr"] == "identical" and float(shown.loc["paper", "psnr"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"arms": {"mine": 9}}, TypeError, "arm 'mine' is 9; accepted: a KeySchedule or an Arm"),
+        ({"batch": 0}, ValueError, "batch=0 asked; accepted: a whole number of 1 or more"),
+        ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None"),
+        ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number of 0 or more"),
+        ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
+        ({"pipe": object()}, TypeError, "has no UNet and no transformer"),
+    ],
+)
+def test_bad_options_of_compare(options, error, message):
+    given = {
+        "pipe": fl.load_pipeline(),
+        "arms": {},
+        "prompts": ["a red ring on a blue background"],
+        "num_inference_steps": 4,
+    } | options
+    with pytest.raises(error, match=message):
+        fl.compare(given.pop("pipe"), given.pop("arms"), given.pop("prompts"), **given)
