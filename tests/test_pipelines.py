@@ -117,7 +117,7 @@ def test_a_folder_with_a_part_missing(tmp_path):
 def test_the_embedded_pipeline_is_looked_for_in_two_places(tmp_path, monkeypatch):
     monkeypatch.setattr(pipelines, "__file__", str(tmp_path / "fastdiff_lab" / "pipelines.py"))
     with pytest.raises(
-        FileNotFoundError, match=r"the embedded pipeline is missing; looked in: .*fastdiff_lab/data/shapes, .*data/shapes"
+        FileNotFoundError, match=r"the embedded pipeline is missing; looked in: .*fastdiff_lab/data/shapes/model_index.json, .*data/shapes/model"
     ):
         fl.load_pipeline()
 
@@ -149,3 +149,19 @@ def test_half_precision_keeps_the_law():
     untouched = draw()
     with fl.encoder_propagation(pipe, fl.KeySchedule(4, range(4))):
         assert torch.equal(draw(), untouched)
+
+
+def test_costs_of_the_embedded_pipeline_fit_it():
+    """Schedules derived from the shipped costs are used without a warning: they were measured on these weights and settings."""
+    import fastdiff_lab as fl
+
+    pipe = fl.load_pipeline()
+    for order in (0, 1):
+        costs = fl.embedded_costs(order=order)
+        assert (costs.num_pictures, costs.num_steps, costs.order) == (16, 50, order) and not costs.sensitivity.isnan().any()
+        schedule = fl.derive_schedule(costs, 9)
+        with fl.encoder_propagation(pipe, schedule, order=order) as counts:
+            pipe("a small red circle on a blue background", num_inference_steps=50, guidance_scale=5.0, output_type="latent")
+        assert counts.encoder_calls == 9
+    with pytest.raises(FileNotFoundError, match="costs of encoder, order 3, ddim-50 is missing; looked in"):
+        fl.embedded_costs(order=3)
