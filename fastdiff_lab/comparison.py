@@ -14,7 +14,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
         beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
         beside[f"plain {count} steps"] = Arm(steps=count)
     for name, schedule in schedules.items():
-        held = Arm(schedule, what="prediction")
+        # A rival on purpose: it does not carry what the keys were measured on, and so does not warn.
+        held = Arm(replace(schedule, measured_on=None), what="prediction")
         if held not in (*beside.values(), *given.values()):
             beside[f"{name}, prediction held"] = held
     return beside | given
