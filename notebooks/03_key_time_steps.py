@@ -152,10 +152,12 @@ HTML(plot.html_image(figure, "Five schedules as strips: " + "; ".join(f"{name} {
 # Which of them are denser at the start, which at the end? And which has the longest group? A long group is where old features are used.
 
 # %%
-rows = [(name, str(s), sum(k < 10 for k in s.keys), sum(k >= 40 for k in s.keys), max(map(len, s.groups()))) for name, s in schedules.items()]  # fmt: skip
-pd.DataFrame(rows, columns=["schedule", "key steps", "in the first ten", "in the last ten", "longest group"]).style.hide(
-    axis="index"
-)
+rows = []
+for name, schedule in schedules.items():
+    early, late = sum(key < 10 for key in schedule.keys), sum(key >= 40 for key in schedule.keys)
+    rows.append((name, str(schedule), early, late, max(map(len, schedule.groups()))))
+columns = ["schedule", "key steps", "in the first ten", "in the last ten", "longest group"]
+pd.DataFrame(rows, columns=columns).style.hide(axis="index")
 
 # %% [markdown]
 # ## 5. Pictures
@@ -197,8 +199,8 @@ HTML(plot.html_image(figure, "PSNR of five schedules with nine keys, with lines 
 # %%
 order = psnr.sort_values(ascending=False)
 print(" > ".join(f"{name} ({value:.1f} dB)" for name, value in order.items()))
-print(f"the paper's keys are {abs(psnr['the paper\'s'] - psnr['uniform']):.1f} dB "
-      f"{'above' if psnr['the paper\'s'] > psnr['uniform'] else 'below'} uniform ones")  # fmt: skip
+gain = psnr["the paper's"] - psnr["uniform"]
+print(f"the paper's keys are {abs(gain):.1f} dB {'above' if gain > 0 else 'below'} uniform ones")
 
 # %% [markdown]
 # The paper has another measure and another model: its Table 5 reports FID on Stable Diffusion, with its own list ahead of uniform ones. We
@@ -252,9 +254,8 @@ HTML(
 )
 
 # %%
-print(
-    f"where the two disagree most: a group that begins at step {starts[np.argmax(np.abs(drifts / drifts.mean() - errors / errors.mean()))]}"
-)
+apart = np.abs(drifts / drifts.mean() - errors / errors.mean())
+print(f"where the two disagree most: a group that begins at step {starts[apart.argmax()]}")
 
 # %% [markdown]
 # Between a changed feature and a changed picture stand three things that the curve does not see:
@@ -271,7 +272,7 @@ ahead = psnr["derived"] - psnr.drop("derived").max()
 print(f"- Nearest to the untouched run: {best_pictures} ({psnr.max():.1f} dB); farthest: {psnr.idxmin()} ({psnr.min():.1f} dB).")
 print(f"- Measured keys are {abs(ahead):.1f} dB {'above' if ahead > 0 else 'below'} the best of the other four.")
 print(
-    f"- The change of features ranks groups of {length} steps by their cost with a correlation of {rank:.2f}, five schedules with {agreement:.2f}."
+    f"- Rank correlation of feature change and cost, groups of {length} steps: {rank:.2f}; of distance and PSNR: {agreement:.2f}."
 )
 
 # %% [markdown]

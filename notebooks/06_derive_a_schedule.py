@@ -251,7 +251,8 @@ HTML(plot.html_image(figure, "Predicted error of the best schedule against its n
 
 # %%
 merged = fronts[0].merge(fronts[1], on="num_keys", suffixes=(" order 0", " order 1"))
-merged[merged["num_keys"].isin([7, 9, 13, 17])][["num_keys", "predicted_error order 0", "predicted_error order 1", "schedule order 1"]].style.hide(axis="index").format(precision=2)  # fmt: skip
+columns = ["num_keys", "predicted_error order 0", "predicted_error order 1", "schedule order 1"]
+merged.loc[merged["num_keys"].isin([7, 9, 13, 17]), columns].style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
 # ## 6. Can the predictions be trusted?
@@ -304,7 +305,8 @@ for ax, (order, part) in zip(figure.subplots(1, 2), trials.groupby("order"), str
 HTML(plot.html_image(figure, "Real against predicted error of a dozen random schedules, with order 0 and 1; dashed: equal"))
 
 # %%
-ranks = trials.groupby(["order", "picture"]).apply(lambda part: part["predicted"].corr(part["real"], method="spearman"), include_groups=False)  # fmt: skip
+of_each = trials.groupby(["order", "picture"])[["predicted", "real"]]
+ranks = of_each.apply(lambda part: part["predicted"].corr(part["real"], method="spearman"))
 ratios = trials.groupby(["order", "picture"])["real / predicted"].agg(["median", "max"])
 trust = ratios.join(ranks.rename("rank correlation"))
 trust.style.format(precision=2)
@@ -323,7 +325,8 @@ for order in costs:
 
 # %%
 trials["longest group"] = [max(map(len, schedules[place].groups())) for place in trials["schedule"]]
-excess = trials.groupby("order").apply(lambda part: part["longest group"].corr(part["real / predicted"], method="spearman"), include_groups=False)  # fmt: skip
+of_each = trials.groupby("order")[["longest group", "real / predicted"]]
+excess = of_each.apply(lambda part: part["longest group"].corr(part["real / predicted"], method="spearman"))
 excess.to_frame("rank correlation of longest group and real / predicted").style.format(precision=2)
 
 # %% [markdown]
