@@ -4,6 +4,8 @@
 - `layer_map`: every layer at every step as a heat map, from the same tables
 - `pca_strip`: the paper's Fig. 2 from `pca_maps`
 - `similarity_matrix`: every step against every other, from `step_similarity`
+- `key_strips`: key steps and their groups, one row per schedule
+- `span_costs`: what reusing features costs for every span, and a schedule as a path through it
 - `picture_grid`: pictures of several arms side by side, with their difference to the first
 - `html_image(figure, alt)`: a figure as an HTML image with alternative text
 """
@@ -31,6 +33,7 @@ PETROFF = mpl.color_sequences["petroff10"]
 PART_DASHES = {"encoder": "", "decoder": (4, 1.5), "": (1, 1)}
 PART_COLOURS = {"encoder": PETROFF[0], "decoder": PETROFF[1], "": PETROFF[2]}
 PART_HATCHES = {"encoder": "", "decoder": "//", "": ".."}
+BANDS = ("#b8cbe6", "#e4e4e4")
 
 
 def figure(width: float = 8.0, height: float = 4.0) -> Figure:
@@ -129,6 +132,40 @@ def similarity_matrix(
         side = following - first
         ax.add_patch(Rectangle((first - 0.5, first - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.2))
     ax.set(xlabel="step", ylabel="step")
+    ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
+    return ax
+
+
+def key_strips(keys: Mapping[str, Sequence[int]], num_steps: int, ax: Axes) -> Axes:
+    """A row per schedule from its key steps: groups as bands in two shades by turns, key steps as squares."""
+    for row, first_steps in enumerate(keys.values()):
+        for place, (first, following) in enumerate(zip(first_steps, [*first_steps[1:], num_steps], strict=True)):
+            ax.barh(row, following - first, left=first - 0.5, height=0.62, color=BANDS[place % 2], edgecolor="white")
+        ax.plot(first_steps, [row] * len(first_steps), "s", color="black", markersize=4)
+    ax.set(yticks=range(len(keys)), yticklabels=list(keys), xlim=(-0.5, num_steps - 0.5), ylim=(len(keys) - 0.5, -0.5))
+    ax.set_xlabel("step (square: key step; band: its group)")
+    return ax
+
+
+def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: str = "error in the final latents") -> Axes:
+    """The cost of every span as colours on a log scale: the key step where it begins (rows), and the next one (columns).
+
+    `costs`: array (steps, longest + 1), for each key step and length; blank where it is 0 or not finite. `keys`: a schedule, drawn as
+    stairs along the diagonal with a mark on each of its spans.
+    """
+    steps, lengths = costs.shape
+    grid = np.full((steps, steps + 1), np.nan)
+    for length in range(1, min(lengths, steps + 1)):
+        first = np.arange(steps - length + 1)
+        grid[first, first + length] = costs[first, length]
+    blank = ~np.isfinite(grid) | (grid <= 0)
+    image = ax.imshow(np.ma.masked_where(blank, grid), norm=LogNorm(), cmap="cividis", interpolation="nearest")
+    if len(keys):
+        following = [*keys[1:], steps]
+        turns = [(x, key) for key, after in zip(keys, following, strict=True) for x in (key, after)]
+        ax.plot(*zip(*turns, (steps, steps - 0.5), strict=True), color=PETROFF[2], linewidth=1.5)
+        ax.plot(following, list(keys), "o", color="white", markeredgecolor=PETROFF[2], markersize=6)
+    ax.set(xlabel="next key step (or the end)", ylabel="key step whose features are reused")
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     return ax
 
