@@ -117,7 +117,8 @@ def test_a_folder_with_a_part_missing(tmp_path):
 def test_the_embedded_pipeline_is_looked_for_in_two_places(tmp_path, monkeypatch):
     monkeypatch.setattr(pipelines, "__file__", str(tmp_path / "fastdiff_lab" / "pipelines.py"))
     with pytest.raises(
-        FileNotFoundError, match=r"the embedded pipeline is missing; looked in: .*fastdiff_lab/data/shapes/model_index.json, .*data/shapes/model"
+        FileNotFoundError,
+        match=r"the embedded pipeline is missing; looked in: .*fastdiff_lab/data/shapes/model_index.json, .*shapes/model",
     ):
         fl.load_pipeline()
 
