@@ -174,7 +174,7 @@ def _use(threads: int | None) -> None:
 def derive(
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
-    over: Annotated[str, typer.Option(help="mean or worst of the pictures that were measured.")] = "mean",
+    over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
     refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
     pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
     threads: Threads = None,

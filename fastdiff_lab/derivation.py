@@ -27,7 +27,8 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean") -> 
     >>> schedule.save("schedule.json")  # doctest: +SKIP
 
     `costs`: from `calibrate`; use the schedule with the same `order`. `num_keys`: from 1 to the number of steps; too few cannot span
-    the run if `calibrate` looked at short spans only. `over`: "mean" or "worst" of the pictures that were measured.
+    the run if `calibrate` looked at short spans only. `over`: "mean", "median" or "worst" of the pictures that were measured; a few
+    pictures that flip to something else dominate the mean.
 
     Raises ValueError, saying which numbers of keys there are.
     """
