@@ -1,0 +1,179 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# # Is it worth it?
+#
+# Encoder propagation saves work, and so does everything else that makes a sampler faster. This notebook reads one large comparison, in which
+# every rival had the same captions, seeds and machine, and asks when holding or extrapolating encoder features is the best thing to do.
+#
+# After this notebook you can
+# - read a front of fidelity against cost, and see that the answer depends on what costs: calls, seconds or operations,
+# - tell a difference from noise by its paired interval,
+# - say when not to use encoder propagation.
+#
+# The comparison is `fastdiff-lab compare --suite` on the embedded pipeline; its tables lie in `data/suite`. Every verdict below is computed from
+# them. It was drawn on a CPU: **nothing here was measured on a GPU, or on Stable Diffusion's weights.**
+
+# %%
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML
+
+import fastdiff_lab as fl
+from fastdiff_lab import plot
+from fastdiff_lab.pipelines import embedded_folder
+from fastdiff_lab.suite_plot import plot_suite
+
+folder = embedded_folder().parent / "suite" / "ddim-50"
+table, pictures, paired = (pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in ("table", "pictures", "paired"))
+about = json.loads((folder / "about.json").read_text())
+table["keys"] = table["keys"].fillna("")
+print(f"fastdiff_lab {fl.__version__}: {len(table)} arms, {len(pictures) // len(table)} pictures each, {len(about['asked']['prompts'])} captions")
+
+# %% [markdown]
+# ## 1. The fronts
+#
+# Up is nearer to the untouched run, left is cheaper. Before you look: in which of the three panels should encoder propagation do best, and in which
+# worst?
+
+# %%
+HTML(plot.html_image(plot_suite(table, plot.figure(15, 7)), "PSNR to the untouched run against calls, seconds and operations, a line per family of arms"))
+
+# %% [markdown]
+# The grey line is the untouched run's own distance to the converged one (the same seed with 1,000 steps): what lies above it differs less from the
+# untouched run than that does from the exact solution.
+
+# %%
+shown = ["arm", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy"]
+best = table[~table["noise"] & (table["what"] != "untouched")].sort_values("psnr", ascending=False)
+best.groupby("num_keys").head(3).sort_values(["num_keys", "psnr"])[shown].style.hide(axis="index").format(precision=2)
+
+# %% [markdown]
+# ## 2. Where the fronts cross
+#
+# For each cost, the arm that comes nearest at every price: walk from the cheapest arm to the dearest and keep what is better than all before.
+
+
+# %%
+def front(cost: str) -> pd.DataFrame:
+    ordered = table[~table["noise"] & (table["what"] != "untouched")].sort_values([cost, "psnr"], ascending=[True, False])
+    return ordered[ordered["psnr"] > ordered["psnr"].cummax().shift(fill_value=-np.inf)][[cost, "psnr", "arm", "what"]]
+
+
+fronts = {cost: front(cost) for cost in ("forward_calls", "seconds", "gflops")}
+for cost, rows in fronts.items():
+    shares = rows["what"].value_counts()
+    print(f"{cost}: " + ", ".join(f"{name} {count}" for name, count in shares.items()))
+
+# %%
+fronts["forward_calls"].style.hide(axis="index").format(precision=1)
+
+# %%
+fronts["seconds"].style.hide(axis="index").format(precision=2)
+
+# %% [markdown]
+# ## 3. Call-bound or arithmetic-bound?
+#
+# A GPU that one image leaves idle pays per call: a decoder batch of fifteen steps costs about what a batch of one does. A busy CPU, or a GPU with a large
+# batch, pays per operation. Between the two lies a machine of which a share *s* of the time goes with operations and the rest with calls. Which
+# family is cheapest at a wanted fidelity, for every *s*? This is a model of a machine, not a measurement of one.
+
+# %%
+untouched = table[table["what"] == "untouched"].iloc[0]
+calls, work = table["forward_calls"] / untouched["forward_calls"], table["gflops"] / untouched["gflops"]
+
+
+def cheapest(wanted: float, share: float) -> str:
+    time = (1 - share) * calls + share * work
+    able = table[(table["psnr"] >= wanted) & ~table["noise"] & (table["what"] != "untouched")]
+    return "none" if able.empty else f"{able.loc[time[able.index].idxmin(), 'arm']} ({1 / time[able.index].min():.1f}x)"
+
+
+shares = [0.0, 0.25, 0.5, 0.75, 1.0]
+pd.DataFrame({f"{wanted} dB": [cheapest(wanted, share) for share in shares] for wanted in (25, 30, 35, 40, 45)}, index=pd.Index(shares, name="s"))
+
+# %% [markdown]
+# ## 4. Tell a difference from noise
+#
+# Differences between two arms on the same pictures, with 95 % bootstrap intervals. A claim holds if its interval lies on one side of zero.
+
+# %%
+paired["verdict"] = np.select([paired["low"] > 0, paired["high"] < 0], ["yes", "no, the other way"], "not told apart")
+nine = paired[(paired["num_keys"] == 9) & ~paired["claim"].str.contains("noise|the paper's over")]
+columns = ["claim", "order", "difference", "low", "high", "verdict"]
+nine[columns].style.hide(axis="index").format(precision=1)
+
+# %%
+seventeen = paired[(paired["num_keys"] == 17)]
+seventeen[columns].style.hide(axis="index").format(precision=1)
+
+# %% [markdown]
+# **Does the paper's gain over uniform keys come from its keys or from the prior noise?** (Its Table 5 and 6 suggest the noise: 9 uniform keys FID 21.54,
+# its keys 21.71 without and 21.08 with noise.)
+
+# %%
+noise = paired[paired["claim"].str.contains("noise")]
+noise[["claim", "arm", "difference", "low", "high", "verdict"]].style.hide(axis="index").format(precision=2)
+
+# %%
+keys = noise[noise["claim"].str.startswith("the paper's") & (noise["order"] == 0) & noise["claim"].str.contains("without")].iloc[0]
+added = noise[noise["claim"].str.startswith("with over") & noise["arm"].str.contains("paper") & (noise["order"] == 0)].iloc[0]
+print(f"On this pipeline the paper's keys change the PSNR by {keys['difference']:+.1f} dB against as many uniform ones, the noise by {added['difference']:+.1f} dB.")
+
+# %% [markdown]
+# ## 5. The worst cases
+#
+# Means hide the pictures that flip to something else. How far is the worst picture below the mean?
+
+# %%
+nine_keys = table[(table["num_keys"] == 9) & ~table["noise"]].sort_values("psnr_worst", ascending=False)
+nine_keys.assign(gap=nine_keys["psnr"] - nine_keys["psnr_worst"])[["arm", "psnr", "psnr_worst", "gap"]].style.hide(axis="index").format(precision=1)
+
+# %%
+wide = pictures.pivot(index=["prompt", "seed"], columns="arm", values="psnr").replace(np.inf, np.nan)
+hard = wide[nine_keys["arm"]].median(axis=1).sort_values()
+print("hardest, by the median over all arms with nine keys:")
+print(hard.head(5).round(1).to_string())
+objects = pictures.assign(two=pictures["prompt"].str.contains(" above | below | to the left of | to the right of "))
+objects[objects["arm"] == "untouched"].groupby("two")["prompt_accuracy"].agg(["mean", "count"])
+
+# %% [markdown]
+# The embedded pipeline was trained on one object; captions with two are outside what it can draw, and are here because a schedule must not make
+# them worse either.
+
+# %% [markdown]
+# ## When not to use it
+#
+# The next cell says it from the table.
+
+# %%
+at = lambda what, keys, order, count: table[(table["what"] == what) & (table["keys"] == keys) & (table["order"] == order) & (table["num_keys"] == count) & ~table["noise"]]["psnr"].iloc[0]
+plain = table[table["what"] == "plain"].set_index("num_keys")["psnr"]
+for count in (9, 17):
+    held, line = at("features", "derived", 0, count), at("features", "derived", 1, count)
+    rivals = {"plain steps": plain[count], "predictions held": at("predictions", "derived for predictions", 0, count), "predictions extrapolated": at("predictions", "derived for predictions", 1, count)}
+    name = max(rivals, key=rivals.get)
+    word = "above" if max(held, line) > rivals[name] else "below"
+    print(f"{count} calls: features held {held:.1f} dB, extrapolated {line:.1f} dB; best rival with as many calls: {name}, {rivals[name]:.1f} dB -> features are {word} it")
+
+# %% [markdown]
+# ## Summary
+#
+# - What a method costs depends on the machine: compare at equal calls *and* at equal operations.
+# - Predictions held or extrapolated, and simply fewer steps, are the rivals to beat; they need none of the decoder's work between keys.
+# - Extrapolated features need short groups. With few keys hold them, or take fewer plain steps.
+# - Few-step models (LCM, Turbo) leave nothing to skip.
+# - On Stable Diffusion's weights and on a GPU this has not been measured by us; `fastdiff-lab compare --suite --model FOLDER --device cuda` does it.
