@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from .files import write_whole
 
 SCHEMA = "fastdiff_lab.ReuseCosts"
 VERSION = 1
-OVER = {"mean": np.mean, "median": np.median, "worst": np.max}
+OVER: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "median": np.median, "worst": np.max}
 MAX_BYTES = 2**28
 
 

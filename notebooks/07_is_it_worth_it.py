@@ -151,6 +151,19 @@ objects = pictures.assign(two=pictures["prompt"].str.contains(" above | below | 
 objects[objects["arm"] == "untouched"].groupby("two")["prompt_accuracy"].agg(["mean", "count"])
 
 # %% [markdown]
+# What do those pictures look like? The next cell is the only one that draws; it says which pipeline is used.
+
+# %%
+from fastdiff_lab.evaluation import Arm, sample
+
+pipe = fl.load_pipeline()
+derived = fl.derive_schedule(fl.embedded_costs(), num_keys=9)
+columns = {"untouched": Arm(), "the paper's 9": Arm(fl.KeySchedule.paper(50)), "derived 9": Arm(derived), "plain 9 steps": Arm(steps=9)}
+worst_prompts, worst_seeds = zip(*hard.index[:3])
+drawn = {name: sample(pipe, arm, worst_prompts, worst_seeds).images for name, arm in columns.items()}
+HTML(plot.html_image(plot.picture_grid(drawn, plot.figure(8, 11)), "The three hardest captions: untouched, the paper's keys, derived keys, plain steps"))
+
+# %% [markdown]
 # The embedded pipeline was trained on one object; captions with two are outside what it can draw, and are here because a schedule must not make
 # them worse either.
 
