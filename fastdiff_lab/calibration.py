@@ -214,11 +214,9 @@ class _Measuring:
         costs = state.costs
         for key in range(self.plan.num_steps - 1):
             if costs.displacement[rows, :, key].isnan().all():
-                for place, gap in enumerate(self.plan.gaps):
-                    for measured_gap, end in self.plan.spans(key):
-                        if measured_gap == gap:
-                            for step, distance in self.displacements(gap, key, end).items():
-                                costs.displacement[rows, place, key, step - key] = distance
+                for gap, end in self.plan.spans(key):
+                    for step, distance in self.displacements(gap, key, end).items():
+                        costs.displacement[rows, self.plan.gaps.index(gap), key, step - key] = distance
                 state.keep()
             bar.update()
         if costs.sensitivity[rows].isnan().any():

@@ -22,7 +22,7 @@ _SEEN_PER_TENSOR = 64
 
 
 def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
-    """A fingerprint of names, shapes and the first entries of all weights, and of the models' configs; not of a whole large model.
+    """A fingerprint of names, shapes and the first 64 entries of each weight: it need not read a large model whole.
 
     >>> weights_digest(pipe)[:8]  # doctest: +SKIP
     'e3b0c442'

@@ -132,7 +132,6 @@ def latents_after(
     extrapolation: Extrapolation = HELD_FEATURES,
     what: str = "encoder",
     max_rows: int | None = None,
-    encoder_blocks: int | None = None,
     lookahead: int = 0,
 ) -> dict[int, Tensor]:
     """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
@@ -145,7 +144,7 @@ def latents_after(
     """
     found: dict[int, Tensor] = {}
     state = Decoding(
-        pipe, schedule, split_denoiser(denoiser_of(pipe), encoder_blocks), what=what, extrapolation=extrapolation,
+        pipe, schedule, split_denoiser(denoiser_of(pipe)), what=what, extrapolation=extrapolation,
         parallel=what == "encoder", max_rows=max_rows if what == "encoder" else None,
     )  # fmt: skip
     state.known = {s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)}

@@ -90,7 +90,9 @@ class ReuseCosts:
     def subset(self, pictures: list[int]) -> ReuseCosts:
         """The costs of some of the pictures."""
         measured_on = {**self.measured_on, "pictures": len(pictures)}
-        return ReuseCosts(self.displacement[pictures], self.gaps, self.sensitivity[pictures], measured_on, self.about)
+        chosen = {name: [self.about[name][i] for i in pictures] for name in ("prompts", "seeds") if name in self.about}
+        about = {**self.about, **chosen}
+        return ReuseCosts(self.displacement[pictures], self.gaps, self.sensitivity[pictures], measured_on, about)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with a JSON header, whole or not at all."""
