@@ -3,11 +3,13 @@
 - `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
 - `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
 - `stability(costs, num_keys)`: how far keys move with the pictures that were calibrated on
+- `transfer(costs, num_keys)`: how far keys move with the settings, such as the guidance scale, and what others' keys cost
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -162,12 +164,41 @@ def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16
     return pd.DataFrame(rows)
 
 
+def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
+    """What keys that were derived under one setting cost under another: each pair of costs of the same run length.
+
+    >>> transfer({"guidance 2": costs_at_2, "guidance 5": costs_at_5}, 9)  # doctest: +SKIP
+
+    Returns columns derived_at, used_at, schedule, moved (mean distance of its keys to those derived where it is used), predicted_error where
+    it is used, best (the same of the schedule derived there).
+    """
+    spans = {name: given.spans() for name, given in costs.items()}
+    schedules = {name: derive_schedule(given, num_keys) for name, given in costs.items()}
+    rows = []
+    for derived, used in product(costs, costs):
+        own, schedule = schedules[used], schedules[derived]
+        best, error = (float(_of_groups(spans[used], keys).sum() ** 0.5) for keys in (own, schedule))
+        moved = np.abs(np.subtract(schedule.keys, own.keys)).mean()
+        row = {"derived_at": derived, "used_at": used, "schedule": str(schedule), "moved": moved}
+        rows.append(row | {"predicted_error": error, "best": best})
+    return pd.DataFrame(rows)
+
+
+def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
+    """By guidance scale, each with as many of its pictures as the smallest has."""
+    fewest = min(given.num_pictures for given in costs)
+    return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
+
+
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
     count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
     pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    guidance: Annotated[
+        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")
+    ] = None,
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
     torch.set_num_threads(threads)
@@ -179,6 +210,8 @@ def main(
     _write(extrapolations(pipe, schedules, prompts), output / "extrapolations.csv")
     moved = {name: stability(costs, keys) for name, costs in files.items() for keys in (9,)}
     _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
+    others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, guidance or [])])
+    _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
     ranks = {name: predicted_and_real(pipe, costs, prompts, count=count) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
 

@@ -24,7 +24,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     place = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        place.touch()
+        mode = place.stat().st_mode  # as the user's umask has it: safetensors would let nobody else read the file
         write(place)
+        place.chmod(mode)
         place.replace(path)
     finally:
         place.unlink(missing_ok=True)

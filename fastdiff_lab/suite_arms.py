@@ -22,7 +22,7 @@ PLAIN_STEPS = (5, 7, 9, 13, 17, 25, 37)
 DEEPCACHE_INTERVALS = (2, 3, 5)
 PRIOR_NOISE = 0.003
 ORDERS = (0, 1)
-HELD = {"encoder": "features", "prediction": "predictions"}
+REUSED = {"encoder": "features", "prediction": "predictions"}
 
 Costs = Mapping[tuple[str, int], ReuseCosts]  # (what, order) -> costs measured with them
 
@@ -109,7 +109,7 @@ def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Seque
 
 def _check_costs(num_steps: int, costs: Costs) -> None:
     for (what, order), given in costs.items():
-        if what not in HELD or order not in ORDERS or given.order != order:
+        if what not in REUSED or order not in ORDERS or given.order != order:
             raise ValueError(
                 f"costs of order {given.order} given for {(what, order)}; accepted: 'encoder' or 'prediction', with their order"
             )
@@ -124,8 +124,8 @@ def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[
     """Features and predictions at every number of keys."""
     for count in (count for count in counts if count < num_steps):
         for order in ORDERS:
-            for what in HELD:
-                yield from (Entry(Arm(schedule, what, order), HELD[what], keys) for keys, schedule in
+            for what in REUSED:
+                yield from (Entry(Arm(schedule, what, order), REUSED[what], keys) for keys, schedule in
                             _schedules(num_steps, costs, what, order, count))  # fmt: skip
 
 
@@ -133,12 +133,12 @@ def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entr
     for schedule in refined:
         on = schedule.measured_on or {}
         what, order = on.get("what"), on.get("order")
-        if what not in HELD or order not in ORDERS or schedule.num_steps != num_steps:
+        if what not in REUSED or order not in ORDERS or schedule.num_steps != num_steps:
             raise ValueError(
                 f"refined schedule {schedule} given, measured with what={what!r} and order={order!r}; accepted: schedules of "
                 f"{num_steps} steps that refine_schedule made of derived ones"
             )
-        yield Entry(Arm(schedule, what, order), HELD[what], "refined")
+        yield Entry(Arm(schedule, what, order), REUSED[what], "refined")
 
 
 def _schedules(num_steps: int, costs: Costs, what: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:
@@ -158,7 +158,7 @@ def _of_paper(num_steps: int, costs: Costs) -> Iterator[Entry]:
     with suppress(ValueError):  # fewer steps than the paper has keys
         paper = KeySchedule.of_paper(num_steps)
         for order in ORDERS:
-            yield from (Entry(Arm(paper, what, order), HELD[what], "paper") for what in HELD)
+            yield from (Entry(Arm(paper, what, order), REUSED[what], "paper") for what in REUSED)
             for keys, schedule in [("paper", paper), *_schedules(num_steps, costs, "encoder", order, len(paper.keys))]:
                 yield from (
                     Entry(Arm(schedule, "encoder", order, prior_noise=noise), "features", keys) for noise in (0.0, PRIOR_NOISE)

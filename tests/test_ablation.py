@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastdiff_lab as fl
-from fastdiff_lab.ablation import extrapolations, predicted_and_real, random_schedules, stability
+from fastdiff_lab.ablation import extrapolations, predicted_and_real, random_schedules, stability, transfer
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
@@ -74,3 +74,11 @@ def test_stability_over_pictures(costs):
     assert table["pictures"].tolist() == [1, 1, 2]
     assert (table["predicted_error"] >= table["best"] - 1e-6).all()
     assert table.loc[2, "moved"] == 0 and table.loc[2, "predicted_error"] == pytest.approx(table.loc[2, "best"])
+
+
+def test_transfer_between_settings(costs):
+    table = transfer({"one": costs.subset([0]), "other": costs.subset([1])}, 4).set_index(["derived_at", "used_at"])
+    assert len(table) == 4 and (table["predicted_error"] >= table["best"] - 1e-6).all()
+    for own in (("one", "one"), ("other", "other")):
+        assert table.loc[own, "moved"] == 0 and table.loc[own, "predicted_error"] == pytest.approx(table.loc[own, "best"])
+    assert table.loc[("one", "other"), "schedule"] == table.loc[("one", "one"), "schedule"]

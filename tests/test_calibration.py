@@ -237,6 +237,8 @@ def test_costs_survive_a_file(tmp_path):
     assert torch.equal(again.sensitivity, costs.sensitivity)
     assert (again.gaps, again.measured_on, again.about) == (costs.gaps, costs.measured_on, costs.about)
     assert again.title() == "UNet2DConditionModel with DDIMScheduler, 4 steps, guidance 5.0, order 1"
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "costs.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("wrong", ["truncated", "foreign", "shape", "gaps", "large"])
