@@ -3,6 +3,7 @@
 - `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
 - `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
 - `stability(costs, num_keys)`: how far keys move with the pictures that were calibrated on
+- `averages(pipe, costs, prompts, ...)`: keys derived for the mean, the median or the worst of the calibrated pictures, on others
 - `transfer(costs, num_keys)`: how far keys move with the settings, such as the guidance scale, and what others' keys cost
 """
 
@@ -19,16 +20,18 @@ import torch
 import typer
 from tqdm import tqdm
 
+from .comparison import compare_pictures
 from .derivation import derive_schedule
+from .evaluation import Arm
 from .extrapolation import Extrapolation
 from .files import write_whole
 from .memory import peak_bytes
 from .pipelines import load_pipeline
 from .refinement import final_errors
 from .replay import Call, seen
-from .reuse_costs import ReuseCosts
+from .reuse_costs import OVER, ReuseCosts
 from .schedule import KeySchedule
-from .shapes.data import calibration_scenes
+from .shapes.data import calibration_scenes, held_out_scenes
 
 TRIED = {
     "held": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),
@@ -142,6 +145,42 @@ def _of_groups(spans: np.ndarray, schedule: KeySchedule) -> np.ndarray:
     return np.array([spans[place] for place in at])
 
 
+def averages(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    counts: Sequence[int] = (7, 9, 13, 17),
+    store: str | Path | None = None,
+    batch: int = 16,
+    **options: Any,
+) -> pd.DataFrame:
+    """Keys that are derived over the mean, the median and the worst of the calibrated pictures, run on pictures of others.
+
+    >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
+
+    `prompts`: none that `costs` were measured on. `store`, `batch`, `options`: as for `compare_pictures`.
+    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean of the pictures' PSNR), worst, pictures.
+    """
+    derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
+    what = str(costs.measured_on["what"])
+    arms = {f"{keys} {over}": Arm(schedule, what, costs.order) for (keys, over), schedule in derived.items()}
+    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, store=store, batch=batch, **options)
+    psnr = {
+        arm: found["psnr"].clip(upper=100.0) for arm, found in pictures.groupby("arm")
+    }  # dB; identical pictures have no finite one
+    return pd.DataFrame(
+        [
+            {
+                "num_keys": keys, "over": over, "schedule": str(schedule), "pooled": -10 * np.log10((10 ** (-found / 10)).mean()),
+                "typical": found.mean(), "worst": found.min(), "pictures": len(found),
+            }
+            for (keys, over), schedule in derived.items()
+            for found in [psnr[f"{keys} {over}"]]
+        ]
+    )  # fmt: skip
+
+
 def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
     """How far the derived keys move with the pictures that were calibrated on, and what that costs on all pictures.
 
@@ -190,15 +229,18 @@ def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
     return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
 
 
+def _new_prompts(count: int) -> list[str]:
+    """As many with one object as with two, neither calibrated on nor in the suite."""
+    return [scene.caption() for objects in (1, 2) for scene in held_out_scenes(200 + count, objects)[200:]]
+
+
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
     count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
     pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    guidance: Annotated[
-        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")
-    ] = None,
+    guidance: Annotated[list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")] = None,
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
     torch.set_num_threads(threads)
@@ -212,6 +254,8 @@ def main(
     _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
     others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, guidance or [])])
     _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
+    new = _new_prompts(4 * pictures)
+    _write(averages(pipe, files["encoder-0"], new, seeds=[7], store="runs/averages.sqlite"), output / "averages.csv")
     ranks = {name: predicted_and_real(pipe, costs, prompts, count=count) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
 

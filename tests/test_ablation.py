@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fastdiff_lab as fl
-from fastdiff_lab.ablation import extrapolations, predicted_and_real, random_schedules, stability, transfer
+from fastdiff_lab.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
@@ -82,3 +82,12 @@ def test_transfer_between_settings(costs):
     for own in (("one", "one"), ("other", "other")):
         assert table.loc[own, "moved"] == 0 and table.loc[own, "predicted_error"] == pytest.approx(table.loc[own, "best"])
     assert table.loc[("one", "other"), "schedule"] == table.loc[("one", "one"), "schedule"]
+
+
+def test_keys_for_the_mean_the_median_and_the_worst(pipe, costs):
+    table = averages(pipe, costs, PROMPTS[2:], counts=(3, 8), **STEPS)
+    assert table["over"].tolist() == ["mean", "median", "worst"] * 2 and (table["pictures"] == 2).all()
+    # The error of the averaged picture lies between the best and the worst; with every step a key there is none.
+    few, all_keys = table[table["num_keys"] == 3], table[table["num_keys"] == 8]
+    assert (few["worst"] <= few["pooled"]).all() and (few["pooled"] <= few["typical"]).all()
+    assert np.allclose(all_keys[["pooled", "typical", "worst"]], 100)
