@@ -330,7 +330,40 @@ excess = of_each.apply(lambda part: part["longest group"].corr(part["real / pred
 excess.to_frame("rank correlation of longest group and real / predicted").style.format(precision=2)
 
 # %% [markdown]
-# ## 7. Searching with real runs
+# ## 7. On what, and how, should one calibrate?
+#
+# Three questions that take longer than this notebook may; `python -m fastdiff_lab.ablation` answers them, its tables lie in `data/ablation`.
+# How many captions does it take? Keys derived from disjoint parts of sixteen pictures, judged by the costs of all sixteen:
+
+# %%
+tables = embedded_folder().parent / "ablation"
+stability = pd.read_csv(tables / "stability.csv").assign(excess=lambda table: table["predicted_error"] / table["best"] - 1)
+stability.groupby(["costs", "pictures"])[["moved", "excess"]].agg(["mean", "max"]).style.format(precision=2)
+
+# %% [markdown]
+# `moved`: mean distance of a key from where all sixteen pictures put it, in steps; `excess`: how much larger the predicted error is. And do
+# keys derived at one guidance scale serve at another?
+
+# %%
+guidance = pd.read_csv(tables / "guidance.csv").assign(excess=lambda table: table["predicted_error"] / table["best"] - 1)
+guidance.pivot(index=["num_keys", "derived_at"], columns="used_at", values="excess").style.format("{:.0%}")
+
+# %% [markdown]
+# Last: which average over the calibrated pictures? A few of them flip to something else when they are disturbed, and dominate the mean; the median
+# ignores them, the worst looks at nothing else. Held features, on captions that were not calibrated on; `pooled` is the PSNR of the averaged error, which the worst
+# pictures decide, `typical` the mean of the pictures' PSNR:
+
+# %%
+averages = pd.read_csv(tables / "averages.csv")
+averages.pivot(index="num_keys", columns="over", values=["pooled", "typical", "worst"]).style.format(precision=1)
+
+# %%
+for judged in ("pooled", "typical"):
+    best = averages.loc[averages.groupby("num_keys")[judged].idxmax()]
+    print(f"best by {judged} PSNR: " + ", ".join(f"{row.num_keys} keys: {row.over}" for row in best.itertuples()))
+
+# %% [markdown]
+# ## 8. Searching with real runs
 #
 # Where the sum cannot be trusted, try: `fl.refine_schedule` begins at a derived schedule and moves one key at a time as long as real runs
 # come nearer to the untouched ones. More runs find more; here only eight, on the same two pictures.
@@ -345,7 +378,7 @@ assert after <= before * 1.001
 # %% [markdown]
 # These two pictures were searched on, so the gain is flattered: measure it on held-out captions before you believe it (notebook 07).
 #
-# ## 8. Saving and using it
+# ## 9. Saving and using it
 #
 # A schedule is small readable JSON, and carries what it was measured on.
 
