@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from .conditions import Conditions, repeat_rows, rounded
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
+from .ranks import Ranks, alike, looked_at
 from .residuals import HeldResiduals
 from .runs import Run, RunTracker, time_step_value
 from .schedule import KeySchedule
@@ -70,9 +71,10 @@ class Decoding:
         extrapolation: Extrapolation = HELD_FEATURES,
         parallel: bool,
         max_rows: int | None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.pipe, self.schedule, self.what, self.parallel, self.max_rows = pipe, schedule, what, parallel, max_rows
-        self.split, self.extrapolation = split, extrapolation
+        self.split, self.extrapolation, self.ranks = split, extrapolation, ranks or Ranks()
         self.model = denoiser_of(pipe)
         self.sample_name = sample_argument(self.model)
         self.signature = inspect.signature(type(self.model).forward)
@@ -112,7 +114,7 @@ class Decoding:
         sample, timestep = arguments[self.sample_name], arguments["timestep"]
         _, is_new = self.tracker.current(timestep)
         if is_new:
-            self.begin_run()
+            self.begin_run(sample)
         run, step, _ = self.tracker.advance(timestep)
         _check_finite(sample, step, timestep)
         difference = self.difference(run, step, timestep, arguments)
@@ -125,7 +127,7 @@ class Decoding:
         self.counts.steps += 1
         return prediction
 
-    def begin_run(self) -> None:
+    def begin_run(self, sample: Tensor) -> None:
         self.forget()
         run = self.tracker.run
         if run is not None and run.num_steps not in (None, self.schedule.num_steps):
@@ -135,8 +137,14 @@ class Decoding:
             )
         _warn_of_other_guidance(self.pipe, self.schedule)
         check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
+        self.check_ranks(sample)
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
+
+    def check_ranks(self, sample: Tensor) -> None:
+        if self.ranks.size > 1:
+            self.ranks.check_same("schedule", str(self.schedule))
+            self.ranks.check_same("latents", looked_at(sample), alike)
 
     def scales(self) -> list:
         return [rounded(getattr(owner, name)) for owner, name in self.scales_at]
@@ -165,17 +173,21 @@ class Decoding:
             if self.parallel and run.planned is not None:
                 raise self.refusal(step, arguments, difference)
             is_key = True
-        now = self.coming_pass(run, group, step, arguments, is_key)
+        rows = len(arguments[self.sample_name])
+        steps = range(step, step + self.steps_at_once(run, group, step, rows, is_key))
+        mine = self.ranks.share(steps, is_key)
+        now = self.coming_pass(run, group, steps, mine, arguments, is_key)
         if is_key:
-            self.begin_group(step, now.rows, arguments, difference)
+            self.begin_group(step, rows, arguments, difference)
         with self.features.during(now):
-            output = inner(**self.expanded(run, step, arguments, now))
+            output = inner(**self.expanded(run, mine, arguments, now))
         self.count(now)
-        self.ahead = dict(enumerate(_per_step(output, now.rows, now.times), start=step))
+        decoded = dict(zip(mine, _per_step(output[0], now.rows, now.times), strict=True))
+        self.ahead = {at: _like(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
         if self.what == "prediction":
             self.ahead = self.predicted(run, range(step, group.stop), output)
         prediction = self.ahead.pop(step)
-        if step + now.times == self.schedule.num_steps:
+        if steps.stop == self.schedule.num_steps:
             self.forget_keys()
         return prediction
 
@@ -203,33 +215,32 @@ class Decoding:
             f"{self.key_step}: {difference}. Make step {step} a key step, or use parallel_decoding=False"
         )
 
-    def coming_pass(self, run: Run, group: range, step: int, arguments: dict, is_key: bool) -> Pass:
+    def coming_pass(self, run: Run, group: range, steps: range, mine: Sequence[int], arguments: dict, is_key: bool) -> Pass:
         sample = arguments[self.sample_name]
-        times = self.steps_at_once(run, group, step, len(sample))
-        places = tuple(self.place(run, later) for later in range(step, step + times))
+        places = tuple(self.place(run, step) for step in mine)
         return Pass(
-            len(sample), frames_of(self.model, sample), places, is_key, is_last_use=step + times == group.stop,
+            len(sample), frames_of(self.model, sample), places, is_key, is_last_use=steps.stop == group.stop,
             is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
         )  # fmt: skip
 
-    def steps_at_once(self, run: Run, group: range, step: int, rows: int) -> int:
+    def steps_at_once(self, run: Run, group: range, step: int, rows: int, is_key: bool) -> int:
         if not self.parallel or run.planned is None:
             return 1
         if self.max_rows is None:
             return group.stop - step
         if self.max_rows < rows:
             raise ValueError(f"max_rows={self.max_rows} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
-        return min(group.stop - step, self.max_rows // rows)
+        return min(group.stop - step, self.ranks.reach(self.max_rows // rows, is_key))
 
     def count(self, now: Pass) -> None:
         self.counts.forward_calls += 1
         self.counts.encoder_calls += now.is_key or self.what == "decoder"
         self.counts.decoder_calls += now.is_key if self.what == "decoder" else now.times
 
-    def expanded(self, run: Run, step: int, arguments: dict, now: Pass) -> dict:
+    def expanded(self, run: Run, steps: Sequence[int], arguments: dict, now: Pass) -> dict:
         """The arguments with the rows of all steps of a pass; the held residuals keep the rows of one, as the encoder does."""
-        if now.times == 1:
-            return arguments
+        if now.times == 1 and self.ranks.size == 1:
+            return arguments  # as the pipeline gave them; another rank's step has another time-step
         assert run.planned is not None
         sample = arguments[self.sample_name]
         unknown = arguments.keys() - {self.sample_name, "timestep", "return_dict", *CONDITIONS, *HELD_RESIDUALS}
@@ -237,7 +248,7 @@ class Decoding:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
         names = [self.sample_name, *(name for name in CONDITIONS if name in arguments)]
         repeated = {name: repeat_rows(arguments[name], now.rows, now.times, name, now.frames) for name in names}
-        time_steps = run.planned[step : step + now.times].to(sample.device).repeat_interleave(now.rows)
+        time_steps = run.planned[list(steps)].to(sample.device).repeat_interleave(now.rows)
         return arguments | repeated | {"timestep": time_steps}
 
     def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
@@ -287,8 +298,6 @@ def _check_finite(sample: Tensor, step: int, timestep: Any) -> None:
         raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
 
 
-def _per_step(output: Any, rows: int, times: int) -> list:
-    """The output of a forward over `times` steps as one output per step, of the host's own type."""
-    sample = output[0]
-    parts = [sample] if times == 1 else sample.split(rows)
-    return [_like(output, part) for part in parts]
+def _per_step(sample: Tensor, rows: int, times: int) -> Sequence[Tensor]:
+    """The sample of a forward over `times` steps as one sample per step."""
+    return [sample] if times == 1 else sample.split(rows)

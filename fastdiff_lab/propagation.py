@@ -9,7 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -17,13 +17,19 @@ from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
 from .extrapolation import Extrapolation
 from .fingerprint import differences
 from .hooks import replaced_call
+from .ranks import Ranks
 from .schedule import KeySchedule
 from .split import Split, denoiser_of, split_denoiser
+
+if TYPE_CHECKING:  # some builds of torch have none
+    from torch.distributed import ProcessGroup
 
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def _check_options(pipe: Any, schedule: Any, order: Extrapolation, what: str, parallel: bool, max_rows: int | None) -> None:
+def _check_options(
+    pipe: Any, schedule: Any, order: Extrapolation, what: str, parallel: bool, max_rows: int | None, process_group: Any = None
+) -> None:
     if not isinstance(schedule, KeySchedule):
         raise TypeError(f"schedule={schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
     if what not in HELD:
@@ -32,10 +38,11 @@ def _check_options(pipe: Any, schedule: Any, order: Extrapolation, what: str, pa
         raise ValueError(f"order={order.order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
     if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
         raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for no limit")
-    if max_rows is not None and not (parallel and what == "encoder"):
-        raise ValueError(
-            f"max_rows asked with parallel_decoding={parallel} and what={what!r}, where each step is decoded alone; leave one of them out"
-        )
+    for name, asked in (("max_rows", max_rows), ("process_group", process_group)):
+        if asked is not None and not (parallel and what == "encoder"):
+            raise ValueError(
+                f"{name} asked with parallel_decoding={parallel} and what={what!r}, where each step is decoded alone; leave one of them out"
+            )
     check_not_accelerated(pipe)
     check_rows_stay_apart(denoiser_of(pipe), parallel and what == "encoder")
 
@@ -67,6 +74,7 @@ def encoder_propagation(
     parallel_decoding: bool = True,
     max_rows: int | None = None,
     encoder_blocks: int | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Iterator[Counts]:
     """While the block lasts, runs of the pipeline evaluate the encoder at the schedule's key steps only.
 
@@ -88,17 +96,21 @@ def encoder_propagation(
     `max_rows`: the most rows decoded at once, 1 or more (two rows per picture with guidance); None for no limit.
     `encoder_blocks`: how many blocks of a diffusion transformer are its encoder; None for the paper's share, 18 of 28.
 
-    Yields `Counts`. Afterwards, also after an exception, the pipeline is as it was. Raises TypeError or ValueError for a
+    `process_group`: of torch.distributed; its processes share the steps of each group, all make the same call and all get the picture
+    (the paper's "multiple GPUs", docs/scaling.md). None for this process alone.
+
+    Yields `Counts`, of this process. Afterwards, also after an exception, the pipeline is as it was. Raises TypeError or ValueError for a
     pipeline or options that cannot be accelerated, at a run's first step if the schedule does not fit it, and where a prediction
     decoded ahead does not fit the call it is meant for (text, rows or adapter scales changed in mid-run).
     """
     extrapolation = Extrapolation.of(order)
-    _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows)
+    _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows, process_group)
     split = split_denoiser(denoiser_of(pipe), encoder_blocks)
     _warn_of_other_use(pipe, schedule, extrapolation.order, what)
     parallel = parallel_decoding and what == "encoder"
+    ranks = Ranks(process_group)
     with installed(
-        Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows)
+        Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows, ranks=ranks)
     ) as state:
         yield state.counts
 

@@ -188,4 +188,6 @@ def test_a_scheduler_is_known_again_in_another_process():
 @pytest.mark.parametrize(("measured", "scheduler"), [("ddim-50", None), ("dpm-solver++-20", "dpm-solver++")])
 def test_shipped_costs_are_of_the_embedded_pipeline(measured, scheduler, order):
     costs = fl.embedded_costs(order=order, measured=measured)
-    assert not differences(costs.measured_on, fl.load_pipeline(scheduler=scheduler), order=order, what="encoder", guidance_scale=5.0)
+    assert not differences(
+        costs.measured_on, fl.load_pipeline(scheduler=scheduler), order=order, what="encoder", guidance_scale=5.0
+    )

@@ -1,0 +1,124 @@
+"""One picture on several processes: gloo on the CPU."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from models import controlnet_pipeline, pipeline, run
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.ranks import Ranks
+
+KEYS = KeySchedule(10, [0, 1, 4])  # the last group has six steps
+PICTURE = torch.ones(1, 3, 16, 16, dtype=torch.float64)
+WAYS = {
+    "held": {}, "extrapolated": {"order": 1}, "few rows": {"max_rows": 12}, "one step each": {"max_rows": 4},
+    "extrapolated, few rows": {"order": 1, "max_rows": 8},
+}  # fmt: skip
+
+
+def _joined(rank: int, size: int, folder: str, seconds: int = 60) -> None:
+    torch.set_num_threads(1)
+    place = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", init_method=place, rank=rank, world_size=size, timeout=timedelta(seconds=seconds))
+
+
+@torch.no_grad()
+def _every_way(rank: int, size: int, folder: str) -> None:
+    _joined(rank, size, folder)
+    pipe, found = pipeline(), {}
+    for name, way in WAYS.items():
+        with fl.encoder_propagation(pipe, KEYS, process_group=dist.group.WORLD, **way) as counts:
+            found[name] = run(pipe), counts
+    held = controlnet_pipeline()
+    with fl.encoder_propagation(held, KEYS, process_group=dist.group.WORLD) as counts:
+        found["controlnet"] = run(held, image=PICTURE), counts
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_draw_what_one_does(size, tmp_path):
+    mp.spawn(_every_way, (size, str(tmp_path)), nprocs=size)
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(size)]
+    pipe, held = pipeline(), controlnet_pipeline()
+    for name in ranks[0]:
+        way, own, options = (WAYS[name], pipe, {}) if name in WAYS else ({}, held, {"image": PICTURE})
+        with fl.encoder_propagation(own, KEYS, **way):
+            alone = run(own, **options)
+        for latents, counts in (found[name] for found in ranks):
+            assert float((latents - alone).abs().max()) < 1e-10, name
+            assert counts.encoder_calls == 3 and counts.steps == 10
+        # Keys are decoded by everybody, the seven others by one each; a rank that has none left in a capped pass repeats one.
+        decoded = sum(found[name][1].decoder_calls for found in ranks)
+        assert decoded == 3 * size + 7 if name in ("held", "extrapolated", "controlnet") else decoded >= 3 * size + 7
+
+
+@torch.no_grad()
+def _one_dies(rank: int, size: int, folder: str) -> None:
+    _joined(rank, size, folder, seconds=5)
+    pipe = pipeline()
+
+    def at_each_step(pipe, step, timestep, kwargs):
+        if rank == 1 and step == 2:
+            os._exit(0)
+        return kwargs
+
+    try:
+        with fl.encoder_propagation(pipe, KEYS, process_group=dist.group.WORLD):
+            run(pipe, callback_on_step_end=at_each_step)
+    except RuntimeError as error:
+        Path(folder, "error").write_text(str(error))
+        os._exit(0)  # the process group cannot be left in order any more
+
+
+def test_a_dead_rank_is_an_error_and_no_hang(tmp_path):
+    mp.spawn(_one_dies, (2, str(tmp_path)), nprocs=2)
+    assert "rank 0 of 2 waited for the predictions of the others, and one is gone or too late" in (tmp_path / "error").read_text()
+
+
+@torch.no_grad()
+def _other_seed(rank: int, size: int, folder: str) -> None:
+    _joined(rank, size, folder)
+    pipe = pipeline()
+    for name, schedule, seed in (("latents", KEYS, rank), ("schedule", KeySchedule(10, [0, 1 + rank]), 0)):
+        latents = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        with pytest.raises(ValueError, match=f"rank 0 has {name} .*, rank 1 has .*; accepted: the same call of the same pipeline"):
+            with fl.encoder_propagation(pipe, schedule, process_group=dist.group.WORLD):
+                run(pipe, latents=latents)
+    assert not pipe.unet._forward_hooks and "forward" not in vars(pipe.unet)
+    dist.destroy_process_group()
+
+
+def test_ranks_that_make_other_calls(tmp_path):
+    mp.spawn(_other_seed, (2, str(tmp_path)), nprocs=2)
+
+
+@pytest.mark.parametrize("way", [{"parallel_decoding": False}, {"what": "prediction"}])
+def test_nothing_to_share_out(way):
+    with pytest.raises(ValueError, match="process_group asked with parallel_decoding=.* where each step is decoded alone"):
+        with fl.encoder_propagation(pipeline(), KEYS, process_group=object(), **way):
+            pass
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("is_key", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_every_step_is_owned_once(size, is_key, count):
+    steps, owned, longest = range(7, 7 + count), [], 0
+    for rank in range(size):
+        ranks = Ranks()
+        ranks.size, ranks.rank = size, rank
+        share = list(ranks.share(steps, is_key))
+        owned += ranks.owned(steps, is_key)
+        longest = max(longest, len(share))
+        assert share and set(share) <= set(steps) and (not is_key or share[0] == 7)
+    assert sorted(owned) == list(steps[1:] if is_key else steps)
+    assert ranks.reach(longest, is_key) >= count  # so many steps each are enough for the pass
