@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -122,3 +125,12 @@ def test_every_step_is_owned_once(size, is_key, count):
         assert share and set(share) <= set(steps) and (not is_key or share[0] == 7)
     assert sorted(owned) == list(steps[1:] if is_key else steps)
     assert ranks.reach(longest, is_key) >= count  # so many steps each are enough for the pass
+
+
+@pytest.mark.long
+def test_the_measurement_that_the_page_names(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastdiff_lab.scaling"]
+    subprocess.run([*command, "--repeats", "1", "--output", str(tmp_path / "scaling.json")], check=True, capture_output=True)
+    found = json.loads((tmp_path / "scaling.json").read_text())
+    assert found["processes"] == 2 and found["latents_differ"] < 1e-4
+    assert found["seconds"].keys() == {"untouched", "one process", "all processes"}

@@ -1,0 +1,92 @@
+"""What several devices give for one picture: `torchrun --nproc-per-node 2 -m fastdiff_lab.scaling`.
+
+- `measure(pipe, group)`: seconds of one process and of all, and how far their latents are apart
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+
+from .benchmark import PROMPT, halves
+from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from .files import write_text
+from .machine import about_run
+from .pipelines import load_pipeline
+from .propagation import encoder_propagation
+from .ranks import Ranks
+from .schedule import KeySchedule
+
+
+def time_ceiling(pipe: Any, arguments: dict[str, Any], schedule: KeySchedule, size: int) -> float:
+    """Seconds of a run on so many devices that does nothing but encode each key step and decode its share of each group.
+
+    >>> time_ceiling(pipe, denoiser_arguments(pipe, prompt), KeySchedule.paper(50), size=2)  # doctest: +SKIP
+    """
+    shares = [1 + -(-(len(group) - 1) // size) for group in schedule.groups()]
+    alone = {times: halves(pipe, arguments, times) for times in {1, *shares}}
+    return sum(alone[1][0] + alone[times][1] for times in shares)
+
+
+def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
+    """Seconds (fastest of some runs that take turns) untouched, on one process and on all of a group; every process must call it.
+
+    >>> measure(load_pipeline(), dist.group.WORLD)["seconds"]  # doctest: +SKIP
+
+    `latents_differ`: the largest difference between the latents of one process and of all.
+    """
+    schedule = KeySchedule.of_paper(denoiser_calls(pipe, num_inference_steps))
+    ways: dict[str, Callable[[], AbstractContextManager]] = {
+        "untouched": nullcontext,
+        "one process": lambda: encoder_propagation(pipe, schedule),
+        "all processes": lambda: encoder_propagation(pipe, schedule, process_group=group),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    latents = {}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            dist.barrier(group)
+            with way():
+                drawn = sample(pipe, Arm(), [PROMPT], [0], num_inference_steps=num_inference_steps)
+            latents[name] = drawn.latents
+            if turn:  # the first turn warms up
+                seconds[name].append(drawn.seconds)
+    arguments, size = denoiser_arguments(pipe, PROMPT), Ranks(group).size
+    return {
+        "processes": size, "schedule": str(schedule), "repeats": repeats,
+        "seconds": {name: min(values) for name, values in seconds.items()},
+        "time_ceiling_seconds": {str(ranks): time_ceiling(pipe, arguments, schedule, ranks) for ranks in (1, size)},
+        "latents_differ": float((latents["one process"] - latents["all processes"]).abs().max()),
+    }  # fmt: skip
+
+
+def main(
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline; without it, the embedded one.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for one GPU per process.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="JSON file that rank 0 writes.")] = None,
+) -> None:
+    """Time one picture on one process and on all that torchrun started."""
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    place = f"cuda:{dist.get_rank() % torch.cuda.device_count()}" if device == "cuda" else device
+    torch.set_num_threads(1)
+    pipe = load_pipeline(model, device=place, dtype=dtype)
+    found = about_run(pipe) | measure(pipe, dist.group.WORLD, repeats=repeats)
+    if dist.get_rank() == 0:
+        text = json.dumps(found, indent=2, default=str)
+        typer.echo(text)
+        if output is not None:
+            write_text(output, text + "\n")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    typer.run(main)
