@@ -1,0 +1,80 @@
+"""Every system, on the real pipeline class of a tiny size, by the same laws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import state
+from oracle import oracle_instead
+from systems import SYSTEMS, System
+from systems.base import of, output
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.split import denoiser_of
+
+ROWS = {system.name: system for system in SYSTEMS}
+FEATURES = [(name, feature) for name, system in ROWS.items() for feature in system.features]
+
+
+def distance(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+def accelerated(system: System, pipe, keys, **options):
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, keys), **system.options, **options) as counts:
+        return of(system, pipe), counts
+
+
+def check_counts(system: System, counts, keys: int, forwards: int) -> None:
+    assert (counts.encoder_calls, counts.forward_calls) == (keys, forwards)
+    assert counts.decoder_calls == counts.steps == system.calls * counts.runs
+    assert counts.controlnet_calls == (keys if system.controlnets else 0)
+
+
+@pytest.mark.parametrize(("name", "feature"), FEATURES)
+def test_what_the_row_is_about_matters(name, feature):
+    system = ROWS[name]
+    pipe = system.build()
+    before = of(system, pipe)
+    assert torch.isfinite(before).all()
+    assert torch.equal(of(system, pipe), before)
+    call = system.features[feature](pipe, dict(system.call))
+    after = output(pipe, call)
+    assert after.shape != before.shape or distance(after, before) > 1e-3
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_step_a_key_is_the_untouched_pipeline(name):
+    system = ROWS[name]
+    pipe = system.build()
+    untouched = of(system, pipe)
+    result, counts = accelerated(system, pipe, range(system.calls), parallel_decoding=system.parallel)
+    assert torch.equal(result, untouched)
+    check_counts(system, counts, system.calls, system.calls)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
+    system = ROWS[name]
+    pipe = system.build()
+    untouched, before = of(system, pipe), state(pipe)
+    serial, counts = accelerated(system, pipe, system.keys, parallel_decoding=False)
+    check_counts(system, counts, len(system.keys), system.calls)
+    assert distance(serial, untouched) > 1e-4
+    if system.parallel:
+        parallel, counts = accelerated(system, pipe, system.keys)
+        assert distance(parallel, serial) < system.close
+        check_counts(system, counts, len(system.keys), len(system.keys))
+    assert state(pipe) == before
+    assert torch.equal(of(system, pipe), untouched)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_non_key_steps_are_those_of_the_hand_written_split(name):
+    system = ROWS[name]
+    pipe = system.build()
+    with oracle_instead(denoiser_of(pipe), system.keys, system.calls):
+        by_hand = of(system, pipe)
+    result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
+    assert distance(result, by_hand) < system.close
