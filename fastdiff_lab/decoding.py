@@ -79,6 +79,7 @@ class Decoding:
         self.tracker = RunTracker(pipe)
         self.group_of = {step: group for group in schedule.groups() for step in group}
         self.counts = Counts()
+        self.positional: tuple[str, ...] = ()  # arguments that the coming call gives by position
         self.known: Mapping[int, Any] = {}  # step -> prediction that is given instead of being evaluated (calibration)
         self.controlnet = controlnet_of(pipe)
         self.residuals = HeldResiduals(self.tracker, schedule)
@@ -108,6 +109,7 @@ class Decoding:
         """The pipeline's call of the denoiser: one prediction, evaluated now or before."""
         arguments = self.signature.bind(self.model, *args, **kwargs).arguments
         arguments.pop("self")
+        self.positional = tuple(arguments)[: len(args)]
         arguments |= arguments.pop("kwargs", {})
         sample, timestep = arguments[self.sample_name], arguments["timestep"]
         _, is_new = self.tracker.current(timestep)
@@ -169,7 +171,7 @@ class Decoding:
         if is_key:
             self.begin_group(step, now.rows, arguments, difference)
         with self.features.during(now):
-            output = inner(**self.expanded(run, step, arguments, now))
+            output = self.as_called(inner, self.expanded(run, step, arguments, now))
         self.count(now)
         self.ahead = dict(enumerate(_per_step(output, now.rows, now.times), start=step))
         if self.what == "prediction":
@@ -178,6 +180,11 @@ class Decoding:
         if step + now.times == self.schedule.num_steps:
             self.forget_keys()
         return prediction
+
+    def as_called(self, inner: Callable, arguments: dict) -> Any:
+        """The host's forward, called as the pipeline did: hooks of others (token merging's) look at what came by position."""
+        named = dict(arguments)
+        return inner(*[named.pop(name) for name in self.positional], **named)
 
     def begin_group(self, step: int, rows: int, arguments: dict, difference: str | None) -> None:
         if difference is not None or self.residuals.is_other:

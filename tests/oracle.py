@@ -247,7 +247,12 @@ def oracle_instead(model: Any, keys: Sequence[int], steps: int) -> Iterator[None
         predicted = by_hand(step, sample, timestep, {name: value for name, value in given.items() if value is not None})
         return (predicted,) if given.get("return_dict") is False else _Output(predicted)
 
-    with replaced_call(model, lambda inner: call):
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        for hook in model._forward_pre_hooks.values():  # token merging reads the picture's size there
+            hook(model, args)
+        return call(*args, **kwargs)
+
+    with replaced_call(model, lambda inner: hooked):
         yield
 
 

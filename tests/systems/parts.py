@@ -22,6 +22,7 @@ from transformers import (
 
 from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
 
+diffusers.logging.set_verbosity_error()  # it warns of deprecated classes and of safety checkers that are not there
 Model = TypeVar("Model", bound=nn.Module)
 DTYPE = torch.float64
 WIDTH = 8  # of a text encoder's output
