@@ -30,7 +30,7 @@ from .split import (
     controlnet_of,
     denoiser_of,
     frames_of,
-    row_mixing_processor,
+    row_mixing,
     sample_argument,
 )
 
@@ -77,7 +77,7 @@ class Decoding:
         self.sample_name = sample_argument(self.model)
         self.signature = inspect.signature(type(self.model).forward)
         self.tracker = RunTracker(pipe)
-        self.group_of = {step: group for group in schedule.groups() for step in group}
+        self.use(schedule)
         self.counts = Counts()
         self.positional: tuple[str, ...] = ()  # arguments that the coming call gives by position
         self.known: Mapping[int, Any] = {}  # step -> prediction that is given instead of being evaluated (calibration)
@@ -127,16 +127,24 @@ class Decoding:
         self.counts.steps += 1
         return prediction
 
+    def use(self, schedule: KeySchedule) -> None:
+        self.of_run = schedule
+        self.group_of = {step: group for group in schedule.groups() for step in group}
+
     def begin_run(self) -> None:
         self.forget()
         run = self.tracker.run
-        if run is not None and run.num_steps not in (None, self.schedule.num_steps):
+        assert run is not None
+        all_steps = run.num_steps if run.start is None else len(run.timesteps)
+        if all_steps not in (None, self.schedule.num_steps):
             raise ValueError(
-                f"the schedule is for {self.schedule.num_steps} steps, this run makes {run.num_steps} denoiser calls with "
-                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({run.num_steps}), or call the pipeline with other steps"
+                f"the schedule is for {self.schedule.num_steps} steps, this run makes {all_steps} denoiser calls with "
+                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({all_steps}), or call the pipeline with other steps"
             )
+        if run.start is not None and run.num_steps is not None:
+            self.use(self.schedule.part(run.start, run.start + run.num_steps))
         _warn_of_other_guidance(self.pipe, self.schedule)
-        check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
+        check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
 
@@ -159,8 +167,8 @@ class Decoding:
 
     def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
-        if step >= self.schedule.num_steps:
-            raise ValueError(f"the schedule is for {self.schedule.num_steps} steps, this run makes more denoiser calls")
+        if step >= self.of_run.num_steps:
+            raise ValueError(f"the schedule is for {self.of_run.num_steps} steps, this run makes more denoiser calls")
         group = self.group_of[step]
         is_key = step == group.start
         if not is_key and difference is not None:
@@ -177,7 +185,7 @@ class Decoding:
         if self.what == "prediction":
             self.ahead = self.predicted(run, range(step, group.stop), output)
         prediction = self.ahead.pop(step)
-        if step + now.times == self.schedule.num_steps:
+        if step + now.times == self.of_run.num_steps:
             self.forget_keys()
         return prediction
 
@@ -255,6 +263,7 @@ class Decoding:
 
 def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     measured, used = (schedule.measured_on or {}).get("guidance_scale"), getattr(pipe, "_guidance_scale", None)
+    used = used.max().item() if isinstance(used, Tensor) else used  # Stable Video Diffusion's grows from frame to frame
     if measured is not None and used is not None and measured != used:
         warnings.warn(
             f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
@@ -262,10 +271,10 @@ def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
         )
 
 
-def check_rows_stay_apart(model: Any, parallel: bool) -> None:
+def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
     """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
-    mixing = row_mixing_processor(model)
-    if parallel and mixing is not None:
+    mixing = row_mixing(pipe) if parallel else None
+    if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
 
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,9 +18,9 @@ from torch import nn
 from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
 from .extrapolation import Extrapolation
 from .fingerprint import differences
-from .hooks import replaced_call
+from .hooks import replaced_call, replaced_method
 from .schedule import KeySchedule
-from .split import Split, denoiser_of, split_denoiser
+from .split import Split, denoiser_of, inner_loop, processors_kept, split_denoiser
 
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -37,7 +39,7 @@ def _check_options(pipe: Any, schedule: Any, order: Extrapolation, what: str, pa
             f"max_rows asked with parallel_decoding={parallel} and what={what!r}, where each step is decoded alone; leave one of them out"
         )
     check_not_accelerated(pipe)
-    check_rows_stay_apart(denoiser_of(pipe), parallel and what == "encoder")
+    check_rows_stay_apart(pipe, parallel and what == "encoder")
 
 
 def _warn_of_other_use(pipe: Any, schedule: KeySchedule, order: int, what: str) -> None:
@@ -116,7 +118,20 @@ def installed(state: Decoding) -> Iterator[Decoding]:
         if state.controlnet is not None:
             stack.enter_context(replaced_call(state.controlnet, lambda inner: lambda *a, **k: state.call_controlnet(inner, a, k)))
         stack.enter_context(replaced_call(model, lambda inner: lambda *a, **k: state.call_denoiser(inner, a, k)))
+        loop = inner_loop(state.pipe)
+        if loop is not None:
+            stack.enter_context(processors_kept(model))
+            stack.enter_context(replaced_method(state.pipe, loop, partial(_announced, state)))
         yield state
+
+
+def _announced(state: Decoding, inner: Callable) -> Callable:
+    def loop(*args: Any, **kwargs: Any) -> Any:
+        arguments = inspect.signature(inner).bind(*args, **kwargs).arguments
+        state.tracker.begin_loop(arguments["timesteps"])
+        return inner(*args, **kwargs)
+
+    return loop
 
 
 def _hold_features(stack: ExitStack, state: Decoding, split: Split) -> None:

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,10 +214,28 @@ def _processors(model: nn.Module) -> list[Any]:
     return [processor for processor in found if processor is not None]
 
 
-def row_mixing_processor(model: nn.Module) -> str | None:
-    """The name of an attention processor that mixes the rows of a batch, if the model has one."""
-    names = {type(processor).__name__ for processor in _processors(model)}
+def row_mixing(pipe: Any) -> str | None:
+    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
+    if inner_loop(pipe) is not None:
+        return type(pipe).__name__
+    names = {type(processor).__name__ for processor in _processors(denoiser_of(pipe))}
     return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
+
+
+def inner_loop(pipe: Any) -> str | None:
+    """The method that Text2Video-Zero calls for each of its loops, with the time-steps of the loop; other pipelines have none."""
+    return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
+
+
+@contextmanager
+def processors_kept(model: Any) -> Iterator[None]:
+    """Afterwards the model has its attention processors again: an interrupted Text2Video-Zero leaves its own behind."""
+    before = dict(model.attn_processors)
+    try:
+        yield
+    finally:
+        if any(now is not before.get(name) for name, now in model.attn_processors.items()):
+            model.set_attn_processor(dict(before))
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:

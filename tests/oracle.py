@@ -43,6 +43,7 @@ class Oracle:
         embedding = embedding if classes is None else embedding + classes
         added = model.get_aug_embed(embedding, text, given.get("added_cond_kwargs"))
         embedding = embedding if added is None else embedding + added
+        embedding = embedding if model.time_embed_act is None else model.time_embed_act(embedding)  # DeepFloyd-IF
         text = model.process_encoder_hidden_states(text, given.get("added_cond_kwargs"))
         if step in self.keys:
             self.skips, self.bottleneck = self.encode(sample, embedding, text, given)
@@ -135,7 +136,7 @@ class VideoOracle:
         if step in self.keys:
             self.encode(sample.transpose(1, 2).reshape(batch * frames, channels, height, width), temb, options)
         decoded = self.decode(temb, options)
-        return decoded.reshape(batch, frames, channels, height, width).transpose(1, 2)
+        return decoded.reshape(batch, frames, -1, height, width).transpose(1, 2)
 
     def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
         temb = self.model.time_embedding(self.model.time_proj(timestep.expand(batch)).to(dtype)).repeat_interleave(frames, 0)
@@ -235,14 +236,18 @@ def _line(older: Any, newer: Any, ratio: float) -> Any:
 
 
 @contextmanager
-def oracle_instead(model: Any, keys: Sequence[int], steps: int) -> Iterator[None]:
-    """While the block lasts, the pipeline's calls of its denoiser are answered by the oracle, counted from 0 to `steps` in each run."""
-    by_hand, signature, made = oracle(model, keys), inspect.signature(type(model).forward), [0]
+def oracle_instead(model: Any, runs: Sequence[tuple[int, Sequence[int]]]) -> Iterator[None]:
+    """While the block lasts, the pipeline's calls of its denoiser are answered by the oracle.
+
+    `runs`: the number of steps and the key steps of each run that will be made.
+    """
+    signature = inspect.signature(type(model).forward)
+    steps = [(step, by_hand) for count, keys in runs for by_hand in [oracle(model, keys)] for step in range(count)]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(model, *args, **kwargs).arguments
         sample, timestep = given.pop(sample_argument(model)), torch.as_tensor(given.pop("timestep"))
-        step, made[0] = made[0] % steps, made[0] + 1
+        step, by_hand = steps.pop(0)
         timestep = timestep.flatten()[0] if isinstance(model, DiTTransformer2DModel) else timestep
         predicted = by_hand(step, sample, timestep, {name: value for name, value in given.items() if value is not None})
         return (predicted,) if given.get("return_dict") is False else _Output(predicted)

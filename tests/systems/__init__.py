@@ -1,6 +1,6 @@
 """Every system of the paper and of its users: `SYSTEMS`, the one list that tests and docs/systems.md read."""
 
-from . import stable_diffusion, steered
+from . import deepfloyd, stable_diffusion, steered, video
 from .base import System
 
-SYSTEMS: tuple[System, ...] = (*stable_diffusion.SYSTEMS, *steered.SYSTEMS)
+SYSTEMS: tuple[System, ...] = (*stable_diffusion.SYSTEMS, *deepfloyd.SYSTEMS, *steered.SYSTEMS, *video.SYSTEMS)

@@ -20,6 +20,7 @@ class System:
     `build`: makes the pipeline. `call`: its arguments, but for the generator.
     `features`: what the row is about -> a change of pipeline or arguments that must change the output.
     `calls`: denoiser calls of each run of one call of the pipeline. `keys`: the key steps of the tests.
+    `runs`: the first and the last but one of the scheduler's time-steps in each run, where there are several; then `calls` counts time-steps.
     `parallel`: may the steps of a group share a batch? `close`: how near serial and parallel must come.
     `paper`: the system's name in the paper's key lists, `paper_steps`: for how many steps.
     `size`: its full-size denoiser, in systems/full_size.py. `note`: what a user should know.
@@ -40,6 +41,13 @@ class System:
     note: str = ""
     controlnets: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    runs: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def keys_of_runs(self) -> list[tuple[int, tuple[int, ...]]]:
+        """For each run: its number of steps, and which of them are key steps in the tests."""
+        runs = self.runs or ((0, self.calls),)
+        return [(stop - start, (0, *(key - start for key in self.keys if start < key < stop))) for start, stop in runs]
 
 
 def given(**changes: Any) -> Change:

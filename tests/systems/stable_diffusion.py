@@ -27,7 +27,7 @@ MASK = (drawn(1, 1, 16, 16, seed=4) > 0.5).double()
 def stable_diffusion(kind: type = StableDiffusionPipeline, config: dict[str, Any] = UNET, **parts: Any) -> Any:
     """A pipeline of Stable Diffusion's parts, `parts` beside or instead of them."""
     given_parts = {"vae": autoencoder(), "unet": unet(config), "scheduler": scheduler(), **text_parts(), **UNSAFE} | parts
-    return assembled(kind, **given_parts)
+    return assembled(kind, **{name: part for name, part in given_parts.items() if part is not ...})
 
 
 def sdxl(kind: type = StableDiffusionXLPipeline, config: dict[str, Any] = SDXL_UNET, **parts: Any) -> Any:

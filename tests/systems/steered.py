@@ -41,13 +41,13 @@ def _adapter(kind: str, seed: int = 6) -> T2IAdapter:
 
 def with_ip_adapter() -> Any:
     """As `load_ip_adapter` does after its download: weights of the projection and of the added keys and values."""
-    pipe = stable_diffusion(image_encoder=picture_encoder(), feature_extractor=_feature_extractor())
+    pipe = stable_diffusion(image_encoder=picture_encoder(), feature_extractor=picture_processor())
     pipe.unet._load_ip_adapter_weights([ip_adapter_weights(pipe.unet)])
     pipe.unet.to(torch.float64).requires_grad_(False)
     return pipe
 
 
-def _feature_extractor() -> Any:
+def picture_processor() -> Any:
     size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     return CLIPImageProcessor(**size)
 
