@@ -22,12 +22,12 @@ from fastdiff_lab.hooks import replaced_call
 from fastdiff_lab.split import sample_argument
 
 
-def oracle(model: Any, keys: Sequence[int]) -> Any:
+def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:
     """The oracle for a model's class: called as `predict` of `models.loop`."""
     return {
         UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
         UNetSpatioTemporalConditionModel: SpatioTemporalOracle, DiTTransformer2DModel: TransformerOracle,
-    }.get(type(model), Oracle)(model, keys)  # fmt: skip
+    }.get(type(model), Oracle)(model, keys, **options)  # fmt: skip
 
 
 class Oracle:
@@ -236,13 +236,13 @@ def _line(older: Any, newer: Any, ratio: float) -> Any:
 
 
 @contextmanager
-def oracle_instead(model: Any, runs: Sequence[tuple[int, Sequence[int]]]) -> Iterator[None]:
+def oracle_instead(model: Any, runs: Sequence[tuple[int, Sequence[int]]], **options: Any) -> Iterator[None]:
     """While the block lasts, the pipeline's calls of its denoiser are answered by the oracle.
 
-    `runs`: the number of steps and the key steps of each run that will be made.
+    `runs`: the number of steps and the key steps of each run that will be made. `options`: of the oracle.
     """
     signature = inspect.signature(type(model).forward)
-    steps = [(step, by_hand) for count, keys in runs for by_hand in [oracle(model, keys)] for step in range(count)]
+    steps = [(step, by_hand) for count, keys in runs for by_hand in [oracle(model, keys, **options)] for step in range(count)]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(model, *args, **kwargs).arguments

@@ -81,7 +81,7 @@ def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
 def test_non_key_steps_are_those_of_the_hand_written_split(name):
     system = ROWS[name]
     pipe = system.build()
-    with oracle_instead(denoiser_of(pipe), system.keys_of_runs):
+    with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
         by_hand = of(system, pipe)
     result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
     assert distance(result, by_hand) < system.close
