@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -72,8 +74,6 @@ def _tokenizer() -> CLIPTokenizer:
 
 def tokenizer() -> CLIPTokenizer:
     """Made anew from what was learned once: textual inversion adds tokens to it."""
-    import copy
-
     return copy.deepcopy(_tokenizer())
 
 
@@ -117,8 +117,10 @@ def two_text_parts() -> dict[str, Any]:
 
 
 def scheduler(kind: str = "DDIMScheduler", **options: Any) -> Any:
-    defaults = {"clip_sample": False} if kind == "DDIMScheduler" else {}
-    return getattr(diffusers, kind)(**NOISE | {"steps_offset": 1} | defaults | options)
+    """With Stable Diffusion's noise, whatever of its settings the kind knows."""
+    known = inspect.signature(getattr(diffusers, kind)).parameters
+    defaults = {name: value for name, value in {"steps_offset": 1, "clip_sample": False}.items() if name in known}
+    return getattr(diffusers, kind)(**NOISE | defaults | options)
 
 
 UNSAFE = {"safety_checker": None, "feature_extractor": None}  # there is nothing that a checker could find in noise
