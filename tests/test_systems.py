@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from models import state
@@ -11,6 +13,7 @@ from systems.base import of, output
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.schedule import PAPER_KEYS
 from fastdiff_lab.split import denoiser_of
 
 # Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats.
@@ -86,3 +89,32 @@ def test_non_key_steps_are_those_of_the_hand_written_split(name):
         by_hand = of(system, pipe)
     result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
     assert distance(result, by_hand) < system.close
+
+
+def at_the_papers_steps(system: System) -> System:
+    """The same row with as many steps as the paper takes, and its key list."""
+    schedule = KeySchedule.paper(system.paper_steps, system.paper)
+    loops = {"t0": 44, "t1": 47} if system.runs else {}
+    runs = ((0, 2), (2, 5), (2, 50)) if system.runs else ()
+    call = {**system.call, "num_inference_steps": system.paper_steps, **loops}
+    return replace(system, call=call, calls=system.paper_steps, keys=schedule.keys, runs=runs)
+
+
+@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.paper])
+def test_the_papers_key_list_at_the_papers_number_of_steps(name):
+    system = at_the_papers_steps(ROWS[name])
+    pipe = system.build()
+    with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
+        by_hand = of(system, pipe)
+    result, counts = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
+    check_counts(system, counts, system.parallel)
+    assert distance(result, by_hand) < max(system.close, 1e-8)
+
+
+def test_none_of_the_papers_systems_is_missing():
+    published = {name for name in PAPER_KEYS if not name.startswith(("ablation", "code", "community", "ldm-imagenet-"))}
+    assert published == {system.paper for system in SYSTEMS if system.paper}
+
+
+def test_every_row_is_told_apart():
+    assert len({system.name for system in SYSTEMS}) == len({system.title for system in SYSTEMS}) == len(SYSTEMS)
