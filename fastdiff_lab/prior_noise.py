@@ -87,7 +87,8 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
         raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")
     if inner_loop(pipe) is not None:
         raise ValueError(
-            f"prior noise asked of a {type(pipe).__name__}, which replaces its scheduler in mid-run; leave it out (the paper injects none there)"
+            f"prior noise asked of a {type(pipe).__name__}, which replaces its scheduler in mid-run; leave it out (the paper injects "
+            "none there)"
         )
     injection = _Injection(pipe, _share("weight", weight, 1.0), _share("below", below, 1.0))
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):

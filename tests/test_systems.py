@@ -10,15 +10,17 @@ from models import state
 from oracle import oracle_instead
 from systems import SYSTEMS, System
 from systems.base import of, output
+from systems_table import PAGE, page
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.schedule import PAPER_KEYS
 from fastdiff_lab.split import denoiser_of
 
-# Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats.
-_NOT_OURS = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _NOT_OURS]
+# Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
+# warning of few steps has its test in test_systems_apart.py.
+_IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _IGNORED]
 ROWS = {system.name: system for system in SYSTEMS}
 FEATURES = [(name, feature) for name, system in ROWS.items() for feature in system.features]
 
@@ -118,3 +120,7 @@ def test_none_of_the_papers_systems_is_missing():
 
 def test_every_row_is_told_apart():
     assert len({system.name for system in SYSTEMS}) == len({system.title for system in SYSTEMS}) == len(SYSTEMS)
+
+
+def test_the_page_of_systems_says_what_the_list_says():
+    assert PAGE.read_text() == page(), "run: python tests/systems_table.py"

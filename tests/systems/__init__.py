@@ -3,4 +3,12 @@
 from . import deepfloyd, latent, personal, schedulers, stable_diffusion, steered, video
 from .base import System
 
-SYSTEMS: tuple[System, ...] = (*stable_diffusion.SYSTEMS, *deepfloyd.SYSTEMS, *steered.SYSTEMS, *video.SYSTEMS, *latent.SYSTEMS, *personal.SYSTEMS, *schedulers.SYSTEMS)
+SYSTEMS: tuple[System, ...] = (
+    *stable_diffusion.SYSTEMS,
+    *deepfloyd.SYSTEMS,
+    *steered.SYSTEMS,
+    *video.SYSTEMS,
+    *latent.SYSTEMS,
+    *personal.SYSTEMS,
+    *schedulers.SYSTEMS,
+)

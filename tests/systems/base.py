@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+PAPERS, USERS = "The paper's systems", "Asked for by users"
 Change = Callable[[Any, dict[str, Any]], dict[str, Any]]
 
 
@@ -43,7 +44,7 @@ class System:
     controlnets: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[tuple[int, int], ...] = ()
-    group: str = ""
+    group: str = USERS
 
     @property
     def keys_of_runs(self) -> list[tuple[int, tuple[int, ...]]]:

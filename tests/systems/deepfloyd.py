@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, StableDiffusionUpscalePipeline
 
-from .base import System, given
+from .base import PAPERS, System, given
 from .parts import UNET, UNSAFE, assembled, autoencoder, drawn, normal, scheduler, text_parts, unet
 
 T5_WIDTH = 6
@@ -26,7 +26,9 @@ PIXELS = UNET | {
 
 
 def _noise(**options: Any) -> DDPMScheduler:
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True, sample_max_value=1.5, **options)
+    return DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", variance_type="learned_range", thresholding=True, sample_max_value=1.5, **options
+    )
 
 
 def first_stage() -> Any:
@@ -46,10 +48,16 @@ def second_stage() -> Any:
 
 def third_stage() -> Any:
     """Stable Diffusion's upscaler by four, which the paper uses as the third stage."""
-    config = UNET | {"in_channels": 7, "num_class_embeds": 1000, "use_linear_projection": True, "only_cross_attention": (True, False)}
+    config = UNET | {
+        "in_channels": 7,
+        "num_class_embeds": 1000,
+        "use_linear_projection": True,
+        "only_cross_attention": (True, False),
+    }
     parts = {"scheduler": scheduler(prediction_type="v_prediction"), "low_res_scheduler": DDPMScheduler()}
     return assembled(
-        StableDiffusionUpscalePipeline, vae=autoencoder(scaling_factor=0.08333), unet=unet(config), **parts, **text_parts(), **UNSAFE, watermarker=None
+        StableDiffusionUpscalePipeline, vae=autoencoder(scaling_factor=0.08333), unet=unet(config), **parts, **text_parts(), **UNSAFE,
+        watermarker=None,
     )  # fmt: skip
 
 
@@ -61,19 +69,22 @@ UPSCALED = drawn(1, 3, 8, 8)
 SYSTEMS = (
     System(
         "if-1", "DeepFloyd-IF, stage 1", first_stage, TEXT, FEATURES, paper="deepfloyd-if-1", paper_steps=100, size="if-1",
-        note="the pooled text is part of the time embedding, which the decoder builds anew at every step",
+        note="the pooled text is part of the time embedding, which the decoder builds anew at every step", group=PAPERS,
     ),
     System(
         "if-2", "DeepFloyd-IF, stage 2", second_stage, TEXT | {"image": SMALL, "noise_level": 200},
         FEATURES | {"picture": given(image=1 - SMALL), "noise level": given(noise_level=20)},
-        paper="deepfloyd-if-2", paper_steps=50, note="the paper's list has every step a key; its code leaves out ten",
+        paper="deepfloyd-if-2", paper_steps=50, note="the paper's list has every step a key; its code leaves out ten", group=PAPERS,
     ),
     System(
         "if-3", "DeepFloyd-IF, stage 3: Stable Diffusion's upscaler by four", third_stage,
-        {"prompt": "a red circle", "image": UPSCALED, "noise_level": 200, "num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent"},
+        {
+            "prompt": "a red circle", "image": UPSCALED, "noise_level": 200, "num_inference_steps": 6, "guidance_scale": 4.0,
+            "output_type": "latent",
+        },
         {
             "text": given(prompt="a white ring at the left on a blue background"), "picture": given(image=1 - UPSCALED),
             "noise level": given(noise_level=20),
-        }, paper="deepfloyd-if-3", paper_steps=75, size="x4-upscaler",
+        }, paper="deepfloyd-if-3", paper_steps=75, size="x4-upscaler", group=PAPERS,
     ),
 )  # fmt: skip

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import (
+    ControlNetModel,
     DiTTransformer2DModel,
     MotionAdapter,
     UNet2DConditionModel,
@@ -17,13 +19,21 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fastdiff_lab.flops import FlopCount, count_flops
 
 CROSS_3 = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     "block_out_channels": (320, 640, 1280, 1280), "sample_size": 64,
 }  # fmt: skip
 SD_15 = CROSS_3 | {"cross_attention_dim": 768, "attention_head_dim": 8}
-SD_21 = CROSS_3 | {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True, "sample_size": 96}
+SD_21 = CROSS_3 | {
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+    "sample_size": 96,
+}
 SDXL = {
     "sample_size": 128, "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -65,21 +75,68 @@ CIFAR = {
     "flip_sin_to_cos": False, "freq_shift": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip
-DIT = {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28, "in_channels": 4, "out_channels": 8, "sample_size": 32, "patch_size": 2}
-PRIVATE = "config from the model card"
+DIT = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "num_layers": 28,
+    "in_channels": 4,
+    "out_channels": 8,
+    "sample_size": 32,
+    "patch_size": 2,
+}
 
 
 @dataclass(frozen=True)
 class FullSize:
-    """A denoiser at full size and one call of it: `what` it is, `make` builds it, `call` gives its arguments."""
+    """A denoiser at full size and one call of it: `what` it is, `make` builds it, `call` gives its arguments.
+
+    `beside`: the operations of what is held beside the encoder (a ControlNet).
+    """
 
     what: str
     make: Callable[[], nn.Module]
     call: Callable[[], dict[str, Any]]
+    beside: Callable[[], int] = lambda: 0
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.make().eval()
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @functools.cached_property
+    def count(self) -> FlopCount:
+        """Operations of one denoiser call, what is held with the encoder among the encoder's."""
+        counted = count_flops(self.model, self.call())
+        return replace(counted, encoder=counted.encoder + self.beside())
+
+
+def _controlnet(config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> Callable[[], int]:
+    """The operations of a ControlNet with the UNet's own encoder."""
+
+    def count() -> int:
+        with torch.device("meta"):
+            model = ControlNetModel(
+                **{name: value for name, value in config.items() if name not in ("sample_size", "up_block_types")}
+            ).eval()
+        side = config["sample_size"]
+        given = {name: value() for name, value in more.items()} | {"controlnet_cond": _zeros(2, 3, 8 * side, 8 * side)}
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(_zeros(2, 4, side, side), 1, _zeros(2, *text), **given)
+        return counter.get_total_flops()
+
+    return count
 
 
 def _zeros(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
+
+
+def _whole_numbers() -> Tensor:
+    return torch.zeros(2, dtype=torch.long, device="meta")
 
 
 def _conditional(what: str, config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> FullSize:
@@ -110,12 +167,19 @@ def _moving() -> nn.Module:
 FRAMES = {"timestep": 1}
 FULL_SIZE: dict[str, FullSize] = {
     "sd-1.5": _conditional("Stable Diffusion 1.5, 512x512", SD_15, (77, 768)),
+    "sd-1.5 with ControlNet": replace(
+        _conditional("Stable Diffusion 1.5 with a ControlNet, 512x512", SD_15, (77, 768)), beside=_controlnet(SD_15, (77, 768))
+    ),
     "sd-1.5-inpainting": _conditional("Stable Diffusion 1.5 inpainting, 512x512", SD_15 | {"in_channels": 9}, (77, 768)),
     "sd-2.1": _conditional("Stable Diffusion 2.1, 768x768", SD_21, (77, 1024)),
     "sdxl": _conditional("SDXL base, 1024x1024", SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
+    "sdxl with ControlNet": replace(
+        _conditional("SDXL base with a ControlNet, 1024x1024", SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
+        beside=_controlnet(SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
+    ),
     "sdxl-refiner": _conditional("SDXL refiner, 1024x1024", REFINER, (77, 1280), added_cond_kwargs=_time_ids(5)),
     "if-1": _conditional("IF-I-XL, 64x64", IF_1, (77, 4096)),
-    "x4-upscaler": _conditional("Stable Diffusion x4 upscaler, 128x128 to 512x512", UPSCALER, (77, 1024), class_labels=lambda: torch.zeros(2, dtype=torch.long, device="meta")),
+    "x4-upscaler": _conditional("Stable Diffusion x4 upscaler, 128x128 to 512x512", UPSCALER, (77, 1024), class_labels=_whole_numbers),
     "ldm-text2im": _conditional("ldm-text2im-large-256, 256x256", LDM_TEXT, (77, 1280)),
     "ldm-cin256": _conditional("Latent diffusion on ImageNet (cin256), 256x256", LDM_IMAGENET, (1, 512)),
     "ldm-celebahq": _plain("ldm-celebahq-256, 256x256", LDM_FACES),
@@ -123,12 +187,13 @@ FULL_SIZE: dict[str, FullSize] = {
     "dit-xl-2-256": FullSize(
         "DiT-XL/2, 256x256", lambda: DiTTransformer2DModel(**DIT),
         lambda: {
-            "hidden_states": _zeros(2, 4, 32, 32), "timestep": torch.zeros(2, dtype=torch.long, device="meta"),
-            "class_labels": torch.zeros(2, dtype=torch.long, device="meta"),
+            "hidden_states": _zeros(2, 4, 32, 32), "timestep": _whole_numbers(),
+            "class_labels": _whole_numbers(),
         },
     ),
     "text-to-video-1.7b": FullSize(
-        "ModelScope text to video (VideoFusion), 16 frames of 256x256", lambda: UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64),
+        "ModelScope text to video (VideoFusion), 16 frames of 256x256",
+        lambda: UNet3DConditionModel(cross_attention_dim=1024, attention_head_dim=64),
         lambda: FRAMES | {"sample": _zeros(2, 4, 16, 32, 32), "encoder_hidden_states": _zeros(2, 77, 1024)},
     ),
     "svd": FullSize(

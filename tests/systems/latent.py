@@ -20,7 +20,7 @@ from diffusers import (
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from torch import nn
 
-from .base import System, done, given
+from .base import PAPERS, System, done, given
 from .parts import DTYPE, UNET, WIDTH, assembled, autoencoder, built, normal, scheduler, tokenizer, unet
 from .stable_diffusion import stable_diffusion
 
@@ -35,7 +35,13 @@ def plain(dtype: torch.dtype, **options: Any) -> UNet2DModel:
 
 
 def quantised(dtype: torch.dtype = DTYPE, channels: int = 3) -> VQModel:
-    config = {"block_out_channels": (4, 8), "latent_channels": channels, "norm_num_groups": 4, "num_vq_embeddings": 16, "vq_embed_dim": channels}
+    config = {
+        "block_out_channels": (4, 8),
+        "latent_channels": channels,
+        "norm_num_groups": 4,
+        "num_vq_embeddings": 16,
+        "vq_embed_dim": channels,
+    }
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     return built(lambda: VQModel(**config, **kinds), 2, dtype)
 
@@ -88,25 +94,28 @@ def transformer() -> Any:
 STEPS = {"num_inference_steps": 6}
 PIXELS = STEPS | {"batch_size": 2, "output_type": "np"}
 LABELS = STEPS | {"class_labels": [3, 700], "output_type": "pt"}
-PICTURES = "pictures of float32: near to 1e-5"
 SYSTEMS = (
     System(
         "ldm", "Latent diffusion, unconditional", unconditional, PIXELS, {"weights": done(_other_weights)}, close=1e-5,
         size="ldm-celebahq", note="in diffusers 0.42.1 under `pipelines/deprecated`",
+        group=PAPERS,
     ),
     System(
         "ddim", "Unconditional pictures, DDIM", lambda: assembled(DDIMPipeline, unet=plain(DTYPE), scheduler=scheduler()), PIXELS,
         {"weights": done(_other_weights)}, close=1e-5, size="ddpm-cifar10",
+        group=PAPERS,
     ),
     System(
         "ddpm", "Unconditional pictures, DDPM",
         lambda: assembled(DDPMPipeline, unet=plain(torch.float32), scheduler=scheduler("DDPMScheduler")), PIXELS,
         {"weights": done(_other_weights)}, close=1e-5, size="ddpm-cifar10",
+        group=PAPERS,
     ),
     System(
         "ldm-text", "Latent diffusion, text to image", text_to_image,
         STEPS | {"prompt": "a red circle", "guidance_scale": 5.0, "output_type": "pt", "height": 64, "width": 64},
         {"text": given(prompt="a white ring at the left on a blue background"), "guidance": given(guidance_scale=2.0)}, size="ldm-text2im",
+        group=PAPERS,
     ),
     System(
         "ldm-class", "Latent diffusion, class-conditional (ImageNet)", of_classes,
@@ -117,18 +126,22 @@ SYSTEMS = (
         {"class": given(prompt_embeds=of_class(8)), "null class": given(negative_prompt_embeds=of_class(9))},
         paper="ldm-imagenet", paper_steps=250, size="ldm-cin256",
         note="diffusers has no pipeline class of its own for it: the embedded class goes into Stable Diffusion's as a text of one token",
+        group=PAPERS,
     ),
     System(
         "consistency", "Consistency models, class-conditional UNet2DModel", consistency, STEPS | {"class_labels": 3, "output_type": "pt"},
         {"class": given(class_labels=1)}, note="made for one to three steps, where nothing is gained",
+        group=PAPERS,
     ),
     System(
         "dit", "DiT, class-conditional", transformer, LABELS | {"guidance_scale": 4.0},
         {"class": given(class_labels=[3, 5]), "guidance": given(guidance_scale=2.0)}, size="dit-xl-2-256",
-        note="the first 18 of 28 blocks are the encoder, as in the paper; `encoder_blocks=` takes others. The paper's list is not printed in it",
+        note="the first 18 of 28 blocks are the encoder, as in the paper; `encoder_blocks=` takes others. The paper prints no key list",
+        group=PAPERS,
     ),
     System(
         "dit-unguided", "DiT without guidance, other split", transformer, LABELS | {"guidance_scale": 1.0},
         {"class": given(class_labels=[3, 5])}, options={"encoder_blocks": 2}, size="dit-xl-2-256",
+        group=PAPERS,
     ),
 )  # fmt: skip

@@ -39,7 +39,14 @@ SDXL_UNET = UNET | {
     "transformer_layers_per_block": (1, 2), "use_linear_projection": True, "cross_attention_dim": 2 * WIDTH,
 }  # fmt: skip
 # What a ControlNet shares with the UNet that it steers.
-_SHARED = ("block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim", "attention_head_dim", "down_block_types")
+_SHARED = (
+    "block_out_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "cross_attention_dim",
+    "attention_head_dim",
+    "down_block_types",
+)
 _SHARED_XL = (*_SHARED, "addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim",
               "transformer_layers_per_block", "use_linear_projection")  # fmt: skip
 

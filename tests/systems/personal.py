@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0, CustomDiffusionAttnProcessor2_0
 
-from .base import System, done, given
+from .base import PAPERS, System, done, given
 from .parts import DTYPE, WIDTH, built, normal
 from .stable_diffusion import LATENT, OTHER_TEXT, stable_diffusion
 
@@ -48,9 +48,11 @@ def _old_keys(pipe: Any) -> None:
 SYSTEMS = (
     System(
         "dreambooth", "DreamBooth", dreambooth, LATENT, OTHER_TEXT | {"fine-tuning": done(_not_tuned)}, paper="dreambooth", size="sd-1.5",
+        group=PAPERS,
     ),
     System(
         "custom-diffusion", "Custom Diffusion", custom_diffusion, LATENT | {"prompt": "a <new1> circle"},
         {"new word": given(prompt="a red circle"), "trained keys and values": done(_old_keys)}, paper="custom-diffusion", size="sd-1.5",
+        group=PAPERS,
     ),
 )  # fmt: skip

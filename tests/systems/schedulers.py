@@ -10,23 +10,37 @@ from .base import System, done, given
 from .parts import UNET, scheduler
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
+OTHERS = "Schedulers beyond the nine of `fastdiff_lab.pipelines.SCHEDULERS`"
+FEW = "Few steps: it works, and a warning says that nothing is gained"
+
 
 def _ddim(pipe: Any) -> None:
     pipe.scheduler = scheduler()
 
 
-def _row(name: str, title: str, kind: str, calls: int = 6, keys: tuple[int, ...] = (0, 2), close: float = 1e-10, note: str = "", **options: Any) -> System:
+def _row(
+    name: str,
+    title: str,
+    kind: str,
+    calls: int = 6,
+    keys: tuple[int, ...] = (0, 2),
+    close: float = 1e-10,
+    note: str = "",
+    **options: Any,
+) -> System:
     features = {"scheduler": done(_ddim)} | OTHER_TEXT
     return System(
         name, f"Stable Diffusion, {title}", lambda: stable_diffusion(scheduler=scheduler(kind, **options)), LATENT, features,
-        calls, keys, close=close, note=note, group="Schedulers beyond DDIM, PNDM, Euler, Euler-ancestral, DPM-Solver++, Heun, UniPC, LMS and KDPM2",
+        calls, keys, close=close, note=note, group=OTHERS,
     )  # fmt: skip
 
 
 def latent_consistency() -> Any:
     """Guidance is embedded with the time-step, so the UNet sees no unconditional rows."""
     return stable_diffusion(
-        LatentConsistencyModelPipeline, UNET | {"time_cond_proj_dim": 6}, scheduler=scheduler("LCMScheduler", original_inference_steps=50)
+        LatentConsistencyModelPipeline,
+        UNET | {"time_cond_proj_dim": 6},
+        scheduler=scheduler("LCMScheduler", original_inference_steps=50),
     )
 
 
@@ -34,7 +48,6 @@ def turbo() -> Any:
     return sdxl(scheduler=scheduler("EulerAncestralDiscreteScheduler", timestep_spacing="trailing"))
 
 
-FEW = "Few steps: it works, and a warning says that nothing is gained"
 SYSTEMS = (
     _row("ddpm-sampler", "DDPM", "DDPMScheduler"),
     _row("deis", "DEIS", "DEISMultistepScheduler"),
@@ -47,10 +60,11 @@ SYSTEMS = (
     System(
         "lcm", "Latent consistency models, 4 steps", latent_consistency,
         {"prompt": "a red circle", "num_inference_steps": 4, "guidance_scale": 8.0, "output_type": "latent", "height": 16, "width": 16},
-        OTHER_TEXT | {"embedded guidance": given(guidance_scale=1.0)}, calls=4, size="sd-1.5", group=FEW,
+        OTHER_TEXT | {"embedded guidance": given(guidance_scale=1.0)}, calls=4, group=FEW,
     ),
     System(
-        "turbo", "SDXL Turbo, 4 steps without guidance", turbo, LATENT | {"guidance_scale": 0.0, "num_inference_steps": 4, "negative_prompt": None},
-        OTHER_TEXT, calls=4, size="sdxl", close=1e-5, group=FEW,
+        "turbo", "SDXL Turbo, 4 steps without guidance", turbo,
+        LATENT | {"guidance_scale": 0.0, "num_inference_steps": 4, "negative_prompt": None},
+        OTHER_TEXT, calls=4, close=1e-5, group=FEW,
     ),
 )  # fmt: skip

@@ -13,9 +13,22 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from .base import System, done, given
-from .parts import SDXL_UNET, UNET, UNSAFE, WIDTH, assembled, autoencoder, drawn, scheduler, text_encoder, text_parts, tokenizer
-from .parts import two_text_parts, unet
+from .base import PAPERS, System, done, given
+from .parts import (
+    SDXL_UNET,
+    UNET,
+    UNSAFE,
+    WIDTH,
+    assembled,
+    autoencoder,
+    drawn,
+    scheduler,
+    text_encoder,
+    text_parts,
+    tokenizer,
+    two_text_parts,
+    unet,
+)
 
 TEXT = {"prompt": "a red circle", "negative_prompt": "a small black star", "guidance_scale": 5.0, "num_inference_steps": 6}
 LATENT = TEXT | {"output_type": "latent", "height": 16, "width": 16}
@@ -64,16 +77,16 @@ SYSTEMS = (
         "sd", "Stable Diffusion 1.x: text to image, guided, two pictures per prompt", stable_diffusion,
         LATENT | {"num_images_per_prompt": 2}, OTHER_TEXT | NEGATIVE | {"guidance": given(guidance_scale=2.0)},
         paper="stable-diffusion", size="sd-1.5",
-        note="callbacks that change text, rows or adapter scales in mid-run: tests/test_propagation.py (law 11)",
+        note="callbacks that change text, rows or adapter scales in mid-run: tests/test_propagation.py (law 11)", group=PAPERS,
     ),
     System(
         "sd-unguided", "Stable Diffusion 1.x: two prompts without guidance", stable_diffusion,
         LATENT | {"prompt": ["a red circle", "a blue star"], "negative_prompt": None, "guidance_scale": 1.0},
-        {"text": given(prompt=["a red circle", "a white ring"])}, size="sd-1.5",
+        {"text": given(prompt=["a red circle", "a white ring"])}, size="sd-1.5", group=PAPERS,
     ),
     System(
         "sd-2", "Stable Diffusion 2.x: v prediction, guidance rescaled", v_prediction, LATENT | {"guidance_rescale": 0.7},
-        OTHER_TEXT | NEGATIVE | {"rescale": given(guidance_rescale=0.0), "v prediction": done(_with_epsilon)}, size="sd-2.1",
+        OTHER_TEXT | NEGATIVE | {"rescale": given(guidance_rescale=0.0), "v prediction": done(_with_epsilon)}, size="sd-2.1", group=PAPERS,
     ),
     System(
         "sd-img2img", "Stable Diffusion: image to image", lambda: stable_diffusion(StableDiffusionImg2ImgPipeline),

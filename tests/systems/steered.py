@@ -17,7 +17,7 @@ from diffusers import (
 )
 from transformers import CLIPImageProcessor
 
-from .base import System, done, given
+from .base import PAPERS, System, done, given
 from .parts import SDXL_UNET, WIDTH, built, controlnet, drawn, normal, picture_encoder
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
@@ -35,7 +35,11 @@ def several() -> Any:
 
 def _adapter(kind: str, seed: int = 6) -> T2IAdapter:
     """Features of the UNet's own widths and sizes."""
-    sizes = {"channels": [8, 16], "downscale_factor": 2} if kind == "full_adapter" else {"channels": [8, 16, 16, 16], "downscale_factor": 4}
+    sizes = (
+        {"channels": [8, 16], "downscale_factor": 2}
+        if kind == "full_adapter"
+        else {"channels": [8, 16, 16, 16], "downscale_factor": 4}
+    )
     return built(lambda: T2IAdapter(**sizes, num_res_blocks=1, adapter_type=kind), seed)
 
 
@@ -125,28 +129,28 @@ SYSTEMS = (
     System(
         "controlnet", "ControlNet", steered, CONTROL,
         OTHER_TEXT | OTHER_EDGES | {"scale": given(controlnet_conditioning_scale=0.3)},
-        controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet", note="evaluated with the encoder: at key steps only",
+        controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet", note="evaluated with the encoder: at key steps only", group=PAPERS,
     ),
     System(
         "controlnets", "Several ControlNets", several, LATENT | {"image": [EDGES, 1 - EDGES], "controlnet_conditioning_scale": [1.0, 0.7]},
         {"first picture": given(image=[1 - EDGES, 1 - EDGES]), "second picture": given(image=[EDGES, EDGES])},
-        controlnets=2, paper="controlnet", size="sd-1.5 with ControlNet",
+        controlnets=2, paper="controlnet", size="sd-1.5 with ControlNet", group=PAPERS,
     ),
     System(
         "controlnet-guess", "ControlNet in guess mode", steered, CONTROL | {"guess_mode": True},
-        OTHER_EDGES | {"guess mode": given(guess_mode=False)}, controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet",
+        OTHER_EDGES | {"guess mode": given(guess_mode=False)}, controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet", group=PAPERS,
     ),
     System(
         "controlnet-part", "ControlNet for a part of the run", steered,
         CONTROL | {"control_guidance_start": 0.3, "control_guidance_end": 0.7},
         OTHER_EDGES | {"start": given(control_guidance_start=0.0), "end": given(control_guidance_end=1.0)},
         keys=(0, 2, 4), controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet",
-        note="the steps where its scale changes must be keys; else the error names the step",
+        note="the steps where its scale changes must be keys; else the error names the step", group=PAPERS,
     ),
     System(
         "sdxl-controlnet", "SDXL with ControlNet",
         lambda: sdxl(StableDiffusionXLControlNetPipeline, controlnet=controlnet(SDXL_UNET), add_watermarker=False),
-        CONTROL, OTHER_TEXT | OTHER_EDGES, controlnets=1, size="sdxl",
+        CONTROL, OTHER_TEXT | OTHER_EDGES, controlnets=1, size="sdxl with ControlNet",
     ),
     System(
         "t2i-adapter", "T2I-Adapter", lambda: stable_diffusion(StableDiffusionAdapterPipeline, adapter=_adapter("full_adapter")),
@@ -190,6 +194,6 @@ SYSTEMS = (
     System("freeu", "FreeU", with_freeu, LATENT, {"FreeU": done(lambda pipe: pipe.disable_freeu())}, size="sd-1.5"),
     System(
         "tome", "Token merging (tomesd 0.1.3)", with_tome, LATENT, {"merging": done(_without_tome)}, paper="stable-diffusion", size="sd-1.5",
-        note="`use_rand=False` for the identities: with random destinations no two runs merge alike",
+        note="`use_rand=False` for the identities: with random destinations no two runs merge alike", group=PAPERS,
     ),
 )  # fmt: skip

@@ -17,8 +17,8 @@ from diffusers import (
 )
 from models import redraw_zeros
 
-from .base import System, done, given
-from .parts import UNET, WIDTH, assembled, autoencoder, built, drawn, picture_encoder, scheduler, text_parts
+from .base import PAPERS, System, done, given
+from .parts import WIDTH, assembled, autoencoder, built, drawn, picture_encoder, scheduler, text_parts
 from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
 from .steered import picture_processor
 
@@ -58,7 +58,12 @@ def stable_video() -> Any:
 
 def animatediff() -> Any:
     """A Stable Diffusion UNet and a motion adapter, made one model by the pipeline."""
-    options = {"motion_norm_num_groups": 4, "motion_num_attention_heads": 2, "motion_max_seq_length": 8, "motion_layers_per_block": 1}
+    options = {
+        "motion_norm_num_groups": 4,
+        "motion_num_attention_heads": 2,
+        "motion_max_seq_length": 8,
+        "motion_layers_per_block": 1,
+    }
     adapter = built(lambda: MotionAdapter(block_out_channels=(8, 16), **options), 7)
     pipe = stable_diffusion(AnimateDiffPipeline, motion_adapter=adapter, safety_checker=...)
     redraw_zeros(pipe.unet)
@@ -81,14 +86,14 @@ ZERO = {
 SYSTEMS = (
     System(
         "text2video-zero", "Text2Video-Zero", text_to_video_zero, ZERO,
-        OTHER_TEXT | {"motion": given(motion_field_strength_x=0, motion_field_strength_y=0)}, calls=8, keys=(0, 2, 5), runs=((0, 1), (1, 3), (1, 8)),
-        parallel=False, paper="text-to-video", size="sd-1.5",
+        OTHER_TEXT | {"motion": given(motion_field_strength_x=0, motion_field_strength_y=0)}, calls=8,
+        keys=(0, 2, 5), runs=((0, 1), (1, 3), (1, 8)), parallel=False, paper="text-to-video", size="sd-1.5",
         note="serial, since its attention mixes the frames of a batch; each of its three loops is a run, which begins with a key and "
-        "takes the schedule's keys of its time-steps; in diffusers 0.42.1 under `pipelines/deprecated`",
+        "takes the schedule's keys of its time-steps; in diffusers 0.42.1 under `pipelines/deprecated`", group=PAPERS,
     ),
     System(
         "text-to-video", "Text to video with a 3D UNet (VideoFusion)", text_to_video, FRAMES, OTHER_TEXT | NEGATIVE,
-        paper="text-to-video", size="text-to-video-1.7b", note="in diffusers 0.42.1 under `pipelines/deprecated`",
+        paper="text-to-video", size="text-to-video-1.7b", note="in diffusers 0.42.1 under `pipelines/deprecated`", group=PAPERS,
     ),
     System(
         "stable-video", "Stable Video Diffusion: picture to video", stable_video,
