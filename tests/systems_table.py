@@ -91,6 +91,7 @@ def papers_keys(system: System) -> str:
 def row(system: System) -> str:
     pipe = system.build()
     remarks = [system.note] if system.note else []
+    remarks += [] if system.by_hand else ["no forward split by hand"]
     remarks += [] if system.close == 1e-10 else [f"to {system.close:g}"]
     cells = [
         system.title, f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", held(system, pipe),

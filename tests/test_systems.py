@@ -83,7 +83,7 @@ def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
     assert torch.equal(of(system, pipe), untouched)
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.by_hand])
 def test_non_key_steps_are_those_of_the_hand_written_split(name):
     system = ROWS[name]
     pipe = system.build()

@@ -24,6 +24,7 @@ class System:
     `runs`: the first and the last but one of the scheduler's time-steps in each run, where there are several; then `calls` counts time-steps.
     `parallel`: may the steps of a group share a batch? `close`: how near serial and parallel must come.
     `paper`: the system's name in the paper's key lists, `paper_steps`: for how many steps.
+    `by_hand`: is there a forward split by hand for its denoiser, in oracle.py?
     `group`: the heading of the table that it stands in.
     `size`: its full-size denoiser, in systems/full_size.py. `note`: what a user should know.
     """
@@ -45,6 +46,7 @@ class System:
     options: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[tuple[int, int], ...] = ()
     group: str = USERS
+    by_hand: bool = True
 
     @property
     def keys_of_runs(self) -> list[tuple[int, tuple[int, ...]]]:
