@@ -20,6 +20,7 @@ from diffusers import (
     ControlNetUnionModel,
     DiTTransformer2DModel,
     MultiControlNetModel,
+    PixArtTransformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -34,7 +35,10 @@ from .hooks import is_compiled
 
 _UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
 # Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
-_TRANSFORMERS: dict[type, tuple[str, ...]] = {DiTTransformer2DModel: ("norm_out",)}
+_TRANSFORMERS: dict[type, tuple[str, ...]] = {
+    DiTTransformer2DModel: ("norm_out",),
+    PixArtTransformer2DModel: ("norm_out", "proj_out"),
+}
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.

@@ -14,6 +14,8 @@ from diffusers import (
     DiTTransformer2DModel,
     LDMPipeline,
     LDMTextToImagePipeline,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     UNet2DModel,
     VQModel,
 )
@@ -91,6 +93,22 @@ def transformer() -> Any:
     return assembled(DiTPipeline, transformer=model, vae=autoencoder(), scheduler=scheduler())
 
 
+def pixart() -> Any:
+    """Text by cross-attention, one modulation for all blocks, the variance learned."""
+    config = {
+        "sample_size": 8, "in_channels": 4, "out_channels": 8, "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 4,
+        "cross_attention_dim": 8, "caption_channels": WIDTH, "use_additional_conditions": False,
+    }  # fmt: skip
+    model = built(lambda: PixArtTransformer2DModel(**config))
+    return assembled(
+        PixArtAlphaPipeline, tokenizer=None, text_encoder=None, vae=autoencoder(), transformer=model, scheduler=scheduler()
+    )
+
+
+PIXART_TEXT = {
+    "prompt_embeds": normal(1, 5, WIDTH, seed=31), "prompt_attention_mask": torch.ones(1, 5), "negative_prompt": None,
+    "negative_prompt_embeds": normal(1, 5, WIDTH, seed=32), "negative_prompt_attention_mask": torch.ones(1, 5),
+}  # fmt: skip
 STEPS = {"num_inference_steps": 6}
 PIXELS = STEPS | {"batch_size": 2, "output_type": "np"}
 LABELS = STEPS | {"class_labels": [3, 700], "output_type": "pt"}
@@ -138,6 +156,14 @@ SYSTEMS = (
         {"class": given(class_labels=[3, 5]), "guidance": given(guidance_scale=2.0)}, size="dit-xl-2-256",
         note="the first 18 of 28 blocks are the encoder, as in the paper; `encoder_blocks=` takes others. The paper prints no key list",
         group=PAPERS,
+    ),
+    System(
+        "pixart", "PixArt-alpha", pixart,
+        STEPS | PIXART_TEXT | {"output_type": "latent", "use_resolution_binning": False},
+        {
+            "text": given(prompt_embeds=normal(1, 5, WIDTH, seed=33)), "guidance": given(guidance_scale=2.0),
+            "mask": given(prompt_attention_mask=torch.tensor([[1.0, 1, 0, 0, 0]])),
+        }, by_hand=False, note="the first 18 of 28 blocks are the encoder, as in DiT",
     ),
     System(
         "dit-unguided", "DiT without guidance, other split", transformer, LABELS | {"guidance_scale": 1.0},
