@@ -77,8 +77,8 @@ def encoder_propagation(
     >>> counts.encoder_calls  # doctest: +SKIP
     9
 
-    `pipe`: a diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a DiTTransformer2DModel. A
-    ControlNet is evaluated at key steps only, too.
+    `pipe`: a diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a transformer such as DiT's; all
+    that were tested stand in docs/systems.md. A ControlNet is evaluated at key steps only, too.
     `schedule`: for as many steps as the run makes denoiser calls.
     `order`: 0 holds the features of the last key step (the paper); 1 extrapolates them along the line through the last two key
     steps (ours), which needs the memory of one more set of features. An `Extrapolation` says more.

@@ -27,7 +27,8 @@ from configs with every all-zero parameter drawn anew. For every row it shows
 4. that non-key steps are those of a forward split by hand, which lives in the tests ([oracle.py](../tests/oracle.py)), unless the last
    column says otherwise;
 5. that encoder, decoder and ControlNet were evaluated as often as the schedule says;
-6. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next plain run is bit-identical.
+6. that recording its features (`fl.record`) changes nothing;
+7. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next plain run is bit-identical.
 
 Where the paper (or its code) has a key list for a system, the list itself is run too, at the paper's number of steps. These are facts about
 the sampler's mechanics. **They say nothing about pictures**: how faithful a schedule is to the untouched run has to be measured on trained

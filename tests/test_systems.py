@@ -83,6 +83,17 @@ def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
     assert torch.equal(of(system, pipe), untouched)
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_its_features_can_be_recorded(name):
+    pipe = ROWS[name].build()
+    untouched, before = of(ROWS[name], pipe), state(pipe)
+    with fl.record(pipe) as recording:
+        assert torch.equal(of(ROWS[name], pipe), untouched)
+    change = fl.feature_change(recording)
+    assert set(change["part"]) == {"encoder", "decoder"} and change["value"].notna().any()
+    assert state(pipe) == before
+
+
 @pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.by_hand])
 def test_non_key_steps_are_those_of_the_hand_written_split(name):
     system = ROWS[name]
