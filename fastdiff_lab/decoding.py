@@ -31,13 +31,16 @@ from .split import (
     controlnet_of,
     denoiser_of,
     frames_of,
-    row_mixing_processor,
+    row_mixing,
     sample_argument,
 )
 
 # What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
 HELD = ("encoder", "decoder", "prediction")
+
+FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 
 
 @dataclass
@@ -79,8 +82,9 @@ class Decoding:
         self.sample_name = sample_argument(self.model)
         self.signature = inspect.signature(type(self.model).forward)
         self.tracker = RunTracker(pipe)
-        self.group_of = {step: group for group in schedule.groups() for step in group}
+        self.use(schedule)
         self.counts = Counts()
+        self.positional: tuple[str, ...] = ()  # arguments that the coming call gives by position
         self.known: Mapping[int, Any] = {}  # step -> prediction that is given instead of being evaluated (calibration)
         self.controlnet = controlnet_of(pipe)
         self.residuals = HeldResiduals(self.tracker, schedule)
@@ -110,6 +114,7 @@ class Decoding:
         """The pipeline's call of the denoiser: one prediction, evaluated now or before."""
         arguments = self.signature.bind(self.model, *args, **kwargs).arguments
         arguments.pop("self")
+        self.positional = tuple(arguments)[: len(args)]
         arguments |= arguments.pop("kwargs", {})
         sample, timestep = arguments[self.sample_name], arguments["timestep"]
         _, is_new = self.tracker.current(timestep)
@@ -127,16 +132,26 @@ class Decoding:
         self.counts.steps += 1
         return prediction
 
+    def use(self, schedule: KeySchedule) -> None:
+        self.of_run = schedule
+        self.group_of = {step: group for group in schedule.groups() for step in group}
+
     def begin_run(self, sample: Tensor) -> None:
         self.forget()
         run = self.tracker.run
-        if run is not None and run.num_steps not in (None, self.schedule.num_steps):
+        assert run is not None
+        all_steps = run.num_steps if run.start is None else len(run.timesteps)
+        if all_steps not in (None, self.schedule.num_steps):
             raise ValueError(
-                f"the schedule is for {self.schedule.num_steps} steps, this run makes {run.num_steps} denoiser calls with "
-                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({run.num_steps}), or call the pipeline with other steps"
+                f"the schedule is for {self.schedule.num_steps} steps, this run makes {all_steps} denoiser calls with "
+                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({all_steps}), or call the pipeline with other steps"
             )
+        if run.start is not None and run.num_steps is not None:
+            self.use(self.schedule.part(run.start, run.start + run.num_steps))
         _warn_of_other_guidance(self.pipe, self.schedule)
-        check_rows_stay_apart(self.model, self.parallel)  # pipelines may install processors when they are called
+        if not self.counts.runs:
+            _warn_of_few_steps(self.pipe, self.schedule)
+        check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_ranks(sample)
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
@@ -165,8 +180,8 @@ class Decoding:
 
     def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
-        if step >= self.schedule.num_steps:
-            raise ValueError(f"the schedule is for {self.schedule.num_steps} steps, this run makes more denoiser calls")
+        if step >= self.of_run.num_steps:
+            raise ValueError(f"the schedule is for {self.of_run.num_steps} steps, this run makes more denoiser calls")
         group = self.group_of[step]
         is_key = step == group.start
         if not is_key and difference is not None:
@@ -180,16 +195,21 @@ class Decoding:
         if is_key:
             self.begin_group(step, rows, arguments, difference)
         with self.features.during(now):
-            output = inner(**self.expanded(run, mine, arguments, now))
+            output = self.as_called(inner, self.expanded(run, mine, arguments, now))
         self.count(now)
         decoded = dict(zip(mine, _per_step(output[0], now.rows, now.times), strict=True))
         self.ahead = {at: _like(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
         if self.what == "prediction":
             self.ahead = self.predicted(run, range(step, group.stop), output)
         prediction = self.ahead.pop(step)
-        if steps.stop == self.schedule.num_steps:
+        if steps.stop == self.of_run.num_steps:
             self.forget_keys()
         return prediction
+
+    def as_called(self, inner: Callable, arguments: dict) -> Any:
+        """The host's forward, called as the pipeline did: hooks of others (token merging's) look at what came by position."""
+        named = dict(arguments)
+        return inner(*[named.pop(name) for name in self.positional], **named)
 
     def begin_group(self, step: int, rows: int, arguments: dict, difference: str | None) -> None:
         if difference is not None or self.residuals.is_other:
@@ -259,6 +279,7 @@ class Decoding:
 
 def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     measured, used = (schedule.measured_on or {}).get("guidance_scale"), getattr(pipe, "_guidance_scale", None)
+    used = used.max().item() if isinstance(used, Tensor) else used  # Stable Video Diffusion's grows from frame to frame
     if measured is not None and used is not None and measured != used:
         warnings.warn(
             f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
@@ -266,10 +287,21 @@ def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
         )
 
 
-def check_rows_stay_apart(model: Any, parallel: bool) -> None:
+def _warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
+    kind = type(pipe.scheduler).__name__
+    few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
+    if few and len(schedule.keys) < schedule.num_steps:
+        warnings.warn(
+            f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
+            "nothing is gained by holding them; sample without encoder propagation",
+            stacklevel=2,
+        )
+
+
+def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
     """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
-    mixing = row_mixing_processor(model)
-    if parallel and mixing is not None:
+    mixing = row_mixing(pipe) if parallel else None
+    if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .hooks import replaced_method
 from .runs import RunTracker
-from .split import is_first_stage
+from .split import inner_loop, is_first_stage
 
 _MARK = "injects_prior_noise"  # on the step that does; layers put around it carry it too
 
@@ -80,11 +80,16 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
     `weight`: the paper's alpha, 0 to 1. `below`: the paper's tau as a share of the training time-steps: noise is added at
     time-steps under `below` times 1,000 (the paper's t < 25 of 50 steps), once per time-step.
 
-    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range, RuntimeError inside
-    another such block.
+    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range and for
+    Text2Video-Zero, RuntimeError inside another such block.
     """
     if hasattr(pipe.scheduler.step, _MARK):
         raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")
+    if inner_loop(pipe) is not None:
+        raise ValueError(
+            f"prior noise asked of a {type(pipe).__name__}, which replaces its scheduler in mid-run; leave it out (the paper injects "
+            "none there)"
+        )
     injection = _Injection(pipe, _share("weight", weight, 1.0), _share("below", below, 1.0))
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):
         setattr(pipe.scheduler.step, _MARK, True)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,10 +18,10 @@ from torch import nn
 from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
 from .extrapolation import Extrapolation
 from .fingerprint import differences
-from .hooks import replaced_call
+from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
 from .schedule import KeySchedule
-from .split import Split, denoiser_of, split_denoiser
+from .split import Split, denoiser_of, inner_loop, processors_kept, split_denoiser
 
 if TYPE_CHECKING:  # some builds of torch have none
     from torch.distributed import ProcessGroup
@@ -44,7 +46,7 @@ def _check_options(
                 f"{name} asked with parallel_decoding={parallel} and what={what!r}, where each step is decoded alone; leave one of them out"
             )
     check_not_accelerated(pipe)
-    check_rows_stay_apart(denoiser_of(pipe), parallel and what == "encoder")
+    check_rows_stay_apart(pipe, parallel and what == "encoder")
 
 
 def _warn_of_other_use(pipe: Any, schedule: KeySchedule, order: int, what: str) -> None:
@@ -83,8 +85,8 @@ def encoder_propagation(
     >>> counts.encoder_calls  # doctest: +SKIP
     9
 
-    `pipe`: a diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a DiTTransformer2DModel. A
-    ControlNet is evaluated at key steps only, too.
+    `pipe`: a diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a transformer such as DiT's; all
+    that were tested stand in docs/systems.md. A ControlNet is evaluated at key steps only, too.
     `schedule`: for as many steps as the run makes denoiser calls.
     `order`: 0 holds the features of the last key step (the paper); 1 extrapolates them along the line through the last two key
     steps (ours), which needs the memory of one more set of features. An `Extrapolation` says more.
@@ -128,7 +130,20 @@ def installed(state: Decoding) -> Iterator[Decoding]:
         if state.controlnet is not None:
             stack.enter_context(replaced_call(state.controlnet, lambda inner: lambda *a, **k: state.call_controlnet(inner, a, k)))
         stack.enter_context(replaced_call(model, lambda inner: lambda *a, **k: state.call_denoiser(inner, a, k)))
+        loop = inner_loop(state.pipe)
+        if loop is not None:
+            stack.enter_context(processors_kept(model))
+            stack.enter_context(replaced_method(state.pipe, loop, partial(_announced, state)))
         yield state
+
+
+def _announced(state: Decoding, inner: Callable) -> Callable:
+    def loop(*args: Any, **kwargs: Any) -> Any:
+        arguments = inspect.signature(inner).bind(*args, **kwargs).arguments
+        state.tracker.begin_loop(arguments["timesteps"])
+        return inner(*args, **kwargs)
+
+    return loop
 
 
 def _hold_features(stack: ExitStack, state: Decoding, split: Split) -> None:

@@ -21,11 +21,13 @@ class Run:
     `timesteps`: the scheduler's own tensor; holding it keeps its identity unique while the run is the current one.
     `planned`: the part of it that the run visits, shape (calls,), or None where that cannot be told beforehand.
     `step`: how many steps have begun.
+    `start`: where the run begins among the scheduler's time-steps if it is one of several loops over them, else None.
     """
 
     timesteps: Tensor
     planned: Tensor | None
     step: int = 0
+    start: int | None = None
 
     @property
     def num_steps(self) -> int | None:
@@ -103,6 +105,13 @@ class RunTracker:
             self.run = Run(timesteps, planned_timesteps(self.pipe, timestep))
             return self.run, True
         return run, run.step == 0
+
+    def begin_loop(self, planned: Tensor) -> None:
+        """The pipeline says that it will go through these of the scheduler's time-steps: a run of their own."""
+        timesteps = self.pipe.scheduler.timesteps
+        places = range(len(timesteps) - len(planned) + 1)
+        start = next((place for place in places if torch.equal(timesteps[place : place + len(planned)], planned)), None)
+        self.run = Run(timesteps, planned, start=start)
 
     def advance(self, timestep: Any) -> tuple[Run, int, bool]:
         """The run, the step that begins with this call, and whether it is the run's first."""

@@ -188,6 +188,20 @@ class KeySchedule:
         """
         return tuple(range(first, after) for first, after in pairwise((*self.keys, self.num_steps)))
 
+    def part(self, start: int, stop: int) -> KeySchedule:
+        """The keys of the steps from `start` to before `stop`, counted from `start`, which becomes a key.
+
+        >>> str(KeySchedule.paper(50).part(2, 20))
+        '0,1,3,8,13 of 18'
+
+        For pipelines that go through the scheduler's time-steps in several loops (Text2Video-Zero).
+        Raises ValueError unless 0 <= `start` < `stop` <= `num_steps`.
+        """
+        if not 0 <= start < stop <= self.num_steps:
+            raise ValueError(f"steps {start} to {stop} asked of a schedule of {self.num_steps}; accepted: a part of its steps")
+        keys = (0, *(key - start for key in self.keys if start < key < stop))
+        return KeySchedule(stop - start, keys, f"{self.source or str(self)}, steps {start} to {stop - 1}")
+
     def rescaled(self, num_steps: int) -> KeySchedule:
         """The same number of keys, spread in the same proportions over another number of steps.
 

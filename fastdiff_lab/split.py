@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers import (
     ControlNetUnionModel,
     DiTTransformer2DModel,
     MultiControlNetModel,
+    PixArtTransformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -26,12 +28,19 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from diffusers.models.attention import GatedSelfAttentionDense
+from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
 from .hooks import is_compiled
 
 _UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
-ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, DiTTransformer2DModel))
+# Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
+_TRANSFORMERS: dict[type, tuple[str, ...]] = {
+    DiTTransformer2DModel: ("norm_out",),
+    PixArtTransformer2DModel: ("norm_out", "proj_out"),
+}
+ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
+_CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.
 _FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1}
 # The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
@@ -103,8 +112,15 @@ def denoiser_of(pipe: Any) -> nn.Module:
     parts = ", ".join(sorted(getattr(pipe, "components", {}))) or "none"
     raise TypeError(
         f"{type(pipe).__name__} has no UNet and no transformer (its components: {parts}); accepted: diffusers pipelines with one of "
-        f"{ACCEPTED}"
+        f"{ACCEPTED}. {_other_caches(None)}"
     )
+
+
+def _other_caches(model: nn.Module | None) -> str:
+    """Where those go on who have another denoiser."""
+    if isinstance(model, CacheMixin):
+        return f"For this one diffusers has caches of its own ({_CACHES}): pipe.transformer.enable_cache(FirstBlockCacheConfig())"
+    return f"diffusers' own caches ({_CACHES}) are for transformers that have enable_cache, such as Flux's"
 
 
 def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split:
@@ -124,7 +140,7 @@ def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split
             f"{type(model).__name__} is compiled as a whole, so its encoder cannot be left out at a step; compile its blocks "
             "instead, before the block: pipe.unet.compile_repeated_blocks()"
         )
-    if isinstance(model, DiTTransformer2DModel):
+    if isinstance(model, tuple(_TRANSFORMERS)):
         return _split_transformer(model, encoder_blocks)
     if encoder_blocks is not None:
         raise ValueError(
@@ -132,9 +148,7 @@ def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split
         )
     if isinstance(model, _UNETS):
         return _split_unet(model)
-    raise TypeError(
-        f"cannot split a {type(model).__name__}; accepted: {ACCEPTED}. Other transformers have caches of their own in diffusers (CacheMixin)"
-    )
+    raise TypeError(f"cannot split a {type(model).__name__}; accepted: {ACCEPTED}. {_other_caches(model)}")
 
 
 def _split_unet(model: Any) -> Split:
@@ -151,7 +165,7 @@ def _split_unet(model: Any) -> Split:
     return Split(encoder, decoder, tuple(entries), frozenset() if inner is None else frozenset({"conv_in"}))
 
 
-def _split_transformer(model: DiTTransformer2DModel, encoder_blocks: int | None) -> Split:
+def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
     blocks = _children("transformer_blocks", model.transformer_blocks)
     count = max(1, round(len(blocks) * _DIT_ENCODER_SHARE)) if encoder_blocks is None else encoder_blocks
     if not isinstance(count, int) or not 1 <= count < len(blocks):
@@ -160,7 +174,8 @@ def _split_transformer(model: DiTTransformer2DModel, encoder_blocks: int | None)
         )
     names = list(blocks)
     encoder = {"pos_embed": model.pos_embed} | {name: blocks[name] for name in names[:count]}
-    decoder = {name: blocks[name] for name in names[count:]} | {"norm_out": model.norm_out}
+    outputs = next(outputs for kind, outputs in _TRANSFORMERS.items() if isinstance(model, kind))
+    decoder = {name: blocks[name] for name in names[count:]} | {name: getattr(model, name) for name in outputs}
     passing = frozenset(encoder) - {names[count - 1]}
     return Split(encoder, decoder, (names[count],), passing)
 
@@ -213,10 +228,28 @@ def _processors(model: nn.Module) -> list[Any]:
     return [processor for processor in found if processor is not None]
 
 
-def row_mixing_processor(model: nn.Module) -> str | None:
-    """The name of an attention processor that mixes the rows of a batch, if the model has one."""
-    names = {type(processor).__name__ for processor in _processors(model)}
+def row_mixing(pipe: Any) -> str | None:
+    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
+    if inner_loop(pipe) is not None:
+        return type(pipe).__name__
+    names = {type(processor).__name__ for processor in _processors(denoiser_of(pipe))}
     return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
+
+
+def inner_loop(pipe: Any) -> str | None:
+    """The method that Text2Video-Zero calls for each of its loops, with the time-steps of the loop; other pipelines have none."""
+    return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
+
+
+@contextmanager
+def processors_kept(model: Any) -> Iterator[None]:
+    """Afterwards the model has its attention processors again: an interrupted Text2Video-Zero leaves its own behind."""
+    before = dict(model.attn_processors)
+    try:
+        yield
+    finally:
+        if any(now is not before.get(name) for name, now in model.attn_processors.items()):
+            model.set_attn_processor(dict(before))
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
@@ -262,10 +295,10 @@ def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first:
     told = getattr(pipe, "do_classifier_free_guidance", None)
     if told is not None:
         return bool(told)
-    sample = arguments["sample"]
+    sample = arguments[sample_argument(model)]
     return arguments.get("encoder_hidden_states") is not None and torch.equal(sample[first], sample[second])
 
 
 def sample_argument(model: nn.Module) -> str:
     """The name of the argument of the denoiser's forward that carries the sample."""
-    return "hidden_states" if isinstance(model, DiTTransformer2DModel) else "sample"
+    return "hidden_states" if isinstance(model, tuple(_TRANSFORMERS)) else "sample"

@@ -231,3 +231,12 @@ def run(pipe: Any, steps: int = 10, guidance: float = 5.0, pictures: int = 2, **
 def denoiser_calls(pipe: Any, steps: int = 10) -> int:
     pipe.scheduler.set_timesteps(steps)
     return len(pipe.scheduler.timesteps)
+
+
+def state(pipe: Any) -> Any:
+    """All attributes and hooks of denoiser and scheduler, by name."""
+    modules = {
+        name: (set(vars(m)), m.__dict__.get("_compiled_call_impl"), len(m._forward_pre_hooks), len(m._forward_hooks))
+        for name, m in denoiser_of(pipe).named_modules()
+    }  # fmt: skip
+    return modules, {name for name in vars(pipe.scheduler) if callable(vars(pipe.scheduler)[name])}, set(vars(pipe))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,13 +18,16 @@ from diffusers import (
 )
 from torch import Tensor
 
+from fastdiff_lab.hooks import replaced_call
+from fastdiff_lab.split import sample_argument
 
-def oracle(model: Any, keys: Sequence[int]) -> Any:
+
+def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:
     """The oracle for a model's class: called as `predict` of `models.loop`."""
     return {
         UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
         UNetSpatioTemporalConditionModel: SpatioTemporalOracle, DiTTransformer2DModel: TransformerOracle,
-    }.get(type(model), Oracle)(model, keys)  # fmt: skip
+    }.get(type(model), Oracle)(model, keys, **options)  # fmt: skip
 
 
 class Oracle:
@@ -38,6 +43,7 @@ class Oracle:
         embedding = embedding if classes is None else embedding + classes
         added = model.get_aug_embed(embedding, text, given.get("added_cond_kwargs"))
         embedding = embedding if added is None else embedding + added
+        embedding = embedding if model.time_embed_act is None else model.time_embed_act(embedding)  # DeepFloyd-IF
         text = model.process_encoder_hidden_states(text, given.get("added_cond_kwargs"))
         if step in self.keys:
             self.skips, self.bottleneck = self.encode(sample, embedding, text, given)
@@ -130,7 +136,7 @@ class VideoOracle:
         if step in self.keys:
             self.encode(sample.transpose(1, 2).reshape(batch * frames, channels, height, width), temb, options)
         decoded = self.decode(temb, options)
-        return decoded.reshape(batch, frames, channels, height, width).transpose(1, 2)
+        return decoded.reshape(batch, frames, -1, height, width).transpose(1, 2)
 
     def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
         temb = self.model.time_embedding(self.model.time_proj(timestep.expand(batch)).to(dtype)).repeat_interleave(frames, 0)
@@ -227,3 +233,40 @@ def _line(older: Any, newer: Any, ratio: float) -> Any:
     if isinstance(newer, list):
         return [_line(a, b, ratio) for a, b in zip(older, newer, strict=True)]
     return newer + ratio * (newer - older)
+
+
+@contextmanager
+def oracle_instead(model: Any, runs: Sequence[tuple[int, Sequence[int]]], **options: Any) -> Iterator[None]:
+    """While the block lasts, the pipeline's calls of its denoiser are answered by the oracle.
+
+    `runs`: the number of steps and the key steps of each run that will be made. `options`: of the oracle.
+    """
+    signature = inspect.signature(type(model).forward)
+    steps = [(step, by_hand) for count, keys in runs for by_hand in [oracle(model, keys, **options)] for step in range(count)]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(model, *args, **kwargs).arguments
+        sample, timestep = given.pop(sample_argument(model)), torch.as_tensor(given.pop("timestep"))
+        step, by_hand = steps.pop(0)
+        timestep = timestep.flatten()[0] if isinstance(model, DiTTransformer2DModel) else timestep
+        predicted = by_hand(step, sample, timestep, {name: value for name, value in given.items() if value is not None})
+        return (predicted,) if given.get("return_dict") is False else _Output(predicted)
+
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        for hook in model._forward_pre_hooks.values():  # token merging reads the picture's size there
+            hook(model, args)
+        return call(*args, **kwargs)
+
+    with replaced_call(model, lambda inner: hooked):
+        yield
+
+
+class _Output(tuple):
+    """What a host's output offers to the pipelines."""
+
+    def __new__(cls, sample: Tensor) -> _Output:
+        return super().__new__(cls, (sample,))
+
+    @property
+    def sample(self) -> Tensor:
+        return self[0]

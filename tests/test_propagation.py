@@ -16,6 +16,7 @@ from models import (
     loop,
     pipeline,
     run,
+    state,
     unet,
 )
 from oracle import TransformerOracle, oracle
@@ -218,15 +219,6 @@ def test_nobody_writes_into_the_prediction_of_another_step():
 
 
 # ---- law 5: afterwards everything is as before
-
-
-def state(pipe):
-    """All attributes and hooks of model and scheduler, by name."""
-    modules = {
-        name: (set(vars(m)), m.__dict__.get("_compiled_call_impl"), len(m._forward_pre_hooks), len(m._forward_hooks))
-        for name, m in denoiser_of(pipe).named_modules()
-    }  # fmt: skip
-    return modules, {name for name in vars(pipe.scheduler) if callable(vars(pipe.scheduler)[name])}, set(vars(pipe))
 
 
 class Stop(Exception):

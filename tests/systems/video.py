@@ -1,0 +1,107 @@
+"""Video: Text2Video-Zero, text-to-video with a 3D UNet (VideoFusion), Stable Video Diffusion, AnimateDiff."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import (
+    AnimateDiffPipeline,
+    AutoencoderKLTemporalDecoder,
+    EulerDiscreteScheduler,
+    MotionAdapter,
+    StableVideoDiffusionPipeline,
+    TextToVideoSDPipeline,
+    TextToVideoZeroPipeline,
+    UNet3DConditionModel,
+    UNetSpatioTemporalConditionModel,
+)
+from models import redraw_zeros
+
+from .base import PAPERS, System, done, given
+from .parts import WIDTH, assembled, autoencoder, built, drawn, picture_encoder, scheduler, text_parts
+from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
+from .steered import picture_processor
+
+SMALL = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "block_out_channels": (8, 16)}
+
+
+def text_to_video_zero() -> Any:
+    return stable_diffusion(TextToVideoZeroPipeline)
+
+
+def text_to_video() -> Any:
+    config = SMALL | {
+        "cross_attention_dim": WIDTH, "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    }  # fmt: skip
+    model = built(lambda: UNet3DConditionModel(**config))
+    return assembled(TextToVideoSDPipeline, vae=autoencoder(), unet=model, scheduler=scheduler(), **text_parts())
+
+
+def stable_video() -> Any:
+    config = {
+        "sample_size": 8, "in_channels": 8, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
+        "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH, "num_frames": 3,
+    }  # fmt: skip
+    vae = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2, "latent_channels": 4, "sample_size": 16}
+    noise = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", use_karras_sigmas=True,
+        timestep_spacing="leading", timestep_type="continuous", sigma_min=0.002, sigma_max=700.0, steps_offset=1,
+    )  # fmt: skip
+    return assembled(
+        StableVideoDiffusionPipeline, vae=built(lambda: AutoencoderKLTemporalDecoder(**vae)), image_encoder=picture_encoder(),
+        unet=built(lambda: UNetSpatioTemporalConditionModel(**config)), scheduler=noise, feature_extractor=picture_processor(),
+    )  # fmt: skip
+
+
+def animatediff() -> Any:
+    """A Stable Diffusion UNet and a motion adapter, made one model by the pipeline."""
+    options = {
+        "motion_norm_num_groups": 4,
+        "motion_num_attention_heads": 2,
+        "motion_max_seq_length": 8,
+        "motion_layers_per_block": 1,
+    }
+    adapter = built(lambda: MotionAdapter(block_out_channels=(8, 16), **options), 7)
+    pipe = stable_diffusion(AnimateDiffPipeline, motion_adapter=adapter, safety_checker=...)
+    redraw_zeros(pipe.unet)
+    return pipe
+
+
+def _still(pipe: Any) -> None:
+    """Without what moves the frames."""
+    for name, parameter in pipe.unet.named_parameters():
+        if "motion_modules" in name and "proj_out" in name:
+            parameter.zero_()
+
+
+FRAMES = LATENT | {"num_frames": 3}
+PICTURE = drawn(1, 3, 16, 16)
+ZERO = {
+    "prompt": "a red circle", "video_length": 3, "num_inference_steps": 8, "t0": 4, "t1": 6, "output_type": "latent",
+    "height": 16, "width": 16, "motion_field_strength_x": 100, "motion_field_strength_y": 100,
+}  # fmt: skip
+SYSTEMS = (
+    System(
+        "text2video-zero", "Text2Video-Zero", text_to_video_zero, ZERO,
+        OTHER_TEXT | {"motion": given(motion_field_strength_x=0, motion_field_strength_y=0)}, calls=8,
+        keys=(0, 2, 5), runs=((0, 1), (1, 3), (1, 8)), parallel=False, paper="text-to-video", size="sd-1.5",
+        note="serial, since its attention mixes the frames of a batch; each of its three loops is a run, which begins with a key and "
+        "takes the schedule's keys of its time-steps; in diffusers 0.42.1 under `pipelines/deprecated`", group=PAPERS,
+    ),
+    System(
+        "text-to-video", "Text to video with a 3D UNet (VideoFusion)", text_to_video, FRAMES, OTHER_TEXT | NEGATIVE,
+        paper="text-to-video", size="text-to-video-1.7b", note="in diffusers 0.42.1 under `pipelines/deprecated`", group=PAPERS,
+    ),
+    System(
+        "stable-video", "Stable Video Diffusion: picture to video", stable_video,
+        {"image": PICTURE, "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 6, "output_type": "latent"},
+        {"picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30)},
+        size="svd", close=1e-5,
+    ),
+    System(
+        "animatediff", "AnimateDiff", animatediff, FRAMES, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
+    ),
+)  # fmt: skip

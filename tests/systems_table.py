@@ -1,0 +1,130 @@
+"""Writes docs/systems.md from the list that the tests run over: `python tests/systems_table.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from systems import SYSTEMS, System
+from systems.full_size import FULL_SIZE
+from systems.refused import REFUSED
+
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.split import denoiser_of, split_denoiser
+
+PAGE = Path(__file__).parent.parent / "docs" / "systems.md"
+HEAD = """# Systems
+
+Made by `python tests/systems_table.py` from the list in [tests/systems](../tests/systems); a test fails if this page says anything else.
+
+A system stands here only if `tests/test_systems.py` runs the **real pipeline class** of diffusers 0.42.1 end to end, at a tiny size, built
+from configs with every all-zero parameter drawn anew. For every row it shows
+
+1. that the row is about something: the output changes by more than 0.001 when any of what stands under *matters* is changed;
+2. that with every step a key the output is the untouched pipeline's, bit for bit;
+3. that serial and parallel decoding give the same (to 1e-10 in float64; to the number in the last column where pipeline or scheduler compute
+   in float32);
+4. that non-key steps are those of a forward split by hand, which lives in the tests ([oracle.py](../tests/oracle.py)), unless the last
+   column says otherwise;
+5. that encoder, decoder and ControlNet were evaluated as often as the schedule says;
+6. that recording its features (`fl.record`) changes nothing;
+7. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next plain run is bit-identical.
+
+Where the paper (or its code) has a key list for a system, the list itself is run too, at the paper's number of steps. These are facts about
+the sampler's mechanics. **They say nothing about pictures**: how faithful a schedule is to the untouched run has to be measured on trained
+weights (`fastdiff-lab compare`).
+
+*Held*: what is evaluated at key steps only. *Ceiling*: how many times fewer operations a run at full size needs with the keys given, counted
+on the meta device from the model card's config (guidance on where the system has it). It is a limit by arithmetic, not a time.
+"""
+FULL = """
+## Full sizes
+
+Parameters tell whether a config is the published one. A ControlNet's operations count with the encoder's.
+
+| denoiser | parameters, millions | GMACs per call | encoder and bottleneck | decoder |
+|---|---|---|---|---|
+"""
+APART = """
+## Ways of running
+
+`tests/test_systems_apart.py`: fp16, bf16, channels_last, attention and VAE slicing and tiling, model offload, sequential offload (weights on
+disk), group offload by blocks and by leaves, the offloads switched on before and inside the block; two pipelines in two threads; LoRA scales
+and image-to-image strengths changed between runs. None of this was run on a GPU: there was none.
+
+## What cannot work
+
+The error says so on entering the block, and where to go on.
+
+| pipeline | why | the error names |
+|---|---|---|
+"""
+
+
+def held(system: System, pipe: object) -> str:
+    model = denoiser_of(pipe)
+    split = split_denoiser(model, system.options.get("encoder_blocks"))
+    blocks = sum("transformer_blocks." in name for name in split.encoder)
+    part = f"the first {blocks} of {len(model.transformer_blocks)} blocks" if blocks else "encoder and bottleneck"
+    return part + {0: "", 1: ", ControlNet"}.get(system.controlnets, ", ControlNets")
+
+
+def keys_of(system: System) -> KeySchedule:
+    return KeySchedule.paper(system.paper_steps, system.paper) if system.paper else KeySchedule.paper(50)
+
+
+def ceiling(system: System) -> str:
+    if system.size is None:
+        return "not counted"
+    counted, keys = FULL_SIZE[system.size].count, keys_of(system)
+    times = counted.total * keys.num_steps / counted.of_run(len(keys.keys), keys.num_steps)
+    return f"{times:.2f}x ({len(keys.keys)} keys of {keys.num_steps})"
+
+
+def papers_keys(system: System) -> str:
+    return (
+        f"{keys_of(system)} ({keys_of(system).source.partition(':')[0].partition(';')[0].partition(' (')[0]})"
+        if system.paper
+        else ""
+    )
+
+
+def row(system: System) -> str:
+    pipe = system.build()
+    remarks = [system.note] if system.note else []
+    remarks += [] if system.by_hand else ["no forward split by hand"]
+    remarks += [] if system.close == 1e-10 else [f"to {system.close:g}"]
+    cells = [
+        system.title, f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", held(system, pipe),
+        "serial, parallel" if system.parallel else "serial", ", ".join(system.features), papers_keys(system), ceiling(system),
+        "; ".join(remarks),
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def full_size_row(name: str) -> str:
+    size, counted = FULL_SIZE[name], FULL_SIZE[name].count
+    shares = [f"{part / counted.total:.1%}" for part in (counted.encoder, counted.decoder)]
+    return f"| {size.what} | {size.parameters / 1e6:.1f} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"
+
+
+def lines() -> Iterator[str]:
+    yield HEAD.rstrip("\n")
+    for group in dict.fromkeys(system.group for system in SYSTEMS):
+        yield f"\n## {group}\n"
+        yield "| system | pipeline | denoiser | held | decoding | matters | the paper's keys | ceiling | remarks |"
+        yield "|---|---|---|---|---|---|---|---|---|"
+        yield from (row(system) for system in SYSTEMS if system.group == group)
+    yield FULL.rstrip("\n")
+    yield from (full_size_row(name) for name in dict.fromkeys(system.size for system in SYSTEMS if system.size))
+    yield APART.rstrip("\n")
+    yield from (f"| {refused.title} | {refused.why} | diffusers' own caches |" for refused in REFUSED)
+
+
+def page() -> str:
+    return "\n".join(lines()) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"wrote {PAGE}")

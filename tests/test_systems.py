@@ -1,0 +1,137 @@
+"""Every system, on the real pipeline class of a tiny size, by the same laws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models import state
+from oracle import oracle_instead
+from systems import SYSTEMS, System
+from systems.base import of, output
+from systems_table import PAGE, page
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.schedule import PAPER_KEYS
+from fastdiff_lab.split import denoiser_of
+
+# Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
+# warning of few steps has its test in test_systems_apart.py.
+_IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _IGNORED]
+ROWS = {system.name: system for system in SYSTEMS}
+FEATURES = [(name, feature) for name, system in ROWS.items() for feature in system.features]
+
+
+def distance(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+def accelerated(system: System, pipe, keys, **options):
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, keys), **system.options, **options) as counts:
+        return of(system, pipe), counts
+
+
+def check_counts(system: System, counts, parallel: bool) -> None:
+    """`counts` of one call of the pipeline at the system's keys."""
+    steps = sum(steps for steps, _ in system.keys_of_runs)
+    keys = sum(len(keys) for _, keys in system.keys_of_runs)
+    assert counts.runs == len(system.keys_of_runs)
+    assert counts.decoder_calls == counts.steps == steps
+    assert counts.encoder_calls == keys
+    assert counts.forward_calls == (keys if parallel else steps)
+    assert counts.controlnet_calls == (keys if system.controlnets else 0)
+
+
+@pytest.mark.parametrize(("name", "feature"), FEATURES)
+def test_what_the_row_is_about_matters(name, feature):
+    system = ROWS[name]
+    pipe = system.build()
+    before = of(system, pipe)
+    assert torch.isfinite(before).all()
+    assert torch.equal(of(system, pipe), before)
+    call = system.features[feature](pipe, dict(system.call))
+    after = output(pipe, call)
+    assert after.shape != before.shape or distance(after, before) > 1e-3
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_step_a_key_is_the_untouched_pipeline(name):
+    system = ROWS[name]
+    pipe = system.build()
+    untouched = of(system, pipe)
+    result, counts = accelerated(system, pipe, range(system.calls), parallel_decoding=system.parallel)
+    assert torch.equal(result, untouched)
+    assert counts.encoder_calls == counts.forward_calls == counts.steps == sum(steps for steps, _ in system.keys_of_runs)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
+    system = ROWS[name]
+    pipe = system.build()
+    untouched, before = of(system, pipe), state(pipe)
+    serial, counts = accelerated(system, pipe, system.keys, parallel_decoding=False)
+    check_counts(system, counts, parallel=False)
+    assert distance(serial, untouched) > 1e-4
+    if system.parallel:
+        parallel, counts = accelerated(system, pipe, system.keys)
+        assert distance(parallel, serial) < system.close
+        check_counts(system, counts, parallel=True)
+    assert state(pipe) == before
+    assert torch.equal(of(system, pipe), untouched)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_its_features_can_be_recorded(name):
+    pipe = ROWS[name].build()
+    untouched, before = of(ROWS[name], pipe), state(pipe)
+    with fl.record(pipe) as recording:
+        assert torch.equal(of(ROWS[name], pipe), untouched)
+    change = fl.feature_change(recording)
+    assert set(change["part"]) == {"encoder", "decoder"} and change["value"].notna().any()
+    assert state(pipe) == before
+
+
+@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.by_hand])
+def test_non_key_steps_are_those_of_the_hand_written_split(name):
+    system = ROWS[name]
+    pipe = system.build()
+    with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
+        by_hand = of(system, pipe)
+    result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
+    assert distance(result, by_hand) < system.close
+
+
+def at_the_papers_steps(system: System) -> System:
+    """The same row with as many steps as the paper takes, and its key list."""
+    schedule = KeySchedule.paper(system.paper_steps, system.paper)
+    loops = {"t0": 44, "t1": 47} if system.runs else {}
+    runs = ((0, 2), (2, 5), (2, 50)) if system.runs else ()
+    call = {**system.call, "num_inference_steps": system.paper_steps, **loops}
+    return replace(system, call=call, calls=system.paper_steps, keys=schedule.keys, runs=runs)
+
+
+@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.paper])
+def test_the_papers_key_list_at_the_papers_number_of_steps(name):
+    system = at_the_papers_steps(ROWS[name])
+    pipe = system.build()
+    with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
+        by_hand = of(system, pipe)
+    result, counts = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
+    check_counts(system, counts, system.parallel)
+    assert distance(result, by_hand) < max(system.close, 1e-8)
+
+
+def test_none_of_the_papers_systems_is_missing():
+    published = {name for name in PAPER_KEYS if not name.startswith(("ablation", "code", "community", "ldm-imagenet-"))}
+    assert published == {system.paper for system in SYSTEMS if system.paper}
+
+
+def test_every_row_is_told_apart():
+    assert len({system.name for system in SYSTEMS}) == len({system.title for system in SYSTEMS}) == len(SYSTEMS)
+
+
+def test_the_page_of_systems_says_what_the_list_says():
+    assert PAGE.read_text() == page(), "run: python tests/systems_table.py"

@@ -1,0 +1,238 @@
+"""What single systems need beside the laws of all: refusals, loops, few steps, and the ways in which pipelines are run."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from accelerate import disk_offload
+from models import state
+from systems import SYSTEMS
+from systems.base import of, output
+from systems.refused import REFUSED
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+
+ROWS = {system.name: system for system in SYSTEMS}
+CLOSE = 1e-10
+_NOT_OURS = ("Default grid_sample", "torch.meshgrid")
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _NOT_OURS]
+
+
+def distance(a, b) -> float:
+    return float((a - b).abs().max())
+
+
+def accelerated(name: str, pipe, **options):
+    system = ROWS[name]
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys), **options):
+        return of(system, pipe)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("title", [refused.title for refused in REFUSED])
+def test_what_cannot_work_says_where_to_go_on(title):
+    refused = next(refused for refused in REFUSED if refused.title == title)
+    pipe = refused.build()
+    with pytest.raises(TypeError, match=refused.words), fl.encoder_propagation(pipe, KeySchedule.paper(50)):
+        pass
+
+
+# ---- Text2Video-Zero
+
+
+def test_text2video_zero_is_serial():
+    system = ROWS["text2video-zero"]
+    pipe = system.build()
+    before = state(pipe)
+    with pytest.raises(ValueError, match="TextToVideoZeroPipeline mixes the rows of a batch.*use parallel_decoding=False"):
+        with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
+            pass
+    assert state(pipe) == before
+
+
+def test_text2video_zero_counts_the_time_steps_of_all_its_loops():
+    system = ROWS["text2video-zero"]
+    pipe = system.build()
+    with pytest.raises(
+        ValueError, match=r"for 7 steps, this run makes 8 denoiser calls with DDIMScheduler; use schedule.rescaled\(8\)"
+    ):
+        with fl.encoder_propagation(pipe, KeySchedule(7, [0, 2]), parallel_decoding=False):
+            of(system, pipe)
+
+
+@pytest.mark.parametrize("at", range(10))
+def test_text2video_zero_interrupted_leaves_no_processors_behind(at):
+    system = ROWS["text2video-zero"]
+    pipe = system.build()
+    untouched, before, processors = of(system, pipe), state(pipe), pipe.unet.attn_processors
+    made = []
+
+    def stop(step, timestep, latents):
+        made.append(step)
+        if len(made) == at + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys), parallel_decoding=False):
+            output(pipe, {**system.call, "callback": stop})
+    assert pipe.unet.attn_processors == processors and state(pipe) == before
+    assert torch.equal(of(system, pipe), untouched)
+
+
+def test_prior_noise_is_refused_where_the_scheduler_is_replaced():
+    with pytest.raises(ValueError, match="TextToVideoZeroPipeline, which replaces its scheduler in mid-run"):
+        with fl.prior_noise_injection(ROWS["text2video-zero"].build()):
+            pass
+
+
+def test_the_keys_of_a_part_of_the_steps():
+    schedule = KeySchedule(10, [0, 3, 4, 8])
+    assert [str(schedule.part(*part)) for part in ((0, 10), (2, 5), (4, 9), (5, 8))] == [
+        "0,3,4,8 of 10",
+        "0-2 of 3",
+        "0,4 of 5",
+        "0 of 3",
+    ]
+    with pytest.raises(ValueError, match="steps 4 to 11 asked of a schedule of 10; accepted: a part of its steps"):
+        schedule.part(4, 11)
+
+
+# ---- few steps
+
+
+@pytest.mark.parametrize("name", ["lcm", "turbo", "consistency"])
+def test_few_steps_work_and_a_warning_says_that_nothing_is_gained(name):
+    system = ROWS[name]
+    pipe = system.build()
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
+        of(system, pipe)  # nothing is held, so there is nothing to warn of
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
+        with pytest.warns(UserWarning, match=f"has {system.calls} steps with .*nothing is gained") as said:
+            of(system, pipe)
+            of(system, pipe)
+    assert sum("nothing is gained" in str(warning.message) for warning in said) == 1
+
+
+# ---- the ways in which pipelines are run
+
+
+def test_a_strength_that_changes_between_runs():
+    system = ROWS["sd-img2img"]
+    pipe = system.build()
+    weaker = {**system.call, "strength": 0.5}
+    untouched = output(pipe, weaker)
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
+        first = of(system, pipe)
+        with pytest.raises(ValueError, match=r"is for 5 steps, this run makes 4 denoiser calls.*use schedule.rescaled\(4\)"):
+            output(pipe, weaker)
+        assert torch.equal(of(system, pipe), first)
+    with fl.encoder_propagation(pipe, KeySchedule(4, range(4))):
+        assert torch.equal(output(pipe, weaker), untouched)
+
+
+def test_a_lora_scale_that_changes_between_runs():
+    system = ROWS["lora"]
+    pipe = system.build()
+    alone = {}
+    for scale in (0.9, 0.3):
+        pipe.set_adapters("style", scale)
+        alone[scale] = accelerated("lora", pipe)
+    assert distance(alone[0.9], alone[0.3]) > 1e-3
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
+        for scale in (0.9, 0.3, 0.9):
+            pipe.set_adapters("style", scale)
+            assert torch.equal(of(system, pipe), alone[scale])
+
+
+def _sliced(pipe, folder):
+    pipe.enable_attention_slicing(1)
+    pipe.vae.enable_slicing()
+    pipe.vae.enable_tiling()
+
+
+def _by_model(pipe, folder):
+    pipe.enable_model_cpu_offload(device="cpu")
+
+
+def _sequentially(pipe, folder):
+    # What enable_sequential_cpu_offload does to each module, from the disk: from CPU to CPU accelerate 1.15 cannot do it.
+    disk_offload(pipe.unet, folder, execution_device=torch.device("cpu"))
+
+
+def _blocks_in_groups(pipe, folder):
+    pipe.unet.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1
+    )
+
+
+def _leaves_in_groups(pipe, folder):
+    pipe.unet.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level")
+
+
+def _channels_last(pipe, folder):
+    pipe.unet.to(memory_format=torch.channels_last)
+
+
+WAYS = {
+    "attention, VAE slicing and tiling": _sliced, "model offload": _by_model, "sequential offload": _sequentially,
+    "group offload by blocks": _blocks_in_groups, "group offload by leaves": _leaves_in_groups, "channels_last": _channels_last,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ["before the block", "inside the block"])
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_of_running_in_both_orders(way, order, tmp_path):
+    system = ROWS["sd"]
+    schedule = KeySchedule(system.calls, system.keys)
+    expected = accelerated("sd", system.build())
+    pipe, plain = system.build(), system.build()
+    WAYS[way](plain, tmp_path / "plain")
+    untouched = of(system, plain)
+    if order == "before the block":
+        WAYS[way](pipe, tmp_path / "pipe")
+    with fl.encoder_propagation(pipe, schedule) as counts:
+        if order == "inside the block":
+            WAYS[way](pipe, tmp_path / "pipe")
+        assert distance(of(system, pipe), expected) < CLOSE
+    assert (counts.encoder_calls, counts.forward_calls, counts.steps) == (2, 2, 6)
+    assert torch.equal(of(system, pipe), untouched)
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
+        assert torch.equal(of(system, pipe), untouched)
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)])
+def test_half_precision(dtype, close):
+    system = ROWS["sd"]
+    pipe = system.build().to(dtype)
+    untouched = of(system, pipe)
+    assert untouched.dtype == dtype
+    with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
+        assert torch.equal(of(system, pipe), untouched)
+    serial, parallel = accelerated("sd", pipe, parallel_decoding=False), accelerated("sd", pipe)
+    assert parallel.dtype == dtype and distance(parallel.float(), serial.float()) < close
+    assert distance(serial.float(), untouched.float()) > 4 * close
+    assert torch.equal(of(system, pipe), untouched)
+
+
+def test_two_pipelines_in_two_threads():
+    names = ("sd", "sdxl")
+    pipes = {name: ROWS[name].build() for name in names}
+    alone = {name: accelerated(name, pipes[name]) for name in names}
+    found: dict[str, list] = {name: [] for name in names}
+
+    def work(name):
+        with torch.no_grad():
+            for _ in range(5):
+                found[name].append(accelerated(name, pipes[name]))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(found[name]) == 5 and all(torch.equal(result, alone[name]) for result in found[name]) for name in names)
