@@ -19,6 +19,7 @@ from .split import denoiser_of
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
+_NO_SETTINGS = ("_diffusers_version", "_use_default_values")
 
 
 def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
@@ -37,8 +38,11 @@ def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
 
 
 def scheduler_config(pipe: Any) -> dict[str, Any]:
-    """The settings of the pipeline's scheduler, without the version that wrote them."""
-    return {name: value for name, value in dict(pipe.scheduler.config).items() if name != "_diffusers_version"}
+    """The settings of the pipeline's scheduler, without the version that wrote them.
+
+    Nor with the list of those left at their defaults: diffusers makes it from a set, so its order differs from process to process.
+    """
+    return {name: value for name, value in dict(pipe.scheduler.config).items() if name not in _NO_SETTINGS}
 
 
 def identity(pipe: Any) -> dict[str, str]:

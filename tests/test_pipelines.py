@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,6 +16,7 @@ from models import SCHEDULERS
 
 import fastdiff_lab as fl
 from fastdiff_lab import pipelines
+from fastdiff_lab.fingerprint import differences
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
 from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
@@ -166,3 +170,22 @@ def test_costs_of_the_embedded_pipeline_fit_it():
         assert counts.encoder_calls == 9
     with pytest.raises(FileNotFoundError, match="costs of encoder, order 3, ddim-50 is missing; looked in"):
         fl.embedded_costs(order=3)
+
+
+def test_a_scheduler_is_known_again_in_another_process():
+    """diffusers lists the settings that were left at their defaults in the order of a set, which is another in each process."""
+    code = "import fastdiff_lab as fl; from fastdiff_lab.fingerprint import identity; print(identity(fl.load_pipeline(scheduler='dpm-solver++')))"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(("measured", "scheduler"), [("ddim-50", None), ("dpm-solver++-20", "dpm-solver++")])
+def test_shipped_costs_are_of_the_embedded_pipeline(measured, scheduler, order):
+    costs = fl.embedded_costs(order=order, measured=measured)
+    assert not differences(costs.measured_on, fl.load_pipeline(scheduler=scheduler), order=order, what="encoder", guidance_scale=5.0)
