@@ -17,7 +17,7 @@ OF_SETTINGS = {
 }  # fmt: skip
 OF_ACCELERATION = ("what", "order", "prior_noise", "prior_start")
 REUSE = [["encoder", "encoder features"], ["prediction", "whole prediction (rival)"]]
-ORDERS = [[0, "held (order 0, the paper)"], [1, "extrapolated (order 1)"]]
+ORDERS = [[0, "held (order 0)"], [1, "extrapolated (order 1)"]]
 
 
 def lab_fields(own: str) -> list[dict[str, Any]]:

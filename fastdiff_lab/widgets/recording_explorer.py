@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..analysis import KINDS, feature_change, feature_norm, pca_maps, step_similarity
-from ..recorded import Recording
 from ..lab.worker import Later
+from ..recorded import Recording
 from ..schedule import KeySchedule
 from .assets import module, style
 from .fallback import SENTENCE, with_fallback
@@ -98,13 +98,15 @@ class RecordingExplorer(anywidget.AnyWidget):
         )
 
     def _pca(self, layer: str, step: int, keys: list[int]) -> dict[str, str]:
-        title = f"Principal components of {layer} (Fig. 2); ◆ key step"
+        title = f"Principal components of {layer}; ◆ key step"
         if layer not in self._recording.features:
             return {"name": "pca", "title": title, "words": self._not_kept(layer)}
         steps = _steps_to_show(self._recording.num_steps, step, keys)
         maps = pca_maps(self._recording, layer, steps=range(self._recording.num_steps))[steps]
-        figure = plot.pca_strip({layer: maps}, steps, plot.figure(10, 1.9))
-        for ax, at in zip(figure.axes, steps, strict=True):
+        figure = plot.figure(5, 3.6)
+        for ax, image, at in zip(figure.subplots(2, PCA_STEPS // 2).flat, maps, steps, strict=False):
+            ax.imshow(image, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
             ax.set_title(f"{'◆ ' if at in keys else ''}step {at}", fontsize="small", fontweight="bold" if at == step else "normal")
         return _shown(
             "pca", title, figure, f"Principal components of {layer} as colours at steps {steps}; key steps among them are marked"

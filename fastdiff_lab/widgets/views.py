@@ -174,30 +174,33 @@ COLUMNS = [
     for name, label, kind, text in [
         ("run", "run", "number", "in the order in which they were made"),
         ("keys", "keys", "number", "number of key steps"),
-        ("schedule", "key steps", "text", "the key steps"),
-        ("reuse", "reuse", "text", "what is reused between keys; with order 0 held, with 1 extrapolated"),
-        ("prior_noise", "noise", "number", "weight of the prior noise"),
-        ("sampler", "sampler", "text", "scheduler, steps, guidance scale"),
-        ("seed", "seed", "number", "seed"),
-        ("seconds", "seconds", "number", "of the accelerated run, up to the latents"),
-        ("ratio", "speed-up", "number", "seconds of the untouched run by those of the accelerated"),
         ("psnr", "PSNR, dB", "number", "of the picture, to the untouched one"),
         ("ssim", "SSIM", "number", "of the picture, to the untouched one"),
+        ("ratio", "speed-up", "number", "seconds of the untouched run by those of the accelerated"),
+        ("seconds", "seconds", "number", "of the accelerated run, up to the latents"),
         ("latent_error", "error", "number", "root mean square of a value of the final latents"),
         ("predicted_error", "predicted", "number", "the same, predicted before the run"),
         ("prompt_right", "prompt", "text", JUDGED),
+        (
+            "reuse",
+            "reuse",
+            "text",
+            "what is reused between keys; with order 0 held, with 1 extrapolated; and the weight of prior noise",
+        ),
+        ("schedule", "key steps", "text", "the key steps"),
+        ("sampler", "sampler", "text", "scheduler, steps, guidance scale, seed"),
     ]
 ]
-_FORMS = {"seconds": ".2f", "ratio": ".2f", "ssim": ".3f", "latent_error": ".3g", "predicted_error": ".3g", "prior_noise": "g"}
+_FORMS = {"seconds": ".2f", "ratio": ".2f", "ssim": ".3f", "latent_error": ".3g", "predicted_error": ".3g"}
 _IDENTICAL = 1000.0  # dB, for sorting: JSON has no infinity
 
 
 def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
     """A run of the history as the page shows it."""
-    mark = "" if entry["order"] is None else f", order {entry['order']}"
+    noise = f", noise {entry['prior_noise']:g}" if entry["prior_noise"] else ""
     values = {column["name"]: entry.get(column["name"]) for column in COLUMNS}
-    values |= {"reuse": entry["what"] + mark, "prompt_right": _yes(entry["prompt_right"])}
-    values |= {"sampler": f"{entry['scheduler']} {entry['steps']}, guidance {entry['guidance_scale']:g}"}
+    values |= {"reuse": f"{entry['what']}, order {entry['order']}{noise}", "prompt_right": _yes(entry["prompt_right"])}
+    values |= {"sampler": f"{entry['scheduler']} {entry['steps']}, guidance {entry['guidance_scale']:g}, seed {entry['seed']}"}
     values = {name: None if pd.isna(value) else value for name, value in values.items()}
     shown = {name: _number(value, _FORMS[name]) if name in _FORMS else str(value) for name, value in values.items()}
     shown["psnr"] = psnr_text(entry["psnr"])

@@ -18,5 +18,5 @@ function files(model, bin) {
   watch(model, bin, ["said"], () => (said.textContent = model.get("said")));
   watch(model, bin, ["schedule_text"], () => (words.textContent = model.get("schedule_text")));
   const load = h("label", { class: "fd-button fd-load-label" }, "Load schedule", upload);
-  return h("div", { class: "fd-actions fd-files" }, words, h("span", { class: "fd-space" }), path, save, load, said);
+  return h("div", { class: "fd-actions fd-files" }, words, path, save, load, said);
 }

@@ -30,7 +30,8 @@ function historyTable(model) {
     const press = h("button", { type: "button", class: "fd-sort", title: help, dataset: { focus: `sort-${name}` }, on: { click } }, label + arrow);
     return h("th", { scope: "col", "aria-sort": sorted }, press);
   });
-  const head = h("tr", {}, h("th", { scope: "col", text: "compare" }), h("th", { scope: "col", text: "picture" }), ...heads, h("th", { scope: "col" }));
+  const first = ["compare", "picture", "settings"].map((text) => h("th", { scope: "col", text }));
+  const head = h("tr", {}, ...first, ...heads);
   const body = order.map((row) => {
     const change = () => put(model, "chosen", chosen.has(row.run) ? [...chosen].filter((run) => run !== row.run) : [...chosen, row.run]);
     const tick = { type: "checkbox", checked: chosen.has(row.run), "aria-label": `compare run ${row.run}`, dataset: { focus: `row-${row.run}` }, on: { change } };
@@ -39,7 +40,8 @@ function historyTable(model) {
       title: "Take over this run's settings and key steps", "aria-label": `restore run ${row.run}`,
     });
     const values = columns.map(({ name, kind }) => h("td", { class: `fd-${kind}`, title: row.shown[name], text: row.shown[name] }));
-    return h("tr", { class: chosen.has(row.run) ? "fd-chosen" : "" }, h("td", {}, h("input", tick)), h("td", {}, image), ...values, h("td", {}, again));
+    const first = [h("td", {}, h("input", tick)), h("td", {}, image), h("td", {}, again)];
+    return h("tr", { class: chosen.has(row.run) ? "fd-chosen" : "" }, ...first, ...values);
   });
   return h("table", {}, h("thead", {}, head), h("tbody", {}, ...body));
 }

@@ -11,6 +11,7 @@ function renderLab({ model, el }) {
     h("span", { class: "fd-gutter", text: "key steps" }), cells,
     h("span", { class: "fd-gutter", text: "step" }), scale,
   );
+  const { list, note, spoken } = cards(model, bin);
   const wrong = h("p", { class: "fd-form-error", role: "alert" });
   watch(model, bin, ["form_error"], () => {
     wrong.textContent = model.get("form_error");
@@ -21,7 +22,7 @@ function renderLab({ model, el }) {
     "div",
     { class: "fd-lab", dataset: { lmSuppressShortcuts: "true" } },
     h("section", { "aria-label": "Key steps" }, above, timeline, h("div", { class: "fd-actions fd-below" }, help, h("span", { class: "fd-space" }), choices)),
-    h("section", { class: "fd-predicted", "aria-label": "Prediction" }, cards(model, bin), frontChart(model, bin)),
+    h("section", { "aria-label": "Prediction" }, list, h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
     files(model, bin),
     h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), form(model, bin), wrong),
     runPanel(model, bin),

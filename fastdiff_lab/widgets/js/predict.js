@@ -1,7 +1,7 @@
 // What is predicted: cards with numbers, and the front of the best schedules for each number of keys.
 
 function cards(model, bin) {
-  const list = h("dl", { class: "fd-cards" });
+  const list = h("div", { class: "fd-cards" });
   const note = h("p", { class: "fd-note" });
   const spoken = h("p", { class: "fd-spoken", role: "status", "aria-live": "polite" });
   watch(model, bin, ["prediction"], () => {
@@ -11,8 +11,8 @@ function cards(model, bin) {
         h(
           "div",
           { class: `fd-card fd-card-${name}` },
-          h("dt", { text: label }),
-          h("dd", {}, action ? button(action, "fd-measure", () => model.send({ action: "measure" })) : h("strong", { text: value })),
+          h("span", { text: label }),
+          action ? button(action, "fd-measure", () => model.send({ action: "measure" })) : h("strong", { text: value }),
           h("small", { text: detail }),
         ),
       ),
@@ -20,7 +20,7 @@ function cards(model, bin) {
     note.textContent = words;
     if (spoken.textContent !== summary) spoken.textContent = summary;
   });
-  return h("div", { class: "fd-prediction" }, list, note, spoken);
+  return { list, note, spoken };
 }
 
 const FRONT = { width: 300, height: 168, left: 44, right: 10, top: 10, bottom: 32 };

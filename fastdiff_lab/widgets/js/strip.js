@@ -1,8 +1,8 @@
 // The strip of steps: key steps are set, cleared and moved; above it one profile of the run, aligned with the steps.
 
 const STRIP_HELP =
-  "Click a step to set or clear a key; drag a key to move it; drag over empty steps to set several, with Shift over keys to clear them. " +
-  "Keyboard: arrows move, Space sets or clears, Shift with an arrow moves the key, Page Up and Down go from key to key.";
+  "Click: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
+  "Keyboard: arrows, Space, Shift+arrow moves a key, Page Up and Down jump to the next.";
 
 function keyStrip(model, bin) {
   const cells = h("div", { class: "fd-cells", role: "group", "aria-label": "Key steps. " + STRIP_HELP });
