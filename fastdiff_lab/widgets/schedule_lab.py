@@ -226,7 +226,8 @@ class ScheduleLab(LabTraits):
         prediction = self.predict()
         costs = self._predictor.fitting(self._settings, self.acceleration).costs
         shown = views.cards(prediction)
-        self.prediction = shown | {"note": f"{shown['note']} {self._measured_elsewhere()}".strip()}
+        elsewhere = "" if costs is None else self._measured_elsewhere()
+        self.prediction = shown | {"note": f"{shown['note']} {elsewhere}".strip()}
         self.profiles = views.profiles(prediction, self._schedule, self._recording)
         self.front = views.front(self._predictor, costs, self._schedule)
         self.presets = views.presets(self._schedule, costs is not None)

@@ -11,6 +11,8 @@ function h(tag, attributes = {}, ...children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value != null) node.setAttribute(name, value);
   }
+  // JupyterLab's shortcuts (arrows, Space, letters) would act on the notebook; it looks for this mark on the focused element itself first.
+  if (["button", "input", "select", "summary"].includes(tag)) node.dataset.lmSuppressShortcuts = "true";
   node.append(...children.filter((child) => child != null));
   return node;
 }
@@ -34,6 +36,16 @@ function watch(model, bin, names, draw) {
 function put(model, name, value) {
   model.set(name, value);
   model.save_changes();
+}
+
+/** An input whose value counts when it is left, and on Enter, which JupyterLab keeps from inputs inside cells. */
+function committed(attributes, commit) {
+  const control = h("input", attributes);
+  control.addEventListener("change", () => commit(control));
+  control.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") commit(control);
+  });
+  return control;
 }
 
 function button(label, className, click, attributes = {}) {

@@ -11,8 +11,8 @@ function fieldControl(field, value, commit) {
   }
   const isNumber = field.kind !== "text";
   const attributes = isNumber ? { type: "number", min: field.min, max: field.max, step: field.step ?? 1 } : { type: "text", spellcheck: "false" };
-  const read = () => (isNumber ? (control.value === "" ? null : Number(control.value)) : control.value);
-  const control = h("input", { id, class: `fd-input fd-${field.name}`, ...attributes, on: { change: () => commit(read()) } });
+  const read = ({ value: text }) => (isNumber ? (text === "" ? null : Number(text)) : text);
+  const control = committed({ id, class: `fd-input fd-${field.name}`, ...attributes }, (input) => commit(read(input)));
   control.value = value;
   return { label, control, set: (now) => document.activeElement !== control && (control.value = now) };
 }

@@ -20,7 +20,7 @@ function renderLab({ model, el }) {
   const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), presets(model, bin));
   const root = h(
     "div",
-    { class: "fd-lab", dataset: { lmSuppressShortcuts: "true" } },
+    { class: "fd-lab" },
     h("section", { "aria-label": "Key steps" }, above, timeline, h("div", { class: "fd-actions fd-below" }, help, h("span", { class: "fd-space" }), choices)),
     h("section", { "aria-label": "Prediction" }, list, h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
     files(model, bin),

@@ -80,10 +80,8 @@ function presets(model, bin) {
   const [sliderId, numberId] = [freshId("keys"), freshId("keys")];
   const send = (value) => model.send({ action: "num_keys", value: Number(value) });
   const slider = h("input", { id: sliderId, type: "range", class: "fd-keys-slider", min: 1, on: { input: () => send(slider.value) } });
-  const number = h("input", {
-    id: numberId, type: "number", class: "fd-input fd-keys-number", min: 1, "aria-label": "Number of key steps",
-    on: { change: () => send(number.value) },
-  });
+  const described = { id: numberId, type: "number", class: "fd-input fd-keys-number", min: 1, "aria-label": "Number of key steps" };
+  const number = committed(described, ({ value }) => send(value));
   const along = h("label", { for: sliderId });
   watch(model, bin, ["presets"], () => {
     row.replaceChildren(
