@@ -253,7 +253,9 @@ def test_the_explorer_follows_the_lab(page):
     expect(figures).to_have_count(2)  # only statistics were recorded, and it says so
     expect(page.locator(".fd-explorer .fd-figure-pca")).to_contain_text("fl.record(pipe, keep=['conv_in'])")
     page.locator(".fd-preset-paper").click()
-    expect(page.locator(".fd-explorer .fd-figure-change img")).to_have_attribute("alt", re.compile(r"key steps \[0, 1, 2, 3, 5, 10"))
+    expect(page.locator(".fd-explorer .fd-figure-change img")).to_have_attribute(
+        "alt", re.compile(r"key steps \[0, 1, 2, 3, 5, 10")
+    )
 
 
 def test_the_page_can_be_loaded_again(session):

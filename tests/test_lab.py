@@ -14,7 +14,8 @@ from test_propagation import state
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.derivation import group_costs
-from fastdiff_lab.evaluation import Arm, sample
+from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
+from fastdiff_lab.flops import count_flops
 from fastdiff_lab.full_size import FULL_SIZE, full_size
 from fastdiff_lab.lab.ceiling import SIZES, TimedHalves
 from fastdiff_lab.lab.history import COLUMNS, History
@@ -92,6 +93,11 @@ def test_groups_that_were_not_measured_cost_infinitely_much_and_single_steps_not
     assert group_costs(costs, KeySchedule(4, (0, 2, 3))) == (1.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="a schedule for 5 steps given; accepted: 4 steps, as were measured"):
         group_costs(costs, KeySchedule(5, (0,)))
+
+
+def test_operations_without_guidance_are_half_of_those_with(pipe, predictor):
+    count = count_flops(pipe.unet, denoiser_arguments(pipe, PROMPT, 0.0))
+    assert predictor.operations[False] == count and predictor.operations[True].total == 2 * count.total
 
 
 def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
@@ -310,7 +316,12 @@ def test_what_was_asked_many_times_is_done_once():
 
 @pytest.mark.parametrize(
     ("name", "millions", "share"),
-    [("stable-diffusion-1.5", 859.5, 0.325), ("sdxl", 2567.5, 0.434), ("controlnet", 1220.8, 0.501), ("text-to-video", 1411.2, 0.379)],
+    [
+        ("stable-diffusion-1.5", 859.5, 0.325),
+        ("sdxl", 2567.5, 0.434),
+        ("controlnet", 1220.8, 0.501),
+        ("text-to-video", 1411.2, 0.379),
+    ],
 )
 def test_full_size_architectures_have_the_published_sizes_and_no_memory(name, millions, share):
     system = full_size(name)

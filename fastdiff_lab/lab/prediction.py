@@ -94,14 +94,12 @@ class Predictor:
 
     def _counted(self, settings: Settings) -> tuple[int, dict[bool, FlopCount | None]]:
         """How many values the latents of a picture have, and the operations of a call with and without guidance."""
-        found: dict[bool, FlopCount | None] = {}
-        values = 1
-        for guided in (True, False):
-            arguments = denoiser_arguments(self.pipe, settings.prompt, 5.0 if guided else 0.0)
-            sample = next(iter(arguments.values()))
-            values = sample[0].numel()
-            found[guided] = _flops(self.pipe, arguments)
-        return values, found
+        given = {guided: denoiser_arguments(self.pipe, settings.prompt, 5.0 if guided else 0.0) for guided in (True, False)}
+        samples = {guided: next(iter(arguments.values())) for guided, arguments in given.items()}
+        count = _flops(self.pipe, given[True])
+        share = len(samples[False]) / len(samples[True])  # every operation is made once per row
+        alone = None if count is None else FlopCount(*(round(share * part) for part in (count.encoder, count.decoder, count.rest)))
+        return samples[True][0].numel(), {True: count, False: alone}
 
     def steps(self, settings: Settings) -> int:
         """How many denoiser calls the run makes."""

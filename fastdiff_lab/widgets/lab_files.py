@@ -36,7 +36,7 @@ def save_runs(history: History, path: str) -> Path:
 
 
 def _target(path: Any, ending: str) -> Path:
-    if not isinstance(path, str) or not path.endswith(ending) or not Path(path).stem.strip("."):
+    if not isinstance(path, str) or Path(path).suffix != ending:
         raise ValueError(f"file {path!r} asked; accepted: a path that ends in {ending}")
     target = Path(path)
     if not target.parent.is_dir():

@@ -14,9 +14,9 @@ from .lab_files import uploaded_schedule
 
 def answer(lab: Any, content: Any) -> None:
     """Does what a message of the page asks for; an error becomes a sentence on the page, never an exception in the kernel's loop."""
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not isinstance(content.get("action"), str):
         return
-    actions: dict[Any, Callable[[], object]] = {
+    actions: dict[str, Callable[[], object]] = {
         "run": lab.start,
         "cancel": lab.cancel,
         "measure": lab.measure_ceiling,
@@ -28,7 +28,7 @@ def answer(lab: Any, content: Any) -> None:
         "restore": lambda: lab.restore(content.get("run")),
         "clear": lab.clear,
     }
-    action = actions.get(content.get("action"))
+    action = actions.get(content["action"])
     if action is None:
         return
     try:

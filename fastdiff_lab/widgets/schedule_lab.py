@@ -28,6 +28,7 @@ from .messages import answer
 from .running import Running
 
 PROMPT = "a large red star at the left on a blue background"
+FIRST_SHARE = 0.18  # of the steps are keys to begin with, as in the paper: 9 of 50
 BY_HAND = "set by hand in the lab"
 
 
@@ -54,7 +55,8 @@ class ScheduleLab(LabTraits):
         super().__init__()
         self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
         self.form = fields.values(settings, self._options)
-        self._take(self._first(self._predictor.steps(settings)))
+        self.num_steps = self._predictor.steps(settings)
+        self._take(self._with_keys(max(1, round(self.num_steps * FIRST_SHARE))))
         self.observe(self._on_form, "form")
         self.observe(self._on_keys, "key_steps")
         self.on_msg(lambda widget, content, buffers: answer(self, content))
@@ -159,12 +161,6 @@ class ScheduleLab(LabTraits):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
-
-    def _first(self, steps: int) -> KeySchedule:
-        """What a newcomer sees: the derived schedule if there is one, else uniform keys."""
-        keys = max(1, round(steps * 0.18))
-        costs = self._predictor.fitting(self._settings, Acceleration(KeySchedule(1, (0,)), **self._options)).costs
-        return KeySchedule.uniform(steps, keys) if costs is None else self._predictor.front(costs)["schedule"].get(keys)
 
     def _take(self, schedule: KeySchedule) -> None:
         """Makes a schedule the one at hand, with all that it knows of itself."""

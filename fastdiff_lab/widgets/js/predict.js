@@ -96,8 +96,10 @@ function presets(model, bin) {
   watch(model, bin, ["key_steps", "num_steps"], () => {
     slider.max = number.max = model.get("num_steps");
     if (document.activeElement !== number) number.value = model.get("key_steps").length;
-    slider.value = model.get("key_steps").length;
+    // While it is being moved, answers to what it asked before must not move it back.
+    if (document.activeElement !== slider) slider.value = model.get("key_steps").length;
     slider.setAttribute("aria-valuetext", `${model.get("key_steps").length} key steps`);
   });
+  slider.addEventListener("blur", () => (slider.value = model.get("key_steps").length));
   return h("div", { class: "fd-bar-presets" }, row, h("div", { class: "fd-along" }, along, slider, number));
 }
