@@ -127,14 +127,17 @@ class Predictor:
                 "No prediction: nothing was measured on this pipeline. schedule_lab(pipe, costs=fl.calibrate(pipe, prompts)) predicts.",
             )
         here, calls = seen_with(self.pipe, scheduler_for(self.own, scheduler)), self._calls(scheduler, steps)
-        found = []
+        found: list[list[str]] = []
         for costs in self.given:
             other = _in_words(differences(costs.measured_on, here, what=what, order=order, guidance_scale=guidance))
             other += [f"{costs.num_steps} steps, here {calls}"] if costs.num_steps != calls else []
             if not other:
                 return Fit(costs, TRUST[order])
             found.append(other)
-        return Fit(None, f"No prediction: the nearest reuse costs were measured with {'; '.join(min(found, key=len))}.")
+        return Fit(
+            None,
+            f"No prediction: the nearest reuse costs were measured with {'; '.join(min(found, key=lambda words: len(words)))}.",
+        )
 
     def front(self, costs: ReuseCosts) -> pd.DataFrame:
         """The best schedule for every number of keys and its `error` per value of the latents, computed once."""

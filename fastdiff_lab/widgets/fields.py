@@ -45,5 +45,6 @@ def values(settings: Settings, acceleration: Mapping[str, Any]) -> dict[str, Any
 
 def parsed(form: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """Settings and the options of the acceleration, from the form. Raises ValueError for what is not accepted."""
-    settings = Settings(**{name: form.get(field) for field, name in OF_SETTINGS.items()})
+    given: dict[str, Any] = {name: form.get(field) for field, name in OF_SETTINGS.items()}
+    settings = Settings(**given)
     return settings, {name: form.get(name) for name in OF_ACCELERATION}

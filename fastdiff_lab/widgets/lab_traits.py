@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anywidget
 import traitlets
 
@@ -22,22 +24,22 @@ class LabTraits(anywidget.AnyWidget):
 
     key_steps = traitlets.List(traitlets.Int()).tag(sync=True)
     num_steps = traitlets.Int(1).tag(sync=True)
-    time_steps = traitlets.List().tag(sync=True)
+    time_steps: Any = traitlets.List().tag(sync=True)
     schedule_text = traitlets.Unicode().tag(sync=True)
     form = traitlets.Dict().tag(sync=True)
-    fields = traitlets.List().tag(sync=True)
+    fields: Any = traitlets.List().tag(sync=True)
     form_error = traitlets.Unicode().tag(sync=True)
     prediction = traitlets.Dict().tag(sync=True)
     front = traitlets.Dict().tag(sync=True)
     profiles = traitlets.Dict().tag(sync=True)
     profile = traitlets.Unicode("cost").tag(sync=True)
-    presets = traitlets.List().tag(sync=True)
+    presets: Any = traitlets.List().tag(sync=True)
     run_state = traitlets.Dict(IDLE).tag(sync=True)
     progress = traitlets.Dict().tag(sync=True)
     pictures = traitlets.Dict().tag(sync=True)
     result = traitlets.Dict().tag(sync=True)
     problem = traitlets.Dict().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
+    rows: Any = traitlets.List().tag(sync=True)
     columns = traitlets.List(COLUMNS).tag(sync=True)
     sort = traitlets.Dict({"by": "run", "ascending": False}).tag(sync=True)
     chosen = traitlets.List(traitlets.Int()).tag(sync=True)

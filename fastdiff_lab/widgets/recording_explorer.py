@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import traitlets
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from .. import plot
 from ..analysis import KINDS, feature_change, feature_norm, pca_maps, step_similarity
@@ -40,8 +39,8 @@ class RecordingExplorer(anywidget.AnyWidget):
 
     key_steps = traitlets.List(traitlets.Int()).tag(sync=True)
     form = traitlets.Dict().tag(sync=True)
-    fields = traitlets.List().tag(sync=True)
-    figures = traitlets.List().tag(sync=True)
+    fields: Any = traitlets.List().tag(sync=True)
+    figures: Any = traitlets.List().tag(sync=True)
     note = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Dict().tag(sync=True)
 
@@ -174,7 +173,7 @@ def _sentence(step: int, keys: list[int], time_steps: tuple[float, ...]) -> str:
     return f"Step {step} (time-step {time_steps[step]:g}) {reuse}."
 
 
-def _shown(name: str, title: str, figure: Figure, alt: str) -> dict[str, str]:
+def _shown(name: str, title: str, figure: Any, alt: str) -> dict[str, str]:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return {

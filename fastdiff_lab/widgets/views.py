@@ -91,7 +91,7 @@ def _paper_point(predictor: Predictor, costs: ReuseCosts) -> list[Any] | None:
 
 def profiles(prediction: Prediction, schedule: KeySchedule, recording: Recording | None) -> dict[str, Any]:
     """What is drawn above the strip: the error of each group, and the measured change at each step."""
-    spans = [
+    spans: list[list[Any]] = [
         [group.start, group.stop, error if math.isfinite(error) else None]
         for group, error in zip(schedule.groups(), prediction.groups, strict=False)
     ]
