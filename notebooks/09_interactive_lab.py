@@ -23,7 +23,8 @@
 # - compare your runs, export them, and save a schedule for other programs, and
 # - look around in a recording with your key steps marked in every plot.
 #
-# **Run All first** (*Run* → *Run All Cells*; under a minute), then play. On a page without a kernel you see pictures of the last state.
+# **Run All first** (*Run* → *Run All Cells*; under a minute), then play. On a page without a kernel you see pictures of the state in which the
+# cell was run; with *Settings* → *Save Widget State Automatically*, JupyterLab keeps the lab as you left it in the notebook's file.
 
 # %%
 import sys

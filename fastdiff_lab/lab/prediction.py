@@ -122,10 +122,7 @@ class Predictor:
 
     def _fit_of(self, scheduler: str, steps: int, guidance: float, what: str, order: int) -> Fit:
         if not self.given:
-            return Fit(
-                None,
-                "No prediction: nothing was measured on this pipeline. schedule_lab(pipe, costs=fl.calibrate(pipe, prompts)) predicts.",
-            )
+            return Fit(None, NOTHING)
         here, calls = seen_with(self.pipe, scheduler_for(self.own, scheduler)), self._calls(scheduler, steps)
         found: list[list[str]] = []
         for costs in self.given:
@@ -134,10 +131,8 @@ class Predictor:
             if not other:
                 return Fit(costs, TRUST[order])
             found.append(other)
-        return Fit(
-            None,
-            f"No prediction: the nearest reuse costs were measured with {'; '.join(min(found, key=lambda words: len(words)))}.",
-        )
+        _, nearest = min((len(words), words) for words in found)
+        return Fit(None, f"No prediction: the nearest reuse costs were measured with {'; '.join(nearest)}.")
 
     def front(self, costs: ReuseCosts) -> pd.DataFrame:
         """The best schedule for every number of keys and its `error` per value of the latents, computed once."""
