@@ -13,7 +13,7 @@ help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
 	@echo "make test      lint, types and tests (5 minutes on 2 cores)"
 	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment"
-	@echo "make lab       JupyterLab on the notebooks"
+	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make lock      write requirements.lock anew from what is installed in $(VENV)"
 
@@ -48,6 +48,7 @@ lab: setup
 notebooks: setup
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
 lock: setup
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' > requirements.lock.part

@@ -256,11 +256,11 @@ def train(
 
 @app.command()
 def lab(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8888) -> None:
-    """Start JupyterLab on the notebooks."""
-    from .tour import notebooks_folder
+    """Start JupyterLab on the notebooks, with the interactive lab open."""
+    from .tour import LAB, notebooks_folder
 
-    folder = str(notebooks_folder())
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={folder}"])
+    options = ["--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={notebooks_folder()}", f"--LabApp.default_url=/lab/tree/{LAB}"]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])
 
 
 def main() -> None:

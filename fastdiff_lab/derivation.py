@@ -2,12 +2,14 @@
 
 - `derive_schedule(costs, num_keys)`: the best schedule with so many keys
 - `schedule_front(costs)`: the best schedules with any number of keys, to pick from a curve
+- `group_costs(costs, schedule)`: what each group of any schedule costs
 - `accumulated_change(recording, num_keys)`: a simpler rule, from recorded features
 - `optimal_keys(spans, most)`: the programme itself, on plain arrays
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -54,6 +56,24 @@ def schedule_front(costs: ReuseCosts, *, over: str = "mean") -> pd.DataFrame:
         for count, (keys, cost) in best.items()
     ]
     return pd.DataFrame(rows)
+
+
+def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, over: str = "mean") -> tuple[float, ...]:
+    """The squared error in the final latents that each group of a schedule costs: what `derive_schedule` adds up.
+
+    >>> sum(group_costs(costs, fl.KeySchedule.paper(50))) ** 0.5  # the predicted error  # doctest: +SKIP
+
+    With order 1 it also depends on how far back the key before lies. Infinite where a group is longer than was measured.
+    Raises ValueError for a schedule of another number of steps.
+    """
+    if schedule.num_steps != costs.num_steps:
+        raise ValueError(f"a schedule for {schedule.num_steps} steps given; accepted: {costs.num_steps} steps, as were measured")
+    spans, gap, found = costs.spans(over), 0, []
+    for group in schedule.groups():
+        measured = len(group) <= costs.longest
+        found.append(float(spans[gap if costs.order else 0, group.start, len(group)]) if measured else math.inf)
+        gap = min(len(group), costs.longest)
+    return tuple(found)
 
 
 def _schedule(costs: ReuseCosts, keys: tuple[int, ...], over: str) -> KeySchedule:

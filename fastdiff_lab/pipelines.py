@@ -3,7 +3,7 @@
 - `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
 - `embedded_folder()`: where the embedded pipeline lies
 - `embedded_costs(what, order)`: what reusing its features costs, as it was measured
-- `SCHEDULERS`: the schedulers that can be asked for by name
+- `SCHEDULERS`, `with_settings_of(scheduler, name)`: the schedulers that can be asked for by name
 """
 
 from __future__ import annotations
@@ -94,8 +94,16 @@ def load_pipeline(
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
-        pipe.scheduler = getattr(diffusers, SCHEDULERS[scheduler]).from_config(pipe.scheduler.config)
+        pipe.scheduler = with_settings_of(pipe.scheduler, scheduler)
     return pipe
+
+
+def with_settings_of(scheduler: Any, name: str) -> Any:
+    """A scheduler of another kind, one of `SCHEDULERS`, with the same settings as far as it has them.
+
+    >>> with_settings_of(pipe.scheduler, "euler")  # doctest: +SKIP
+    """
+    return getattr(diffusers, SCHEDULERS[name]).from_config(scheduler.config)
 
 
 def check_device(device: str) -> None:

@@ -5,6 +5,7 @@
 - `pca_strip`: the paper's Fig. 2 from `pca_maps`
 - `similarity_matrix`: every step against every other, from `step_similarity`
 - `key_strips`: key steps and their groups, one row per schedule
+- `group_errors`: a bar per group, as high as its error
 - `span_costs`: what reusing features costs for every span, and a schedule as a path through it
 - `picture_grid`: pictures of several arms side by side, with their difference to the first
 - `html_image(figure, alt)`: a figure as an HTML image with alternative text
@@ -144,6 +145,14 @@ def key_strips(keys: Mapping[str, Sequence[int]], num_steps: int, ax: Axes) -> A
         ax.plot(first_steps, [row] * len(first_steps), "s", color="black", markersize=4)
     ax.set(yticks=range(len(keys)), yticklabels=list(keys), xlim=(-0.5, num_steps - 0.5), ylim=(len(keys) - 0.5, -0.5))
     ax.set_xlabel("step (square: key step; band: its group)")
+    return ax
+
+
+def group_errors(spans: Sequence[tuple[int, int, float]], num_steps: int, ax: Axes, *, label: str) -> Axes:
+    """A bar from the first step of each span to its last, as high as its value, on a log axis. `label`: what is drawn, with its unit."""
+    for first, after, value in spans:
+        ax.bar(first - 0.5, value, after - first, align="edge", color=PETROFF[1], edgecolor="white")
+    ax.set(xlim=(-0.5, num_steps - 0.5), yscale="log", xlabel="step", ylabel=label)
     return ax
 
 

@@ -21,6 +21,7 @@ from .pipelines import check_source
 from .schedule import KeySchedule
 
 QUICKSTART = "00_quickstart.ipynb"
+LAB = "09_interactive_lab.ipynb"
 
 
 def notebooks_folder() -> Path:

@@ -162,3 +162,12 @@ def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, ca
 def test_a_tour_of_no_model_leaves_no_folder(monkeypatch, capsys, tmp_path):
     said = failed(monkeypatch, capsys, "tour", "--model", "/no/folder", "--output", tmp_path / "tour")
     assert "no folder '/no/folder'" in said and not (tmp_path / "tour").exists()
+
+
+def test_the_lab_opens_notebook_09(monkeypatch):
+    started = []
+    monkeypatch.setattr(cli.os, "execv", lambda path, command: started.append(command))
+    assert CliRunner().invoke(cli.app, ["lab", "--port", "9999"]).exit_code == 0
+    (command,) = started
+    assert f"--LabApp.default_url=/lab/tree/{tour.LAB}" in command and "--port=9999" in command
+    assert (notebooks_folder() / tour.LAB).exists()

@@ -56,17 +56,35 @@ def test_schedules_are_pure_python():
         ("derivation.py", {"calibration", "replay", "propagation", "decoding", "evaluation", "plot", "pipelines"}),
         ("replay.py", {"calibration", "derivation", "reuse_costs", "comparison", "plot", "pipelines"}),
         ("calibration.py", {"derivation", "comparison", "recording", "plot", "pipelines"}),
+        ("pictures.py", set(FILES)),
+        ("lab/settings.py", {"comparison", "plot", "recording", "pair", "prediction", "history"}),
+        ("lab/watching.py", {"evaluation", "propagation", "recording", "plot", "pair", "settings"}),
+        ("lab/worker.py", set(FILES)),
+        ("lab/prediction.py", {"pair", "history", "watching", "plot", "recording", "comparison"}),
+        ("lab/pair.py", {"prediction", "history", "plot", "recording", "calibration", "comparison"}),
+        ("lab/history.py", {"plot", "recording", "calibration", "comparison", "watching"}),
     ],
 )
 def test_data_flows_one_way(name, forbidden):
     assert not own(name) & {module.removesuffix(".py") for module in forbidden}
 
 
+def test_only_the_widgets_know_widgets():
+    """ipywidgets and anywidget are imported in their folder only, which nothing else imports; the lab itself works without."""
+    for name, path in FILES.items():
+        found = {node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        found |= {
+            alias.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for alias in node.names
+        }
+        if not name.startswith("widgets/"):
+            assert not found & {"ipywidgets", "anywidget", "traitlets"} and "widgets" not in {m.split(".")[0] for m in found}, name
+
+
 def test_only_split_and_pipelines_name_diffusers_models():
     # The training in shapes/ names the classes that it builds.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
     for name, path in FILES.items():
-        if name in ("split.py", "pipelines.py") or name.startswith("shapes/"):
+        if name in ("split.py", "pipelines.py", "full_size.py") or name.startswith("shapes/"):
             continue
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert not used & models, name

@@ -102,6 +102,8 @@ def test_the_wheel_samples_from_another_folder(tmp_path):
     python = str(place / "bin" / "python")
     where = run(python, "-c", "import fastdiff_lab; print(fastdiff_lab.__file__)", cwd=elsewhere, PYTHONPATH="")
     assert Path(where.strip()).is_relative_to(place)
+    widgets = "from fastdiff_lab.widgets import assets; print(len(assets.module('lab')), len(assets.style()))"
+    assert min(map(int, run(python, "-c", widgets, cwd=elsewhere, PYTHONPATH="").split())) > 1000
     command = "from fastdiff_lab.cli import main; main()"
     prompt = "a small red circle at the left on a blue background"
     said = run(python, "-c", command, "sample", prompt, "--steps", "10", "--output", "a.png", cwd=elsewhere, PYTHONPATH="")

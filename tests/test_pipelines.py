@@ -174,10 +174,10 @@ def test_costs_of_the_embedded_pipeline_fit_it():
 
 def test_a_scheduler_is_known_again_in_another_process():
     """diffusers lists the settings that were left at their defaults in the order of a set, which is another in each process."""
-    code = """
-import fastdiff_lab as fl
-from fastdiff_lab.fingerprint import identity
-print(identity(fl.load_pipeline(scheduler="dpm-solver++")))"""
+    code = (
+        "import fastdiff_lab as fl; from fastdiff_lab.fingerprint import identity; "
+        "print(identity(fl.load_pipeline(scheduler='dpm-solver++')))"
+    )
     said = {
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True

@@ -1,0 +1,26 @@
+"""The JavaScript and the style of the widgets, from the files beside this one.
+
+- `module(name)`: the parts and one entry, joined into one ES module; no build, no network
+- `style()`: the style that all share
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "js"
+PARTS = ("dom", "strip", "form", "predict", "run", "history", "files")
+
+
+def module(name: str) -> str:
+    """The ES module whose default export draws a widget: `lab` or `explorer`.
+
+    >>> "export default" in module("lab")
+    True
+    """
+    return "\n".join((FOLDER / f"{part}.js").read_text(encoding="utf-8") for part in (*PARTS, name))
+
+
+def style() -> str:
+    """The style of all widgets, in the colours of JupyterLab's theme."""
+    return (FOLDER / "lab.css").read_text(encoding="utf-8")

@@ -1,0 +1,105 @@
+// What is predicted: cards with numbers, and the front of the best schedules for each number of keys.
+
+function cards(model, bin) {
+  const list = h("div", { class: "fd-cards" });
+  const note = h("p", { class: "fd-note" });
+  const spoken = h("p", { class: "fd-spoken", role: "status", "aria-live": "polite" });
+  watch(model, bin, ["prediction"], () => {
+    const { cards: shown = [], note: words = "", summary = "" } = model.get("prediction");
+    list.replaceChildren(
+      ...shown.map(({ name, label, value, detail, action }) =>
+        h(
+          "div",
+          { class: `fd-card fd-card-${name}` },
+          h("span", { text: label }),
+          action ? button(action, "fd-measure", () => model.send({ action: "measure" })) : h("strong", { text: value }),
+          h("small", { text: detail }),
+        ),
+      ),
+    );
+    note.textContent = words;
+    if (spoken.textContent !== summary) spoken.textContent = summary;
+  });
+  return { list, note, spoken };
+}
+
+const FRONT = { width: 300, height: 168, left: 44, right: 10, top: 10, bottom: 32 };
+
+function frontChart(model, bin) {
+  const figure = h("figure", { class: "fd-front" });
+  watch(model, bin, ["front"], () => {
+    const front = model.get("front");
+    if (!front.best?.length) {
+      figure.replaceChildren(h("p", { class: "fd-empty", text: "No front: nothing was measured with these settings." }));
+      return;
+    }
+    figure.replaceChildren(frontDrawing(front), frontLegend(front));
+  });
+  return figure;
+}
+
+function frontDrawing({ best, uniform, paper, here, low, high, steps, summary }) {
+  const { width, height, left, right, top, bottom } = FRONT;
+  const x = (keys) => left + ((keys - 1) / Math.max(1, steps - 1)) * (width - left - right);
+  const y = (error) => height - bottom - onLog(error, low, high) * (height - top - bottom);
+  const line = (points) => points.map(([keys, error], place) => `${place ? "L" : "M"}${x(keys).toFixed(1)} ${y(error).toFixed(1)}`).join("");
+  const ticks = decades(low, high).flatMap((value) => [
+    h("line", { class: "fd-grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+    h("text", { x: left - 5, y: y(value) + 3.5, "text-anchor": "end" }, String(value)),
+  ]);
+  const counts = [1, 0.25, 0.5, 0.75].map((share) => Math.max(1, Math.round(share * steps)));
+  const below = [1, ...counts].map((keys) => h("text", { x: x(keys), y: height - bottom + 13, "text-anchor": "middle" }, String(keys)));
+  const middle = (height - bottom) / 2;
+  return h(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Predicted error against the number of keys. ${summary}` },
+    ...ticks,
+    ...below,
+    h("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "number of key steps"),
+    h("text", { x: 9, y: middle, "text-anchor": "middle", transform: `rotate(-90 9 ${middle})` }, "predicted error"),
+    h("path", { class: "fd-uniform", d: line(uniform) }),
+    h("path", { class: "fd-best", d: line(best) }),
+    paper ? h("rect", { class: "fd-paper-mark", x: x(paper[0]) - 4, y: y(paper[1]) - 4, width: 8, height: 8 }) : null,
+    here ? h("circle", { class: "fd-here", cx: x(here[0]), cy: y(here[1]), r: 5.5 }) : null,
+  );
+}
+
+function frontLegend({ rows }) {
+  return h(
+    "table",
+    { class: "fd-legend" },
+    ...rows.map(([kind, label, value]) =>
+      h("tr", {}, h("th", { scope: "row" }, h("i", { class: `fd-swatch fd-swatch-${kind}` }), label), h("td", { text: value })),
+    ),
+  );
+}
+
+/** Presets, and the slider that moves along the derived front. */
+function presets(model, bin) {
+  const row = h("div", { class: "fd-presets", role: "group", "aria-label": "Presets" });
+  const [sliderId, numberId] = [freshId("keys"), freshId("keys")];
+  const send = (value) => model.send({ action: "num_keys", value: Number(value) });
+  const slider = h("input", { id: sliderId, type: "range", class: "fd-keys-slider", min: 1, on: { input: () => send(slider.value) } });
+  const described = { id: numberId, type: "number", class: "fd-input fd-keys-number", min: 1, "aria-label": "Number of key steps" };
+  const number = committed(described, ({ value }) => send(value));
+  const along = h("label", { for: sliderId });
+  watch(model, bin, ["presets"], () => {
+    row.replaceChildren(
+      ...model.get("presets").map(({ name, label, title, enabled }) =>
+        button(label, `fd-preset-${name}`, () => model.send({ action: "preset", name }), { title, disabled: !enabled }),
+      ),
+    );
+  });
+  watch(model, bin, ["front"], () => {
+    along.textContent = model.get("front").best?.length ? "Keys, along the derived front" : "Keys, uniform";
+  });
+  watch(model, bin, ["key_steps", "num_steps"], () => {
+    slider.max = number.max = model.get("num_steps");
+    if (document.activeElement !== number) number.value = model.get("key_steps").length;
+    // While it is being moved, answers to what it asked before must not move it back.
+    if (document.activeElement !== slider) slider.value = model.get("key_steps").length;
+    slider.setAttribute("aria-valuetext", `${model.get("key_steps").length} key steps`);
+  });
+  slider.addEventListener("blur", () => (slider.value = model.get("key_steps").length));
+  return h("div", { class: "fd-bar-presets" }, row, h("div", { class: "fd-along" }, along, slider, number));
+}

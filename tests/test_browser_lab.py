@@ -1,0 +1,302 @@
+"""The interactive lab as a user works with it: mouse, keyboard, files, in JupyterLab in a real browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from browser import CHROMIUM, READY, lab, opened, run_all
+
+from fastdiff_lab import KeySchedule
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
+]
+CELLS = [
+    "import fastdiff_lab as fl\nfrom fastdiff_lab.widgets import recording_explorer, schedule_lab\npipe = fl.load_pipeline()",
+    'prompt = "a large red star at the left on a white background"',
+    "with fl.record(pipe, keep=['mid_block']) as recording:\n    pipe(prompt, num_inference_steps=50)",
+    "lab = schedule_lab(pipe, recording=recording, prompt=prompt)\nlab",
+    "recording_explorer(recording, lab)",
+    "print('over')",
+]
+# A folder for pictures of notebook 09 after its runs, light and dark; `FASTDIFF_SCREENSHOTS=docs python -m pytest tests/test_browser_lab.py
+# -k pictures` makes those that the README shows. Look at them.
+SCREENSHOTS = os.environ.get("FASTDIFF_SCREENSHOTS")
+
+
+def written(folder: Path, cells: list[str]) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "lab.ipynb")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """The lab on a page, and the folder of its notebook."""
+    place = tmp_path_factory.mktemp("lab")
+    folder = place / "notebooks"
+    folder.mkdir()
+    written(folder, CELLS)
+    with lab(folder, place) as address, opened(f"{address}/lab/tree/lab.ipynb") as watched:
+        notebook = run_all(watched.page)
+        outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+        watched.page.locator(".fd-run").first.wait_for()
+        watched.page.set_default_timeout(60_000)
+        yield watched, folder
+        assert not watched.foreign and not watched.errors
+
+
+@pytest.fixture
+def page(session):
+    """The page with the derived keys, and nothing running."""
+    page = session[0].page
+    page.locator(".fd-keys-number").fill("9")
+    page.locator(".fd-keys-number").press("Enter")
+    page.locator(".fd-preset-derived").click()
+    expect(page.locator(".fd-schedule-text")).to_contain_text("derived, 9 keys")
+    return page
+
+
+def expect(locator):
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=60_000)  # a busy machine is no failure
+    return expect(locator)
+
+
+def cell(page, step: int):
+    return page.locator(f'.fd-cell[data-step="{step}"]')
+
+
+def keys(page) -> list[int]:
+    marked = page.locator('.fd-cell[aria-checked="true"]').all()
+    return [int(mark.get_attribute("data-step")) for mark in marked]
+
+
+def text_of_schedule(page, schedule: KeySchedule) -> None:
+    expect(page.locator(".fd-schedule-text")).to_contain_text(str(schedule))
+
+
+def error_card(page):
+    return page.locator(".fd-card-error strong")
+
+
+def test_a_click_sets_and_clears_a_key_and_the_numbers_follow(page):
+    before, shown = keys(page), error_card(page).inner_text()
+    step = next(step for step in range(15, 50) if step not in before)
+    cell(page, step).click()
+    expect(page.locator(".fd-card-calls strong")).to_have_text("10")
+    expect(error_card(page)).not_to_have_text(shown)
+    assert keys(page) == sorted([*before, step])
+    cell(page, step).click()
+    expect(error_card(page)).to_have_text(shown)
+    assert keys(page) == before
+    cell(page, 0).click(force=True)  # the first step stays a key, and says that it is disabled
+    assert keys(page) == before
+
+
+def drag(page, start: int, end: int) -> None:
+    boxes = [cell(page, step).bounding_box() for step in (start, end)]
+    (x, y), (to_x, _) = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(to_x, y, steps=8)
+    page.mouse.up()
+
+
+def test_dragging_moves_a_key_sets_several_and_clears_them(page):
+    page.locator(".fd-preset-paper").click()
+    text_of_schedule(page, KeySchedule.paper(50))
+    page.locator(".fd-cells").scroll_into_view_if_needed()
+    drag(page, 35, 40)
+    expect(cell(page, 40)).to_have_attribute("aria-checked", "true")
+    assert keys(page) == [0, 1, 2, 3, 5, 10, 15, 25, 40]
+    drag(page, 30, 33)
+    assert keys(page) == [0, 1, 2, 3, 5, 10, 15, 25, 30, 31, 32, 33, 40]
+    page.keyboard.down("Shift")
+    drag(page, 30, 33)
+    page.keyboard.up("Shift")
+    assert keys(page) == [0, 1, 2, 3, 5, 10, 15, 25, 40]
+    text_of_schedule(page, KeySchedule(50, (0, 1, 2, 3, 5, 10, 15, 25, 40)))
+
+
+def test_the_keyboard_does_all_that_the_mouse_does(page):
+    page.locator(".fd-preset-paper").click()
+    text_of_schedule(page, KeySchedule.paper(50))
+    cell(page, 0).focus()
+    for press in ("PageDown", "PageDown", "PageDown", "PageDown", "PageDown", "ArrowRight", "ArrowRight", "Space"):
+        page.keyboard.press(press)
+    assert keys(page) == [0, 1, 2, 3, 5, 10, 12, 15, 25, 35]
+    page.keyboard.press("Shift+ArrowRight")
+    assert keys(page) == [0, 1, 2, 3, 5, 10, 13, 15, 25, 35]
+    expect(cell(page, 13)).to_be_focused()
+    page.keyboard.press("Delete")
+    text_of_schedule(page, KeySchedule.paper(50))
+    page.keyboard.press("End")
+    expect(cell(page, 49)).to_be_focused()
+    assert re.match(r"step 49, reuses step 35, time-step \d+", cell(page, 49).get_attribute("aria-label"))
+    # JupyterLab has shortcuts of its own for these keys; the notebook must not have moved.
+    assert page.evaluate("() => window.jupyterapp.shell.currentWidget.content.model.cells.length") == len(CELLS)
+
+
+def test_the_slider_moves_along_the_derived_front(page):
+    slider = page.locator(".fd-keys-slider")
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".fd-schedule-text")).to_contain_text("derived, 13 keys")
+    expect(page.locator(".fd-keys-number")).to_have_value("13")
+    expect(slider).to_have_attribute("aria-valuetext", "13 key steps")
+    expect(page.get_by_label("Number of key steps")).to_have_value("13")
+
+
+def test_settings_that_were_not_measured_give_a_sentence_and_no_number(page):
+    page.get_by_label("Guidance scale").fill("7.5")
+    page.get_by_label("Guidance scale").press("Enter")
+    expect(error_card(page)).to_have_text("–")
+    expect(page.locator(".fd-predicted .fd-note")).to_contain_text("guidance scale 5.0, here 7.5")
+    expect(page.locator(".fd-preset-derived")).to_be_disabled()
+    page.get_by_label("Guidance scale").fill("500")
+    page.get_by_label("Guidance scale").press("Enter")
+    expect(page.locator(".fd-form-error")).to_contain_text("guidance scale 500 asked; accepted: a number from 0 to 100")
+    page.get_by_label("Guidance scale").fill("5")
+    page.get_by_label("Guidance scale").press("Enter")
+    expect(page.locator(".fd-form-error")).to_be_hidden()
+    expect(page.locator(".fd-preset-derived")).to_be_enabled()
+
+
+def test_a_run_shows_both_pictures_and_becomes_a_row(page, session):
+    page.locator(".fd-run").click()
+    expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "running")
+    expect(page.locator(".fd-side-untouched .fd-picture")).to_be_visible()  # an intermediate picture, or the last
+    expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "done")
+    for name in ("untouched", "accelerated", "difference"):
+        picture = page.locator(f".fd-side-{name} .fd-picture")
+        assert picture.evaluate("image => image.complete && image.naturalWidth") == 64 and picture.get_attribute("alt")
+    expect(page.locator(".fd-result")).to_contain_text("PSNR, dB")
+    rows = page.locator(".fd-history-table tbody tr")
+    first = rows.count()
+    page.locator(".fd-preset-paper").click()
+    page.locator(".fd-run").click()
+    expect(rows).to_have_count(first + 1)
+    expect(page.locator(".fd-run-panel .fd-note")).to_contain_text("made before")
+    page.locator(".fd-sort", has_text="PSNR").click()
+    psnr = [float(text) for text in page.locator(".fd-history-table tbody tr td:nth-child(6)").all_inner_texts()]
+    assert psnr == sorted(psnr) and len(psnr) >= 2
+    for tick in page.locator(".fd-history-table input[type=checkbox]").all()[:2]:
+        tick.check()
+    expect(page.locator(".fd-compared-run")).to_have_count(2)
+    page.locator(".fd-export-path").fill("runs.csv")
+    page.locator(".fd-export").click()
+    expect(page.locator(".fd-said")).to_contain_text("runs written to")
+    assert (session[1] / "runs.csv").read_text().startswith("run,prompt,seed")
+
+
+def test_cancel_stops_the_run(page):
+    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Seed").press("Enter")
+    rows = page.locator(".fd-history-table tbody tr").count()
+    page.locator(".fd-run").click()
+    expect(page.locator(".fd-side-untouched .fd-progress-text")).to_contain_text(re.compile(r"step \d\d of 50"))
+    page.locator(".fd-cancel").click()
+    expect(page.locator(".fd-run-state")).to_have_text("Cancelled; the pipeline is as before.")
+    expect(page.locator(".fd-run")).to_be_enabled()
+    assert page.locator(".fd-history-table tbody tr").count() == rows
+
+
+def test_an_error_is_a_sentence_with_its_traceback_folded(page):
+    prompt = page.get_by_label("Prompt", exact=True)
+    before = prompt.input_value()
+    prompt.fill("a red <b>dog</b>")
+    prompt.press("Enter")
+    page.locator(".fd-run").click()
+    problem = page.locator(".fd-run-panel .fd-problem")
+    expect(problem).to_contain_text("does not know '<b>dog</b>'")
+    expect(problem.locator("pre")).to_be_hidden()
+    problem.locator("summary").click()
+    expect(problem.locator("pre")).to_contain_text("Traceback")
+    assert problem.locator("b").count() == 0
+    prompt.fill(before)
+    prompt.press("Enter")
+    page.locator(".fd-preset-uniform").click()
+    expect(problem).to_be_hidden()
+
+
+def test_schedules_are_saved_and_loaded(page, session, tmp_path):
+    page.locator(".fd-save-path").fill("mine.json")
+    page.locator(".fd-save").click()
+    expect(page.locator(".fd-said")).to_contain_text("mine.json")
+    saved = KeySchedule.load(session[1] / "mine.json")
+    assert list(saved.keys) == keys(page) and saved.measured_on
+    KeySchedule.parse("0,3,9 of 20").save(tmp_path / "twenty.json")
+    page.locator(".fd-load").set_input_files(tmp_path / "twenty.json")
+    text_of_schedule(page, KeySchedule.parse("0,3,9 of 20"))
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("20")
+    (tmp_path / "wrong.json").write_text(json.dumps({"schema": "other"}))
+    page.locator(".fd-load").set_input_files(tmp_path / "wrong.json")
+    expect(page.locator(".fd-run-panel .fd-problem")).to_contain_text("wrong.json: the given text is no fastdiff_lab.KeySchedule")
+    text_of_schedule(page, KeySchedule.parse("0,3,9 of 20"))
+    page.locator(".fd-load").set_input_files(session[1] / "mine.json")
+    text_of_schedule(page, saved)
+
+
+def test_the_explorer_follows_the_lab(page):
+    figures = page.locator(".fd-explorer .fd-figure img")
+    expect(figures).to_have_count(4)
+    page.get_by_label("Layer").select_option("conv_in")
+    expect(figures).to_have_count(2)  # only statistics were recorded, and it says so
+    expect(page.locator(".fd-explorer .fd-figure-pca")).to_contain_text("fl.record(pipe, keep=['conv_in'])")
+    page.locator(".fd-preset-paper").click()
+    expect(page.locator(".fd-explorer .fd-figure-change img")).to_have_attribute(
+        "alt", re.compile(r"key steps \[0, 1, 2, 3, 5, 10")
+    )
+
+
+def test_the_page_can_be_loaded_again(session):
+    watched, _ = session
+    page = watched.page
+    page.locator(".fd-preset-paper").click()
+    text_of_schedule(page, KeySchedule.paper(50))
+    rows = page.locator(".fd-history-table tbody tr").count()
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    page.reload()
+    page.wait_for_function("() => window.jupyterapp")
+    page.evaluate("() => window.jupyterapp.restored")
+    page.wait_for_function(READY)
+    text_of_schedule(page, KeySchedule.paper(50))
+    assert keys(page) == list(KeySchedule.paper(50).keys)
+    assert page.locator(".fd-history-table tbody tr").count() == rows
+    cell(page, 30).click()
+    expect(page.locator(".fd-card-calls strong")).to_have_text("10")
+
+
+@pytest.mark.skipif(SCREENSHOTS is None, reason="set FASTDIFF_SCREENSHOTS to a folder for pictures of the lab")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pictures_of_the_lab(theme, tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(Path(__file__).parent.parent / "notebooks" / "09_interactive_lab.ipynb", folder)
+    with (
+        lab(folder, tmp_path, theme=f"JupyterLab {theme.title()}") as address,
+        opened(f"{address}/lab/tree/09_interactive_lab.ipynb") as watched,
+    ):
+        page = watched.page
+        run_all(page)
+        page.set_viewport_size({"width": 1280, "height": 1700})
+        page.locator(".fd-measure").click()
+        expect(page.locator(".fd-card-time-ceiling strong")).to_contain_text("×")
+        for tick in page.locator(".fd-history-table input[type=checkbox]").all()[:2]:
+            tick.check()
+        expect(page.locator(".fd-compared-run")).to_have_count(2)
+        target = Path(SCREENSHOTS) / f"lab-{theme}.png"
+        page.locator(".fd-lab:not(.fd-explorer)").screenshot(path=target)
+        page.locator(".fd-explorer").screenshot(path=tmp_path / "explorer.png")
+    assert not watched.foreign and not watched.errors and target.stat().st_size < 300_000

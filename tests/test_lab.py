@@ -1,0 +1,336 @@
+"""The lab without its widgets: predictions, watched runs, pairs, history, and the worker."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_propagation import state
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.derivation import group_costs
+from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
+from fastdiff_lab.flops import count_flops
+from fastdiff_lab.full_size import FULL_SIZE, full_size
+from fastdiff_lab.lab.ceiling import SIZES, TimedHalves
+from fastdiff_lab.lab.history import COLUMNS, History
+from fastdiff_lab.lab.pair import ACCELERATED, UNTOUCHED, PairRunner
+from fastdiff_lab.lab.prediction import Predictor
+from fastdiff_lab.lab.settings import Acceleration, Settings
+from fastdiff_lab.lab.watching import Cancelled, watched
+from fastdiff_lab.lab.worker import Later, Worker
+from fastdiff_lab.pictures import data_address, difference
+from fastdiff_lab.reuse_costs import ReuseCosts
+
+PROMPT = "a large red star at the left on a white background"
+SHORT = Settings(PROMPT, num_inference_steps=8)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def predictor(pipe):
+    return Predictor(pipe, None, Settings(PROMPT))
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompt": " "}, "prompt=' ' asked; accepted: a text with words in it"),
+        ({"seed": -1}, "seed -1 asked; accepted: a whole number from 0"),
+        ({"seed": True}, "seed True asked"),
+        ({"num_inference_steps": 0}, "steps 0 asked; accepted: a whole number from 1 to 1000"),
+        ({"num_inference_steps": 2.5}, "steps 2.5 asked"),
+        ({"guidance_scale": math.inf}, "guidance scale inf asked; accepted: a number from 0 to 100"),
+        ({"guidance_scale": None}, "guidance scale None asked"),
+        ({"scheduler": "fast"}, "scheduler='fast' asked; accepted: own, ddim"),
+    ],
+)
+def test_settings_say_what_is_accepted(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**{"prompt": PROMPT, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"what": "decoder"}, "what='decoder' with order=0 asked; accepted: encoder or prediction, with order 0 or 1"),
+        ({"order": 2}, "with order=2 asked"),
+        ({"prior_noise": 2}, "prior noise weight 2 asked; accepted: a number from 0 to 1"),
+        ({"prior_start": -0.1}, "prior noise start -0.1 asked"),
+    ],
+)
+def test_accelerations_say_what_is_accepted(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Acceleration(KeySchedule.paper(50), **wrong)
+
+
+# ---------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("keys", [7, 13])
+def test_the_parts_of_a_derived_schedule_add_up_to_its_cost(order, keys):
+    costs = fl.embedded_costs(order=order)
+    front = fl.schedule_front(costs).set_index("num_keys")
+    assert sum(group_costs(costs, front.loc[keys, "schedule"])) == pytest.approx(front.loc[keys, "cost"])
+
+
+def test_groups_that_were_not_measured_cost_infinitely_much_and_single_steps_nothing():
+    costs = ReuseCosts(torch.ones(1, 1, 4, 3), (0,), torch.ones(1, 5), {"order": 0})
+    assert group_costs(costs, KeySchedule(4, (0, 1))) == (0.0, math.inf)
+    assert group_costs(costs, KeySchedule(4, (0, 2, 3))) == (1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="a schedule for 5 steps given; accepted: 4 steps, as were measured"):
+        group_costs(costs, KeySchedule(5, (0,)))
+
+
+def test_operations_without_guidance_are_half_of_those_with(pipe, predictor):
+    count = count_flops(pipe.unet, denoiser_arguments(pipe, PROMPT, 0.0))
+    assert predictor.operations[False] == count and predictor.operations[True].total == 2 * count.total
+
+
+def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
+    costs = predictor.fitting(Settings(PROMPT), Acceleration(KeySchedule.paper(50))).costs
+    best = predictor.front(costs)["error"][9]
+    assert predictor.error(costs, predictor.front(costs)["schedule"][9]) == pytest.approx(best)
+    assert predictor.error(costs, KeySchedule.paper(50)) > best and predictor.uniform(costs)[9] > best
+
+
+def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
+    settings = Settings(PROMPT, num_inference_steps=20, scheduler="dpm-solver++")
+    for what in ("encoder", "prediction"):
+        acceleration = Acceleration(KeySchedule.paper(20), what=what)
+        prediction = predictor.predict(settings, acceleration)
+        counts = PairRunner(pipe).run(settings, acceleration).accelerated.counts
+        assert (prediction.encoder_calls, prediction.forward_calls) == (counts.encoder_calls, counts.forward_calls)
+        count = predictor.operations[True]
+        assert prediction.gflops == pytest.approx(count.of_run(counts.encoder_calls, counts.decoder_calls) / 1e9)
+    assert prediction.error > 0 and prediction.flop_ceiling > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "acceleration", "words"),
+    [
+        ({"guidance_scale": 7.5}, {}, "guidance scale 5.0, here 7.5"),
+        ({"num_inference_steps": 30}, {}, "50 steps, here 30"),
+        ({"scheduler": "euler"}, {}, "scheduler DDIMScheduler, here EulerDiscreteScheduler"),
+    ],
+)
+def test_where_no_costs_fit_there_is_a_sentence_and_no_number(predictor, settings, acceleration, words):
+    given = Settings(PROMPT, **settings)
+    schedule = KeySchedule.uniform(predictor.steps(given), 9)
+    prediction = predictor.predict(given, Acceleration(schedule, **acceleration))
+    assert prediction.error is None and prediction.groups == () and words in prediction.note
+    assert prediction.flop_ceiling == pytest.approx(1.37, abs=0.05) or given.num_inference_steps != 50
+
+
+def test_groups_longer_than_was_measured_are_not_predicted(predictor):
+    prediction = predictor.predict(Settings(PROMPT), Acceleration(KeySchedule(50, (0, 10))))
+    assert prediction.error is None and "groups of more than 25 steps were not measured" in prediction.note
+    assert math.isnan(prediction.groups[1]) and prediction.groups[0] > 0
+
+
+def test_costs_of_another_model_are_not_used(pipe):
+    costs = fl.embedded_costs()
+    other = ReuseCosts(costs.displacement, costs.gaps, costs.sensitivity, {**costs.measured_on, "weights": "0" * 16})
+    fit = Predictor(pipe, other, Settings(PROMPT)).fitting(Settings(PROMPT), Acceleration(KeySchedule.paper(50)))
+    assert fit.costs is None and "weights 0000000000000000" in fit.note
+
+
+def test_the_time_ceiling_is_interpolated_between_the_sizes_that_were_timed():
+    halves = TimedHalves()
+    acceleration = Acceleration(KeySchedule(12, (0, 6)))
+    assert halves.ceiling(Settings(PROMPT), acceleration) is None
+    halves.known[True] = {size: (1.0, 2.0 * size) for size in SIZES}  # decoding in parallel gains nothing
+    assert halves.ceiling(Settings(PROMPT), acceleration) == pytest.approx(36 / 26)
+    longer = Acceleration(KeySchedule(32, (0,)))
+    assert halves.ceiling(Settings(PROMPT), longer) == pytest.approx(96 / 65)
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=1), acceleration) is None
+    assert halves.ceiling(Settings(PROMPT), Acceleration(KeySchedule(12, (0, 6)), what="prediction")) == 6
+
+
+def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):
+    before, halves, seen = state(pipe), TimedHalves(), []
+    halves.measure(pipe, SHORT, lambda done, of: seen.append((done, of)))
+    assert seen[-1] == (4, 5) and all(min(pair) > 0 for pair in halves.known[True].values())
+    with pytest.raises(Cancelled):
+        halves.measure(pipe, SHORT, cancelled=lambda: True)
+    assert state(pipe) == before
+
+
+# ---------------------------------------------------------------------------------------------------- watched runs
+
+
+def test_watching_sees_every_step_and_changes_nothing(pipe):
+    arm = Arm(KeySchedule(8, (0, 3)))
+    plain, before, seen = sample(pipe, arm, [PROMPT], [0], **SHORT.options), state(pipe), []
+    with watched(pipe, lambda latents: seen.append(latents.clone()), lambda: False):
+        again = sample(pipe, arm, [PROMPT], [0], **SHORT.options)
+    assert len(seen) == 8 and torch.equal(again.latents, plain.latents) and torch.equal(seen[-1], plain.latents)
+    assert state(pipe) == before
+
+
+@pytest.mark.parametrize("step", [1, 6, 11, 15])
+def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(pipe, step):
+    """The second group has 15 steps, which are decoded by one forward; the cancel comes after one of its steps."""
+    before, schedule, seen = state(pipe), KeySchedule(16, (0, 1)), []
+    counts = None
+    with pytest.raises(Cancelled):
+        with watched(pipe, lambda latents: seen.append(1), lambda: len(seen) >= step):
+            with fl.encoder_propagation(pipe, schedule) as counts:
+                pipe(PROMPT, num_inference_steps=16)
+    assert len(seen) == step and counts.forward_calls <= 2
+    assert state(pipe) == before
+
+
+def test_a_cancel_before_the_first_call_evaluates_nothing(pipe):
+    with pytest.raises(Cancelled):
+        with watched(pipe, lambda latents: None, lambda: True), fl.encoder_propagation(pipe, KeySchedule.uniform(4, 2)) as counts:
+            pipe(PROMPT, num_inference_steps=4)
+    assert counts.forward_calls <= 1 and counts.steps <= 1
+
+
+@pytest.mark.parametrize("acceleration", [{}, {"order": 1}, {"what": "prediction"}, {"prior_noise": 0.01, "prior_start": 0.9}])
+def test_previews_change_no_bit(pipe, acceleration):
+    given = Acceleration(KeySchedule(8, (0, 3, 5)), **acceleration)
+    plain, shown = PairRunner(pipe, preview_every=0).run(SHORT, given), []
+    previewed = PairRunner(pipe, preview_every=1).run(SHORT, given, shown.append)
+    for side in ("untouched", "accelerated"):
+        assert torch.equal(getattr(plain, side).latents, getattr(previewed, side).latents)
+        assert getattr(plain, side).images[0].tobytes() == getattr(previewed, side).images[0].tobytes()
+    pictures = [progress for progress in shown if progress.picture is not None]
+    assert {progress.side for progress in pictures} == {UNTOUCHED, ACCELERATED} and len(pictures) == 2 * 8
+    assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(9), 8]
+
+
+def test_prior_noise_starts_where_it_was_asked_to(pipe):
+    runner = PairRunner(pipe, preview_every=0)
+    schedule = KeySchedule.uniform(8, 4)
+    none, early, late = (
+        runner.run(SHORT, Acceleration(schedule, prior_noise=weight, prior_start=start)).accelerated.latents
+        for weight, start in ((0.0, 0.5), (0.01, 1.0), (0.01, 0.0))
+    )
+    assert torch.equal(none, late) and not torch.equal(none, early)
+
+
+def test_the_untouched_run_is_made_once_for_each_prompt_seed_and_settings(pipe):
+    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(8, 3)
+    first = runner.run(SHORT, Acceleration(schedule))
+    second = runner.run(SHORT, Acceleration(KeySchedule.uniform(8, 5), order=1))
+    assert not first.baseline_was_known and second.baseline_was_known and second.untouched is first.untouched
+    for other in (
+        Settings(PROMPT, seed=1, num_inference_steps=8),
+        Settings("a small white ring on a red background", num_inference_steps=8),
+        Settings(PROMPT, num_inference_steps=8, guidance_scale=3),
+        Settings(PROMPT, num_inference_steps=8, scheduler="euler"),
+    ):
+        assert not runner.run(other, Acceleration(schedule)).baseline_was_known
+
+
+def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):
+    before = state(pipe)
+    settings = Settings(PROMPT, num_inference_steps=8, scheduler="euler")
+    same = PairRunner(pipe, judged=True).run(settings, Acceleration(KeySchedule(8, tuple(range(8)))))
+    assert same.psnr == math.inf and same.ssim == pytest.approx(1) and same.latent_error == 0
+    other = PairRunner(pipe, judged=True).run(settings, Acceleration(KeySchedule(8, (0,))))
+    assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {UNTOUCHED, ACCELERATED}
+    assert PairRunner(pipe).run(SHORT, Acceleration(KeySchedule(8, (0,)))).prompt_right is None
+    assert state(pipe) == before and type(pipe.scheduler).__name__ == "DDIMScheduler"
+
+
+def test_a_cancelled_pair_leaves_the_pipeline_and_keeps_no_half_baseline(pipe):
+    before, runner, seen = state(pipe), PairRunner(pipe), []
+    with pytest.raises(Cancelled):
+        runner.run(SHORT, Acceleration(KeySchedule(8, (0,))), seen.append, lambda: len(seen) > 4)
+    assert not runner.baselines and state(pipe) == before
+    expected = sample(pipe, Arm(), [PROMPT], [0], **SHORT.options).latents
+    assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).untouched.latents, expected)
+
+
+# ---------------------------------------------------------------------------------------------------- history and pictures
+
+
+def test_the_history_is_a_table_and_a_file(pipe, predictor, tmp_path):
+    history, acceleration = History(), Acceleration(KeySchedule.uniform(8, 3), prior_noise=0.003)
+    assert list(history.table().columns) == list(COLUMNS) and history.table().empty
+    history.add(PairRunner(pipe, judged=True).run(SHORT, acceleration), predictor.predict(SHORT, acceleration))
+    history.save(tmp_path / "runs.csv")
+    read = pd.read_csv(tmp_path / "runs.csv")
+    assert list(read.columns) == list(COLUMNS) and read.loc[0, "schedule"] == "0,3,5 of 8" and read.loc[0, "prior_noise"] == 0.003
+    assert read.loc[0, "psnr"] == pytest.approx(history.table().loc[0, "psnr"]) and np.isnan(read.loc[0, "predicted_error"])
+
+
+def test_a_difference_is_black_where_pictures_are_equal():
+    from PIL import Image
+
+    grey, lighter = (Image.new("RGB", (600, 600), (level, level, level)) for level in (10, 12))
+    assert difference(grey, grey).getextrema() == ((0, 0),) * 3 and difference(lighter, grey).getextrema() == ((8, 8),) * 3
+    assert data_address(grey).startswith("data:image/png;base64,") and grey.size == (600, 600)
+
+
+# ---------------------------------------------------------------------------------------------------- the worker
+
+
+def test_one_job_at_a_time_that_can_be_cancelled():
+    worker, begun, said = Worker(), threading.Event(), []
+
+    def job(cancelled):
+        begun.set()
+        while not cancelled():
+            begun.wait(0.001)
+        said.append("stopped")
+
+    assert worker.wait() and not worker.is_running
+    worker.start(job)
+    begun.wait(10)
+    with pytest.raises(RuntimeError, match="a run is being made already; cancel it, or wait for its end"):
+        worker.start(job)
+    assert not worker.wait(0.01) and worker.is_running
+    worker.cancel()
+    assert worker.wait(10) and said == ["stopped"]
+    worker.start(lambda cancelled: said.append(cancelled()))
+    assert worker.wait(10) and said == ["stopped", False]
+
+
+def test_what_was_asked_many_times_is_done_once():
+    done, made = threading.Event(), []
+    later = Later(lambda: (made.append(1), done.set()), seconds=0.05)
+    for _ in range(5):
+        later.ask()
+    assert done.wait(10) and made == [1]
+
+
+# ---------------------------------------------------------------------------------------------------- full size
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "share"),
+    [
+        ("stable-diffusion-1.5", 859.5, 0.325),
+        ("sdxl", 2567.5, 0.434),
+        ("controlnet", 1220.8, 0.501),
+        ("text-to-video", 1411.2, 0.379),
+    ],
+)
+def test_full_size_architectures_have_the_published_sizes_and_no_memory(name, millions, share):
+    system = full_size(name)
+    count = system.count()
+    assert system.parameters / 1e6 == pytest.approx(millions, abs=0.1)
+    assert count.encoder / count.total == pytest.approx(share, abs=0.002)
+    assert all(parameter.is_meta for parameter in system.model.parameters())
+
+
+def test_an_unknown_architecture_says_which_there_are():
+    with pytest.raises(ValueError, match="full-size architecture 'dalle' asked; there are: " + ", ".join(FULL_SIZE)):
+        full_size("dalle")

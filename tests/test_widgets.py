@@ -1,0 +1,352 @@
+"""The widgets without a browser: traits, messages of the page, files, and what is shown where widgets cannot run."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+import torch
+from ipywidgets import Widget
+from test_propagation import state
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.lab.settings import Acceleration, Settings
+from fastdiff_lab.lab.watching import Cancelled
+from fastdiff_lab.widgets import recording_explorer, schedule_lab
+from fastdiff_lab.widgets.assets import PARTS, module, style
+from fastdiff_lab.widgets.fallback import SENTENCE
+from fastdiff_lab.widgets.messages import answer
+
+PROMPT = "a large red star at the left on a white background"
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def recording(pipe):
+    with fl.record(pipe, keep=["mid_block"]) as recording:
+        pipe(PROMPT, num_inference_steps=10)
+    return recording
+
+
+@pytest.fixture(scope="module")
+def made(pipe):
+    return schedule_lab(pipe, prompt=PROMPT)
+
+
+@pytest.fixture
+def lab(made):
+    """A lab of 20 steps with another scheduler, for which costs were measured; as at its beginning."""
+    begin = {"prompt": PROMPT, "seed": 0, "steps": STEPS, "guidance": 5.0, "scheduler": "dpm-solver++"}
+    made.form = {**begin, "what": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
+    made.clear()
+    made.problem, made.pictures, made.progress, made.result = {}, {}, {}, {}
+    made.use_num_keys(4)
+    yield made
+    made.cancel()
+    assert made.wait(60)
+
+
+def test_the_page_gets_nothing_that_json_cannot_carry(lab, recording):
+    lab.schedule = KeySchedule.uniform(STEPS, 2)
+    lab.run()
+    explorer = recording_explorer(recording, lab)
+    for widget in (lab, explorer):
+        assert "key_steps" in widget.get_state() and json.dumps(widget.get_state(), allow_nan=False)
+    # ipywidgets keeps the names of synchronised traits in `keys`; a trait of that name would hide the state.
+    assert isinstance(Widget.keys, object) and "form" in lab.keys and "figures" in explorer.keys
+
+
+def test_a_newcomer_sees_the_derived_keys_with_a_prediction(pipe):
+    lab = schedule_lab(pipe)
+    assert lab.schedule.source.startswith("derived, 9 keys") and lab.num_steps == 50
+    assert lab.prediction["cards"][0]["value"] not in ("", "–") and lab.front["rows"] and lab.time_steps[0] > lab.time_steps[-1]
+    assert [preset["enabled"] for preset in lab.presets] == [True, True, True]
+
+
+def test_the_page_moves_keys_and_everything_follows(lab):
+    before = lab.prediction["cards"][0]["value"]
+    lab.key_steps = [0, 4, 9]
+    assert lab.schedule == KeySchedule(STEPS, (0, 4, 9)) and lab.schedule.source == "set by hand in the lab"
+    assert lab.prediction["cards"][0]["value"] != before and lab.prediction["cards"][1]["value"] == "3"
+    assert lab.schedule_text.startswith("0,4,9 of 20") and len(lab.profiles["cost"]["spans"]) == 3
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], [0, 99], [0, 3, 2], []])
+def test_keys_that_are_none_are_refused_with_a_sentence(lab, wrong):
+    kept = lab.schedule
+    lab.key_steps = wrong
+    assert "ValueError" in lab.problem["message"] and lab.schedule == kept and lab.key_steps == list(kept.keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("seed", None, "seed None asked"),
+        ("steps", 0, "steps 0 asked"),
+        ("order", 5, "order=5 asked"),
+        ("prompt", "", "prompt='' asked"),
+    ],
+)
+def test_settings_that_are_none_are_refused_with_a_sentence(lab, name, value, words):
+    settings, kept = lab.settings, lab.schedule
+    lab.form = {**lab.form, name: value}
+    assert words in lab.form_error and lab.settings == settings and lab.schedule == kept
+    lab.form = {**lab.form, name: {"seed": 3, "steps": STEPS, "order": 1, "prompt": "a red ring"}[name]}
+    assert lab.form_error == ""
+
+
+def test_other_steps_spread_the_keys_anew(lab):
+    lab.schedule = KeySchedule(STEPS, (0, 5, 10, 15))
+    lab.form = {**lab.form, "steps": 40}
+    assert lab.schedule == KeySchedule(40, (0, 10, 20, 30)) and lab.num_steps == 40 and len(lab.time_steps) == 40
+    lab.form = {**lab.form, "steps": 2}
+    assert lab.schedule == KeySchedule(2, (0, 1)) and not lab.presets[0]["enabled"]
+
+
+def test_presets_and_the_number_of_keys(lab):
+    answer(lab, {"action": "preset", "name": "paper"})
+    assert lab.schedule == KeySchedule.paper(STEPS)
+    answer(lab, {"action": "preset", "name": "uniform"})
+    assert lab.schedule == KeySchedule.uniform(STEPS, 7)
+    answer(lab, {"action": "num_keys", "value": 5})
+    derived = fl.derive_schedule(fl.embedded_costs(measured="dpm-solver++-20"), 5)
+    assert lab.schedule == derived and lab.schedule.measured_on == derived.measured_on
+    lab.form = {**lab.form, "guidance": 3}
+    answer(lab, {"action": "num_keys", "value": 500})
+    assert lab.schedule == KeySchedule.uniform(STEPS, STEPS) and lab.front == {} and not lab.presets[2]["enabled"]
+    answer(lab, {"action": "preset", "name": "best"})
+    assert "preset 'best' asked; accepted: paper, derived, uniform" in lab.problem["message"]
+
+
+def test_keys_that_were_derived_for_something_else_say_so(lab):
+    lab.use_num_keys(5)
+    assert "derived for something else" not in lab.prediction["note"]
+    lab.form = {**lab.form, "order": 1}
+    assert "These keys were derived for something else: order 0, here 1." in lab.prediction["note"]
+
+
+@pytest.mark.parametrize("wrong", [None, "run", {}, {"action": "erase"}, {"action": ["run"]}])
+def test_messages_that_mean_nothing_do_nothing(lab, wrong):
+    kept = lab.get_state()
+    answer(lab, wrong)
+    assert lab.get_state() == kept
+
+
+def test_a_run_from_code_fills_the_page_and_the_history(lab, pipe):
+    before = state(pipe)
+    lab.schedule = KeySchedule.paper(STEPS)
+    pair = lab.run()
+    assert pair.acceleration.schedule == KeySchedule.paper(STEPS) and len(lab.history) == len(lab.rows) == 1
+    assert set(lab.pictures) == {"untouched", "accelerated", "difference"}
+    assert all(shown["address"].startswith("data:image/png;base64,") and shown["alt"] for shown in lab.pictures.values())
+    assert lab.progress["accelerated"] == {"step": STEPS, "steps": STEPS, "text": f"step {STEPS} of {STEPS}"}
+    assert lab.run_state["state"] == "done" and lab.result["rows"][0][0] == "seconds" and state(pipe) == before
+    lab.form = {**lab.form, "order": 1, "prior_noise": 0.003}
+    lab.key_steps = [0, 1, 7]
+    lab.run()
+    assert lab.history["order"].tolist() == [0, 1] and lab.rows[1]["shown"]["reuse"] == "encoder, order 1, noise 0.003"
+    answer(lab, {"action": "restore", "run": 1})
+    assert lab.acceleration == Acceleration(KeySchedule.paper(STEPS)) and lab.form["order"] == 0
+    answer(lab, {"action": "restore", "run": 7})
+    assert "run 7 asked; accepted: 1 to 2" in lab.problem["message"]
+    answer(lab, {"action": "clear"})
+    assert lab.rows == [] and lab.history.empty
+
+
+def test_a_run_that_is_cancelled_says_so_and_only_one_is_made_at_a_time(lab, pipe):
+    before = state(pipe)
+    lab.form = {**lab.form, "steps": 500, "scheduler": "own"}
+    answer(lab, {"action": "run"})
+    deadline = time.monotonic() + 60
+    while lab.progress.get("untouched", {}).get("step", 0) < 3:
+        assert time.monotonic() < deadline and lab.run_state["state"] == "running"
+        time.sleep(0.01)
+    answer(lab, {"action": "run"})
+    assert "a run is being made already" in lab.problem["message"]
+    answer(lab, {"action": "cancel"})
+    assert lab.wait(60) and lab.run_state["state"] == "cancelled" and lab.rows == []
+    with pytest.raises(Cancelled):
+        lab._running.result()
+    assert state(pipe) == before
+
+
+def test_an_error_is_a_sentence_with_details_and_the_lab_goes_on(lab, pipe):
+    before = state(pipe)
+    lab.form = {**lab.form, "prompt": "a red dog"}
+    with pytest.raises(ValueError, match="does not know 'dog'"):
+        lab.run()
+    assert (
+        lab.problem["message"].startswith("ValueError: the embedded pipeline does not know 'dog'")
+        or "dog" in lab.problem["message"]
+    )
+    assert "Traceback" in lab.problem["details"] and lab.run_state["state"] == "error" and state(pipe) == before
+    lab.form = {**lab.form, "prompt": PROMPT}
+    lab.run()
+    assert lab.problem == {} and len(lab.rows) == 1
+
+
+def test_measuring_the_ceiling_fills_its_card(lab):
+    answer(lab, {"action": "measure"})
+    assert lab.wait(120) and lab.run_state["state"] == "done"
+    card = lab.prediction["cards"][-1]
+    assert re.fullmatch(r"\d+\.\d\d×", card["value"]) and card["action"] == ""
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def test_schedules_are_saved_and_loaded(lab, tmp_path):
+    lab.use_num_keys(6)
+    lab.save(str(tmp_path / "mine.json"))
+    saved = KeySchedule.load(tmp_path / "mine.json")
+    assert saved == lab.schedule and saved.measured_on == lab.schedule.measured_on
+    lab.save(str(tmp_path / "mine.json"))  # again, over a file of its own
+    lab.use_preset("paper")
+    text = (tmp_path / "mine.json").read_text()
+    answer(lab, {"action": "load", "text": text, "name": "mine.json", "bytes": len(text)})
+    assert lab.schedule == saved and lab.schedule.source == saved.source and lab.said.startswith("Loaded mine.json")
+    other = KeySchedule(50, (0, 20)).to_json()
+    answer(lab, {"action": "load", "text": other, "name": "fifty.json", "bytes": len(other)})
+    assert lab.schedule == KeySchedule(50, (0, 20)) and lab.settings.num_inference_steps == 50
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"text": "no json", "bytes": 7}, "x.json: the given text is no JSON"),
+        ({"text": '{"schema": "other"}', "bytes": 19}, "x.json: the given text is no fastdiff_lab.KeySchedule"),
+        ({"text": "", "bytes": 2_000_000}, "x.json has 2000000 bytes; accepted: a key schedule of at most 1000000 bytes"),
+        ({"text": None, "bytes": 3}, "x.json has 3 bytes"),
+    ],
+)
+def test_files_that_are_no_schedules_change_nothing(lab, content, words):
+    kept = lab.schedule
+    answer(lab, {"action": "load", "name": "x.json", **content})
+    assert words in lab.problem["message"] and lab.schedule == kept
+
+
+def test_a_schedule_that_no_run_of_the_scheduler_can_have_is_refused(lab):
+    lab.form = {**lab.form, "scheduler": "pndm", "steps": 10}
+    assert lab.num_steps == 19  # PNDM's first steps make several calls
+    with pytest.raises(
+        ValueError, match="the schedule is for 30 steps; a run with scheduler 'pndm' makes 39 for 30 requested ones"
+    ):
+        lab.schedule = KeySchedule.uniform(30, 3)
+    with pytest.raises(TypeError, match="schedule='0,5 of 19' given; accepted: a KeySchedule"):
+        lab.schedule = "0,5 of 19"
+
+
+@pytest.mark.parametrize("path", ["mine.txt", ".json", "", None, 5])
+def test_a_schedule_goes_to_a_json_file_only(lab, path):
+    answer(lab, {"action": "save", "path": path})
+    assert f"file {path!r} asked; accepted: a path that ends in .json" in lab.problem["message"]
+
+
+def test_no_file_that_is_something_else_is_overwritten(lab, tmp_path):
+    (tmp_path / "package.json").write_text('{"name": "mine"}')
+    (tmp_path / "data.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"package.json is no fastdiff_lab.KeySchedule"):
+        lab.save(str(tmp_path / "package.json"))
+    with pytest.raises(ValueError, match=r"data.csv is there and holds no runs of the lab; accepted: a new file"):
+        lab.export(str(tmp_path / "data.csv"))
+    assert (tmp_path / "package.json").read_text() == '{"name": "mine"}' and (tmp_path / "data.csv").read_text() == "a,b\n1,2\n"
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere' to write runs.csv to"):
+        lab.export(str(tmp_path / "nowhere" / "runs.csv"))
+    lab.export(str(tmp_path / "runs.csv"))
+    lab.export(str(tmp_path / "runs.csv"))
+
+
+# ---------------------------------------------------------------------------------------------------- where widgets cannot run
+
+
+def test_without_widgets_there_is_a_sentence_and_a_picture_of_the_state(lab, recording):
+    lab.form = {**lab.form, "prompt": "a large red star at the left on a white background"}
+    lab.run()
+    for widget in (lab, recording_explorer(recording, KeySchedule.uniform(10, 3))):
+        data, _ = widget._repr_mimebundle_()
+        page = data["text/html"]
+        assert data["text/plain"] == SENTENCE and SENTENCE in page and '<img alt="' in page
+        assert "application/vnd.jupyter.widget-view+json" in data and len(page) < 300_000
+    assert "Predicted error" in lab.page() and "<table" in lab.page()
+
+
+def test_what_a_user_writes_is_escaped_in_the_static_page(lab):
+    lab.schedule = KeySchedule(STEPS, (0, 3), "<script>alert(1)</script>")
+    lab.form = {**lab.form, "guidance": 3}
+    lab.run()
+    assert "<script>" not in lab.page()
+
+
+def test_the_page_asks_nothing_of_other_machines_and_reads_no_text_as_html():
+    for entry in ("lab", "explorer"):
+        code = module(entry)
+        assert code.count("export default") == 1 and "innerHTML" not in code and "insertAdjacentHTML" not in code
+        assert set(re.findall(r"https?://[^\s\"')]+", code)) <= {"http://www.w3.org/2000/svg"}
+        assert not re.search(r"^import |[^.]import\(|fetch\(|XMLHttpRequest", code, flags=re.MULTILINE)
+    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 7
+
+
+# ---------------------------------------------------------------------------------------------------- the explorer
+
+
+def test_the_explorer_marks_the_keys_in_every_plot(recording):
+    explorer = recording_explorer(recording, KeySchedule(10, (0, 4, 7)))
+    assert [figure["name"] for figure in explorer.figures] == ["change", "norm", "similarity", "pca"]
+    assert explorer.form["layer"] == "mid_block" and explorer.note.startswith("Step 0 (time-step")
+    assert all("[0, 4, 7]" in figure["alt"] for figure in explorer.figures[:3]) and "key step" in explorer.figures[3]["alt"]
+    explorer.form = {**explorer.form, "layer": "conv_in", "step": 5, "kind": "cosine"}
+    assert "reuses the encoder's features of key step 4" in explorer.note
+    assert [bool(figure.get("address")) for figure in explorer.figures] == [True, True, False, False]
+    assert "fl.record(pipe, keep=['conv_in'])" in explorer.figures[3]["words"]
+    drawn = explorer.figures
+    explorer.form = {**explorer.form, "step": 99}
+    assert (
+        "step 99 of layer 'conv_in' asked; accepted: steps from 0 to 9" in explorer.problem["message"] and explorer.figures == drawn
+    )
+
+
+def test_the_explorer_follows_a_lab(recording, lab):
+    explorer = recording_explorer(recording, lab)
+    lab.key_steps = [0, 2, 5]
+    assert explorer.key_steps == [0, 2, 5]
+    explorer.draw()
+    assert "[0, 2, 5]" in explorer.figures[0]["alt"]
+
+
+def test_a_recording_without_runs_is_refused():
+    with pytest.raises(ValueError, match="nothing was recorded: no run was finished inside the record block"):
+        recording_explorer(fl.Recording())
+
+
+def test_the_measured_change_stands_above_the_strip(pipe, recording):
+    lab = schedule_lab(pipe, recording=recording, num_inference_steps=10)
+    spans = lab.profiles["change"]["spans"]
+    assert [span[:2] for span in spans] == [[step, step + 1] for step in range(1, 10)] and all(span[2] > 0 for span in spans)
+    lab.form = {**lab.form, "steps": 12}
+    assert lab.profiles["change"]["spans"] == [] and lab.profiles["change"]["note"] == "The recording has 10 steps, this run 12."
+
+
+def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
+    other = fl.load_pipeline()
+    with torch.no_grad():
+        other.unet.conv_in.weight.mul_(1.01)
+    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=8)
+    assert lab.prediction["cards"][0]["value"] == "–" and "nothing was measured on this pipeline" in lab.prediction["note"]
+    assert lab.schedule == KeySchedule.uniform(8, 1) and lab.prediction["cards"][2]["value"] != "–"
+    costs = fl.calibrate(other, [PROMPT], num_inference_steps=8, longest=4)
+    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=8)
+    assert measured.prediction["cards"][0]["value"] != "–"
+    assert measured.run().prompt_right is None and "No prompt accuracy" in measured.result["note"]
+
+
+def test_settings_can_be_set_from_code(lab):
+    lab.settings = Settings("a small white ring on a red background", seed=4, num_inference_steps=12, scheduler="heun")
+    assert lab.form["seed"] == 4 and lab.num_steps == 23 and lab.schedule.num_steps == 23  # Heun's second stages are calls, too
