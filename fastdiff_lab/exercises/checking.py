@@ -7,10 +7,13 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,10 @@ EXERCISES: dict[str, Exercise] = {
     for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES)
 }  # fmt: skip
 NAMES = (*EXERCISES, contest.NAME)
+PACKAGE = Path(__file__).parent.parent
+# What an answer may call of this package; all else would let the library answer in the student's place.
+ALLOWED_FILES = ("schedule.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
+ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed")
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
     """What becomes of an answer on one input; the answer gets copies, and is told if it writes into them."""
     given = own_copy(arguments)
     try:
-        with torch.no_grad(), exercise.rules(*given) as broken:
+        with torch.no_grad(), exercise.rules(*given) as broken, _by_itself(broken):
             found = answer(*given)
     except KeyboardInterrupt:
         return Verdict("interrupted", "you stopped it while it worked on this input; a quicker way may be needed")
@@ -99,6 +106,25 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
         names = [name for name, new, old in zip(exercise.arguments, given, arguments, strict=True) if not same(new, old)]
         return Verdict("changed its input", f"the result is right, but your function wrote into {', '.join(names)}; work on a copy")
     return judged
+
+
+@contextmanager
+def _by_itself(broken: list[str]) -> Iterator[None]:
+    """While the block lasts, functions of this package that are called are noted as a broken rule, once each."""
+
+    def note(frame: Any, event: str, arg: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(f"{PACKAGE}/") and not code.co_qualname.startswith(ALLOWED_CODE):
+            file = code.co_filename[len(f"{PACKAGE}/") :]
+            if file not in ALLOWED_FILES and not broken:
+                broken.append(f"your function calls fastdiff_lab ({code.co_qualname} of {file}); write it yourself")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
 
 
 def _place(error: Exception) -> str:

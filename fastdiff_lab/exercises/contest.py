@@ -110,7 +110,8 @@ def well_known() -> dict[str, ContestEntry]:
 
 def drawn_tasks(seed: int, count: int) -> tuple[list[str], list[int]]:
     """Captions of one object, all different, and a seed for the noise of each; both follow from `seed`."""
-    rng, captions = np.random.default_rng(seed), {}
+    rng = np.random.default_rng(seed)
+    captions: dict[str, int] = {}
     while len(captions) < count:
         captions[sample_scene(SCENES + int(rng.integers(10**9)), objects=1).caption()] = int(rng.integers(2**31))
     return list(captions), list(captions.values())

@@ -39,7 +39,7 @@ def _schedules(rng: np.random.Generator) -> Iterator[tuple[int, list[int]]]:
 
 
 def _key_of_each_step(num_steps: int, keys: list[int]) -> list[int]:
-    return [group.start for group in KeySchedule(num_steps, keys).groups() for _ in group]
+    return [group.start for group in KeySchedule(num_steps, tuple(keys)).groups() for _ in group]
 
 
 def _nearest(num_steps: int, keys: list[int]) -> list[int]:
@@ -71,7 +71,7 @@ def library_run(
     )  # fmt: skip
     if keys is None:
         return run().images
-    with encoder_propagation(pipe, KeySchedule(num_steps, keys), what=what, parallel_decoding=False):
+    with encoder_propagation(pipe, KeySchedule(num_steps, tuple(keys)), what=what, parallel_decoding=False):
         return run().images
 
 

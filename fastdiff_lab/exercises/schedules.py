@@ -80,7 +80,7 @@ def _cheap_enough(found: Any, expected: Any, arguments: tuple) -> Verdict:
     if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:
         return nearness(found, expected)
     try:
-        keys = KeySchedule(len(costs), [int(number) for number in numbers]).keys
+        keys = KeySchedule(len(costs), tuple(int(number) for number in numbers)).keys
     except ValueError as error:
         return Verdict("wrong value", f"found {shown(found)}: {error}; expected for example {list(expected)}")
     if len(keys) != num_keys or not np.array_equal(keys, numbers):
