@@ -87,16 +87,23 @@ class ContestEntry:
     @classmethod
     def load(cls, path: str | Path) -> ContestEntry:
         """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError that says what is wrong with it."""
-        document = read_json(Path(path), Path(path).name, SCHEMA, VERSION)
+        return cls._read(Path(path), Path(path).name)
+
+    @classmethod
+    def from_json(cls, text: str) -> ContestEntry:
+        """Reads what `to_json` writes. Raises ValueError that says what is wrong with it."""
+        return cls._read(text, "the given text")
+
+    @classmethod
+    def _read(cls, source: str | Path, place: str) -> ContestEntry:
+        document = read_json(source, place, SCHEMA, VERSION)
         known = {field.name for field in fields(cls)}
         if "schedule" not in document or not document.keys() <= known:
-            raise ValueError(
-                f"{Path(path).name} has fields {', '.join(sorted(document))[:80]!r}; accepted: schedule, and of {sorted(known)}"
-            )
+            raise ValueError(f"{place} has fields {', '.join(sorted(document))[:80]!r}; accepted: schedule, and of {sorted(known)}")
         try:
             return cls(**{**document, "schedule": KeySchedule.parse(document["schedule"])})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{Path(path).name}: {error}") from None
+            raise ValueError(f"{place}: {error}") from None
 
 
 def well_known() -> dict[str, ContestEntry]:

@@ -56,9 +56,15 @@ def show(name: str, answer: Any) -> HTML:
     try:
         with torch.no_grad():
             figure, alt = DRAWN[name](answer)
+    except NothingToDrawError as error:
+        return _sentence(str(error))
     except Exception as error:
-        return HTML(f"<p>Nothing to draw yet: {html.escape(f'{type(error).__name__}: {error}')}. <code>check</code> says more.</p>")
+        return _sentence(f"{type(error).__name__}: {error}")
     return HTML(plot.html_image(figure, alt))
+
+
+def _sentence(reason: str) -> HTML:
+    return HTML(f"<p>Nothing to draw yet: {html.escape(reason)}. <code>check</code> says more.</p>")
 
 
 def _numbers(value: Any, shape: tuple[int, ...] | None = None) -> np.ndarray:

@@ -4,6 +4,7 @@
 - `solution(master)`: the notebook with the answers in their places
 - `questions(master)`: each question's solution, prompt and hidden tests, for the tests of the exercises
 - `generate(folder)`: writes both notebooks of each master in `folder/masters`
+- `executed(notebook)`: a notebook with its outputs
 
 Masters are py:percent files with the markers of otter-grader's `assign`, so that the notebooks for examinations come from the same file.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+from nbconvert.preprocessors import ExecutePreprocessor
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from ..files import write_text
@@ -117,18 +119,19 @@ def _made(master: Any, of_solution: Any, answers: bool) -> Any:
                 cells.append(new_markdown_cell(_FOLDED.format("\n\n".join(waiting.pop(0).solutions))))
         elif inside[-1:] != ("TESTS",):
             source = of_solution(cell.source) if cell.cell_type == "code" and inside[-1:] == ("SOLUTION",) else cell.source
+            source = source if answers else source.replace("](../", "](../../")  # solutions lie one folder deeper
             cells.append((new_code_cell if cell.cell_type == "code" else new_markdown_cell)(source))
     for place, cell in enumerate(cells):
         cell.id = f"cell-{place}"  # the same each time, so that only changes show
     return new_notebook(cells=cells, metadata={"kernelspec": dict(master.metadata["kernelspec"])})
 
 
-def generate(folder: Path) -> list[Path]:
+def generate(folder: Path, *, execute: bool = False) -> list[Path]:
     """Writes `folder/NAME.ipynb` and `folder/solutions/NAME.ipynb` of each `folder/masters/NAME.py`; gives the paths.
 
     >>> generate(Path("notebooks/exercises"))  # doctest: +SKIP
 
-    Raises FileNotFoundError for a folder without masters.
+    `execute`: with the outputs of the solutions. Raises FileNotFoundError for a folder without masters.
     """
     masters = sorted((folder / "masters").glob("*.py"))
     if not masters:
@@ -136,11 +139,23 @@ def generate(folder: Path) -> list[Path]:
     written = []
     for path in masters:
         master = read_master(path)
-        for place, made in ((folder, student(master)), (folder / "solutions", solution(master))):
+        solved = solution(master)
+        for place, made in ((folder, student(master)), (folder / "solutions", executed(solved) if execute else solved)):
             written.append(place / f"{path.stem}.ipynb")
             write_text(written[-1], nbformat.writes(made) + "\n")
     return written
 
 
+def executed(notebook: Any) -> Any:
+    """The notebook with the outputs that it gives when it is run, without progress bars and times."""
+    done, _ = ExecutePreprocessor(timeout=600).preprocess(notebook)
+    for cell in done.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    done.metadata.pop("language_info", None)
+    return done
+
+
 if __name__ == "__main__":
-    print(*generate(Path(sys.argv[1])), sep="\n")
+    print(*generate(Path(sys.argv[1]), execute=True), sep="\n")

@@ -109,12 +109,12 @@ hidden: true
 points: 1
 """ # END TEST CONFIG
 def test_relative_change_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "relative_change", env.get("relative_change")
+    seed, name, answer = GRADING_SEED, "relative_change", env.get("relative_change")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
@@ -191,12 +191,12 @@ hidden: true
 points: 2
 """ # END TEST CONFIG
 def test_collect_skips_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "collect_skips", env.get("collect_skips")
+    seed, name, answer = GRADING_SEED, "collect_skips", env.get("collect_skips")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     import numpy as np
     from fastdiff_lab.exercises.hooks_and_features import call_of, pipeline
@@ -271,12 +271,12 @@ hidden: true
 points: 2
 """ # END TEST CONFIG
 def test_step_similarity_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "step_similarity", env.get("step_similarity")
+    seed, name, answer = GRADING_SEED, "step_similarity", env.get("step_similarity")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report

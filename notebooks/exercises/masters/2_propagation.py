@@ -105,12 +105,12 @@ hidden: true
 points: 1
 """ # END TEST CONFIG
 def test_key_of_each_step_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "key_of_each_step", env.get("key_of_each_step")
+    seed, name, answer = GRADING_SEED, "key_of_each_step", env.get("key_of_each_step")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
@@ -232,12 +232,12 @@ hidden: true
 points: 3
 """ # END TEST CONFIG
 def test_propagate_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "propagate", env.get("propagate")
+    seed, name, answer = GRADING_SEED, "propagate", env.get("propagate")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     import numpy as np
     from fastdiff_lab.exercises.propagation import run_of
@@ -317,12 +317,12 @@ hidden: true
 points: 3
 """ # END TEST CONFIG
 def test_decode_group_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "decode_group", env.get("decode_group")
+    seed, name, answer = GRADING_SEED, "decode_group", env.get("decode_group")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
@@ -389,12 +389,12 @@ hidden: true
 points: 2
 """ # END TEST CONFIG
 def test_flop_ceiling_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "flop_ceiling", env.get("flop_ceiling")
+    seed, name, answer = GRADING_SEED, "flop_ceiling", env.get("flop_ceiling")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report

@@ -116,12 +116,12 @@ hidden: true
 points: 1
 """ # END TEST CONFIG
 def test_schedule_cost_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "schedule_cost", env.get("schedule_cost")
+    seed, name, answer = GRADING_SEED, "schedule_cost", env.get("schedule_cost")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
@@ -204,12 +204,12 @@ hidden: true
 points: 4
 """ # END TEST CONFIG
 def test_best_keys_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "best_keys", env.get("best_keys")
+    seed, name, answer = GRADING_SEED, "best_keys", env.get("best_keys")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     import numpy as np
     from fastdiff_lab.exercises.schedules import random_costs
@@ -278,12 +278,12 @@ hidden: true
 points: 2
 """ # END TEST CONFIG
 def test_extrapolate_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "extrapolate", env.get("extrapolate")
+    seed, name, answer = GRADING_SEED, "extrapolate", env.get("extrapolate")
     reports = [check(name, answer), check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
@@ -354,12 +354,14 @@ hidden: true
 points: 3
 """ # END TEST CONFIG
 def test_contest_on_other_inputs(env):
-    import os
     import sys
+    GRADING_SEED = 1
     for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
         del sys.modules[module]  # whatever the notebook has changed in it
     from fastdiff_lab.exercises import check
-    seed, name, answer = int(os.environ["FASTDIFF_LAB_GRADING_SEED"]), "contest", env.get("entry")
+    seed, name, answer = GRADING_SEED, "contest", env.get("entry")
+    from fastdiff_lab.exercises import ContestEntry
+    answer = ContestEntry.from_json(answer.to_json())
     reports = [check(name, answer, seed=seed)]
     for report in reports:
         assert report.passed, report
