@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _told(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> tuple[bo
     lines = [f"{len(inputs)} inputs: {counted}. The first that is wrong:"]
     passed = ", ".join(f"{name}={described(value)}" for name, value in zip(exercise.arguments, inputs[wrong], strict=True))
     lines += [f"  passed:  {passed}", f"  {verdicts[wrong].kind}: {verdicts[wrong].reason}"]
-    lines += [f"  perhaps: {sentence}" for sentence in _mistakes(exercise, answer, inputs[wrong])]
+    lines += [f"  perhaps: {sentence}" for sentence in _mistakes(exercise, verdicts[wrong].found, inputs[wrong])]
     return False, "\n".join(lines)
 
 
@@ -99,13 +100,13 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
     except Exception as error:
         return Verdict("raised", f"{type(error).__name__}: {error}{_place(error)}")
     if broken and found is not None:
-        return Verdict("broke a rule", "; ".join(broken))
+        return Verdict("broke a rule", "; ".join(broken), found=found)
     with torch.no_grad():
         judged = exercise.judge(found, exercise.expected(*own_copy(arguments)), arguments)
     if judged.is_right and not same(given, arguments):
         names = [name for name, new, old in zip(exercise.arguments, given, arguments, strict=True) if not same(new, old)]
         return Verdict("changed its input", f"the result is right, but your function wrote into {', '.join(names)}; work on a copy")
-    return judged
+    return replace(judged, found=found)
 
 
 @contextmanager
@@ -128,21 +129,15 @@ def _by_itself(broken: list[str]) -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """The line that raised, as the student wrote it: the last one outside this package's checking."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    """The line that led to it, as the student wrote it: the last one outside this package and those that are installed."""
+    installed = tuple({f"{PACKAGE}/", *map(sysconfig.get_path, ("purelib", "platlib", "stdlib"))})
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(installed)]
     return f" (line {frames[-1].lineno} of {frames[-1].name}: {frames[-1].line})" if frames else ""
 
 
-def _mistakes(exercise: Exercise, answer: Callable, arguments: tuple) -> Iterable[str]:
+def _mistakes(exercise: Exercise, found: Any, arguments: tuple) -> Iterable[str]:
     """The known mistakes whose result is what was found."""
-    if not exercise.mistakes:
-        return
-    try:
-        with torch.no_grad():
-            found = answer(*own_copy(arguments))
-    except Exception:
-        return
-    for sentence, mistake in exercise.mistakes.items():
+    for sentence, mistake in exercise.mistakes.items() if found is not None else ():
         with torch.no_grad():
             if exercise.judge(found, mistake(*own_copy(arguments)), arguments).is_right:
                 yield sentence

@@ -65,6 +65,8 @@ class ContestEntry:
                 f"the contest is for {NUM_STEPS} steps and at most {MOST_CALLS} encoder calls; "
                 f"{self.schedule} has {self.schedule.num_steps} steps and makes {len(self.schedule.keys)} calls"
             )
+        if not isinstance(self.order, int):
+            raise TypeError(f"order={str(self.order)[:80]!r} given; accepted: 0, 1 or 2")
         weight = self.prior_noise
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise ValueError(f"prior_noise={str(weight)[:80]} asked; accepted: a number from 0 to 1")
@@ -178,22 +180,26 @@ def read_entries(folder: str | Path) -> tuple[dict[str, ContestEntry], dict[str,
     entries: dict[str, ContestEntry] = {}
     refused: dict[str, str] = {}
     for file in files:
-        name = "".join(character if character.isprintable() else "?" for character in file.stem)[:60]
         try:
-            entries[name] = ContestEntry.load(file)
+            entries[_printable(file.stem)] = ContestEntry.load(file)
         except (ValueError, OSError) as error:
-            refused[name] = str(error)
+            refused[_printable(file.stem)] = _printable(str(error))
     return entries, refused
 
 
-def judged(entry: Any, seed: int, pictures: int = PRACTICE) -> tuple[bool, str]:
+def _printable(text: str) -> str:
+    """Without characters that could move a terminal's cursor: names and contents of files are whatever somebody wrote."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+
+
+def judged(entry: Any, seed: int) -> tuple[bool, str]:
     """Is the entry valid, and at least as good as the weakest schedule beside it? With the scores."""
     if not isinstance(entry, ContestEntry):
         return False, f"A ContestEntry is wanted, found {type(entry).__name__}: ContestEntry(fl.KeySchedule(50, [0, ...]), order=0)"
-    board = leaderboard({"yours": entry}, seed=seed, pictures=pictures)
+    board = leaderboard({"yours": entry}, seed=seed, pictures=PRACTICE)
     scores = board.set_index("entry")["score"]
     weakest = scores.drop("yours").min()
-    said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {pictures} pictures of seed {seed}:"
+    said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {PRACTICE} pictures of seed {seed}:"
     lines = [f"  {name}: {score:.1f} dB" for name, score in scores.items()]
     passed = bool(math.isfinite(scores["yours"]) and scores["yours"] >= weakest - 1e-9)
     return passed, "\n".join([said, *lines, *([] if passed else ["  expected: no less than the weakest of the others"])])

@@ -24,12 +24,14 @@ class Verdict:
     """What became of an answer on one input.
 
     `kind`: "exact", "close", or what is wrong: "wrong value", "wrong shape", "wrong type", "nothing returned", "changed its input",
-    "raised", "interrupted", "broke a rule". `reason`: in a sentence. `difference`: the largest, where there is one.
+    "raised", "interrupted", "broke a rule". `reason`: in a sentence. `difference`: the largest, where there is one. `found`: what the
+    answer gave.
     """
 
     kind: str
     reason: str = ""
     difference: float = 0.0
+    found: Any = None
 
     @property
     def is_right(self) -> bool:
@@ -78,7 +80,8 @@ def _of_arrays(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Verdic
         apart = np.where(ours == theirs, 0.0, np.abs(ours - theirs))
     place = np.unravel_index(int(apart.argmax()), apart.shape)
     largest = float(apart[place])
-    if largest <= tolerance * max(float(np.abs(theirs).max()), 1e-30):
+    size = np.abs(theirs[np.isfinite(theirs)]).max(initial=1e-30)
+    if largest <= tolerance * float(size):
         return Verdict("close", "", largest)
     at = f" at [{', '.join(map(str, place))}]" if place else ""
     where = f"largest difference {largest:.3g}{at}: {ours[place]:.4g} instead of {theirs[place]:.4g}"
