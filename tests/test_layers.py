@@ -62,6 +62,10 @@ def test_data_flows_one_way(name, forbidden):
     assert not own(name) & {module.removesuffix(".py") for module in forbidden}
 
 
+def test_the_library_does_not_know_the_exercises():
+    assert not [name for name in FILES if not name.startswith("exercises/") and any(m.startswith("exercises") for m in own(name))]
+
+
 def test_only_split_and_pipelines_name_diffusers_models():
     # The training in shapes/ names the classes that it builds.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
