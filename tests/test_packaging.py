@@ -110,7 +110,9 @@ def test_the_wheel_samples_from_another_folder(tmp_path):
     python = str(place / "bin" / "python")
     where = run(python, "-c", "import fastdiff_lab; print(fastdiff_lab.__file__)", cwd=elsewhere, PYTHONPATH="")
     exercises = packages / "fastdiff_lab" / "notebooks" / "exercises"
-    assert len(list(exercises.iterdir())) == 3 and all(path.suffix == ".ipynb" for path in exercises.iterdir())  # no answers, no tests
+    assert len(list(exercises.iterdir())) == 3 and all(
+        path.suffix == ".ipynb" for path in exercises.iterdir()
+    )  # no answers, no tests
     assert Path(where.strip()).is_relative_to(place)
     command = "from fastdiff_lab.cli import main; main()"
     prompt = "a small red circle at the left on a blue background"

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from ..metrics import fidelity
 from ..pipelines import embedded_costs, load_pipeline
 from ..schedule import KeySchedule
 from ..shapes.scenes import sample_scene
+from ..store import Result
 
 NAME = "contest"
 SCHEMA = "fastdiff_lab.ContestEntry"
@@ -117,13 +121,13 @@ def well_known() -> dict[str, ContestEntry]:
     }
 
 
-def drawn_tasks(seed: int, count: int) -> tuple[list[str], list[int]]:
+def drawn_tasks(seed: int, count: int) -> list[tuple[str, int]]:
     """Captions of one object, all different, and a seed for the noise of each; both follow from `seed`."""
     rng = np.random.default_rng(seed)
     captions: dict[str, int] = {}
     while len(captions) < count:
         captions[sample_scene(SCENES + int(rng.integers(10**9)), objects=1).caption()] = int(rng.integers(2**31))
-    return list(captions), list(captions.values())
+    return list(captions.items())
 
 
 def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int = GRADED, pipe: Any = None) -> pd.DataFrame:
@@ -143,20 +147,34 @@ def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int
     taken = next((name for name in entries if name in (*beside, UNTOUCHED)), None)
     if taken is not None:
         raise ValueError(f"an entry is called {taken!r}, like a schedule to beat; accepted: another name")
-    arms = {name: entry.arm() for name, entry in (beside | dict(entries)).items()}
-    return _ranked(_scored(load_pipeline() if pipe is None else pipe, arms, *drawn_tasks(seed, pictures)), set(entries))
+    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in (beside | dict(entries)).items()}
+    results = draw(load_pipeline() if pipe is None else pipe, arms, drawn_tasks(seed, pictures))
+    return _ranked(_scored(results), set(entries))
 
 
-def _scored(pipe: Any, arms: dict[str, Arm], prompts: list[str], seeds: list[int]) -> pd.DataFrame:
-    """A row per arm and picture; each caption has a noise of its own."""
-    tasks = list(zip(prompts, seeds, strict=True))
-    results = drawn(pipe, {UNTOUCHED: Arm()} | arms, tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0})
+def draw(pipe: Any, arms: Mapping[str, Arm], tasks: Sequence[tuple[str, int]]) -> dict[str, list[Result]]:
+    """What each arm gives for captions and seeds, with the contest's steps and guidance."""
+    # A bar in red looks like an error to a student, so it goes where results go.
+    with redirect_stderr(sys.stdout):
+        return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0})
+
+
+@cache
+def practice(seed: int) -> dict[str, list[Result]]:
+    """The untouched run and the schedules to beat on the pictures of a seed, drawn once."""
+    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in well_known().items()}
+    return draw(load_pipeline(), arms, drawn_tasks(seed, PRACTICE))
+
+
+def _scored(results: Mapping[str, list[Result]]) -> pd.DataFrame:
+    """A row per arm and picture: how near it comes to the untouched one, and what was evaluated."""
     untouched = [result.image for result in results[UNTOUCHED]]
     rows = []
-    for name in arms:
-        near = fidelity([result.image for result in results[name]], untouched)["psnr"]
-        rows += [{"arm": name, "psnr": psnr, **result.counts} for psnr, result in zip(near, results[name], strict=True)]
-    return pd.DataFrame(rows)
+    for name, found in results.items():
+        near = fidelity([result.image for result in found], untouched)["psnr"]
+        rows += [{"arm": name, "psnr": psnr, **result.counts} for psnr, result in zip(near, found, strict=True)]
+    table = pd.DataFrame(rows)
+    return table[table["arm"] != UNTOUCHED]
 
 
 def _ranked(table: pd.DataFrame, handed_in: set[str]) -> pd.DataFrame:
@@ -196,8 +214,8 @@ def judged(entry: Any, seed: int) -> tuple[bool, str]:
     """Is the entry valid, and at least as good as the weakest schedule beside it? With the scores."""
     if not isinstance(entry, ContestEntry):
         return False, f"A ContestEntry is wanted, found {type(entry).__name__}: ContestEntry(fl.KeySchedule(50, [0, ...]), order=0)"
-    board = leaderboard({"yours": entry}, seed=seed, pictures=PRACTICE)
-    scores = board.set_index("entry")["score"]
+    results = practice(seed) | draw(load_pipeline(), {"yours": entry.arm()}, drawn_tasks(seed, PRACTICE))
+    scores = _ranked(_scored(results), {"yours"}).set_index("entry")["score"]
     weakest = scores.drop("yours").min()
     said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {PRACTICE} pictures of seed {seed}:"
     lines = [f"  {name}: {score:.1f} dB" for name, score in scores.items()]

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from .. import plot
 from ..derivation import optimal_keys
-from ..evaluation import decode, denoiser_arguments, generators, sample
+from ..evaluation import decode, denoiser_arguments, generators
 from ..flops import count_flops
 from ..pipelines import embedded_costs
 from ..recording import record
 from ..schedule import KeySchedule
 from . import contest
+from .hooks_and_features import COLLECT_SKIPS, pipeline
 from .hooks_and_features import EXERCISES as FEATURES
-from .hooks_and_features import pipeline
 from .propagation import EXERCISES as PROPAGATION
 from .propagation import group_of, library_run, run_of
 from .schedules import EXERCISES as SCHEDULES
@@ -98,8 +98,10 @@ def _draw_change(answer: Callable) -> tuple[Figure, str]:
 
 def _draw_skips(answer: Callable) -> tuple[Figure, str]:
     pipe = pipeline()
-    skips = answer(pipe.unet, own_copy(denoiser_arguments(pipe, PROMPT)))
-    skips = list(skips.values()) if isinstance(skips, dict) else list(skips)
+    arguments = own_copy(denoiser_arguments(pipe, PROMPT))
+    with COLLECT_SKIPS.rules(pipe.unet, arguments):  # hooks that are left behind are taken away
+        given = answer(pipe.unet, arguments)
+    skips = list(given.values() if isinstance(given, dict) else given or ())
     if not skips or not all(isinstance(skip, Tensor) and skip.dim() == 4 for skip in skips):
         raise NothingToDrawError("expected a list of tensors (rows, channels, height, width)")
     figure = plot.figure(9, 1.5 * -(-len(skips) // 6) + 0.4)
@@ -262,15 +264,16 @@ def _draw_line(answer: Callable) -> tuple[Figure, str]:
 def _draw_entry(entry: Any) -> tuple[Figure, str]:
     if not isinstance(entry, contest.ContestEntry):
         raise NothingToDrawError("expected a ContestEntry")
-    pipe, (prompts, seeds) = pipeline(), contest.drawn_tasks(0, 2)
-    arms = {"untouched": None, "yours": entry} | contest.well_known()
+    tasks = contest.drawn_tasks(0, contest.PRACTICE)[:2]
+    results = contest.practice(0) | contest.draw(pipeline(), {"yours": entry.arm()}, tasks)
     columns = {
-        name.replace(", ", ",\n"): sample(pipe, contest.Arm() if arm is None else arm.arm(), prompts, seeds).images
-        for name, arm in arms.items()
+        name.replace(", ", ",\n"): [result.image for result in results[name][:2]]
+        for name in ("untouched", "yours", *contest.well_known())
     }
     grid = plot.picture_grid(columns, plot.figure(8, 6.4))
     grid.suptitle(f"yours: {entry.schedule}, {len(entry.schedule.keys)} encoder calls", fontsize="small")
-    return grid, f"Pictures of {'; '.join(prompts)}: untouched, the entry and the schedules to beat, with differences to the first"
+    captions = "; ".join(caption for caption, _ in tasks)
+    return grid, f"Pictures of {captions}: untouched, the entry and the schedules to beat, with differences to the first"
 
 
 DRAWN: dict[str, Callable[[Any], tuple[Figure, str]]] = {

@@ -224,6 +224,9 @@ FLOP_CEILING = Exercise(
     {
         "this is the share that is saved; asked for is how many times less is computed": lambda *given: 1 - 1 / _ceiling(*given),
         "this is the share that is left; asked for is its inverse": lambda *given: 1 / _ceiling(*given),
+        "this is the share that is left, and without the rest; asked for is the inverse, of everything": lambda e, d, r, steps, keys: (
+            1 / _ceiling(e, d, 0, steps, keys)
+        ),
         "the rest (the time embedding) is computed at every step, too": lambda e, d, r, steps, keys: _ceiling(e, d, 0, steps, keys),
         "the rest (the time embedding) is needed by the decoder at every step, it is not saved": lambda e, d, r, steps, keys: (
             _ceiling(e + r, d, 0, steps, keys)

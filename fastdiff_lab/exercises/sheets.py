@@ -146,13 +146,17 @@ def generate(folder: Path, *, execute: bool = False) -> list[Path]:
     return written
 
 
+def _is_bar(output: Any) -> bool:
+    return output.get("name") == "stderr" or (output.output_type == "stream" and ("\r" in output.text or not output.text.strip()))
+
+
 def executed(notebook: Any) -> Any:
     """The notebook with the outputs that it gives when it is run, without progress bars and times."""
     done, _ = ExecutePreprocessor(timeout=600).preprocess(notebook)
     for cell in done.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not _is_bar(output)]
     done.metadata.pop("language_info", None)
     return done
 

@@ -54,7 +54,7 @@ f"{type(pipe.unet).__name__} with {sum(p.numel() for p in pipe.unet.parameters()
 # %% [markdown]
 # ## 1.1 How much do features change?
 #
-# Difficulty ●○○○○ · importance ●●●●● · 10 minutes · 1 points
+# Difficulty ●○○○○ · importance ●●●●● · 10 minutes · 1 point
 #
 # **Goal**: compute the change that can be compared between layers.
 #

@@ -54,7 +54,7 @@ f"{type(pipe.unet).__name__} with {sum(p.numel() for p in pipe.unet.parameters()
 # %% [markdown]
 # ## 2.1 Whose features?
 #
-# Difficulty ●○○○○ · importance ●●●●○ · 5 minutes · 1 points
+# Difficulty ●○○○○ · importance ●●●●○ · 5 minutes · 1 point
 #
 # **Goal**: read a key schedule.
 #
@@ -187,7 +187,8 @@ def decode(unet, skips, hidden, now, text):
 # %%
 # BEGIN SOLUTION NO PROMPT
 def propagate(pipe, text, z, keys, num_steps, guidance):
-    # Text (2 x pictures, tokens, width): [empty; prompt]. z: the initial noise. Returns the final latents.
+    # text: [empty; prompt], (2 x pictures, tokens, width). z: the initial noise.
+    # Returns the final latents.
     pipe.scheduler.set_timesteps(num_steps)
     for step, t in enumerate(pipe.scheduler.timesteps):
         rows = torch.cat([z, z])
@@ -201,7 +202,8 @@ def propagate(pipe, text, z, keys, num_steps, guidance):
 # END SOLUTION
 """ # BEGIN PROMPT
 def propagate(pipe, text, z, keys, num_steps, guidance):
-    # Text (2 x pictures, tokens, width): [empty; prompt]. z: the initial noise. Returns the final latents.
+    # text: [empty; prompt], (2 x pictures, tokens, width). z: the initial noise.
+    # Returns the final latents.
     pipe.scheduler.set_timesteps(num_steps)
     for step, t in enumerate(pipe.scheduler.timesteps):
         rows = torch.cat([z, z])
@@ -267,7 +269,7 @@ def test_propagate_on_other_inputs(env):
 # - `features` and `text` are those of the key step: 2 x pictures rows, first all empty, then all prompt.
 # - `time_steps` are those of the group's n steps, a tensor of shape (n,).
 #
-# Call `decode` once. Return the guided predictions `unguided + guidance * (guided - unguided)` as a tensor (n, pictures, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three.
+# Call `decode` once. Return the guided predictions `unguided + guidance * (guided - unguided)` as a tensor (n, pictures, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
 
 # %% [raw]
 # # BEGIN QUESTION

@@ -65,7 +65,7 @@ costs[10, 1:6].round(4)
 # %% [markdown]
 # ## 3.1 What does a schedule cost?
 #
-# Difficulty ●○○○○ · importance ●●●●○ · 5 minutes · 1 points
+# Difficulty ●○○○○ · importance ●●●●○ · 5 minutes · 1 point
 #
 # **Goal**: see a schedule as a chain of groups.
 #
@@ -145,7 +145,7 @@ def test_schedule_cost_on_other_inputs(env):
 #
 # $$C_k(e) = \min_i \; C_{k-1}(i) + \text{costs}[i, e - i], \qquad C_0(0) = 0.$$
 #
-# Return the list of keys of the cheapest schedule, by this recursion. If several are equally cheap, any will do. Groups longer than the table (`costs.shape[1] - 1`) are not allowed. (If a cell takes too long, stop it with the square button: `check` then tells you for which input.)
+# Return the list of keys of the cheapest schedule, by this recursion. If several are equally cheap, any will do. Groups longer than the table (`costs.shape[1] - 1` steps) are not allowed, so look at none of them. (If a cell takes too long, stop it with the square button: `check` then tells you for which input.)
 
 # %% [raw]
 # # BEGIN QUESTION
