@@ -99,9 +99,13 @@ def test_what_cannot_be_graded_is_said_and_does_not_stop_the_others(tmp_path):
         file.writestr("tests/a.py", "GRADING_SEED = 1\n")
         file.writestr("otter_config.json", "{}")
     (tmp_path / "broken.ipynb").write_text("no notebook")
-    scores = classroom.grade(autograder, [tmp_path / "broken.ipynb", tmp_path / "missing.ipynb"], seed=2)
-    assert scores["submission"].tolist() == ["broken", "missing"] and scores["points"].tolist() == [0, 0]
-    assert scores["said"].str.startswith("not graded: otter run failed: ").all()
+    endless = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
+    nbformat.write(endless, tmp_path / "endless.ipynb")
+    submissions = [tmp_path / f"{name}.ipynb" for name in ("broken", "missing", "endless")]
+    scores = classroom.grade(autograder, submissions, seed=2, timeout=90)
+    assert scores["submission"].tolist() == ["broken", "missing", "endless"] and scores["points"].tolist() == [0, 0, 0]
+    assert scores["said"].iloc[:2].str.startswith("not graded: otter run failed: ").all()
+    assert "timed out after 90 seconds" in scores["said"].iloc[2]
 
 
 def foreign(tmp_path: Path) -> Path:

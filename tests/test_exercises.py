@@ -55,7 +55,7 @@ def hidden_test(name: str):
     exec(seeded, space)
     assert count == 1
     run = next(value for key, value in space.items() if key.startswith("test_"))
-    return lambda given: run({name: given})
+    return lambda given: run({"entry" if name == contest.NAME else name: given})
 
 
 @contextmanager
@@ -527,6 +527,24 @@ def test_broken_entries_are_refused_and_do_not_stop_the_others(tmp_path, change,
     assert entries == {"good": good} and said in refused["bad?[2J"] and "\x1b" not in refused["bad?[2J"]
 
 
+def test_the_hidden_test_of_the_contest_reads_what_is_handed_in_and_nothing_else():
+    class Forged:
+        """Seven keys to look at, eight to draw with."""
+
+        schedule = fl.KeySchedule.uniform(50, 7)
+
+        def to_json(self):
+            good = json.loads(ContestEntry(self.schedule).to_json())
+            return json.dumps({**good, "schedule": "0-7 of 50"})
+
+        def arm(self):
+            return fl.Arm()
+
+    assert "A ContestEntry is wanted" in check("contest", Forged()).text
+    with modules_kept(), pytest.raises(ValueError, match="makes 8 calls"):
+        hidden_test("contest")(Forged())
+
+
 def test_a_schedule_must_be_a_schedule():
     with pytest.raises(TypeError, match=r"schedule='\[0, 7\]' given; accepted: a KeySchedule of 50 steps"):
         ContestEntry([0, 7])
@@ -567,11 +585,20 @@ def test_a_folder_without_entries_is_refused(tmp_path):
         contest.read_entries(tmp_path)
 
 
+@pytest.mark.long
 def test_the_check_of_the_contest_passes_what_is_no_worse_than_the_weakest(monkeypatch):
     monkeypatch.setattr(contest, "PRACTICE", 1)
     contest.practice.cache_clear()
     assert check("contest", answer("contest")).passed
     assert not check("contest", answer("contest", solved=False)).passed
+    derived = fl.derive_schedule(fl.embedded_costs(), 7)
+    variants = [  # the schedules beside it, written another way
+        ContestEntry(fl.KeySchedule(50, (0, 7, 14, 21, 29, 36, 43))),
+        ContestEntry(fl.KeySchedule.parse(str(derived)), order=1, damping=0),
+        ContestEntry.from_json(ContestEntry(fl.KeySchedule.paper(20).rescaled(50)).to_json()),
+    ]
+    for entry in variants:
+        assert check("contest", entry).passed, check("contest", entry)
     assert show("contest", answer("contest")).data.startswith('<img alt="Pictures of')
     contest.practice.cache_clear()
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import traceback
@@ -29,7 +30,7 @@ EXERCISES: dict[str, Exercise] = {
     for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES)
 }  # fmt: skip
 NAMES = (*EXERCISES, contest.NAME)
-PACKAGE = Path(__file__).parent.parent
+INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; all else would let the library answer in the student's place.
 ALLOWED_FILES = ("schedule.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
 ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed")
@@ -115,8 +116,8 @@ def _by_itself(broken: list[str]) -> Iterator[None]:
 
     def note(frame: Any, event: str, arg: Any) -> None:
         code = frame.f_code
-        if event == "call" and code.co_filename.startswith(f"{PACKAGE}/") and not code.co_qualname.startswith(ALLOWED_CODE):
-            file = code.co_filename[len(f"{PACKAGE}/") :]
+        if event == "call" and code.co_filename.startswith(INSIDE) and not code.co_qualname.startswith(ALLOWED_CODE):
+            file = code.co_filename[len(INSIDE) :].replace(os.sep, "/")
             if file not in ALLOWED_FILES and not broken:
                 broken.append(f"your function calls fastdiff_lab ({code.co_qualname} of {file}); write it yourself")
 
@@ -130,7 +131,7 @@ def _by_itself(broken: list[str]) -> Iterator[None]:
 
 def _place(error: Exception) -> str:
     """The line that led to it, as the student wrote it: the last one outside this package and those that are installed."""
-    installed = tuple({f"{PACKAGE}/", *map(sysconfig.get_path, ("purelib", "platlib", "stdlib"))})
+    installed = tuple({INSIDE, *map(sysconfig.get_path, ("purelib", "platlib", "stdlib"))})
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(installed)]
     return f" (line {frames[-1].lineno} of {frames[-1].name}: {frames[-1].line})" if frames else ""
 
