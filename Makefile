@@ -8,13 +8,15 @@ WORKERS ?= 2
 export HF_HUB_OFFLINE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup tour test test-all lab notebooks lock
+.PHONY: help setup tour test test-all lab notebooks exercises classroom lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
 	@echo "make test      lint, types and tests (5 minutes on 2 cores)"
 	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment"
 	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
+	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
+	@echo "make classroom install otter-grader and make the notebooks and grading zips of an examination in runs/classroom"
 	@echo "make lock      write requirements.lock anew from what is installed in $(VENV)"
 
 setup: $(VENV)/.ready
@@ -38,9 +40,9 @@ test: setup
 # Notebooks run in processes of their own; this one only waits. Without the plugin, because on Python 3.11 a traceback that pytest formats for
 # a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
 # (cpython issue 106905).
-test-all: setup
+test-all: setup $(VENV)/.classroom
 	$(BIN)/python -m pytest -m long
-	$(BIN)/python -m pytest -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/*.ipynb
+	$(BIN)/python -m pytest -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/*.ipynb notebooks/exercises/*.ipynb notebooks/exercises/solutions/*.ipynb
 
 lab: setup
 	$(BIN)/fastdiff-lab lab
@@ -50,6 +52,17 @@ notebooks: setup
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
+exercises: setup
+	$(BIN)/python -m fastdiff_lab.exercises.sheets notebooks/exercises
+
+# Nineteen packages of pure Python beside the others (39 MB, seconds), none of which changes a pin: no environment of its own is needed.
+$(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-classroom.lock
+	@touch $@
+
+classroom: $(VENV)/.classroom
+	$(BIN)/python -m fastdiff_lab.exercises.classroom assign notebooks/exercises runs/classroom
+
 lock: setup
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' > requirements.lock.part
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' | grep -v -x -F -f requirements-classroom.lock > requirements.lock.part
 	mv requirements.lock.part requirements.lock

@@ -255,6 +255,23 @@ def train(
 
 
 @app.command()
+def contest(
+    entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],
+    seed: Annotated[int, typer.Option(help="Captions and noise follow from it; choose it when all entries are in.")],
+    pictures: Annotated[int, typer.Option(help="Pictures per entry.")] = 24,
+    threads: Threads = None,
+) -> None:
+    """Score the entries of the exercises' contest: who comes nearest to the untouched pictures with seven encoder calls."""
+    from .exercises.contest import leaderboard, read_entries
+
+    accepted, refused = read_entries(entries)
+    _use(threads)
+    typer.echo(leaderboard(accepted, seed=seed, pictures=pictures).round(2).to_string())
+    for name, reason in refused.items():
+        typer.echo(f"refused: {name}: {reason}")
+
+
+@app.command()
 def lab(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8888) -> None:
     """Start JupyterLab on the notebooks, with the interactive lab open."""
     from .tour import LAB, notebooks_folder

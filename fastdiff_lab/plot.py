@@ -17,6 +17,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -129,7 +130,7 @@ def similarity_matrix(
     `vmin`: the darkest value, for matrices that are to be compared; by default the smallest one.
     """
     image = ax.imshow(similarity, origin="lower", cmap="cividis", interpolation="nearest", vmin=vmin, vmax=1)
-    for first, following in zip(keys, [*keys[1:], len(similarity)], strict=True):
+    for first, following in pairwise([*keys, len(similarity)] if len(keys) else []):
         side = following - first
         ax.add_patch(Rectangle((first - 0.5, first - 0.5), side, side, fill=False, edgecolor="white", linewidth=1.2))
     ax.set(xlabel="step", ylabel="step")

@@ -91,7 +91,7 @@ class _Recorder:
 
     def after_layer(self, name: str, output: Any) -> None:
         feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
-        for statistic, value in _statistics(feature, self.before.get(name)).items():
+        for statistic, value in statistics_of(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
         # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
         self.before[name] = feature.clone()
@@ -184,7 +184,7 @@ def output_bytes(model: nn.Module, arguments: dict[str, Any], layers: Iterable[s
     return sizes
 
 
-def _statistics(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
+def statistics_of(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
     """The statistics of a feature of shape (rows, channels, ...), one number per row, float32."""
     flat = feature.flatten(1).float()
     nothing = flat.new_full((len(flat),), torch.nan)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from browser import CHROMIUM, lab, opened, run_all
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = [*sorted(FOLDER.glob("*.ipynb")), *sorted((FOLDER / "exercises" / "solutions").glob("*.ipynb"))]
 
 pytestmark = [
     pytest.mark.long,

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastdiff_lab import KeySchedule, cli, tour
+from fastdiff_lab.exercises import ContestEntry
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
 PROMPT = "a small red circle at the left on a blue background"
@@ -31,7 +32,7 @@ def failed(monkeypatch, capsys, *arguments) -> str:
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "train", "lab"))
+    assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "contest", "train", "lab"))
 
 
 def test_from_measurement_to_picture(tmp_path):
@@ -171,3 +172,13 @@ def test_the_lab_opens_notebook_09(monkeypatch):
     (command,) = started
     assert f"--LabApp.default_url=/lab/tree/{tour.LAB}" in command and "--port=9999" in command
     assert (notebooks_folder() / tour.LAB).exists()
+
+
+def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(tmp_path):
+    ContestEntry(KeySchedule.uniform(50, 7)).save(tmp_path / "ada.json")
+    (tmp_path / "eve.json").write_text('{"code": "import os"}')
+    result = invoke("contest", tmp_path, "--seed", 3, "--pictures", 1, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[1]: line for line in result.output.splitlines() if line[:1].isdigit()}
+    assert {"ada", "uniform", "derived", "the"} == set(rows) and "True" in rows["ada"] and "False" in rows["uniform"]
+    assert "refused: eve: eve.json is no fastdiff_lab.ContestEntry" in result.output

@@ -80,6 +80,10 @@ def test_only_the_widgets_know_widgets():
             assert not found & {"ipywidgets", "anywidget", "traitlets"} and "widgets" not in {m.split(".")[0] for m in found}, name
 
 
+def test_the_library_does_not_know_the_exercises():
+    assert not [name for name in FILES if not name.startswith("exercises/") and any(m.startswith("exercises") for m in own(name))]
+
+
 def test_only_split_and_pipelines_name_diffusers_models():
     # The training in shapes/ names the classes that it builds.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}

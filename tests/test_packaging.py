@@ -49,6 +49,14 @@ def test_the_lock_is_within_the_ranges():
     assert all(re.fullmatch(r"[\w.!+-]+", number) for number in pins.values())
 
 
+def test_examinations_need_pins_beside_the_lock_and_change_none():
+    lines = (ROOT / "requirements-classroom.lock").read_text().split()
+    pins = {name.lower().replace("_", "-"): number for name, _, number in (line.partition("==") for line in lines)}
+    assert not set(pins) & set(locked())
+    for name, requirement in declared("classroom").items():
+        assert Version(pins[name]) in requirement.specifier
+
+
 def test_the_lock_is_what_is_installed():
     for name in declared():
         assert version(name).split("+")[0] == locked()[name.lower()], name
@@ -101,6 +109,10 @@ def test_the_wheel_samples_from_another_folder(tmp_path):
     elsewhere.mkdir()
     python = str(place / "bin" / "python")
     where = run(python, "-c", "import fastdiff_lab; print(fastdiff_lab.__file__)", cwd=elsewhere, PYTHONPATH="")
+    exercises = packages / "fastdiff_lab" / "notebooks" / "exercises"
+    assert len(list(exercises.iterdir())) == 3 and all(
+        path.suffix == ".ipynb" for path in exercises.iterdir()
+    )  # no answers, no tests
     assert Path(where.strip()).is_relative_to(place)
     widgets = "from fastdiff_lab.widgets import assets; print(len(assets.module('lab')), len(assets.style()))"
     assert min(map(int, run(python, "-c", widgets, cwd=elsewhere, PYTHONPATH="").split())) > 1000

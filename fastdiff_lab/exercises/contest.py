@@ -1,0 +1,223 @@
+"""The contest: the pictures nearest to the untouched ones for seven encoder calls.
+
+- `ContestEntry`: what is handed in, a small JSON file (nobody's code is run)
+- `leaderboard(entries, seed=)`: scores on captions and noise that follow from the seed, beside those of well-known schedules
+- `read_entries(folder)`: the files of a folder, and why some are refused
+- `judged(entry, seed)`: the same for one entry in the notebook, on a few pictures
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..comparison import UNTOUCHED, drawn
+from ..derivation import derive_schedule
+from ..evaluation import Arm
+from ..extrapolation import Extrapolation
+from ..files import read_json, write_text
+from ..metrics import fidelity
+from ..pipelines import embedded_costs, load_pipeline
+from ..schedule import KeySchedule
+from ..shapes.scenes import sample_scene
+from ..store import Result
+
+NAME = "contest"
+SCHEMA = "fastdiff_lab.ContestEntry"
+VERSION = 1
+NUM_STEPS, MOST_CALLS = 50, 7
+BEST_PSNR = 60.0  # dB; an identical picture would count as infinitely good, and hide all others
+SCENES = 3_000_000_000  # their seeds begin where none of training, calibration or reports lies
+PRACTICE, GRADED = 4, 24  # pictures
+
+
+@dataclass(frozen=True)
+class ContestEntry:
+    """What is handed in for the contest: key steps of a DDIM run of 50 steps, seven at most, and how features go on between them.
+
+    >>> entry = ContestEntry(KeySchedule.uniform(50, 7))
+    >>> entry.save("entry.json")  # doctest: +SKIP
+
+    `schedule`: a KeySchedule of 50 steps with at most 7 keys. `order`, `damping`, `axis`, `parts`: as in `Extrapolation`.
+    `prior_noise`: weight of prior noise injection, 0 to 1, 0 for none.
+
+    Raises TypeError or ValueError for anything else.
+    """
+
+    schedule: KeySchedule
+    order: int = 0
+    damping: float = 1.0
+    axis: str = "step"
+    parts: str = "all"
+    prior_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, KeySchedule):
+            raise TypeError(f"schedule={str(self.schedule)[:80]!r} given; accepted: a KeySchedule of {NUM_STEPS} steps")
+        if self.schedule.num_steps != NUM_STEPS or len(self.schedule.keys) > MOST_CALLS:
+            raise ValueError(
+                f"the contest is for {NUM_STEPS} steps and at most {MOST_CALLS} encoder calls; "
+                f"{self.schedule} has {self.schedule.num_steps} steps and makes {len(self.schedule.keys)} calls"
+            )
+        if not isinstance(self.order, int):
+            raise TypeError(f"order={str(self.order)[:80]!r} given; accepted: 0, 1 or 2")
+        weight = self.prior_noise
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise ValueError(f"prior_noise={str(weight)[:80]} asked; accepted: a number from 0 to 1")
+        self.arm()
+
+    def arm(self) -> Arm:
+        """The entry as a way of running the pipeline."""
+        how = Extrapolation(self.order, self.damping, self.axis, self.parts)
+        plain = KeySchedule(self.schedule.num_steps, self.schedule.keys)  # what it was measured on would warn of the order
+        return Arm(plain, order=how, prior_noise=float(self.prior_noise))
+
+    def to_json(self) -> str:
+        """The entry as small JSON with a schema version."""
+        return json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(self), "schedule": str(self.schedule)})
+
+    def save(self, path: str | Path) -> None:
+        """Writes the entry as JSON, whole or not at all."""
+        write_text(Path(path), self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ContestEntry:
+        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError that says what is wrong with it."""
+        return cls._read(Path(path), Path(path).name)
+
+    @classmethod
+    def from_json(cls, text: str) -> ContestEntry:
+        """Reads what `to_json` writes. Raises ValueError that says what is wrong with it."""
+        return cls._read(text, "the given text")
+
+    @classmethod
+    def _read(cls, source: str | Path, place: str) -> ContestEntry:
+        document = read_json(source, place, SCHEMA, VERSION)
+        known = {field.name for field in fields(cls)}
+        if "schedule" not in document or not document.keys() <= known:
+            raise ValueError(f"{place} has fields {', '.join(sorted(document))[:80]!r}; accepted: schedule, and of {sorted(known)}")
+        try:
+            return cls(**{**document, "schedule": KeySchedule.parse(document["schedule"])})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{place}: {error}") from None
+
+
+def well_known() -> dict[str, ContestEntry]:
+    """The schedules that an entry has to beat, each with seven keys."""
+    return {
+        "uniform": ContestEntry(KeySchedule.uniform(NUM_STEPS, MOST_CALLS)),
+        "the paper's 7 of 20, rescaled": ContestEntry(KeySchedule.paper(20).rescaled(NUM_STEPS)),
+        "derived": ContestEntry(derive_schedule(embedded_costs(), MOST_CALLS)),
+    }
+
+
+def drawn_tasks(seed: int, count: int) -> list[tuple[str, int]]:
+    """Captions of one object, all different, and a seed for the noise of each; both follow from `seed`."""
+    rng = np.random.default_rng(seed)
+    captions: dict[str, int] = {}
+    while len(captions) < count:
+        captions[sample_scene(SCENES + int(rng.integers(10**9)), objects=1).caption()] = int(rng.integers(2**31))
+    return list(captions.items())
+
+
+def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int = GRADED, pipe: Any = None) -> pd.DataFrame:
+    """Scores entries, best first, beside uniform, the paper's and derived keys.
+
+    >>> leaderboard({"Ada": ContestEntry(KeySchedule.uniform(50, 7))}, seed=2026)  # doctest: +SKIP
+
+    `seed`: 0 or more; captions and noise follow from it, so choose it when all entries are in. `pictures`: 1 or more.
+    Returns one row per entry: `score`, the mean PSNR of its pictures to the untouched run's in dB (no picture counts more than 60), the
+    `worst` picture, and `encoder_calls` and `decoder_calls` per picture as the library counted them. Raises ValueError for other
+    numbers, or an entry called like one of the schedules to beat.
+    """
+    for name, value, least in (("seed", seed, 0), ("pictures", pictures, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
+    beside = well_known()
+    taken = next((name for name in entries if name in (*beside, UNTOUCHED)), None)
+    if taken is not None:
+        raise ValueError(f"an entry is called {taken!r}, like a schedule to beat; accepted: another name")
+    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in (beside | dict(entries)).items()}
+    results = draw(load_pipeline() if pipe is None else pipe, arms, drawn_tasks(seed, pictures))
+    return _ranked(_scored(results), set(entries))
+
+
+def draw(pipe: Any, arms: Mapping[str, Arm], tasks: Sequence[tuple[str, int]]) -> dict[str, list[Result]]:
+    """What each arm gives for captions and seeds, with the contest's steps and guidance."""
+    # A bar in red looks like an error to a student, so it goes where results go.
+    with redirect_stderr(sys.stdout):
+        return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0})
+
+
+@cache
+def practice(seed: int) -> dict[str, list[Result]]:
+    """The untouched run and the schedules to beat on the pictures of a seed, drawn once."""
+    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in well_known().items()}
+    return draw(load_pipeline(), arms, drawn_tasks(seed, PRACTICE))
+
+
+def _scored(results: Mapping[str, list[Result]]) -> pd.DataFrame:
+    """A row per arm and picture: how near it comes to the untouched one, and what was evaluated."""
+    untouched = [result.image for result in results[UNTOUCHED]]
+    rows = []
+    for name, found in results.items():
+        near = fidelity([result.image for result in found], untouched)["psnr"]
+        rows += [{"arm": name, "psnr": psnr, **result.counts} for psnr, result in zip(near, found, strict=True)]
+    table = pd.DataFrame(rows)
+    return table[table["arm"] != UNTOUCHED]
+
+
+def _ranked(table: pd.DataFrame, handed_in: set[str]) -> pd.DataFrame:
+    counted = table.assign(psnr=table["psnr"].clip(upper=BEST_PSNR)).groupby("arm", sort=False)
+    found = counted.agg(
+        score=("psnr", "mean"), worst=("psnr", "min"), encoder_calls=("encoder_calls", "max"), decoder_calls=("decoder_calls", "max")
+    ).reset_index(names="entry")  # fmt: skip
+    assert (found["encoder_calls"] <= MOST_CALLS).all() and (found["decoder_calls"] == NUM_STEPS).all()
+    found["handed in"] = found["entry"].isin(handed_in)
+    return found.sort_values("score", ascending=False, ignore_index=True)
+
+
+def read_entries(folder: str | Path) -> tuple[dict[str, ContestEntry], dict[str, str]]:
+    """The entries in the JSON files of a folder by the files' names, and what is wrong with those that are refused.
+
+    Raises FileNotFoundError for a folder without JSON files.
+    """
+    files = sorted(Path(folder).glob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"no entries in {folder}; accepted: a folder of .json files that ContestEntry.save wrote")
+    entries: dict[str, ContestEntry] = {}
+    refused: dict[str, str] = {}
+    for file in files:
+        try:
+            entries[_printable(file.stem)] = ContestEntry.load(file)
+        except (ValueError, OSError) as error:
+            refused[_printable(file.stem)] = _printable(str(error))
+    return entries, refused
+
+
+def _printable(text: str) -> str:
+    """Without characters that could move a terminal's cursor: names and contents of files are whatever somebody wrote."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:200]
+
+
+def judged(entry: Any, seed: int) -> tuple[bool, str]:
+    """Is the entry valid, and at least as good as the weakest schedule beside it? With the scores."""
+    if not isinstance(entry, ContestEntry):
+        return False, f"A ContestEntry is wanted, found {type(entry).__name__}: ContestEntry(fl.KeySchedule(50, [0, ...]), order=0)"
+    results = practice(seed) | draw(load_pipeline(), {"yours": entry.arm()}, drawn_tasks(seed, PRACTICE))
+    scores = _ranked(_scored(results), {"yours"}).set_index("entry")["score"]
+    weakest = scores.drop("yours").min()
+    said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {PRACTICE} pictures of seed {seed}:"
+    lines = [f"  {name}: {score:.1f} dB" for name, score in scores.items()]
+    passed = bool(math.isfinite(scores["yours"]) and scores["yours"] >= weakest - 1e-9)
+    return passed, "\n".join([said, *lines, *([] if passed else ["  expected: no less than the weakest of the others"])])

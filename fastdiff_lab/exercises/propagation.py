@@ -1,0 +1,239 @@
+"""Sheet 2: propagation.
+
+- `key_of_each_step`: whose features a step uses
+- `propagate`: a sampler with encoder propagation whose decoder must know its own step
+- `decode_group`: parallel decoding under guidance, and the order of its rows
+- `flop_ceiling`: how much can be gained at most
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..flops import FlopCount
+from ..propagation import encoder_propagation
+from ..schedule import KeySchedule
+from ..shapes.scenes import sample_scene
+from .exercise import Exercise, nearness
+from .hooks_and_features import pipeline
+
+CAPTIONS = 4_000_000_000  # seeds of scenes that nothing was trained, calibrated or reported on
+
+
+def random_schedule(rng: np.random.Generator, num_steps: int) -> KeySchedule:
+    """Two keys or more, and at least one step that is none."""
+    count = int(rng.integers(1, max(2, num_steps - 2)))
+    return KeySchedule(num_steps, (0, *sorted(map(int, rng.choice(np.arange(1, num_steps), count, replace=False)))))
+
+
+def _schedules(rng: np.random.Generator) -> Iterator[tuple[int, list[int]]]:
+    for num_steps in (5, 1, 12, 50, 7):
+        yield num_steps, list(random_schedule(rng, num_steps).keys) if num_steps > 1 else [0]
+
+
+def _key_of_each_step(num_steps: int, keys: list[int]) -> list[int]:
+    return [group.start for group in KeySchedule(num_steps, tuple(keys)).groups() for _ in group]
+
+
+def _nearest(num_steps: int, keys: list[int]) -> list[int]:
+    return [min(keys, key=lambda key: abs(key - step)) for step in range(num_steps)]
+
+
+KEY_OF_EACH_STEP = Exercise(
+    "key_of_each_step",
+    ("num_steps", "keys"),
+    _schedules,
+    _key_of_each_step,
+    {
+        "these are the nearest keys; a step can only use what was computed before it": _nearest,
+        "these are the numbers of the groups; asked for is the key step itself": lambda num_steps, keys: [
+            keys.index(key) for key in _key_of_each_step(num_steps, keys)
+        ],
+    },
+)
+
+
+def library_run(
+    pipe: Any, text: Tensor, z: Tensor, keys: list[int] | None, num_steps: int, guidance: float, what: str = "encoder"
+) -> Tensor:
+    """The final latents of the pipeline's own run: with encoder propagation, or untouched without keys."""
+    half = len(text) // 2
+    run = partial(
+        pipe, prompt_embeds=text[half:], negative_prompt_embeds=text[:half], latents=z.clone(), num_inference_steps=num_steps,
+        guidance_scale=guidance, output_type="latent",
+    )  # fmt: skip
+    if keys is None:
+        return run().images
+    with encoder_propagation(pipe, KeySchedule(num_steps, tuple(keys)), what=what, parallel_decoding=False):
+        return run().images
+
+
+def _runs(rng: np.random.Generator) -> Iterator[tuple]:
+    for pictures, num_steps in ((1, 4), (2, 6)):
+        keys = [0, 2] if num_steps == 4 else list(random_schedule(rng, num_steps).keys)
+        yield run_of(rng, pictures, keys, num_steps, float(rng.uniform(2, 6)))
+
+
+def run_of(rng: np.random.Generator, pictures: int, keys: list[int], num_steps: int, guidance: float) -> tuple:
+    """What a hand-written sampler needs for a run: pipeline, text [empty; prompt], noise, keys, steps, guidance."""
+    pipe = pipeline()
+    prompts = [sample_scene(CAPTIONS + int(rng.integers(10**8)), objects=1).caption() for _ in range(pictures)]
+    prompted, empty = pipe.encode_prompt(prompts, pipe.device, 1, True)
+    z = torch.tensor(rng.normal(size=(pictures, 4, 16, 16)), dtype=torch.float32)
+    return pipe, torch.cat([empty, prompted]).detach(), z, keys, num_steps, guidance
+
+
+def _shifted(pipe: Any, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float) -> Tensor:
+    half = len(text) // 2
+    return library_run(pipe, torch.cat([text[half:], text[:half]]), z, keys, num_steps, guidance)
+
+
+PROPAGATE = Exercise(
+    "propagate",
+    ("pipe", "text", "z", "keys", "num_steps", "guidance"),
+    _runs,
+    library_run,
+    {
+        "these are the latents of a held prediction: your decoder is told the key's time-step, not its own": partial(
+            library_run, what="prediction"
+        ),
+        "these are the latents of the untouched run: your encoder runs at every step": lambda pipe, text, z, keys, *more: (
+            library_run(pipe, text, z, None, *more)
+        ),
+        "the halves of guidance are exchanged: first comes the empty text, then the prompt": _shifted,
+    },
+    partial(nearness, tolerance=1e-3),
+)
+
+
+class RowDecoder:
+    """A decoder in small: each row of its result depends on that row's features, text and time-step, and on nothing else."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[Tensor], Tensor, Tensor]] = []
+
+    def __call__(self, features: list[Tensor], text: Tensor, time_steps: Tensor) -> Tensor:
+        """Predictions (rows, channels, height, width) from a list of features, text and time-steps with as many rows."""
+        times = torch.as_tensor(time_steps).reshape(-1)
+        counts = {*map(len, features), len(text), len(times)}
+        if len(counts) != 1:
+            raise ValueError(
+                f"decode got {[len(feature) for feature in features]} rows of features, {len(text)} of text and {len(times)} time-steps; "
+                "accepted: as many of each"
+            )
+        self.calls.append((features, text, times))
+        said = text.mean(dim=(1, 2))[:, None, None, None]
+        phase = times.to(features[0].dtype)[:, None, None, None] / 100
+        return torch.tanh(features[0] + sum(feature.mean(dim=(1, 2, 3), keepdim=True) for feature in features[1:]) + 3 * said) * (
+            1 + 0.5 * torch.sin(phase)
+        )
+
+
+def _groups(rng: np.random.Generator) -> Iterator[tuple]:
+    for pictures, steps, height, width in ((1, 4, 4, 4), (2, 3, 5, 3), (3, 1, 2, 2), (2, 7, 3, 3)):
+        yield group_of(rng, pictures, steps, height, width)
+
+
+def group_of(rng: np.random.Generator, pictures: int, steps: int, height: int, width: int) -> tuple:
+    """A key step's features and text, rows [empty; prompt], and the time-steps of its group."""
+    rows = 2 * pictures
+    shapes = ((rows, 3, height, width), (rows, 5, 2 * height, width), (rows, 4, 1, 1))
+    features = [torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in shapes]
+    text = torch.tensor(rng.normal(size=(rows, 6, 2)), dtype=torch.float32)
+    time_steps = torch.tensor(np.sort(rng.choice(1000, steps, replace=False))[::-1].copy())
+    return RowDecoder(), features, text, time_steps, float(rng.uniform(1.5, 8))
+
+
+def _guided(both: Tensor, guidance: float) -> Tensor:
+    unguided, guided = both.chunk(2)
+    return unguided + guidance * (guided - unguided)
+
+
+def _one_by_one(decode: Callable, features: list, text: Tensor, time_steps: Tensor, guidance: float) -> Tensor:
+    """Serial decoding: what parallel decoding must give, whatever the order of its rows."""
+    return torch.stack([_guided(decode(features, text, t.expand(len(text))), guidance) for t in time_steps])
+
+
+def _sorted_otherwise(decode: Callable, features: list, text: Tensor, time_steps: Tensor, guidance: float) -> Tensor:
+    count, rows = len(time_steps), len(text)
+    tiled = [feature.repeat(count, 1, 1, 1) for feature in features]
+    out = decode(tiled, text.repeat_interleave(count, 0), time_steps.repeat_interleave(rows))
+    return torch.stack([_guided(part, guidance) for part in out.split(rows)])
+
+
+def _times_otherwise(decode: Callable, features: list, text: Tensor, time_steps: Tensor, guidance: float) -> Tensor:
+    count, rows = len(time_steps), len(text)
+    out = decode([feature.repeat(count, 1, 1, 1) for feature in features], text.repeat(count, 1, 1), time_steps.repeat(rows))
+    return torch.stack([_guided(part, guidance) for part in out.split(rows)])
+
+
+def _halved_as_a_whole(decode: Callable, features: list, text: Tensor, time_steps: Tensor, guidance: float) -> Tensor:
+    count, rows = len(time_steps), len(text)
+    tiled = [feature.repeat(count, 1, 1, 1) for feature in features]
+    out = decode(tiled, text.repeat(count, 1, 1), time_steps.repeat_interleave(rows))
+    return _guided(out, guidance).unflatten(0, (count, rows // 2))
+
+
+@contextmanager
+def _decodes_once(decode: RowDecoder, *others: Any) -> Iterator[list[str]]:
+    broken: list[str] = []
+    yield broken
+    if len(decode.calls) != 1:
+        broken.append(
+            f"your function called decode {len(decode.calls)} times; parallel decoding calls it once, with the rows of all steps"
+        )
+
+
+DECODE_GROUP = Exercise(
+    "decode_group",
+    ("decode", "features", "text", "time_steps", "guidance"),
+    _groups,
+    _one_by_one,
+    {
+        "features and text are sorted in different orders (repeat and repeat_interleave): rows get another row's text": _sorted_otherwise,
+        "rows get another step's time-step: sort the time-steps like the rows": _times_otherwise,
+        "chunk(2) over the whole batch halves the steps; the halves of guidance lie inside the block of each step": _halved_as_a_whole,
+    },
+    rules=_decodes_once,
+)
+
+
+def _operations(rng: np.random.Generator) -> Iterator[tuple[int, int, int, int, int]]:
+    for num_steps, num_keys in ((50, 9), (20, 7), (50, 50), (30, 1), (250, 19)):
+        encoder, decoder, rest = (int(number) for number in rng.integers((10**8, 10**8, 10**5), (10**9, 2 * 10**9, 10**8)))
+        yield encoder, decoder, rest, num_steps, num_keys
+
+
+def _ceiling(encoder: int, decoder: int, rest: int, num_steps: int, num_keys: int) -> float:
+    count = FlopCount(encoder, decoder, rest)
+    return count.of_run(num_steps, num_steps) / count.of_run(num_keys, num_steps)
+
+
+FLOP_CEILING = Exercise(
+    "flop_ceiling",
+    ("encoder", "decoder", "rest", "num_steps", "num_keys"),
+    _operations,
+    _ceiling,
+    {
+        "this is the share that is saved; asked for is how many times less is computed": lambda *given: 1 - 1 / _ceiling(*given),
+        "this is the share that is left; asked for is its inverse": lambda *given: 1 / _ceiling(*given),
+        "this is the share that is left, and without the rest; asked for is the inverse, of everything": lambda e, d, r, steps, keys: (
+            1 / _ceiling(e, d, 0, steps, keys)
+        ),
+        "the rest (the time embedding) is computed at every step, too": lambda e, d, r, steps, keys: _ceiling(e, d, 0, steps, keys),
+        "the rest (the time embedding) is needed by the decoder at every step, it is not saved": lambda e, d, r, steps, keys: (
+            _ceiling(e + r, d, 0, steps, keys)
+        ),
+        "this counts encoder calls only; the decoder runs at every step": lambda e, d, r, steps, keys: steps / keys,
+    },
+    partial(nearness, tolerance=1e-6),
+)
+
+EXERCISES = (KEY_OF_EACH_STEP, PROPAGATE, DECODE_GROUP, FLOP_CEILING)
