@@ -94,14 +94,15 @@ HTML(plot.html_image(figure, "The most that operations allow to be saved, agains
 # | a ControlNet | a folder saved by `StableDiffusionControlNetPipeline.save_pretrained` | `{"image": edges}` (a PIL picture) |
 # | text-to-video (UNet3D) | its folder | `{"num_frames": 16}` |
 #
-# With a GPU also `DEVICE, DTYPE = "cuda", "float16"`, and `BUDGET` of an hour or so.
+# With a GPU also `DEVICE, DTYPE = "cuda", "float16"`; with a large model `STEPS = 50`, `LONGEST = 25` and a `BUDGET` of an hour (3600) or so.
 
 # %%
 MODEL = None
 
 # %%
 CALL, DEVICE, DTYPE = {}, "cpu", "float32"
-STEPS, GUIDANCE, NUM_KEYS, BUDGET = 20, 5.0, 7, 15  # BUDGET: seconds for calibrating
+STEPS, GUIDANCE, NUM_KEYS = 20, 5.0, 7
+LONGEST, BUDGET = 8, None  # for calibrating: the longest span in steps, and the most seconds that it may take
 PROMPTS = ["a large red star at the left on a white background", "a small white ring on a red background"]
 
 # %% [markdown]
@@ -154,11 +155,11 @@ if flops:
 # %% [markdown]
 # ## 3. Calibrate within a budget
 #
-# `calibrate` says what it will take before it starts, and shortens the spans it looks at until the budget is kept. More prompts and a larger
-# budget give better keys; prompts like those that you will use. `store="costs.part"` makes a calibration that can be stopped and goes on.
+# `calibrate` says what it will take before it starts, and with a budget shortens the spans it looks at until that is kept. More prompts and a
+# larger budget give better keys; prompts like those that you will use. `store="costs.part"` makes a calibration that can be stopped and goes on.
 
 # %%
-costs = fl.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, options=CALL, budget=BUDGET)
+costs = fl.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, longest=LONGEST, budget=BUDGET, options=CALL)
 print(costs.title(), "| spans of up to", costs.longest, "steps")
 
 # %%

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -26,9 +24,6 @@ CELLS = [
     "recording_explorer(recording, lab)",
     "print('over')",
 ]
-# A folder for pictures of notebook 09 after its runs, light and dark; `FASTDIFF_SCREENSHOTS=docs python -m pytest tests/test_browser_lab.py
-# -k pictures` makes those that the README shows. Look at them.
-SCREENSHOTS = os.environ.get("FASTDIFF_SCREENSHOTS")
 
 
 def written(folder: Path, cells: list[str]) -> None:
@@ -276,27 +271,3 @@ def test_the_page_can_be_loaded_again(session):
     assert page.locator(".fd-history-table tbody tr").count() == rows
     cell(page, 30).click()
     expect(page.locator(".fd-card-calls strong")).to_have_text("10")
-
-
-@pytest.mark.skipif(SCREENSHOTS is None, reason="set FASTDIFF_SCREENSHOTS to a folder for pictures of the lab")
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_pictures_of_the_lab(theme, tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    shutil.copy(Path(__file__).parent.parent / "notebooks" / "09_interactive_lab.ipynb", folder)
-    with (
-        lab(folder, tmp_path, theme=f"JupyterLab {theme.title()}") as address,
-        opened(f"{address}/lab/tree/09_interactive_lab.ipynb") as watched,
-    ):
-        page = watched.page
-        run_all(page)
-        page.set_viewport_size({"width": 1280, "height": 1700})
-        page.locator(".fd-measure").click()
-        expect(page.locator(".fd-card-time-ceiling strong")).to_contain_text("×")
-        for tick in page.locator(".fd-history-table input[type=checkbox]").all()[:2]:
-            tick.check()
-        expect(page.locator(".fd-compared-run")).to_have_count(2)
-        target = Path(SCREENSHOTS) / f"lab-{theme}.png"
-        page.locator(".fd-lab:not(.fd-explorer)").screenshot(path=target)
-        page.locator(".fd-explorer").screenshot(path=tmp_path / "explorer.png")
-    assert not watched.foreign and not watched.errors and target.stat().st_size < 300_000
