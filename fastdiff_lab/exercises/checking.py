@@ -102,12 +102,21 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
         return Verdict("raised", f"{type(error).__name__}: {error}{_place(error)}")
     if broken and found is not None:
         return Verdict("broke a rule", "; ".join(broken), found=found)
-    with torch.no_grad():
-        judged = exercise.judge(found, exercise.expected(*own_copy(arguments)), arguments)
+    judged = _judged(exercise, found, arguments)
     if judged.is_right and not same(given, arguments):
         names = [name for name, new, old in zip(exercise.arguments, given, arguments, strict=True) if not same(new, old)]
         return Verdict("changed its input", f"the result is right, but your function wrote into {', '.join(names)}; work on a copy")
     return replace(judged, found=found)
+
+
+def _judged(exercise: Exercise, found: Any, arguments: tuple) -> Verdict:
+    with torch.no_grad():
+        expected = exercise.expected(*own_copy(arguments))
+        try:
+            return exercise.judge(found, expected, arguments)
+        except Exception as error:  # whatever an answer may give: the student gets a sentence
+            what = f"a {type(found).__name__} that cannot be compared ({type(error).__name__}: {error})"
+            return Verdict("wrong type", f"found {what}; expected {shown(expected)}")
 
 
 @contextmanager
