@@ -373,6 +373,9 @@ def test_the_report_says_what_was_passed_found_and_expected():
     [
         (lambda f: None, "nothing returned"),
         (lambda f: "0.5", "wrong type"),
+        (lambda f: {1, "a"}, "wrong type"),
+        (lambda f: torch.zeros(3).to_sparse(), "wrong type"),
+        (lambda f: 1j * np.ones(4), "wrong type"),
         (lambda f: f[1:], "wrong shape"),
         (lambda f: torch.full((len(f) - 1,), torch.nan), "wrong value"),
         (lambda f: f.no_such_thing, "raised"),

@@ -102,12 +102,22 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
         return Verdict("raised", f"{type(error).__name__}: {error}{_place(error)}")
     if broken and found is not None:
         return Verdict("broke a rule", "; ".join(broken), found=found)
-    with torch.no_grad():
-        judged = exercise.judge(found, exercise.expected(*own_copy(arguments)), arguments)
+    judged = _judged(exercise, exercise.expected, found, arguments)
     if judged.is_right and not same(given, arguments):
         names = [name for name, new, old in zip(exercise.arguments, given, arguments, strict=True) if not same(new, old)]
         return Verdict("changed its input", f"the result is right, but your function wrote into {', '.join(names)}; work on a copy")
     return replace(judged, found=found)
+
+
+def _judged(exercise: Exercise, right: Callable, found: Any, arguments: tuple) -> Verdict:
+    """What was found beside what the function `right` gives."""
+    with torch.no_grad():
+        expected = right(*own_copy(arguments))
+        try:
+            return exercise.judge(found, expected, arguments)
+        except Exception as error:  # whatever an answer may give: the student gets a sentence
+            what = f"a {type(found).__name__} that cannot be compared ({type(error).__name__}: {error})"
+            return Verdict("wrong type", f"found {what}; expected {shown(expected)}")
 
 
 @contextmanager
@@ -139,6 +149,5 @@ def _place(error: Exception) -> str:
 def _mistakes(exercise: Exercise, found: Any, arguments: tuple) -> Iterable[str]:
     """The known mistakes whose result is what was found."""
     for sentence, mistake in exercise.mistakes.items() if found is not None else ():
-        with torch.no_grad():
-            if exercise.judge(found, mistake(*own_copy(arguments)), arguments).is_right:
-                yield sentence
+        if _judged(exercise, mistake, found, arguments).is_right:
+            yield sentence

@@ -93,7 +93,8 @@ def _graded(autograder: Path, submission: Path, folder: Path, timeout: float) ->
         _otter("run", "-a", str(autograder), "-o", str(place), "--no-logo", str(submission.resolve()), timeout=timeout)
         results = json.loads((place / "results.json").read_text())
     except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
-        said = f"not graded: {str(error)[-500:]}"
+        text = " ".join(str(error).split())
+        said = f"not graded: {text if len(text) <= 600 else f'{text[:100]} ... {text[-500:]}'}"
         return pd.DataFrame([{"submission": submission.stem, "question": "", "points": 0.0, "possible": 0.0, "said": said}])
     rows = [
         {"submission": submission.stem, "question": test["name"], "points": test["score"], "possible": test["max_score"],
