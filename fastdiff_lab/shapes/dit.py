@@ -157,9 +157,12 @@ def _operations(pipe: DiTPipeline, blocks: int) -> FlopCount:
     return count_flops(pipe.transformer, call, blocks)
 
 
-def sweep(pipe: DiTPipeline, *, steps: int = 50, keys: Sequence[int] = (9, 17, 25), count: int = 48) -> pd.DataFrame:
+def sweep(
+    pipe: DiTPipeline, splits: Sequence[int] | None = None, *, steps: int = 50, keys: Sequence[int] = (9, 17, 25), count: int = 48
+) -> pd.DataFrame:
     """Each split and each number of uniform keys, and the paper's keys: how near to the untouched run, and for how many operations.
 
+    `splits`: numbers of blocks that are the encoder; None for all there are. `count`: pictures of each arm.
     Returns columns blocks (0: untouched), papers_split, schedule, keys, psnr (dB), classes_right, gflops of a picture.
     """
     labels = [place % len(CLASSES) for place in range(count)]
@@ -170,7 +173,7 @@ def sweep(pipe: DiTPipeline, *, steps: int = 50, keys: Sequence[int] = (9, 17, 2
     schedules = {f"uniform {number}": KeySchedule.uniform(steps, number) for number in keys} | {
         "paper": KeySchedule.of_paper(steps)
     }
-    for blocks in range(1, all_blocks):
+    for blocks in splits or range(1, all_blocks):
         counted = _operations(pipe, blocks)
         for name, schedule in schedules.items():
             with encoder_propagation(pipe, schedule, encoder_blocks=blocks, max_rows=4 * count):

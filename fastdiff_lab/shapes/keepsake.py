@@ -45,7 +45,7 @@ FIVE = (
     Keepsake("purple", "bottom", 12.0),
 )  # fmt: skip
 NEW = tuple(
-    Keepsake(background, position) for background in ("orange", "white", "black", "red") for position in ("right", "center")
+    Keepsake(background, position) for background in ("orange", "white", "green", "red") for position in ("right", "center")
 )
 
 
@@ -88,7 +88,7 @@ def crescent_overlap(images: Sequence[Image.Image]) -> list[float]:
     >>> crescent_overlap([draw_keepsake(FIVE[0])])[0] > 0.85
     True
 
-    1: the crescent, and nothing else teal; 0: nothing teal. A teal disc of its size gives 0.5.
+    1: the crescent, and nothing else teal; 0: nothing teal. A teal disc of its size gives 0.5, edges of green on blue up to 0.2.
     """
     teal = torch.tensor(TEAL).reshape(3, 1, 1) / 127.5 - 1
     batch = torch.stack([as_tensor(image.convert("RGB")) for image in images])
