@@ -149,7 +149,7 @@ class Decoding:
         if run.start is not None and run.num_steps is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         _warn_of_other_guidance(self.pipe, self.schedule)
-        if not self.counts.runs:
+        if self.what == "encoder" and not self.counts.runs:
             _warn_of_few_steps(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_ranks(sample)

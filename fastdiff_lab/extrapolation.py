@@ -105,8 +105,13 @@ class History:
 
 
 def _combined(tensors: Sequence[Tensor], weights: Sequence[Sequence[float]]) -> Tensor:
-    """The newest tensor and, weighted, its differences to the older ones: exactly the newest where their weights are 0."""
+    """The newest tensor and, weighted, its differences to the older ones: exactly the newest where their weights are 0.
+
+    Always a tensor of its own: FreeU writes into what it gets, and after the first key step alone there is nothing older to add.
+    """
     *older, newest = tensors
+    if not older:
+        return newest.repeat(len(weights), *[1] * (newest.dim() - 1))
     block = newest[None].expand(len(weights), *newest.shape)
     for place, tensor in enumerate(older):
         weight = torch.tensor([row[place] for row in weights], dtype=newest.dtype, device=newest.device)

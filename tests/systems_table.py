@@ -23,7 +23,7 @@ from configs with every all-zero parameter drawn anew. For every row it shows
 1. that the row is about something: the output changes by more than 0.001 when any of what stands under *matters* is changed;
 2. that with every step a key the output is the untouched pipeline's, bit for bit;
 3. that serial and parallel decoding give the same (to 1e-10 in float64; to the number in the last column where pipeline or scheduler compute
-   in float32);
+   in float32), with features held and extrapolated;
 4. that non-key steps are those of a forward split by hand, which lives in the tests ([oracle.py](../tests/oracle.py)), unless the last
    column says otherwise;
 5. that encoder, decoder and ControlNet were evaluated as often as the schedule says;

@@ -133,6 +133,15 @@ def test_freeu_does_not_write_into_what_is_remembered(parallel):
 
 
 @pytest.mark.parametrize("parallel", [False, True])
+def test_freeu_does_not_write_into_the_only_key_step_that_was_seen(parallel):
+    pipe, keys = denoiser_pipe(), KeySchedule(10, [0, 3, 6])
+    pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+    by_hand = loop(pipe, 10, conditions(), predict=AlongALine(oracle(pipe.unet, keys.keys)))
+    with fl.encoder_propagation(pipe, keys, order=1, parallel_decoding=parallel):
+        assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
+
+
+@pytest.mark.parametrize("parallel", [False, True])
 def test_t2i_adapter(parallel):
     pipe, given = denoiser_pipe(), adapter_arguments()
     by_hand = loop(pipe, 10, given, predict=AlongALine(oracle(pipe.unet, KEYS.keys)))

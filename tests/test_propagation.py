@@ -729,6 +729,7 @@ def test_an_argument_of_a_class_of_ones_own():
     assert counts.encoder_calls == 4
 
 
+@pytest.mark.filterwarnings("ignore:this run has 2 steps")
 def test_a_run_of_unknown_length_that_is_longer_than_the_schedule():
     pipe = denoiser_pipe()
     pipe.scheduler.set_timesteps(10)

@@ -25,6 +25,10 @@ ROWS = {system.name: system for system in SYSTEMS}
 FEATURES = [(name, feature) for name, system in ROWS.items() for feature in system.features]
 
 
+# Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
+CHANGES_AT_KEYS = ("controlnet-part",)
+
+
 def distance(a, b) -> float:
     return float((a - b).abs().max())
 
@@ -81,6 +85,18 @@ def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
         check_counts(system, counts, parallel=True)
     assert state(pipe) == before
     assert torch.equal(of(system, pipe), untouched)
+
+
+@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.parallel])
+def test_serial_is_parallel_with_extrapolated_features(name):
+    system = ROWS[name]
+    pipe = system.build()
+    held, _ = accelerated(system, pipe, system.keys)
+    serial, _ = accelerated(system, pipe, system.keys, order=1, parallel_decoding=False)
+    parallel, _ = accelerated(system, pipe, system.keys, order=1)
+    assert distance(parallel, serial) < 10 * system.close
+    if name not in CHANGES_AT_KEYS:
+        assert distance(serial, held) > 1e-7
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -90,6 +90,18 @@ def test_prior_noise_is_refused_where_the_scheduler_is_replaced():
             pass
 
 
+@pytest.mark.parametrize("name", ["sd", "dit", "ldm-class", "ddim", "sdxl-ends-early", "if-1"])
+def test_prior_noise_serial_is_parallel(name):
+    system = ROWS[name]
+    pipe = system.build()
+    results = []
+    for options in ({}, {"parallel_decoding": False}):
+        with fl.prior_noise_injection(pipe, weight=0.05):
+            results.append(accelerated(name, pipe, **options))
+    assert distance(*results) < system.close
+    assert distance(results[0], accelerated(name, pipe)) > 1e-4 or name == "sdxl-ends-early"  # it ends before any noise comes
+
+
 def test_the_keys_of_a_part_of_the_steps():
     schedule = KeySchedule(10, [0, 3, 4, 8])
     assert [str(schedule.part(*part)) for part in ((0, 10), (2, 5), (4, 9), (5, 8))] == [

@@ -1,0 +1,228 @@
+"""DreamBooth and Custom Diffusion on the embedded pipeline: one new object learned from five pictures, then kept by the accelerated sampler?
+
+- `dreambooth(...)`: fine-tunes the whole UNet; `custom_diffusion(...)`: new keys and values for the text, and a new word
+- `judged(...)`: the object in pictures of new scenes, untouched and accelerated
+
+`python -m fastdiff_lab.shapes.personalise dreambooth` or `custom-diffusion`; some minutes on one CPU thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from ..derivation import derive_schedule
+from ..files import write_whole
+from ..metrics import fidelity, mean_psnr
+from ..pipelines import assemble, embedded_costs, load_pipeline
+from ..propagation import encoder_propagation
+from ..schedule import KeySchedule
+from .data import as_tensor
+from .data import pictures as drawn_scenes
+from .judge import load_judge
+from .keepsake import FIVE, NEW, crescent_overlap, draw_keepsake
+from .scenes import sample_scene
+from .text import tokens_of
+from .training import contact_sheet
+
+STEPS, GUIDANCE = 50, 5.0
+PRIORS = 64  # drawn scenes of the kind that the pipeline knows, so that it does not forget them
+WORDS = {"dreambooth": "sks circle", "custom-diffusion": "<new1> circle"}
+_MARK = "<new1>"
+
+
+def untrained() -> StableDiffusionPipeline:
+    """The embedded pipeline without its refusal of unknown words: here they are learned."""
+    known = load_pipeline()
+    pipe = assemble(**{name: known.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class _Lessons:
+    """The five pictures and as many scenes of the known kind in every batch, as latents, with their texts."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, word: str) -> None:
+        self.pipe, scale = pipe, pipe.vae.config.scaling_factor
+        new = torch.stack([as_tensor(draw_keepsake(place)) for place in FIVE])
+        with torch.no_grad():
+            self.new, self.known = (scale * pipe.vae.encoder(batch) for batch in (new, drawn_scenes(range(PRIORS), 1)))
+        captions = [place.prompt(word) for place in FIVE], [sample_scene(seed, 1).caption() for seed in range(PRIORS)]
+        self.new_tokens, self.known_tokens = (tokens_of(texts, pipe.tokenizer) for texts in captions)
+
+    def loss(self, draw: int) -> Tensor:
+        """The squared error of the noise on the five pictures plus that on five known scenes (prior preservation)."""
+        generator = torch.Generator().manual_seed(draw)
+        rows = torch.randperm(PRIORS, generator=generator)[: len(self.new)]
+        latents = torch.cat([self.new, self.known[rows]])
+        noise = torch.randn(latents.shape, generator=generator)
+        time_steps = torch.randint(1000, (len(latents),), generator=generator)
+        text = self.pipe.text_encoder(torch.cat([self.new_tokens, self.known_tokens[rows]])).last_hidden_state
+        noisy = self.pipe.scheduler.add_noise(latents, noise, time_steps)
+        return 2 * (self.pipe.unet(noisy, time_steps, text).sample - noise).square().mean()
+
+
+def _trained(
+    lessons: _Lessons, parameters: list[nn.Parameter], *, steps: int, seconds: float, rate: float, after: Callable[[], None]
+) -> None:
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    started = time.monotonic()
+    with torch.enable_grad(), tqdm(total=steps, desc="lessons", mininterval=5) as bar:
+        for step in range(steps):
+            if time.monotonic() - started > seconds:
+                break
+            value = lessons.loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            after()
+            bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
+            bar.update()
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+
+
+def dreambooth(pipe: StableDiffusionPipeline, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-4) -> None:
+    """Fine-tunes the whole UNet (Ruiz et al. 2023), in place: "sks" becomes the object's name.
+
+    >>> pipe = untrained()
+    >>> dreambooth(pipe, seconds=300)  # doctest: +SKIP
+    """
+    pipe.text_encoder.requires_grad_(False)
+    parameters = list(pipe.unet.requires_grad_(True).parameters())
+    _trained(_Lessons(pipe, WORDS["dreambooth"]), parameters, steps=steps, seconds=seconds, rate=rate, after=lambda: None)
+
+
+def custom_diffusion(pipe: StableDiffusionPipeline, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-3) -> None:
+    """Trains keys and values of the cross-attention and the embedding of a new word (Kumari et al. 2023), in place; all else stays.
+
+    >>> pipe = untrained()
+    >>> custom_diffusion(pipe, seconds=300)  # doctest: +SKIP
+    """
+    pipe.unet.requires_grad_(False)
+    pipe.text_encoder.requires_grad_(False)
+    table = _with_new_word(pipe)
+    pipe.unet.set_attn_processor({name: _processor(pipe.unet, name) for name in pipe.unet.attn_processors})
+    trained = [p for processor in pipe.unet.attn_processors.values() for p in processor.parameters()]
+    others = table.detach()[:-1].clone()
+
+    def only_the_new_word() -> None:
+        with torch.no_grad():
+            table[:-1] = others
+
+    lessons = _Lessons(pipe, WORDS["custom-diffusion"])
+    _trained(lessons, [*trained, table], steps=steps, seconds=seconds, rate=rate, after=only_the_new_word)
+
+
+def _with_new_word(pipe: StableDiffusionPipeline) -> nn.Parameter:
+    """One word more, which begins as "green"; returns the table of all embeddings."""
+    pipe.tokenizer.add_tokens(_MARK)
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
+    table = pipe.text_encoder.get_input_embeddings().weight
+    begin = pipe.tokenizer.convert_tokens_to_ids("green</w>")
+    with torch.no_grad():
+        table[pipe.tokenizer.convert_tokens_to_ids(_MARK)] = table[begin]
+    return table.requires_grad_(True)
+
+
+def _processor(unet: nn.Module, name: str) -> CustomDiffusionAttnProcessor2_0:
+    """diffusers' own processor, with the keys and values that the layer has."""
+    attention = unet.get_submodule(name.removesuffix(".processor"))
+    is_text = attention.is_cross_attention
+    inside, outside = attention.to_q.weight.shape[0], attention.to_k.weight.shape[1]
+    processor = CustomDiffusionAttnProcessor2_0(
+        train_kv=is_text, train_q_out=False, hidden_size=inside, cross_attention_dim=outside if is_text else None
+    )  # fmt: skip
+    if is_text:
+        processor.to_k_custom_diffusion.load_state_dict({"weight": attention.to_k.weight})
+        processor.to_v_custom_diffusion.load_state_dict({"weight": attention.to_v.weight})
+    return processor
+
+
+LESSONS = {"dreambooth": dreambooth, "custom-diffusion": custom_diffusion}
+
+
+def schedules(method: str) -> dict[str, KeySchedule | None]:
+    """The arms: untouched, the paper's list for the method, as many uniform and as many derived keys."""
+    paper = KeySchedule.paper(STEPS, method)
+    count = len(paper.keys)
+    derived = derive_schedule(embedded_costs(), count)
+    return {"untouched": None, "paper": paper, f"uniform {count}": KeySchedule.uniform(STEPS, count), f"derived {count}": derived}
+
+
+def _pictures(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | None) -> list[Image.Image]:
+    """A picture of each new place, each from noise of its own."""
+    call = {
+        "prompt": [place.prompt(word) for place in NEW], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE,
+        "generator": [torch.Generator().manual_seed(seed) for seed in range(len(NEW))],
+    }  # fmt: skip
+    if schedule is None:
+        return pipe(**call).images
+    with encoder_propagation(pipe, schedule, max_rows=10 * len(NEW)):
+        return pipe(**call).images
+
+
+def _likeness(images: list[Image.Image]) -> list[float]:
+    """Cosine of the judge's features of each picture with those of the same place drawn."""
+    with torch.no_grad():
+        seen, drawn = (
+            load_judge().features(torch.stack(list(map(as_tensor, batch)))) for batch in (images, map(draw_keepsake, NEW))
+        )
+    return functional.cosine_similarity(seen, drawn).tolist()
+
+
+def judged(
+    pipe: StableDiffusionPipeline, method: str, arms: Mapping[str, KeySchedule | None]
+) -> tuple[pd.DataFrame, list[Image.Image]]:
+    """Of each arm: overlap with the crescent, likeness over new scenes, and PSNR of the averaged error to the untouched run, in dB."""
+    rows, shown, untouched = [], [], None
+    for name, schedule in arms.items():
+        images = _pictures(pipe, WORDS[method], schedule)
+        untouched = untouched or images
+        overlap, likeness = crescent_overlap(images), _likeness(images)
+        near = mean_psnr(fidelity(images, untouched)["mse"])
+        row: dict[str, Any] = {"arm": name, "keys": STEPS if schedule is None else len(schedule.keys), "pictures": len(images)}
+        row |= {"overlap": sum(overlap) / len(overlap), "worst_overlap": min(overlap), "likeness": sum(likeness) / len(likeness)}
+        rows.append(row | {"psnr": near})
+        shown += images
+    return pd.DataFrame(rows), shown
+
+
+def main(
+    method: Annotated[str, typer.Argument(help="dreambooth or custom-diffusion.")],
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 400,
+    minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 30,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    output: Annotated[Path, typer.Option(help="Folder of the table and the pictures.")] = Path("data/personalised"),
+) -> None:
+    """Learns the object, and judges pictures of it before and after, untouched and accelerated."""
+    if method not in LESSONS:
+        raise typer.BadParameter(f"{method!r} asked; accepted: {', '.join(LESSONS)}")
+    torch.set_num_threads(threads)
+    pipe = untrained()
+    before, first = judged(pipe, "dreambooth", {"before training": None})
+    LESSONS[method](pipe, steps=steps, seconds=60 * minutes)
+    after, images = judged(pipe, method, schedules(method))
+    table = pd.concat([before, after])
+    write_whole(output / f"{method}.csv", lambda place: table.to_csv(place, index=False, float_format="%.4g"))
+    sheet = contact_sheet([*map(draw_keepsake, FIVE), *[Image.new("RGB", (64, 64), "white")] * 3, *first, *images])
+    write_whole(output / f"{method}.png", lambda place: sheet.save(place, format="png"))
+    typer.echo(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,88 @@
+"""A new object learned from five pictures: its drawing, its judge, and what each method may change."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.shapes import personalise
+from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.shapes.keepsake import FIVE, NEW, TEAL, crescent_overlap, draw_keepsake
+from fastdiff_lab.shapes.scenes import COLOURS, draw
+
+
+def test_the_judge_sees_the_crescent_and_nothing_else():
+    assert min(crescent_overlap([draw_keepsake(place) for place in (*FIVE, *NEW)])) > 0.85
+    others = crescent_overlap([draw(scene) for scene in held_out_scenes(40)])
+    assert max(others) < 0.25 and sum(others) / 40 < 0.03
+    disc = Image.new("RGB", (64, 64), COLOURS["white"])
+    ImageDraw.Draw(disc).ellipse([19, 19, 45, 45], fill=TEAL)
+    assert 0.3 < crescent_overlap([disc])[0] < 0.6
+
+
+def test_no_new_scene_is_one_of_the_five():
+    learned = {(place.background, place.position) for place in FIVE}
+    assert len(learned) == 5 and not learned & {(place.background, place.position) for place in NEW}
+
+
+@pytest.fixture(autouse=True)
+def _few_priors(monkeypatch):
+    monkeypatch.setattr(personalise, "PRIORS", 8)
+
+
+def parts(pipe):
+    return {
+        f"{part}.{name}": value.clone()
+        for part in ("unet", "text_encoder", "vae")
+        for name, value in getattr(pipe, part).state_dict().items()
+    }
+
+
+def test_dreambooth_changes_the_unet_only():
+    pipe = personalise.untrained()
+    before = parts(pipe)
+    personalise.dreambooth(pipe, steps=2)
+    after = parts(pipe)
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"unet"} and before.keys() == after.keys()
+    assert not any(parameter.requires_grad for parameter in pipe.unet.parameters())
+
+
+def test_custom_diffusion_changes_keys_values_and_one_word():
+    pipe = personalise.untrained()
+    before = parts(pipe)
+    with torch.no_grad():
+        plain = pipe.unet(torch.ones(1, 4, 16, 16), 500, torch.ones(1, 24, 128)).sample
+    personalise.custom_diffusion(pipe, steps=0)
+    with torch.no_grad():  # it begins as the pipeline was
+        assert torch.allclose(pipe.unet(torch.ones(1, 4, 16, 16), 500, torch.ones(1, 24, 128)).sample, plain, atol=1e-5)
+    pipe = personalise.untrained()
+    personalise.custom_diffusion(pipe, steps=2)
+    after = parts(pipe)
+    words = next(name for name in before if name.endswith("token_embedding.weight"))
+    assert torch.equal(after[words][:-1], before[words]) and len(after[words]) == len(before[words]) + 1
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name != words)
+    added = after.keys() - before.keys()
+    assert added and all("_custom_diffusion" in name for name in added)
+    trained = next(name for name in sorted(added) if "to_k_custom" in name)
+    layer = trained.replace("processor.to_k_custom_diffusion", "to_k")
+    assert not torch.equal(after[trained], before[layer])
+
+
+@pytest.mark.parametrize("method", personalise.LESSONS)
+def test_the_table_of_arms(method, monkeypatch):
+    monkeypatch.setattr(personalise, "STEPS", 6)
+    monkeypatch.setattr(personalise, "NEW", NEW[:2])
+    pipe = personalise.untrained()
+    personalise.LESSONS[method](pipe, steps=1)
+    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(6, [0, 2])})
+    assert table["keys"].tolist() == [6, 2] and table["pictures"].tolist() == [2, 2] and len(images) == 4
+    assert table["psnr"][0] == float("inf") and table["psnr"][1] < 100
+    assert table["overlap"].between(0, 1).all() and table["likeness"].between(-1, 1).all()
+
+
+def test_the_arms_of_the_paper():
+    arms = personalise.schedules("dreambooth")
+    assert [None if schedule is None else len(schedule.keys) for schedule in arms.values()] == [None, 10, 10, 10]
