@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from .cautions import check_finite, check_rows_stay_apart, warn_of_few_steps, warn_of_other_guidance
 from .conditions import Conditions, repeat_rows, rounded
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
@@ -31,16 +30,12 @@ from .split import (
     controlnet_of,
     denoiser_of,
     frames_of,
-    row_mixing,
     sample_argument,
 )
 
 # What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
 HELD = ("encoder", "decoder", "prediction")
-
-FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 
 
 @dataclass
@@ -121,7 +116,7 @@ class Decoding:
         if is_new:
             self.begin_run(sample)
         run, step, _ = self.tracker.advance(timestep)
-        _check_finite(sample, step, timestep)
+        check_finite(sample, step, timestep)
         difference = self.difference(run, step, timestep, arguments)
         if step in self.known:
             prediction = own(self.known[step])
@@ -148,9 +143,9 @@ class Decoding:
             )
         if run.start is not None and run.num_steps is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
-        _warn_of_other_guidance(self.pipe, self.schedule)
+        warn_of_other_guidance(self.pipe, self.schedule)
         if self.what == "encoder" and not self.counts.runs:
-            _warn_of_few_steps(self.pipe, self.schedule)
+            warn_of_few_steps(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_ranks(sample)
         self.counts.runs += 1
@@ -277,34 +272,6 @@ class Decoding:
         return residuals
 
 
-def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
-    measured, used = (schedule.measured_on or {}).get("guidance_scale"), getattr(pipe, "_guidance_scale", None)
-    used = used.max().item() if isinstance(used, Tensor) else used  # Stable Video Diffusion's grows from frame to frame
-    if measured is not None and used is not None and measured != used:
-        warnings.warn(
-            f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
-            stacklevel=2,
-        )
-
-
-def _warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
-    kind = type(pipe.scheduler).__name__
-    few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
-    if few and len(schedule.keys) < schedule.num_steps:
-        warnings.warn(
-            f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
-            "nothing is gained by holding them; sample without encoder propagation",
-            stacklevel=2,
-        )
-
-
-def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
-    """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
-    mixing = row_mixing(pipe) if parallel else None
-    if mixing is not None:
-        raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
-
-
 def own(output: Any) -> Any:
     """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
     return _like(output, output[0].clone())
@@ -322,12 +289,6 @@ def log_snr(scheduler: Any, timestep: Any) -> float:
         raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
     alpha = float(alphas[int(timestep)])
     return math.log(alpha / (1 - alpha))
-
-
-def _check_finite(sample: Tensor, step: int, timestep: Any) -> None:
-    # Only where looking costs nothing: on a device, each look would make the host wait for it.
-    if sample.device.type == "cpu" and not torch.isfinite(sample).all():
-        raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
 
 
 def _per_step(sample: Tensor, rows: int, times: int) -> Sequence[Tensor]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .decoding import HELD, Counts, Decoding, check_rows_stay_apart
+from .cautions import check_rows_stay_apart
+from .decoding import HELD, Counts, Decoding
 from .extrapolation import Extrapolation
 from .fingerprint import differences
 from .hooks import replaced_call, replaced_method

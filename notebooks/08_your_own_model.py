@@ -42,7 +42,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.evaluation import denoiser_arguments, denoiser_calls
 from fastdiff_lab.flops import count_flops
-from fastdiff_lab.full_size import FULL_SIZE, full_size
+from fastdiff_lab.full_size import full_size
 from fastdiff_lab.split import denoiser_of, split_denoiser
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
@@ -57,11 +57,11 @@ print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}
 
 # %%
 rows, operations = [], {}
-for name in FULL_SIZE:
+for name in ("sd-1.5", "sdxl", "sd-1.5 with ControlNet", "text-to-video-1.7b"):
     system, keys = full_size(name), fl.KeySchedule.paper(50)
-    count = operations[system.name] = system.count()
+    count = operations[name] = system.count
     rows.append({
-        "architecture": system.name, "for": system.picture, "parameters, M": system.parameters / 1e6, "TFLOPs a call": count.total / 1e12,
+        "architecture": name, "for": system.what, "denoiser's parameters, M": system.parameters / 1e6, "TFLOPs a call": count.total / 1e12,
         "encoder's share": count.encoder / count.total, "ceiling, 9 keys of 50": 50 * count.total / count.of_run(len(keys.keys), 50),
         "no encoder at all": count.total / (count.total - count.encoder),
     })  # fmt: skip

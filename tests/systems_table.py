@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from systems import SYSTEMS, System
-from systems.full_size import FULL_SIZE
 from systems.refused import REFUSED
 
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.full_size import FULL_SIZE
 from fastdiff_lab.split import denoiser_of, split_denoiser
 
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"

@@ -317,15 +317,15 @@ def test_what_was_asked_many_times_is_done_once():
 @pytest.mark.parametrize(
     ("name", "millions", "share"),
     [
-        ("stable-diffusion-1.5", 859.5, 0.325),
+        ("sd-1.5", 859.5, 0.325),
         ("sdxl", 2567.5, 0.434),
-        ("controlnet", 1220.8, 0.501),
-        ("text-to-video", 1411.2, 0.379),
+        ("sd-1.5 with ControlNet", 859.5, 0.501),
+        ("text-to-video-1.7b", 1411.2, 0.379),
     ],
 )
 def test_full_size_architectures_have_the_published_sizes_and_no_memory(name, millions, share):
     system = full_size(name)
-    count = system.count()
+    count = system.count
     assert system.parameters / 1e6 == pytest.approx(millions, abs=0.1)
     assert count.encoder / count.total == pytest.approx(share, abs=0.002)
     assert all(parameter.is_meta for parameter in system.model.parameters())
