@@ -96,6 +96,12 @@ figure = plot.picture_grid({name: [image] for name, image in pair.pictures.items
 HTML(plot.html_image(figure, "Untouched and accelerated picture, and their difference"))
 
 # %% [markdown]
+# The lab as it is now, as a page that needs neither kernel nor widgets (on a page without a kernel the widget above shows its beginning):
+
+# %%
+HTML(lab.page())
+
+# %% [markdown]
 # ## 3. The history
 #
 # Is the order of the predicted errors that of the real ones? One picture is no proof; it is the place to look for surprises.

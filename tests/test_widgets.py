@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -319,6 +320,12 @@ def test_the_explorer_follows_a_lab(recording, lab):
     assert explorer.key_steps == [0, 2, 5]
     explorer.draw()
     assert "[0, 2, 5]" in explorer.figures[0]["alt"]
+
+
+def test_names_in_a_foreign_recording_are_escaped(recording):
+    layers = tuple("<script>" if layer == "mid_block" else layer for layer in recording.layers)
+    page = recording_explorer(replace(recording, layers=layers, features={"<script>": recording["mid_block"]})).page()
+    assert "<script>" not in page and "&lt;script&gt;" in page
 
 
 def test_a_recording_without_runs_is_refused():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from typing import Any
 
@@ -118,9 +119,12 @@ class RecordingExplorer(anywidget.AnyWidget):
     def page(self) -> str:
         """The state at hand as HTML that needs neither kernel nor widgets."""
         shown = [
-            f'<img alt="{f["alt"]}" src="{f["address"]}">' if f.get("address") else f"<p>{f['words']}</p>" for f in self.figures
+            f'<img alt="{html.escape(figure["alt"])}" style="max-width:49%" src="{figure["address"]}">'
+            if figure.get("address")
+            else f"<p>{html.escape(figure['words'])}</p>"
+            for figure in self.figures
         ]
-        return "\n".join([f"<p><i>{SENTENCE}</i> {self.note}</p>", *shown])
+        return "\n".join([f"<p><i>{SENTENCE}</i> {html.escape(self.note)}</p>", *shown])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
