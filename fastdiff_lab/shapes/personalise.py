@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -202,16 +203,21 @@ def judged(
     return pd.DataFrame(rows), shown
 
 
+class Method(StrEnum):
+    """What the command accepts."""
+
+    DREAMBOOTH = "dreambooth"
+    CUSTOM_DIFFUSION = "custom-diffusion"
+
+
 def main(
-    method: Annotated[str, typer.Argument(help="dreambooth or custom-diffusion.")],
+    method: Annotated[Method, typer.Argument(help="How the object is learned.")],
     steps: Annotated[int, typer.Option(help="Training steps.")] = 400,
     minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 30,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the table and the pictures.")] = Path("data/personalised"),
 ) -> None:
     """Learns the object, and judges pictures of it before and after, untouched and accelerated."""
-    if method not in LESSONS:
-        raise typer.BadParameter(f"{method!r} asked; accepted: {', '.join(LESSONS)}")
     torch.set_num_threads(threads)
     pipe = untrained()
     before, first = judged(pipe, "dreambooth", {"before training": None})
