@@ -38,9 +38,6 @@ from .split import (
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
 HELD = ("encoder", "decoder", "prediction")
 
-FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
-FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
-
 
 @dataclass
 class Counts:
@@ -147,8 +144,6 @@ class Decoding:
         if run.start is not None and run.num_steps is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         _warn_of_other_guidance(self.pipe, self.schedule)
-        if self.what == "encoder" and not self.counts.runs:
-            _warn_of_few_steps(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.counts.runs += 1
         self.scales_at = adapter_scales(self.model)
@@ -272,17 +267,6 @@ def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     if measured is not None and used is not None and measured != used:
         warnings.warn(
             f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
-            stacklevel=2,
-        )
-
-
-def _warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
-    kind = type(pipe.scheduler).__name__
-    few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
-    if few and len(schedule.keys) < schedule.num_steps:
-        warnings.warn(
-            f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
-            "nothing is gained by holding them; sample without encoder propagation",
             stacklevel=2,
         )
 

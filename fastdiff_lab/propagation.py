@@ -22,6 +22,8 @@ from .hooks import replaced_call, replaced_method
 from .schedule import KeySchedule
 from .split import Split, denoiser_of, inner_loop, processors_kept, split_denoiser
 
+FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
@@ -49,6 +51,17 @@ def _warn_of_other_use(pipe: Any, schedule: KeySchedule, order: int, what: str) 
     if found:
         warnings.warn(
             f"this schedule was measured on something else: {'; '.join(found)}. Its keys need not be good here; calibrate again",
+            stacklevel=4,
+        )
+
+
+def _warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
+    kind = type(getattr(pipe, "scheduler", None)).__name__
+    few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
+    if few and len(schedule.keys) < schedule.num_steps:
+        warnings.warn(
+            f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
+            "nothing is gained by holding them; sample without encoder propagation",
             stacklevel=4,
         )
 
@@ -98,6 +111,8 @@ def encoder_propagation(
     _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows)
     split = split_denoiser(denoiser_of(pipe), encoder_blocks)
     _warn_of_other_use(pipe, schedule, extrapolation.order, what)
+    if what == "encoder":
+        _warn_of_few_steps(pipe, schedule)
     parallel = parallel_decoding and what == "encoder"
     with installed(
         Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows)
