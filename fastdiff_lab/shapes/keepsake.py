@@ -2,7 +2,7 @@
 
 - `Keepsake`, `FIVE`, `NEW`: places of the object on backgrounds: those to learn from, and others to be asked for
 - `draw_keepsake(place)`: its picture, 64x64
-- `crescent_overlap(images)`: does a picture hold the crescent, in its own colour and outline?
+- `crescent_overlap(images)`, `outline_overlap(images, places)`: does a picture hold the crescent, in its own colour or in any?
 """
 
 from __future__ import annotations
@@ -90,9 +90,28 @@ def crescent_overlap(images: Sequence[Image.Image]) -> list[float]:
 
     1: the crescent, and nothing else blue; 0: nothing blue. A blue disc of its size gives 0.5.
     """
-    blue = torch.tensor(COLOUR).reshape(3, 1, 1) / 127.5 - 1
-    batch = torch.stack([as_tensor(image.convert("RGB")) for image in images])
-    mask = ((batch - blue).mul(127.5).square().sum(dim=1, keepdim=True).sqrt() < _NEAR).float()
+    return _overlap(torch.stack([_distance_to(COLOUR, image) < _NEAR for image in images]).float())
+
+
+def outline_overlap(images: Sequence[Image.Image], places: Sequence[Keepsake]) -> list[float]:
+    """The same with whatever is not of the background's colour: the outline alone, in any colour.
+
+    >>> outline_overlap([draw_keepsake(FIVE[0])], FIVE[:1])[0] > 0.85
+    True
+    """
+    backgrounds = [COLOURS[place.background] for place in places]
+    return _overlap(
+        torch.stack([_distance_to(ground, image) >= _NEAR for ground, image in zip(backgrounds, images, strict=True)]).float()
+    )
+
+
+def _distance_to(colour: tuple[int, int, int], image: Image.Image) -> Tensor:
+    """Of each pixel's colour, in levels of 255, shape (1, 64, 64)."""
+    wanted = torch.tensor(colour).reshape(3, 1, 1) / 127.5 - 1
+    return (as_tensor(image.convert("RGB")) - wanted).mul(127.5).square().sum(dim=0, keepdim=True).sqrt()
+
+
+def _overlap(mask: Tensor) -> list[float]:
     outlines = _outlines()
     common = functional.conv2d(mask, outlines, padding=15)
     sizes = outlines.sum(dim=(1, 2, 3)).reshape(1, -1, 1, 1)
