@@ -33,13 +33,13 @@ def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
 
 def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
     """Warns where nothing is gained: a model of few steps changes its features at each."""
-    kind = type(pipe.scheduler).__name__
+    kind = type(getattr(pipe, "scheduler", None)).__name__
     few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
     if few and len(schedule.keys) < schedule.num_steps:
         warnings.warn(
             f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
             "nothing is gained by holding them; sample without encoder propagation",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

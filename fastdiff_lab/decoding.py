@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .cautions import check_finite, check_rows_stay_apart, warn_of_few_steps, warn_of_other_guidance
+from .cautions import check_finite, check_rows_stay_apart, warn_of_other_guidance
 from .conditions import Conditions, repeat_rows, rounded
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
@@ -144,8 +144,6 @@ class Decoding:
         if run.start is not None and run.num_steps is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         warn_of_other_guidance(self.pipe, self.schedule)
-        if self.what == "encoder" and not self.counts.runs:
-            warn_of_few_steps(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_ranks(sample)
         self.counts.runs += 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .cautions import check_rows_stay_apart
+from .cautions import check_rows_stay_apart, warn_of_few_steps
 from .decoding import HELD, Counts, Decoding
 from .extrapolation import Extrapolation
 from .fingerprint import differences
@@ -110,6 +110,8 @@ def encoder_propagation(
     _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows, process_group)
     split = split_denoiser(denoiser_of(pipe), encoder_blocks)
     _warn_of_other_use(pipe, schedule, extrapolation.order, what)
+    if what == "encoder":
+        warn_of_few_steps(pipe, schedule)
     parallel = parallel_decoding and what == "encoder"
     ranks = Ranks(process_group)
     with installed(

@@ -206,6 +206,7 @@ def test_bad_options(options, message):
         calibrate(Embeddings(), options.pop("prompts"), **options)
 
 
+@pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_calibrating_inside_an_acceleration():
     pipe = Embeddings()
     with fl.encoder_propagation(pipe, KeySchedule(4, [0, 2])), pytest.raises(RuntimeError, match="accelerated already"):

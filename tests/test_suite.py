@@ -256,6 +256,7 @@ def test_the_command_writes_what_the_suite_found(tmp_path):
     assert table["arm"][0] == "untouched" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
 
 
+@pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_the_command_compares_schedules(tmp_path):
     fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
     result = invoke("--schedule", tmp_path / "mine.json", "--order", 1, "--prompts", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
