@@ -196,8 +196,8 @@ def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(p
 
 def test_a_cancel_before_the_first_call_evaluates_nothing(pipe):
     with pytest.raises(Cancelled):
-        with watched(pipe, lambda latents: None, lambda: True), fl.encoder_propagation(pipe, KeySchedule.uniform(4, 2)) as counts:
-            pipe(PROMPT, num_inference_steps=4)
+        with watched(pipe, lambda latents: None, lambda: True), fl.encoder_propagation(pipe, KeySchedule.uniform(5, 2)) as counts:
+            pipe(PROMPT, num_inference_steps=5)
     assert counts.forward_calls <= 1 and counts.steps <= 1
 
 

@@ -76,8 +76,8 @@ def library_run(
 
 
 def _runs(rng: np.random.Generator) -> Iterator[tuple]:
-    for pictures, num_steps in ((1, 4), (2, 6)):
-        keys = [0, 2] if num_steps == 4 else list(random_schedule(rng, num_steps).keys)
+    for pictures, num_steps in ((1, 5), (2, 6)):
+        keys = [0, 2] if num_steps == 5 else list(random_schedule(rng, num_steps).keys)
         yield run_of(rng, pictures, keys, num_steps, float(rng.uniform(2, 6)))
 
 
