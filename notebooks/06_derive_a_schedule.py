@@ -391,7 +391,7 @@ print(path.read_text()[:200], "...")
 
 # %%
 with fl.encoder_propagation(pipe, loaded, order=1) as counts:
-    image = pipe(prompt, num_inference_steps=num_steps, generator=generators([0])).images[0]
+    image = pipe(prompt, num_inference_steps=num_steps, guidance_scale=5.0, generator=generators([0])).images[0]
 ax = (figure := plot.figure(2, 2)).subplots()
 ax.imshow(image)
 ax.set(xticks=[], yticks=[], title=f"{counts.encoder_calls} encoder calls")
@@ -418,6 +418,10 @@ print(
     if crossing == crossing
     else "- Predicted: holding is never beaten."
 )
+suite = pd.read_csv(embedded_folder().parent / "suite" / "ddim-50" / "table.csv").query("what == 'features' and keys == 'derived' and not noise")
+real = suite.pivot(index="num_keys", columns="order", values="psnr")
+print(f"- Real runs on held-out captions (notebook 07): of {', '.join(f'{keys:.0f}' for keys in real.index)} keys, extrapolating is ahead with "
+      f"{', '.join(f'{keys:.0f}' for keys in real.index[real[1] > real[0]]) or 'none'}.")
 for order in costs:
     print(
         f"- Order {order}: single spans rank real schedules with {trust.loc[order, 'rank correlation'].mean():.2f} (mean over pictures)."
