@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 
 import pandas as pd
 
@@ -59,7 +60,7 @@ def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, ref
     >>> suite_arms(50, costs)["features, derived 9, order 1"].schedule  # doctest: +SKIP
 
     Plain runs with fewer steps; features and predictions, held and extrapolated, at uniform and at derived keys; predictions also at the
-    keys derived for features; the paper's keys; those and as many uniform and derived ones with prior noise; DeepCache.
+    keys derived for features; the paper's keys; features at all of these with prior noise, too; DeepCache.
     `num_steps`: denoiser calls of a run. `costs`: (what, order) -> ReuseCosts, with what "encoder" or "prediction" and order 0 or 1;
     arms at keys derived from costs that are not given are left out. `counts`: numbers of keys; those that are not below `num_steps` are left
     out, and at derived keys also those that the costs' spans do not reach. `refined`: schedules of `refine_schedule`, run with what and order
@@ -121,12 +122,11 @@ def _check_costs(num_steps: int, costs: Costs) -> None:
 
 
 def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[Entry]:
-    """Features and predictions at every number of keys."""
-    for count in (count for count in counts if count < num_steps):
-        for order in ORDERS:
-            for what in REUSED:
-                yield from (Entry(Arm(schedule, what, order), REUSED[what], keys) for keys, schedule in
-                            _schedules(num_steps, costs, what, order, count))  # fmt: skip
+    """Features without and with prior noise, and predictions, at every number of keys."""
+    for count, order, what in product((count for count in counts if count < num_steps), ORDERS, REUSED):
+        for keys, schedule in _schedules(num_steps, costs, what, order, count):
+            noises = (0.0, PRIOR_NOISE) if what == "encoder" else (0.0,)
+            yield from (Entry(Arm(schedule, what, order, prior_noise=noise), REUSED[what], keys) for noise in noises)
 
 
 def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entry]:
