@@ -21,11 +21,12 @@ import typer
 from tqdm import tqdm
 
 from .comparison import compare_pictures
-from .derivation import derive_schedule
+from .derivation import derive_schedule, group_costs
 from .evaluation import Arm
 from .extrapolation import Extrapolation
 from .files import write_whole
 from .memory import peak_bytes
+from .metrics import mean_psnr
 from .pipelines import load_pipeline
 from .refinement import final_errors
 from .replay import Call, seen
@@ -39,6 +40,8 @@ TRIED = {
     "order 1, skips only": Extrapolation(1, parts="skips"), "order 1, bottleneck only": Extrapolation(1, parts="bottleneck"),
     "order 2": Extrapolation(2),
 }  # fmt: skip
+
+MOST_PSNR = 100.0  # dB, of identical pictures, which have no finite one
 
 
 def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float) -> Call:
@@ -118,13 +121,13 @@ def predicted_and_real(
     latents' difference).
     """
     trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), costs.num_steps)
-    pictures = [costs.subset([place]).spans() for place in range(len(prompts))]
+    pictures = [costs.subset([place]) for place in range(len(prompts))]
     size = trajectory.samples[0][0].numel()
     what, rows = str(costs.measured_on["what"]), []
     for schedule in tqdm(list(random_schedules(costs.num_steps, count, costs.longest)), desc="random schedules", leave=False):
         real = (final_errors(pipe, trajectory, schedule, order=costs.order, what=what, max_rows=_rows(what, 120)) * size).sqrt()
-        for place, spans in enumerate(pictures):
-            groups = _of_groups(spans, schedule)
+        for place, alone in enumerate(pictures):
+            groups = np.array(group_costs(alone, schedule))
             for power in (1, 2):
                 predicted = float((groups ** (power / 2)).sum() ** (1 / power))
                 rows.append(
@@ -139,10 +142,9 @@ def predicted_and_real(
     return pd.DataFrame(rows)
 
 
-def _of_groups(spans: np.ndarray, schedule: KeySchedule) -> np.ndarray:
-    gaps = np.diff(schedule.keys, prepend=0)
-    at = [(gap if len(spans) > 1 else 0, group.start, len(group)) for gap, group in zip(gaps, schedule.groups(), strict=True)]
-    return np.array([spans[place] for place in at])
+def _error(costs: ReuseCosts, schedule: KeySchedule) -> float:
+    """The predicted error: the root of the sum of what the groups cost."""
+    return float(sum(group_costs(costs, schedule)) ** 0.5)
 
 
 def averages(
@@ -160,25 +162,20 @@ def averages(
     >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
 
     `prompts`: none that `costs` were measured on. `store`, `batch`, `options`: as for `compare_pictures`.
-    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean of the pictures' PSNR), worst, pictures.
+    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean of the pictures' PSNR), worst, pictures;
+    identical pictures count as 100 dB.
     """
     derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
     what = str(costs.measured_on["what"])
     arms = {f"{keys} {over}": Arm(schedule, what, costs.order) for (keys, over), schedule in derived.items()}
     pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, store=store, batch=batch, **options)
-    psnr = {
-        arm: found["psnr"].clip(upper=100.0) for arm, found in pictures.groupby("arm")
-    }  # dB; identical pictures have no finite one
-    return pd.DataFrame(
-        [
-            {
-                "num_keys": keys, "over": over, "schedule": str(schedule), "pooled": -10 * np.log10((10 ** (-found / 10)).mean()),
-                "typical": found.mean(), "worst": found.min(), "pictures": len(found),
-            }
-            for (keys, over), schedule in derived.items()
-            for found in [psnr[f"{keys} {over}"]]
-        ]
-    )  # fmt: skip
+    of_arm, rows = dict(iter(pictures.groupby("arm"))), []
+    for (keys, over), schedule in derived.items():
+        found = of_arm[f"{keys} {over}"]
+        each = found["psnr"].clip(upper=MOST_PSNR)
+        near = {"pooled": min(mean_psnr(found["mse"]), MOST_PSNR), "typical": each.mean(), "worst": each.min()}
+        rows.append({"num_keys": keys, "over": over, "schedule": str(schedule), **near, "pictures": len(found)})
+    return pd.DataFrame(rows)
 
 
 def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
@@ -189,14 +186,14 @@ def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16
     Returns one row per disjoint part of each size: columns pictures, part, schedule, moved (mean distance of its keys to those derived from
     all), predicted_error on all pictures, best (the same of the schedule derived from all).
     """
-    whole, spans = derive_schedule(costs, num_keys), costs.spans()
-    best = float(_of_groups(spans, whole).sum() ** 0.5)
+    whole = derive_schedule(costs, num_keys)
+    best = _error(costs, whole)
     rows = []
     for size in (size for size in sizes if size <= costs.num_pictures):
         for part in range(min(4, costs.num_pictures // size)):
             schedule = derive_schedule(costs.subset(list(range(part * size, (part + 1) * size))), num_keys)
             moved = np.abs(np.subtract(schedule.keys, whole.keys)).mean()
-            error = float(_of_groups(spans, schedule).sum() ** 0.5)
+            error = _error(costs, schedule)
             rows.append(
                 {"pictures": size, "part": part, "schedule": str(schedule), "moved": moved, "predicted_error": error, "best": best}
             )
@@ -211,12 +208,11 @@ def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
     Returns columns derived_at, used_at, schedule, moved (mean distance of its keys to those derived where it is used), predicted_error where
     it is used, best (the same of the schedule derived there).
     """
-    spans = {name: given.spans() for name, given in costs.items()}
     schedules = {name: derive_schedule(given, num_keys) for name, given in costs.items()}
     rows = []
     for derived, used in product(costs, costs):
         own, schedule = schedules[used], schedules[derived]
-        best, error = (float(_of_groups(spans[used], keys).sum() ** 0.5) for keys in (own, schedule))
+        best, error = (_error(costs[used], keys) for keys in (own, schedule))
         moved = np.abs(np.subtract(schedule.keys, own.keys)).mean()
         row = {"derived_at": derived, "used_at": used, "schedule": str(schedule), "moved": moved}
         rows.append(row | {"predicted_error": error, "best": best})
@@ -241,6 +237,7 @@ def main(
     pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     guidance: Annotated[list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")] = None,
+    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/averages.sqlite"),
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
     torch.set_num_threads(threads)
@@ -255,7 +252,7 @@ def main(
     others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, guidance or [])])
     _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
     new = _new_prompts(4 * pictures)
-    _write(averages(pipe, files["encoder-0"], new, seeds=[7], store="runs/averages.sqlite"), output / "averages.csv")
+    _write(averages(pipe, files["encoder-0"], new, seeds=[7], store=store), output / "averages.csv")
     ranks = {name: predicted_and_real(pipe, costs, prompts, count=count) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
 

@@ -8,7 +8,7 @@
 - `group_errors`: a bar per group, as high as its error
 - `span_costs`: what reusing features costs for every span, and a schedule as a path through it
 - `picture_grid`: pictures of several arms side by side, with their difference to the first
-- `html_image(figure, alt)`: a figure as an HTML image with alternative text
+- `html_image(figure, alt)`, `png_address(figure)`: a figure as an HTML image with alternative text, and its address alone
 """
 
 from __future__ import annotations
@@ -200,9 +200,13 @@ def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) 
 
 def html_image(target: Figure, alt: str) -> str:
     """The figure as an HTML image with the PNG inline and alternative text, which survives export and dark themes."""
+    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="{png_address(target)}">'
+
+
+def png_address(target: Figure) -> str:
+    """The figure as the address of an HTML image, a PNG of 110 dots per inch."""
     drawn, buffer = io.BytesIO(), io.BytesIO()
     target.savefig(drawn, format="png", dpi=110)
     # 256 colours are enough for a figure, and a third of the bytes: notebooks stay small.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/png;base64,{data}">'
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -46,7 +46,10 @@ class Ranks:
         return shared[cuts[0] : cuts[1]]
 
     def gathered(self, steps: range, is_key: bool, decoded: dict[int, Tensor]) -> dict[int, Tensor]:
-        """The predictions of all steps of a pass, from those that this process decoded and those of the others."""
+        """The predictions of all steps of a pass, from those that this process decoded and those of the others.
+
+        `decoded`: step -> tensor (rows, channels, height, width). Raises RuntimeError if a process is gone or too late.
+        """
         if self.size == 1:
             return decoded
         shared = steps[1:] if is_key else steps
@@ -61,9 +64,7 @@ class Ranks:
         return {step: decoded[step] for step in steps[:1] if is_key} | dict(zip(shared, whole, strict=True))
 
     def check_same(self, what: str, mine: Any, same: Callable[[Any, Any], bool] = operator.eq) -> None:
-        """Raises ValueError, on every process, if this value is not the same on all of them."""
-        if self.size == 1:
-            return
+        """Raises ValueError on every process if this value is not the same on all, RuntimeError if one is gone or too late."""
         found: list[Any] = [None] * self.size
         self.waiting(what, lambda: dist.all_gather_object(found, mine, group=self.group))
         other = next((rank for rank, value in enumerate(found) if not same(value, found[0])), None)

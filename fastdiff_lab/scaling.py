@@ -1,13 +1,16 @@
 """What several devices give for one picture: `torchrun --nproc-per-node 2 -m fastdiff_lab.scaling`.
 
+- `share_of(schedule, size)`: what one of several processes evaluates
 - `measure(pipe, group)`: seconds of one process and of all, and how far their latents are apart
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +18,7 @@ import torch
 import torch.distributed as dist
 import typer
 
-from .benchmark import PROMPT, halves
+from .benchmark import PROMPT, ceilings
 from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
 from .files import write_text
 from .machine import about_run
@@ -25,14 +28,14 @@ from .ranks import Ranks
 from .schedule import KeySchedule
 
 
-def time_ceiling(pipe: Any, arguments: dict[str, Any], schedule: KeySchedule, size: int) -> float:
-    """Seconds of a run on so many devices that does nothing but encode each key step and decode its share of each group.
+def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
+    """What one of `size` processes (1 or more) evaluates: each key step, and the largest share of the rest of its group.
 
-    >>> time_ceiling(pipe, denoiser_arguments(pipe, prompt), KeySchedule.paper(50), size=2)  # doctest: +SKIP
+    >>> str(share_of(KeySchedule(10, [0, 4]), 2))  # groups of 4 and 6 steps: 1 + 2 and 1 + 3 are left
+    '0,3 of 7'
     """
-    shares = [1 + -(-(len(group) - 1) // size) for group in schedule.groups()]
-    alone = {times: halves(pipe, arguments, times) for times in {1, *shares}}
-    return sum(alone[1][0] + alone[times][1] for times in shares)
+    shares = [1 + math.ceil((len(group) - 1) / size) for group in schedule.groups()]
+    return KeySchedule(sum(shares), tuple(accumulate(shares[:-1], initial=0)))
 
 
 def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
@@ -40,7 +43,9 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
 
     >>> measure(load_pipeline(), dist.group.WORLD)["seconds"]  # doctest: +SKIP
 
-    `latents_differ`: the largest difference between the latents of one process and of all.
+    `group`: of torch.distributed. `num_inference_steps`: of the run, 9 or more (the paper's keys). `repeats`: timed runs per arm.
+    Returns seconds per arm, `time_ceiling_seconds` of one process and of all (both halves of the denoiser timed alone), and
+    `latents_differ`, the largest absolute difference between the latents of one process and of all. Raises what `encoder_propagation` does.
     """
     schedule = KeySchedule.of_paper(denoiser_calls(pipe, num_inference_steps))
     ways: dict[str, Callable[[], AbstractContextManager]] = {
@@ -62,7 +67,9 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
     return {
         "processes": size, "schedule": str(schedule), "repeats": repeats,
         "seconds": {name: min(values) for name, values in seconds.items()},
-        "time_ceiling_seconds": {str(ranks): time_ceiling(pipe, arguments, schedule, ranks) for ranks in (1, size)},
+        "time_ceiling_seconds": {
+            str(ranks): ceilings(pipe, arguments, share_of(schedule, ranks))["parallel"] for ranks in (1, size)
+        },
         "latents_differ": float((latents["one process"] - latents["all processes"]).abs().max()),
     }  # fmt: skip
 

@@ -43,6 +43,7 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
+from fastdiff_lab.derivation import group_costs
 from fastdiff_lab.evaluation import generators
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.refinement import final_errors
@@ -174,24 +175,19 @@ HTML(plot.html_image(figure, f"The derived schedule {derived} as stairs through 
 
 
 # %%
-def predicted(spans, schedule):
+def predicted(costs, schedule):
     """The sum of the squared errors of a schedule's spans; with order 1, each depends on the gap to the key before."""
-    total, gap = 0.0, 0
-    for group in schedule.groups():
-        inside = len(group) < spans.shape[2]
-        total += spans[gap if len(spans) > 1 else 0, group.start, len(group)] if inside else np.inf
-        gap = min(len(group), len(spans) - 1)
-    return total
+    return sum(group_costs(costs, schedule))
 
 
 # %%
 rows = []
 for count in (3, 4, 5):
     every = [fl.KeySchedule(short, (0, *rest)) for rest in itertools.combinations(range(1, short), count - 1)]
-    forced = min(every, key=lambda schedule: predicted(tiny.spans(), schedule))
+    forced = min(every, key=lambda schedule: predicted(tiny, schedule))
     found = fl.derive_schedule(tiny, count)
     rows.append((count, len(every), str(forced), str(found)))
-    assert np.isclose(predicted(tiny.spans(), forced), predicted(tiny.spans(), found))
+    assert np.isclose(predicted(tiny, forced), predicted(tiny, found))
 pd.DataFrame(rows, columns=["keys", "schedules", "brute force", "programme"]).style.hide(axis="index")
 
 # %% [markdown]
@@ -267,11 +263,10 @@ def random_schedule(rng):
     while True:
         keys = (0, *sorted(rng.sample(range(1, num_steps), rng.randint(8, 16))))
         schedule = fl.KeySchedule(num_steps, keys)
-        if all(np.isfinite(predicted(spans, schedule)) for spans in all_spans.values()):
+        if all(np.isfinite(predicted(found, schedule)) for found in costs.values()):
             return schedule
 
 
-all_spans = {order: found.spans() for order, found in costs.items()}
 rng, pictures = random.Random(0), [0, 1]
 schedules = [random_schedule(rng) for _ in range(12)]
 str(schedules[0]), str(schedules[-1])
@@ -288,7 +283,7 @@ rows = []
 for order, place in itertools.product(costs, range(len(schedules))):
     real = (final_errors(pipe, trajectory, schedules[place], order=order) * size).sqrt()
     for row, picture in enumerate(pictures):
-        guess = predicted(costs[order].subset([picture]).spans(), schedules[place]) ** 0.5
+        guess = predicted(costs[order].subset([picture]), schedules[place]) ** 0.5
         rows.append({"order": order, "schedule": place, "picture": picture, "predicted": guess, "real": float(real[row])})
 trials = pd.DataFrame(rows)
 trials["real / predicted"] = trials["real"] / trials["predicted"]

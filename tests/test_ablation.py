@@ -57,7 +57,7 @@ def test_predicted_beside_real_errors(pipe, costs):
 
 def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     """A schedule with one group longer than a step: prediction and reality are the same run, but for the sensitivity between probes."""
-    from fastdiff_lab.ablation import _of_groups
+    from fastdiff_lab.derivation import group_costs
     from fastdiff_lab.refinement import final_errors
     from fastdiff_lab.replay import Call, seen
 
@@ -65,7 +65,7 @@ def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     options = {"num_inference_steps": 8, "guidance_scale": 5.0}
     trajectory = seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), options), 8)
     real = final_errors(pipe, trajectory, schedule, order=1).numpy() * trajectory.samples[0][0].numel()
-    predicted = [_of_groups(costs.subset([place]).spans(), schedule).sum() for place in (0, 1)]
+    predicted = [sum(group_costs(costs.subset([place]), schedule)) for place in (0, 1)]
     assert np.allclose(real, predicted, rtol=1e-3)
 
 

@@ -41,26 +41,26 @@ def parts(pipe):
     }
 
 
-def test_dreambooth_changes_the_unet_only():
+def test_dreambooth_changes_the_unet_only(tmp_path):
     pipe = personalise.untrained()
     before = parts(pipe)
-    personalise.dreambooth(pipe, steps=2)
+    personalise.dreambooth(pipe, tmp_path, steps=2)
     after = parts(pipe)
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"unet"} and before.keys() == after.keys()
     assert not any(parameter.requires_grad for parameter in pipe.unet.parameters())
 
 
-def test_custom_diffusion_changes_keys_values_and_one_word():
+def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
     pipe = personalise.untrained()
     before = parts(pipe)
     with torch.no_grad():
         plain = pipe.unet(torch.ones(1, 4, 16, 16), 500, torch.ones(1, 24, 128)).sample
-    personalise.custom_diffusion(pipe, steps=0)
+    personalise.custom_diffusion(pipe, tmp_path / "none", steps=0)
     with torch.no_grad():  # it begins as the pipeline was
         assert torch.allclose(pipe.unet(torch.ones(1, 4, 16, 16), 500, torch.ones(1, 24, 128)).sample, plain, atol=1e-5)
     pipe = personalise.untrained()
-    personalise.custom_diffusion(pipe, steps=2)
+    personalise.custom_diffusion(pipe, tmp_path / "two", steps=2)
     after = parts(pipe)
     words = next(name for name in before if name.endswith("token_embedding.weight"))
     assert torch.equal(after[words][:-1], before[words]) and len(after[words]) == len(before[words]) + 1
@@ -73,11 +73,11 @@ def test_custom_diffusion_changes_keys_values_and_one_word():
 
 
 @pytest.mark.parametrize("method", personalise.LESSONS)
-def test_the_table_of_arms(method, monkeypatch):
+def test_the_table_of_arms(method, monkeypatch, tmp_path):
     monkeypatch.setattr(personalise, "STEPS", 6)
     monkeypatch.setattr(personalise, "NEW", NEW[:2])
     pipe = personalise.untrained()
-    personalise.LESSONS[method](pipe, steps=1)
+    personalise.LESSONS[method](pipe, tmp_path, steps=1)
     table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(6, [0, 2])})
     assert table["keys"].tolist() == [6, 2] and table["pictures"].tolist() == [2, 2] and len(images) == 4
     assert table["psnr"][0] == float("inf") and table["psnr"][1] < 100
@@ -87,3 +87,12 @@ def test_the_table_of_arms(method, monkeypatch):
 def test_the_arms_of_the_paper():
     arms = personalise.schedules("dreambooth")
     assert [None if schedule is None else len(schedule.keys) for schedule in arms.values()] == [None, 10, 10, 10]
+
+
+@pytest.mark.parametrize("method", personalise.LESSONS)
+def test_a_training_that_had_no_time_goes_on(method, tmp_path):
+    whole, stopped, goes_on = (personalise.untrained() for _ in range(3))
+    personalise.LESSONS[method](whole, tmp_path / "whole", steps=3)
+    personalise.LESSONS[method](stopped, tmp_path / "parts", steps=3, seconds=1e-9)  # ends before the first step
+    personalise.LESSONS[method](goes_on, tmp_path / "parts", steps=3)
+    assert all(torch.equal(value, parts(whole)[name]) for name, value in parts(goes_on).items())

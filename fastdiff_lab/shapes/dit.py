@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ..files import writable_folder, write_whole
 from ..flops import FlopCount, count_flops
+from ..metrics import mean_psnr
 from ..pipelines import embedded_folder
 from ..propagation import encoder_propagation
 from ..schedule import KeySchedule
@@ -146,12 +146,6 @@ def classes_right(images: Tensor, labels: Sequence[int]) -> float:
     return float(np.mean([name == CLASSES[label] for name, label in zip(names, labels, strict=True)]))
 
 
-def psnr(images: Tensor, untouched: Tensor) -> float:
-    """Of the error averaged over all pictures, in dB."""
-    error = float((images.double() - untouched.double()).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
-
-
 def _operations(pipe: DiTPipeline, blocks: int) -> FlopCount:
     call = {"hidden_states": torch.zeros(2, 4, 16, 16), "timestep": torch.zeros(2).long(), "class_labels": torch.zeros(2).long()}
     return count_flops(pipe.transformer, call, blocks)
@@ -186,7 +180,8 @@ def sweep(
 
 
 def _row(blocks: int, name: str, keys: int, images: Tensor, untouched: Tensor, labels: list[int], gflops: float) -> dict[str, Any]:
-    measured = {"psnr": psnr(images, untouched), "classes_right": classes_right(images, labels), "gflops": gflops}
+    errors = (images.double() - untouched.double()).square().flatten(1).mean(dim=1)
+    measured = {"psnr": mean_psnr(errors.numpy()), "classes_right": classes_right(images, labels), "gflops": gflops}
     return {"blocks": blocks, "schedule": name, "keys": keys} | measured
 
 

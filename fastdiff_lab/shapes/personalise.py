@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -23,10 +22,9 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from ..derivation import derive_schedule
-from ..files import write_whole
+from ..files import writable_folder, write_whole
 from ..metrics import fidelity, mean_psnr
 from ..pipelines import assemble, embedded_costs, load_pipeline
 from ..propagation import encoder_propagation
@@ -35,6 +33,7 @@ from .data import as_tensor
 from .data import pictures as drawn_scenes
 from .judge import load_judge
 from .keepsake import FIVE, NEW, crescent_overlap, draw_keepsake, outline_overlap
+from .loop import fit
 from .scenes import sample_scene
 from .text import tokens_of
 from .training import contact_sheet
@@ -77,42 +76,54 @@ class _Lessons:
 
 
 def _trained(
-    lessons: _Lessons, parameters: list[nn.Parameter], *, steps: int, seconds: float, rate: float, after: Callable[[], None]
+    lessons: _Lessons,
+    parameters: list[nn.Parameter],
+    *,
+    folder: Path,
+    steps: int,
+    seconds: float,
+    rate: float,
+    settle: Callable[[], None] = lambda: None,
 ) -> None:
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
-    started = time.monotonic()
-    with torch.enable_grad(), tqdm(total=steps, desc="lessons", mininterval=5) as bar:
-        for step in range(steps):
-            if time.monotonic() - started > seconds:
-                break
-            value = lessons.loss(step)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            after()
-            bar.set_postfix(loss=f"{value.item():.3f}", refresh=False)
-            bar.update()
+    """Trains the parameters in place; `settle` puts right what must not change, before each step and at the end."""
+
+    def loss(_: nn.Module, draw: int, progress: float) -> Tensor:
+        settle()
+        return lessons.loss(draw)
+
+    options: dict[str, Any] = {"name": "lessons", "folder": writable_folder(folder), "learning_rate": rate}
+    with torch.enable_grad():
+        fit(nn.ParameterList(parameters), loss, max_steps=steps, max_seconds=seconds, **options)
+    settle()
     for parameter in parameters:
         parameter.requires_grad_(False)
 
 
-def dreambooth(pipe: StableDiffusionPipeline, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-4) -> None:
+def dreambooth(
+    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-4
+) -> None:
     """Fine-tunes the whole UNet (Ruiz et al. 2023), in place: "sks" becomes the object's name.
 
     >>> pipe = untrained()
-    >>> dreambooth(pipe, seconds=300)  # doctest: +SKIP
+    >>> dreambooth(pipe, Path("runs/dreambooth"), seconds=300)  # doctest: +SKIP
+
+    `folder`: of the checkpoint and the losses; the same call goes on where a stopped one was. Training ends after `steps` or `seconds`.
+    `rate`: the largest learning rate. Raises OSError for a folder that cannot be written.
     """
     pipe.text_encoder.requires_grad_(False)
     parameters = list(pipe.unet.requires_grad_(True).parameters())
-    _trained(_Lessons(pipe, WORDS["dreambooth"]), parameters, steps=steps, seconds=seconds, rate=rate, after=lambda: None)
+    _trained(_Lessons(pipe, WORDS["dreambooth"]), parameters, folder=folder, steps=steps, seconds=seconds, rate=rate)
 
 
-def custom_diffusion(pipe: StableDiffusionPipeline, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-3) -> None:
+def custom_diffusion(
+    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-3
+) -> None:
     """Trains keys and values of the cross-attention and the embedding of a new word (Kumari et al. 2023), in place; all else stays.
 
     >>> pipe = untrained()
-    >>> custom_diffusion(pipe, seconds=300)  # doctest: +SKIP
+    >>> custom_diffusion(pipe, Path("runs/custom-diffusion"), seconds=300)  # doctest: +SKIP
+
+    Arguments and errors as for `dreambooth`.
     """
     pipe.unet.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
@@ -126,7 +137,7 @@ def custom_diffusion(pipe: StableDiffusionPipeline, *, steps: int = 400, seconds
             table[:-1] = others
 
     lessons = _Lessons(pipe, WORDS["custom-diffusion"])
-    _trained(lessons, [*trained, table], steps=steps, seconds=seconds, rate=rate, after=only_the_new_word)
+    _trained(lessons, [*trained, table], folder=folder, steps=steps, seconds=seconds, rate=rate, settle=only_the_new_word)
 
 
 def _with_new_word(pipe: StableDiffusionPipeline) -> nn.Parameter:
@@ -220,12 +231,13 @@ def main(
     minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 30,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the table and the pictures.")] = Path("data/personalised"),
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/personalised"),
 ) -> None:
     """Learns the object, and judges pictures of it before and after, untouched and accelerated."""
     torch.set_num_threads(threads)
     pipe = untrained()
     before, first = judged(pipe, "dreambooth", {"before training": None})
-    LESSONS[method](pipe, steps=steps, seconds=60 * minutes)
+    LESSONS[method](pipe, work / method, steps=steps, seconds=60 * minutes)
     after, images = judged(pipe, method, schedules(method))
     table = pd.concat([before, after])
     write_whole(output / f"{method}.csv", lambda place: table.to_csv(place, index=False, float_format="%.4g"))

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from typing import Any
 
 import anywidget
@@ -178,14 +176,7 @@ def _sentence(step: int, keys: list[int], time_steps: tuple[float, ...]) -> str:
 
 
 def _shown(name: str, title: str, figure: Any, alt: str) -> dict[str, str]:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return {
-        "name": name,
-        "title": title,
-        "alt": alt,
-        "address": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-    }
+    return {"name": name, "title": title, "alt": alt, "address": plot.png_address(figure)}
 
 
 def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab | None = None) -> RecordingExplorer:
