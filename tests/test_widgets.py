@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from dataclasses import replace
 
@@ -312,6 +313,26 @@ def test_the_explorer_marks_the_keys_in_every_plot(recording):
     assert (
         "step 99 of layer 'conv_in' asked; accepted: steps from 0 to 9" in explorer.problem["message"] and explorer.figures == drawn
     )
+
+
+def test_a_slow_drawing_of_an_older_state_does_not_come_last(recording, monkeypatch):
+    explorer = recording_explorer(recording, KeySchedule(10, (0, 4, 7)))
+    begun, goes_on, norm = threading.Event(), threading.Event(), explorer._norm
+
+    def slow(*arguments):
+        if threading.current_thread() is thread:
+            begun.set()
+            goes_on.wait(60)
+        return norm(*arguments)
+
+    monkeypatch.setattr(explorer, "_norm", slow)
+    thread = threading.Thread(target=explorer.draw)  # as the keys of a lab ask for it
+    thread.start()
+    assert begun.wait(60)
+    threading.Timer(0.2, goes_on.set).start()
+    explorer.form = {**explorer.form, "layer": "conv_in"}
+    thread.join()
+    assert "conv_in" in explorer.figures[0]["title"]
 
 
 def test_the_explorer_follows_a_lab(recording, lab):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from typing import Any
 
 import anywidget
@@ -45,6 +46,7 @@ class RecordingExplorer(anywidget.AnyWidget):
 
     def __init__(self, recording: Recording, keys: tuple[int, ...]) -> None:
         self._recording = recording
+        self._drawing = threading.Lock()
         self._norms = feature_norm(recording)
         self._changes = {kind: feature_change(recording, kind) for kind in KINDS}
         super().__init__(key_steps=list(keys))
@@ -58,6 +60,10 @@ class RecordingExplorer(anywidget.AnyWidget):
 
     def draw(self) -> None:
         """Draws the figures anew; done by itself soon after something has changed."""
+        with self._drawing:  # a slower drawing of an older state, in the thread that follows the keys, must not come last
+            self._draw()
+
+    def _draw(self) -> None:
         layer, kind, step = (self.form.get(name) for name in ("layer", "kind", "step"))
         steps = self._recording.num_steps
         if layer not in self._recording.layers or kind not in KINDS or not isinstance(step, int) or not 0 <= step < steps:
