@@ -238,6 +238,34 @@ def compare(
 
 
 @app.command()
+def bench(
+    system: Annotated[
+        Optional[list[str]],
+        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; give it for each."),
+    ] = None,
+    run: Annotated[Optional[list[str]], typer.Option(help="Scheduler and steps, such as ddim-50; give it for each.")] = None,
+    batch: Annotated[Optional[list[int]], typer.Option(help="Pictures at once; give it for each.")] = None,
+    mode: Annotated[Optional[list[str]], typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
+    pixels: Annotated[Optional[int], typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
+    device: Device = "cpu",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
+    output: Annotated[Optional[Path], typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
+) -> None:
+    """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
+    from .bench.command import SHOWN, bench_into, chosen_cases
+
+    cases = chosen_cases(
+        device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
+    )  # fmt: skip
+    table, folder, is_whole = bench_into(output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes)
+    typer.echo(table[SHOWN].round(2).to_string(index=False) if len(table) else "nothing is timed yet")
+    typer.echo(f"{folder}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}")
+
+
+@app.command()
 def train(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
         "runs/shapes"

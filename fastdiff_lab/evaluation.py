@@ -2,7 +2,8 @@
 
 - `Arm`: one way of running the pipeline
 - `sample(pipe, arm, prompts, ...)`: pictures, latents and counts of one arm
-- `denoiser_calls`, `denoiser_arguments`: how often and with what a run calls the denoiser
+- `as_arm(pipe, arm, steps)`: the pipeline runs as the arm does, while the block lasts
+- `denoiser_calls`, `denoiser_arguments`, `first_arguments`: how often and with what a run calls the denoiser
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .decoding import Counts
 from .deepcache import check_interval, deepcache
@@ -92,6 +93,27 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@contextmanager
+def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Counts, int]]:
+    """While the block lasts, calls of the pipeline are runs of the arm; yields what is evaluated, and the steps to call it with.
+
+    >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
+    ...     pipe("a red ring on a blue background", num_inference_steps=steps)
+    """
+    scheduler = pipe.scheduler
+    with ExitStack() as stack:
+        if arm.steps is not None:
+            pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
+            stack.callback(setattr, pipe, "scheduler", scheduler)
+        if arm.schedule is not None:
+            counts = stack.enter_context(encoder_propagation(pipe, arm.schedule, **arm.propagation()))
+        else:
+            counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
+        if arm.prior_noise:
+            stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
+        yield counts, num_inference_steps if arm.steps is None else arm.steps
+
+
 def sample(
     pipe: Any, arm: Arm, prompts: Sequence[str], seeds: Sequence[int], *, num_inference_steps: int = 50, guidance_scale: float = 5.0
 ) -> Sampled:
@@ -102,15 +124,7 @@ def sample(
     """
     if not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
-    steps = num_inference_steps if arm.steps is None else arm.steps
-    scheduler = pipe.scheduler
-    with ExitStack() as stack:
-        if arm.steps is not None:
-            pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
-            stack.callback(setattr, pipe, "scheduler", scheduler)
-        counts = stack.enter_context(_as_arm(pipe, arm))
-        if arm.prior_noise:
-            stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
+    with as_arm(pipe, arm, num_inference_steps) as (counts, steps):
         started = time.perf_counter()
         latents = pipe(
             list(prompts),
@@ -137,13 +151,6 @@ def _plain(scheduler: Any, steps: int, of: int) -> Any:
 
     offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
     return kind.from_config(config, timestep_spacing="leading", steps_offset=offset)
-
-
-def _as_arm(pipe: Any, arm: Arm) -> AbstractContextManager[Counts]:
-    """The block in which the arm's denoiser calls are made and counted."""
-    if arm.schedule is not None:
-        return encoder_propagation(pipe, arm.schedule, **arm.propagation())
-    return _counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache)
 
 
 @contextmanager
@@ -181,7 +188,16 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
 
 def denoiser_arguments(pipe: Any, prompt: str, guidance_scale: float = 5.0) -> dict[str, Any]:
     """The arguments of the denoiser's first call for one picture."""
-    model = denoiser_of(pipe)
+    options = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "generator": generators([0])}
+    return first_arguments(denoiser_of(pipe), lambda: pipe(prompt, **options))
+
+
+def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
+    """The arguments of the first call of a model in `run()`, which ends there.
+
+    >>> first_arguments(pipe.unet, lambda: pipe("a red ring on a blue background"))["sample"].shape  # doctest: +SKIP
+    torch.Size([2, 4, 16, 16])
+    """
     found: dict[str, Any] = {}
 
     class Found(Exception):
@@ -195,7 +211,7 @@ def denoiser_arguments(pipe: Any, prompt: str, guidance_scale: float = 5.0) -> d
         return call
 
     with replaced_call(model, catch), suppress(Found):
-        pipe(prompt, num_inference_steps=1, guidance_scale=guidance_scale, generator=generators([0]))
+        run()
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 
 

@@ -18,14 +18,16 @@ import torch
 import torch.distributed as dist
 import typer
 
-from .benchmark import PROMPT, ceilings
+from .bench.halves import ceilings
 from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
 from .files import write_text
+from .full_pipelines import PROMPT
 from .machine import about_run
 from .pipelines import load_pipeline
 from .propagation import encoder_propagation
 from .ranks import Ranks
 from .schedule import KeySchedule
+from .split import denoiser_of
 
 
 def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
@@ -68,7 +70,7 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
         "processes": size, "schedule": str(schedule), "repeats": repeats,
         "seconds": {name: min(values) for name, values in seconds.items()},
         "time_ceiling_seconds": {
-            str(ranks): ceilings(pipe, arguments, share_of(schedule, ranks))["parallel"] for ranks in (1, size)
+            str(ranks): ceilings(denoiser_of(pipe), arguments, share_of(schedule, ranks))["parallel"] for ranks in (1, size)
         },
         "latents_differ": float((latents["one process"] - latents["all processes"]).abs().max()),
     }  # fmt: skip

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark import halves
+from ..bench.halves import at_best, decoder_seconds, encoder_seconds
 from ..evaluation import denoiser_arguments
+from ..split import denoiser_of
 from .settings import Acceleration, Settings
 from .watching import Cancelled
 
@@ -26,7 +27,7 @@ class TimedHalves:
     """
 
     def __init__(self) -> None:
-        self.known: dict[bool, dict[int, tuple[float, float]]] = {}
+        self.known: dict[bool, tuple[float, dict[int, float]]] = {}  # with guidance? -> encoder; decoder by number of steps
 
     def measure(
         self,
@@ -37,29 +38,31 @@ class TimedHalves:
     ) -> None:
         """Times both halves at groups of 1, 2, 4, 8 and 16 steps. Raises Cancelled when asked to."""
         arguments = denoiser_arguments(pipe, settings.prompt, settings.guidance_scale)
-        found = {}
+        model, decoder = denoiser_of(pipe), {}
         for place, size in enumerate(SIZES):
             report(place, len(SIZES))
             if cancelled():
                 raise Cancelled
-            found[size] = halves(pipe, arguments, size, repeats=REPEATS)
-        self.known[settings.guidance_scale > 1] = found
+            decoder[size] = decoder_seconds(model, arguments, size, repeats=REPEATS)
+        self.known[settings.guidance_scale > 1] = encoder_seconds(model, arguments, repeats=REPEATS), decoder
 
     def ceiling(self, settings: Settings, acceleration: Acceleration) -> float | None:
         """The most that the schedule can be faster than the untouched run; None if nothing was timed. Sizes between are interpolated."""
         timed = self.known.get(settings.guidance_scale > 1)
         if timed is None:
             return None
-        encoder, rest = timed[1]
-        groups = acceleration.schedule.groups()
+        encoder, decoder = timed
+        schedule = acceleration.schedule
+        sizes = [len(group) for group in schedule.groups()]
         if acceleration.what == "prediction":
-            return acceleration.schedule.num_steps / len(groups)
-        return acceleration.schedule.num_steps * (encoder + rest) / sum(encoder + _at(timed, len(group)) for group in groups)
+            return schedule.num_steps / len(sizes)
+        untouched = schedule.num_steps * (encoder + decoder[1])
+        return untouched / at_best(len(sizes), sizes, encoder, {size: _at(decoder, size) for size in sizes})
 
 
-def _at(timed: dict[int, tuple[float, float]], size: int) -> float:
+def _at(decoder: dict[int, float], size: int) -> float:
     """Seconds of the decoder for a group of that size; beyond the largest in proportion to the last two."""
-    sizes, seconds = list(timed), [rest for _, rest in timed.values()]
+    sizes, seconds = list(decoder), list(decoder.values())
     if size <= sizes[-1]:
         return float(np.interp(size, sizes, seconds))
     slope = (seconds[-1] - seconds[-2]) / (sizes[-1] - sizes[-2])

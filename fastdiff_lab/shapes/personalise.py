@@ -3,7 +3,7 @@
 - `dreambooth(...)`: fine-tunes the whole UNet; `custom_diffusion(...)`: new keys and values for the text, and a new word
 - `judged(...)`: the object in pictures of new scenes, untouched and accelerated
 
-`python -m fastdiff_lab.shapes.personalise dreambooth` or `custom-diffusion`; some minutes on one CPU thread.
+`python -m fastdiff_lab.shapes.personalise dreambooth` or `custom-diffusion`; about a quarter of an hour each on one CPU thread.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ from ..propagation import encoder_propagation
 from ..schedule import KeySchedule
 from .data import as_tensor
 from .data import pictures as drawn_scenes
+from .denoiser import loss_weight
 from .judge import load_judge
-from .keepsake import FIVE, NEW, crescent_overlap, draw_keepsake, outline_overlap
+from .keepsake import FIVE, NEW, Keepsake, crescent_overlap, draw_keepsake, outline_overlap
 from .loop import fit
 from .scenes import sample_scene
 from .text import tokens_of
 from .training import contact_sheet
 
 STEPS, GUIDANCE = 50, 5.0
+SEEDS = 4  # pictures of each new place
 PRIORS = 64  # drawn scenes of the kind that the pipeline knows, so that it does not forget them
 WORDS = {"dreambooth": "sks circle", "custom-diffusion": "<new1> circle"}
 _MARK = "<new1>"
@@ -57,6 +59,7 @@ class _Lessons:
 
     def __init__(self, pipe: StableDiffusionPipeline, word: str) -> None:
         self.pipe, scale = pipe, pipe.vae.config.scaling_factor
+        self.weight = loss_weight(pipe.scheduler, cap=10.0)  # as the pipeline was trained: the noisiest steps decide the colour
         new = torch.stack([as_tensor(draw_keepsake(place)) for place in FIVE])
         with torch.no_grad():
             self.new, self.known = (scale * pipe.vae.encoder(batch) for batch in (new, drawn_scenes(range(PRIORS), 1)))
@@ -64,7 +67,7 @@ class _Lessons:
         self.new_tokens, self.known_tokens = (tokens_of(texts, pipe.tokenizer) for texts in captions)
 
     def loss(self, draw: int) -> Tensor:
-        """The squared error of the noise on the five pictures plus that on five known scenes (prior preservation)."""
+        """The weighted squared error of the noise on the five pictures plus that on five known scenes (prior preservation)."""
         generator = torch.Generator().manual_seed(draw)
         rows = torch.randperm(PRIORS, generator=generator)[: len(self.new)]
         latents = torch.cat([self.new, self.known[rows]])
@@ -72,7 +75,8 @@ class _Lessons:
         time_steps = torch.randint(1000, (len(latents),), generator=generator)
         text = self.pipe.text_encoder(torch.cat([self.new_tokens, self.known_tokens[rows]])).last_hidden_state
         noisy = self.pipe.scheduler.add_noise(latents, noise, time_steps)
-        return 2 * (self.pipe.unet(noisy, time_steps, text).sample - noise).square().mean()
+        errors = (self.pipe.unet(noisy, time_steps, text).sample - noise).square().mean(dim=(1, 2, 3))
+        return 2 * (self.weight[time_steps] * errors).mean()
 
 
 def _trained(
@@ -100,7 +104,7 @@ def _trained(
 
 
 def dreambooth(
-    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-4
+    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 2500, seconds: float = math.inf, rate: float = 3e-4
 ) -> None:
     """Fine-tunes the whole UNet (Ruiz et al. 2023), in place: "sks" becomes the object's name.
 
@@ -116,7 +120,7 @@ def dreambooth(
 
 
 def custom_diffusion(
-    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 400, seconds: float = math.inf, rate: float = 1e-3
+    pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 2500, seconds: float = math.inf, rate: float = 1e-3
 ) -> None:
     """Trains keys and values of the cross-attention and the embedding of a new word (Kumari et al. 2023), in place; all else stays.
 
@@ -176,15 +180,21 @@ def schedules(method: str) -> dict[str, KeySchedule | None]:
     return {"untouched": None, "paper": paper, f"uniform {count}": KeySchedule.uniform(STEPS, count), f"derived {count}": derived}
 
 
+def _places() -> list[Keepsake]:
+    """The place of each picture: all new places once, then all again, from other noise."""
+    return [*NEW] * SEEDS
+
+
 def _pictures(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | None) -> list[Image.Image]:
-    """A picture of each new place, each from noise of its own."""
+    """A picture of each place, each from noise of its own."""
+    places = _places()
     call = {
-        "prompt": [place.prompt(word) for place in NEW], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE,
-        "generator": [torch.Generator().manual_seed(seed) for seed in range(len(NEW))],
+        "prompt": [place.prompt(word) for place in places], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE,
+        "generator": [torch.Generator().manual_seed(seed) for seed in range(len(places))],
     }  # fmt: skip
     if schedule is None:
         return pipe(**call).images
-    with encoder_propagation(pipe, schedule, max_rows=10 * len(NEW)):
+    with encoder_propagation(pipe, schedule, max_rows=4 * len(places)):
         return pipe(**call).images
 
 
@@ -192,7 +202,7 @@ def _likeness(images: list[Image.Image]) -> list[float]:
     """Cosine of the judge's features of each picture with those of the same place drawn."""
     with torch.no_grad():
         seen, drawn = (
-            load_judge().features(torch.stack(list(map(as_tensor, batch)))) for batch in (images, map(draw_keepsake, NEW))
+            load_judge().features(torch.stack(list(map(as_tensor, batch)))) for batch in (images, map(draw_keepsake, _places()))
         )
     return functional.cosine_similarity(seen, drawn).tolist()
 
@@ -202,7 +212,8 @@ def judged(
 ) -> tuple[pd.DataFrame, list[Image.Image]]:
     """Of each arm: overlap with the crescent in any colour and in its own, likeness, and PSNR to the untouched run in dB.
 
-    Over new scenes; the PSNR is of the averaged error.
+    Means over some pictures of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also a picture of each
+    place and arm.
     """
     rows, shown, untouched = [], [], None
     for name, schedule in arms.items():
@@ -211,10 +222,10 @@ def judged(
         overlap, likeness = crescent_overlap(images), _likeness(images)
         near = mean_psnr(fidelity(images, untouched)["mse"])
         row: dict[str, Any] = {"arm": name, "keys": STEPS if schedule is None else len(schedule.keys), "pictures": len(images)}
-        row["outline"] = sum(outline_overlap(images, NEW)) / len(images)
+        row["outline"] = sum(outline_overlap(images, _places())) / len(images)
         row |= {"overlap": sum(overlap) / len(overlap), "worst_overlap": min(overlap), "likeness": sum(likeness) / len(likeness)}
         rows.append(row | {"psnr": near})
-        shown += images
+        shown += images[: len(NEW)]
     return pd.DataFrame(rows), shown
 
 
@@ -227,8 +238,8 @@ class Method(StrEnum):
 
 def main(
     method: Annotated[Method, typer.Argument(help="How the object is learned.")],
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 400,
-    minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 30,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 2500,
+    minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 60,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the table and the pictures.")] = Path("data/personalised"),
     work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/personalised"),

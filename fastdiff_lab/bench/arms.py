@@ -1,0 +1,41 @@
+"""What is timed: the accelerated sampler's ways, and their rivals.
+
+- `bench_arms(pipe, num_steps, rows)`: the arms by name
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+from ..evaluation import Arm
+from ..schedule import KeySchedule
+
+UNTOUCHED = "untouched"
+DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these
+
+
+def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
+    """The untouched run, the paper's keys and as many uniform ones in every way, and the rivals.
+
+    >>> list(bench_arms(load_pipeline(), 50, rows=2))[:3]
+    ['untouched', 'paper, parallel', 'paper, serial']
+
+    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps, DeepCache.
+    """
+    paper = KeySchedule.of_paper(num_steps)
+    keys = len(paper.keys)
+    schedules = {"paper": paper, f"uniform {keys}": KeySchedule.uniform(num_steps, keys)}
+    arms = {UNTOUCHED: Arm()}
+    for name, schedule in schedules.items():
+        arms |= {f"{name}, parallel": Arm(schedule), f"{name}, serial": Arm(schedule, parallel_decoding=False)}
+        arms[f"{name}, parallel, order 1"] = Arm(schedule, order=1)
+        arms[f"{name}, serial, order 1"] = Arm(schedule, order=1, parallel_decoding=False)
+    half = -(-max(len(group) for group in paper.groups()) // 2)
+    arms[f"paper, parallel, {half} steps at once"] = Arm(paper, max_rows=half * rows)
+    arms["paper, predictions held"] = Arm(paper, what="prediction")
+    arms |= {f"plain {steps} steps": Arm(steps=steps) for steps in dict.fromkeys((keys, num_steps // 2)) if steps < num_steps}
+    if isinstance(pipe, DEEPCACHE_TAKES):
+        arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in (2, 3, 5)}
+    return arms

@@ -1,0 +1,92 @@
+"""The file of a benchmark: each timed run as it comes, so that a benchmark can be run in parts.
+
+- `Book(folder, about)`: opens or begins the file
+- `Entry`: what is known of one case
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json, write_text
+from .cases import Case
+from .timing import Timed
+
+SCHEMA = "fastdiff_lab.Bench"
+VERSION = 1
+SAME = ("device", "processor", "threads", "versions", "commit")  # parts that differ in these are not one benchmark
+
+
+@dataclass
+class Entry:
+    """Of one case: its arms, with the steps that each parallel forward decodes; timed runs per arm; why an arm could not run.
+
+    `encoder`, `decoder`: seconds of each half of the denoiser alone, a turn each, the decoder's per number of steps.
+    `flops`: of one call, "encoder", "decoder" and "rest"; `deepcache_flops`: the same for a call with DeepCache, where it applies.
+    """
+
+    case: Case
+    arms: dict[str, list[int]] = field(default_factory=dict)
+    runs: dict[str, list[Timed]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    encoder: list[float] = field(default_factory=list)
+    decoder: dict[int, list[float]] = field(default_factory=dict)
+    flops: dict[str, int] = field(default_factory=dict)
+    deepcache_flops: dict[str, int] | None = None
+
+
+class Book:
+    """The benchmark of one machine, in `folder/bench.json`.
+
+    >>> book = Book(Path("data/bench/nvidia-h200"), about)  # doctest: +SKIP
+
+    `about`: the machine and the versions. Raises ValueError for a file that is no benchmark of ours or was measured on something else.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.path, self.about = folder / "bench.json", about
+        self.entries: dict[Case, Entry] = {}
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        document = read_json(self.path, str(self.path), SCHEMA, VERSION)
+        try:
+            before = {name: document["about"].get(name) for name in SAME}
+            entries = [_entry(found) for found in document["entries"]]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}); accepted: a file that bench wrote") from None
+        now = json.loads(json.dumps({name: self.about.get(name) for name in SAME}))
+        other = [f"{name} {before[name]}, here {now[name]}" for name in SAME if before[name] != now[name]]
+        if other:
+            raise ValueError(
+                f"{self.path} was measured on something else: {'; '.join(other)}. Parts of one benchmark share these; give another --output"
+            )
+        self.entries = {entry.case: entry for entry in entries}
+
+    def entry(self, case: Case) -> Entry:
+        """What is known of a case; a new one if nothing is."""
+        return self.entries.setdefault(case, Entry(case))
+
+    def save(self) -> None:
+        """Writes all that is known, whole or not at all."""
+        document = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "about": self.about,
+            "entries": [asdict(e) for e in self.entries.values()],
+        }
+        write_text(self.path, json.dumps(document, indent=1) + "\n")
+
+
+def _entry(found: dict[str, Any]) -> Entry:
+    """An entry as it was before it was written."""
+    case = Case(**found["case"])
+    runs = {str(arm): [Timed(**run) for run in runs] for arm, runs in found["runs"].items()}
+    encoder, decoder = found["encoder"], {int(size): list(seconds) for size, seconds in found["decoder"].items()}
+    return Entry(
+        case, dict(found["arms"]), runs, dict(found["failed"]), encoder, decoder, dict(found["flops"]), found["deepcache_flops"]
+    )

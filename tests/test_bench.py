@@ -1,0 +1,299 @@
+"""The benchmark: what it counts, that it goes on where it stopped, and what it makes of its numbers. No second is asserted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
+from models import conditions, denoiser_pipe, state, unet
+from torch import nn
+
+from fastdiff_lab import KeySchedule, full_pipelines, full_size
+from fastdiff_lab.bench import parts
+from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
+from fastdiff_lab.bench.book import Book
+from fastdiff_lab.bench.cases import COMPILED, Case, prepared
+from fastdiff_lab.bench.command import bench_into, chosen_cases, machine_name
+from fastdiff_lab.bench.halves import at_best, ceilings, decoder_seconds, encoder_seconds
+from fastdiff_lab.bench.parts import decoded_at_once, run_part
+from fastdiff_lab.bench.report import bench_table, write_report
+from fastdiff_lab.bench.timing import Stopwatch, Timed
+from fastdiff_lab.evaluation import Arm
+from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
+from fastdiff_lab.hooks import replaced_call
+
+CASE = Case("embedded", 64, steps=10)
+ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "commit": None}
+
+
+# ---------------------------------------------------------------------------------------------------- the halves
+
+
+def test_the_decoder_is_timed_without_the_encoder():
+    pipe = denoiser_pipe()
+    model, arguments = pipe.unet, {"sample": torch.randn(2, 4, 8, 8).double(), "timestep": 1, **conditions()}
+    before, seen = state(pipe), {"down": [], "up": []}
+    hooks = [
+        model.down_blocks[0].register_forward_hook(lambda module, args, output: seen["down"].append(len(output[0]))),
+        model.up_blocks[0].register_forward_hook(lambda module, args, output: seen["up"].append(1)),
+    ]
+    assert decoder_seconds(model, arguments, 3, repeats=4) > 0
+    assert len(seen["down"]) == 1 and len(seen["up"]) == 1 + 5  # once for its outputs, then a warm-up and four that are timed
+    assert encoder_seconds(model, arguments, repeats=1) >= 0
+    for hook in hooks:
+        hook.remove()
+    assert state(pipe) == before
+    with pytest.raises(TypeError, match="argument 'encoder_hidden_states'.*how to repeat"):
+        decoder_seconds(model, arguments | {"encoder_hidden_states": torch.zeros(3, 5, 8).double()}, 2)
+
+
+def test_the_ceiling_is_the_sum_of_the_halves(monkeypatch):
+    schedule = KeySchedule(10, [0, 4])
+    monkeypatch.setattr("fastdiff_lab.bench.halves.encoder_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("fastdiff_lab.bench.halves.decoder_seconds", lambda model, arguments, size: 10.0 + size)
+    assert ceilings(unet(), {}, schedule) == {"serial": 2 * 1 + 10 * 11, "parallel": 2 * 1 + 14 + 16}
+    assert at_best(3, [1, 1, 2], 0.5, {1: 1.0, 2: 1.5}) == 5.0
+
+
+def test_seconds_inside_a_module_are_summed_over_its_calls(monkeypatch):
+    times = iter([1.0, 3.0, 10.0, 10.5])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    watch, layer = Stopwatch(torch.device("cpu")), nn.Identity()
+    with replaced_call(layer, watch.around):
+        assert layer(4) == 4 and layer(5) == 5
+    assert watch.seconds() == 2.5
+
+
+# ---------------------------------------------------------------------------------------------------- arms and cases
+
+
+def test_every_rival_is_an_arm():
+    arms = bench_arms(full_pipeline("embedded"), 50, rows=2)
+    assert next(iter(arms)) == UNTOUCHED and arms[UNTOUCHED] == Arm()
+    for name in ("paper", "uniform 9"):
+        for how in ("parallel", "serial", "parallel, order 1", "serial, order 1"):
+            assert f"{name}, {how}" in arms
+    assert arms["paper, parallel, 8 steps at once"].max_rows == 16
+    assert {"plain 9 steps", "plain 25 steps", "DeepCache 2", "DeepCache 3", "DeepCache 5", "paper, predictions held"} <= set(arms)
+
+
+def test_forwards_of_an_arm():
+    schedule = KeySchedule(10, [0, 4])
+    assert decoded_at_once(Arm(schedule), 2) == [4, 6]
+    assert decoded_at_once(Arm(schedule, max_rows=8), 2) == [4, 4, 2]
+    assert decoded_at_once(Arm(schedule, parallel_decoding=False), 2) == decoded_at_once(Arm(), 2) == []
+
+
+def test_what_is_timed_without_a_choice():
+    assert [case.system for case in chosen_cases("cpu")] == ["embedded", "sd-1.5"]
+    on_gpu = chosen_cases("cuda")
+    assert {case.system for case in on_gpu} == set(FULL_PIPELINES) - {"embedded"} and len(on_gpu) == len(set(on_gpu))
+    assert {(c.scheduler, c.steps) for c in on_gpu} == {("ddim", 50), ("dpm-solver++", 20)}
+    assert {case.batch for case in on_gpu} == {1, 4, 16} and {case.dtype for case in on_gpu} == {"float16"}
+    assert all(case.pixels == FULL_PIPELINES[case.system].pixels for case in on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"systems": ["sd-9"]}, "pipeline 'sd-9' asked; there are: embedded, sd-1.5"),
+        ({"runs": ["ddim"]}, "run 'ddim' asked; accepted: a scheduler and its steps"),
+        ({"runs": ["best-50"]}, "scheduler='best' asked; accepted: ddim"),
+        ({"runs": ["ddim-9"]}, "9 steps.*accepted: 10 steps or more"),
+        ({"batches": [0]}, "0 pictures at once.*accepted: 10 steps or more"),
+        ({"modes": ["fast"]}, "mode='fast' asked; accepted: eager, channels-last, compiled"),
+        ({"systems": ["dit-xl-2"], "pixels": 512}, "dit-xl-2 with 512 pixels asked; accepted: 256"),
+    ],
+)
+def test_wrong_choices(options, message):
+    with pytest.raises(ValueError, match=message):
+        chosen_cases("cpu", **options)
+    with pytest.raises(ValueError, match="pipeline 'none' asked"):
+        full_pipeline("none")
+    with pytest.raises(ValueError, match="dtype='half' asked"):
+        full_pipeline("embedded", dtype="half")
+
+
+def test_machines_have_names():
+    assert machine_name({"device": "NVIDIA H200", "processor": "x", "threads": 8}) == "nvidia-h200"
+    assert machine_name({"device": "cpu", "processor": "Xeon(R) 8", "threads": 2}) == "xeon-r-8-2-threads"
+
+
+# ---------------------------------------------------------------------------------------------------- the pipelines
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+WIDTHS = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4}
+TINY = {
+    "sd-1.5": lambda: UNet2DConditionModel(**full_size.SD_15 | WIDTHS),
+    "sdxl": lambda: UNet2DConditionModel(
+        **full_size.SDXL | WIDTHS | {
+            "block_out_channels": (32, 64, 64), "cross_attention_dim": 64, "transformer_layers_per_block": 1,
+            "projection_class_embeddings_input_dim": 6 * 256 + 32,
+        }
+    ),
+    "text-to-video-1.7b": lambda: UNet3DConditionModel(**WIDTHS),
+    "dit-xl-2-256": lambda: DiTTransformer2DModel(**full_size.DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
+}  # fmt: skip
+
+
+def tiny(monkeypatch) -> None:
+    """The same pipelines with narrow parts: what is tested is how they are put together and called."""
+    monkeypatch.setattr(full_pipelines, "_denoiser", lambda name: TINY[name]().eval())
+    narrow = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "latent_channels": 4}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    monkeypatch.setattr(full_pipelines, "_autoencoder", lambda **more: AutoencoderKL(**narrow, **kinds, **more))
+    for name in ("CLIP_L", "CLIP_H", "CLIP_G"):
+        monkeypatch.setattr(full_pipelines, name, TEXT)
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_PIPELINES if name != "embedded"])
+def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path):
+    tiny(monkeypatch)
+    about = FULL_PIPELINES[name]
+    arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows: arms)
+    case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
+    book = Book(tmp_path, ABOUT)
+    assert run_part(book, [case], device="cpu", repeats=1)
+    runs = {arm: found[0] for arm, found in book.entry(case).runs.items()}
+    assert runs[UNTOUCHED].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9
+    assert all(run.seconds > run.denoiser_seconds > 0 for run in runs.values())
+    assert (book.entry(case).deepcache_flops is not None) == (name in ("sd-1.5", "sdxl"))
+
+
+def test_full_size_parts_have_the_published_sizes():
+    """On the meta device. OpenAI's and LAION's text encoders, and the autoencoder of Stable Diffusion."""
+
+    def count(part) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
+
+    with torch.device("meta"):
+        sd, sdxl = FULL_PIPELINES["sd-1.5"].make(), FULL_PIPELINES["sdxl"].make()
+    assert count(sd.text_encoder) == 123_060_480 and count(sd.vae) == 83_653_863 and count(sd.unet) == 859_520_964
+    assert count(sdxl.text_encoder_2) == 694_659_840 and count(sdxl.unet) == 2_567_463_684
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A few arms, and runs that are made up: what is tested is the book."""
+    arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10)), "DeepCache 2": Arm(deepcache=2)}
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows: arms)
+    made = []
+
+    def run(pipe, arm, call, steps):
+        made.append(arm)
+        return Timed(float(len(made)), 0.5, 10, 10, 10)
+
+    monkeypatch.setattr(parts, "timed_run", run)
+    return made
+
+
+def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
+    times = iter(range(1000))
+    monkeypatch.setattr(parts.time, "monotonic", lambda: 60.0 * next(times))
+    assert not run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=8)
+    before = {name: list(runs) for name, runs in Book(tmp_path, ABOUT).entry(CASE).runs.items()}
+    assert 0 < sum(map(len, before.values())) < 6
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=100)
+    after = Book(tmp_path, ABOUT).entry(CASE).runs
+    assert {len(runs) for runs in after.values()} == {2} and len(after) == 3
+    assert all(after[name][: len(runs)] == runs for name, runs in before.items())
+    made = len(quick)
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=1) and len(quick) == made
+
+
+def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2)
+    untouched, paper, cached = quick[0], quick[2], quick[4]
+    assert quick == [untouched, untouched, paper, paper, cached, cached, untouched, paper, cached]
+    assert len({untouched, paper, cached}) == 3
+
+
+def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, monkeypatch):
+    inner = parts.timed_run
+
+    def run(pipe, arm, call, steps):
+        if arm.deepcache:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
+        return inner(pipe, arm, call, steps)
+
+    monkeypatch.setattr(parts, "timed_run", run)
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert entry.failed == {"DeepCache 2": "CUDA out of memory. Tried to allocate 20 GiB"} and len(entry.runs) == 2
+
+
+def test_another_machine_and_damaged_files_are_refused(quick, tmp_path):
+    run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    text = (tmp_path / "bench.json").read_text()
+    with pytest.raises(ValueError, match="measured on something else: threads 1, here 2.*another --output"):
+        Book(tmp_path, ABOUT | {"threads": 2})
+    document = json.loads(text)
+    for damage in (
+        {"entries": [{"case": {}}]},
+        {"entries": 3},
+        {"about": 3},
+        {"entries": [document["entries"][0] | {"runs": {"a": [1]}}]},
+    ):
+        (tmp_path / "bench.json").write_text(json.dumps(document | damage))
+        with pytest.raises(ValueError, match=r"bench\.json is damaged"):
+            Book(tmp_path, ABOUT)
+    with pytest.raises(ValueError, match="repeats=0"):
+        run_part(Book(tmp_path / "new", ABOUT), [CASE], device="cpu", repeats=0)
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
+
+
+def test_the_table_is_what_the_runs_say(tmp_path):
+    book = Book(tmp_path, ABOUT)
+    entry = book.entry(Case("embedded", 64, batch=2))
+    entry.arms = {UNTOUCHED: [], "paper, parallel": [1, 49], "DeepCache 2": [], "paper, serial": []}
+    entry.runs = {
+        UNTOUCHED: [Timed(10.0, 8.0, 50, 50, 50, 100), Timed(12.0, 8.0, 50, 50, 50, 90), Timed(11.0, 9.0, 50, 50, 50, 90)],
+        "paper, parallel": [Timed(5.5, 4.0, 2, 50, 2, 150)],
+        "DeepCache 2": [Timed(6.0, 5.0, 25, 50, 50, 100)],
+    }
+    entry.encoder, entry.decoder = [0.05, 0.06, 0.04], {1: [0.1], 49: [3.0]}
+    entry.flops = {"encoder": 4 * 10**9, "decoder": 5 * 10**9, "rest": 10**9}
+    entry.deepcache_flops = {"encoder": 6 * 10**9, "decoder": 4 * 10**9, "rest": 0}
+    table = bench_table(book).set_index("arm")
+    assert list(table.index) == [UNTOUCHED, "paper, parallel", "DeepCache 2"]  # the serial arm was not reached
+    paper = table.loc["paper, parallel"]
+    assert (paper["ratio"], paper["denoiser_ratio"], paper["peak_ratio"]) == (2.0, 2.0, 1.5)
+    assert table["gflops"].to_list() == [250.0, 154.0, 175.0]
+    assert paper["flop_ceiling"] == pytest.approx(250 / 154)
+    assert paper["at_best_seconds"] == pytest.approx(2 * 0.05 + 0.1 + 3.0) and paper["share_of_ceiling"] == pytest.approx(3.2 / 4)
+    assert table.loc[UNTOUCHED, "share_of_ceiling"] == pytest.approx(50 * 0.15 / 8) and table["at_best_seconds"].isna().sum() == 1
+    assert write_report(book).equals(bench_table(book))
+    assert (tmp_path / "bench.csv").read_text().startswith("system,pixels") and (tmp_path / "bench.png").stat().st_size > 10_000
+
+
+def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path):
+    table, folder, is_whole = bench_into(tmp_path, [CASE], device="cpu", repeats=1)
+    assert is_whole and folder == tmp_path
+    table = table.set_index("arm")
+    calls = table["forward_calls"].to_dict()
+    assert calls[UNTOUCHED] == 10 and calls["paper, serial"] == 10 and calls["plain 5 steps"] == 5
+    sizes = Book(tmp_path, json.loads((tmp_path / "bench.json").read_text())["about"]).entry(CASE).arms
+    assert all(len(sizes[name]) == calls[name] for name in sizes if sizes[name])
+    assert (
+        (table["ratio"] > 0).all()
+        and table.loc[UNTOUCHED, "ratio"] == 1
+        and table["share_of_ceiling"].notna().sum() == len(table) - 3
+    )
+    assert table.loc["DeepCache 2", "gflops"] < table.loc["paper, serial", "gflops"] < table.loc[UNTOUCHED, "gflops"]
+    assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
+
+
+def test_compiled_blocks_are_children_that_can_be_replaced(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    pipe = prepared(Case("embedded", 64, steps=10, mode=COMPILED), "cpu")
+    assert len(compiled) == 6 + 7 and type(pipe.unet).__name__ not in compiled
