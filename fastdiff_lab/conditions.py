@@ -26,10 +26,11 @@ def map_tensors(function, value: Any, name: str = "") -> Any:
     return value
 
 
-def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int = 1) -> Any:
+def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int = 1, is_read_only: bool = False) -> Any:
     """Repeats every tensor that has one entry per row of the sample (or per frame of each), the whole block of rows per step.
 
-    Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
+    `is_read_only`: nobody writes into the result, so a single row is seen several times instead of being copied (strides do not allow it
+    for more rows than one). Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
     """
 
     def repeat(tensor: Tensor, name: str) -> Tensor:
@@ -40,6 +41,8 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int =
                 f"argument {name!r} has a tensor of shape {tuple(tensor.shape)} for {rows} rows of the sample, so it is not known how to "
                 "repeat it for several steps; accepted: one entry per row. Use parallel_decoding=False"
             )
+        if is_read_only and tensor.shape[0] == 1:
+            return tensor.expand(times, *tensor.shape[1:])
         return tensor.repeat(times, *[1] * (tensor.dim() - 1))
 
     return value if times == 1 else map_tensors(repeat, value, name)

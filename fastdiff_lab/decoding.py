@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .cautions import check_finite, check_rows_stay_apart, warn_of_other_guidance
@@ -261,7 +262,8 @@ class Decoding:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
         names = [self.sample_name, *(name for name in CONDITIONS if name in arguments)]
         repeated = {name: repeat_rows(arguments[name], now.rows, now.times, name, now.frames) for name in names}
-        time_steps = run.planned[list(steps)].to(sample.device).repeat_interleave(now.rows)
+        # One by one: an index made of a list would be copied to the device, and the host would wait for it.
+        time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device).repeat_interleave(now.rows)
         return arguments | repeated | {"timestep": time_steps}
 
     def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:

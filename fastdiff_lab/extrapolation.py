@@ -82,6 +82,7 @@ class History:
     def __init__(self, extrapolation: Extrapolation) -> None:
         self.extrapolation = extrapolation
         self.points: deque[tuple[float, Any]] = deque(maxlen=extrapolation.order + 1)
+        self.weighted: tuple[Any, list[Tensor]] | None = None  # of the last pass, and what they are for
 
     def add(self, place: float, value: Any) -> None:
         """The value at a key step. A place that is seen again (two stages of one step) replaces the one before."""
@@ -91,6 +92,7 @@ class History:
 
     def clear(self) -> None:
         self.points.clear()
+        self.weighted = None
 
     @property
     def values(self) -> list[Any]:
@@ -100,20 +102,32 @@ class History:
         """`values` (one per key step: tensors of one step's rows, or tuples of them) at each of `places`, one block of rows per place."""
         if isinstance(values[-1], tuple | list):
             return type(values[-1])(self.at(places, parts) for parts in zip(*values, strict=True))
-        known = [place for place, _ in self.points]
-        return _combined(values, [self.extrapolation.weights(known, place) for place in places])
+        *older, newest = values
+        if not older:  # a tensor of its own even so: FreeU writes into what it gets
+            return newest.repeat(len(places), *[1] * (newest.dim() - 1))
+        return _combined(older, newest, self.weights(tuple(places), newest))
+
+    def weights(self, places: tuple[float, ...], like: Tensor) -> list[Tensor]:
+        """For each older value its weights at `places`, as tensors beside `like`: made once for all features of a pass."""
+        known = tuple(place for place, _ in self.points)
+        of = (places, known, like.dtype, like.device)
+        if self.weighted is None or self.weighted[0] != of:
+            columns = zip(*(self.extrapolation.weights(known, place) for place in places), strict=True)
+            self.weighted = of, [_filled(column, like) for column in list(columns)[:-1]]
+        return self.weighted[1]
 
 
-def _combined(tensors: Sequence[Tensor], weights: Sequence[Sequence[float]]) -> Tensor:
-    """The newest tensor and, weighted, its differences to the older ones: exactly the newest where their weights are 0.
+def _filled(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers beside a tensor; filled in one by one, since for a copy from the host's memory the host would wait for the device."""
+    found = like.new_empty(len(numbers))
+    for place, number in enumerate(numbers):
+        found[place].fill_(number)
+    return found
 
-    Always a tensor of its own: FreeU writes into what it gets, and after the first key step alone there is nothing older to add.
-    """
-    *older, newest = tensors
-    if not older:
-        return newest.repeat(len(weights), *[1] * (newest.dim() - 1))
-    block = newest[None].expand(len(weights), *newest.shape)
-    for place, tensor in enumerate(older):
-        weight = torch.tensor([row[place] for row in weights], dtype=newest.dtype, device=newest.device)
+
+def _combined(older: Sequence[Tensor], newest: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The newest tensor and, weighted, its differences to the older ones: exactly the newest where their weights are 0."""
+    block = newest[None].expand(len(weights[0]), *newest.shape)
+    for tensor, weight in zip(older, weights, strict=True):
         block = torch.addcmul(block, (tensor - newest)[None], weight.view(-1, *[1] * newest.dim()))
     return block.reshape(-1, *newest.shape[1:])

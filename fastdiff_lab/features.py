@@ -117,7 +117,12 @@ class HeldFeatures:
         sample = output if isinstance(output, Tensor) else output[0]
         return _replaced(output, sample, sample.clone())
 
-    def enter_decoder(self, name: str, is_first: bool, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def enter(self, name: str, is_first: bool, inner: Callable, args: tuple, kwargs: dict) -> Any:
+        """The call of a child that gets the encoder's features."""
+        args, kwargs = self.entering(name, is_first, args, kwargs)
+        return inner(*args, **kwargs)
+
+    def entering(self, name: str, is_first: bool, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """Before a child that gets the encoder's features: gives them the rows of all steps decoded, each step its own features.
 
         `is_first`: of these children, the one that gets the bottleneck; the others get the decoder's own hidden states.
@@ -135,7 +140,7 @@ class HeldFeatures:
     def for_decoder(self, now: Pass, entry: tuple[str, str], value: Any, is_bottleneck: bool) -> Any:
         """What enters the decoder, from its value at the key step (the encoder's output and what the host adds to it)."""
         if not self.extrapolation.moves(is_bottleneck):
-            return _with_all_rows(value, now)
+            return _with_all_rows(value, now, is_read_only=not is_bottleneck)  # FreeU writes into the bottleneck's
         if now.is_key:
             self.entered.values[-1][entry] = value
         values = [seen[entry] for seen in self.entered.values]
@@ -153,7 +158,7 @@ def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
     return new if value is old else value
 
 
-def _with_all_rows(value: Any, now: Pass) -> Any:
+def _with_all_rows(value: Any, now: Pass, is_read_only: bool) -> Any:
     if isinstance(value, tuple | list):
-        return type(value)(_with_all_rows(inner, now) for inner in value)
-    return repeat_rows(value, now.feature_rows, now.times)
+        return type(value)(_with_all_rows(inner, now, is_read_only) for inner in value)
+    return repeat_rows(value, now.feature_rows, now.times, is_read_only=is_read_only)

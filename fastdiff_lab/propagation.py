@@ -154,11 +154,10 @@ def _hold_features(stack: ExitStack, state: Decoding, split: Split) -> None:
         return lambda inner: lambda *args, **kwargs: state.features.call(name, inner, args, kwargs)
 
     def entering(name: str) -> Callable:
-        is_first = name == split.entries[0]
-        return lambda module, args, kwargs: state.features.enter_decoder(name, is_first, args, kwargs)
+        return lambda inner: lambda *args, **kwargs: state.features.enter(name, name == split.entries[0], inner, args, kwargs)
 
     for name, child in split.held(state.what).items():
         stack.enter_context(replaced_call(child, around(name)))
+    # Not by a hook: of a compiled child, hooks are compiled with it, and again for what is another at another step.
     for name in split.entries if state.what == "encoder" else ():
-        hook = split.decoder[name].register_forward_pre_hook(entering(name), with_kwargs=True)
-        stack.callback(hook.remove)
+        stack.enter_context(replaced_call(split.decoder[name], entering(name)))

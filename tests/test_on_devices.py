@@ -1,0 +1,136 @@
+"""What makes a device slow: the host waiting for it at each step, graphs compiled again, features copied for nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import controlnet_pipeline, denoiser_pipe, loop, pipeline, run
+from torch import nn
+from torch._dynamo import config as dynamo_config
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.conditions import repeat_rows
+from fastdiff_lab.hooks import replaced_call
+from fastdiff_lab.split import denoiser_of, split_denoiser
+
+WAITING = {
+    torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default,
+    torch.ops.aten.is_nonzero.default, torch.ops.aten.lift_fresh.default,
+}  # fmt: skip
+KEYS = KeySchedule(10, [0, 1, 4])
+
+
+class Watched(TorchDispatchMode):
+    """Operations that make the host wait for a device: values that it reads, and tensors that it makes of its own numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in WAITING:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
+    """Of each denoiser call of a second accelerated run, the operations that wait."""
+    calls: list[list[str]] = []
+
+    def watched(inner):
+        def call(*args, **kwargs):
+            with Watched() as found:
+                output = inner(*args, **kwargs)
+            calls.append(found.seen)
+            return output
+
+        return call
+
+    with fl.encoder_propagation(pipe, KEYS, **options), replaced_call(denoiser_of(pipe), watched):
+        make_run()
+        calls.clear()
+        make_run()
+    return calls
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"order": 1}, {"parallel_decoding": False}, {"what": "prediction"}, {"max_rows": 4}], ids=str
+)
+@pytest.mark.parametrize("make", [pipeline, controlnet_pipeline], ids=["sd", "controlnet"])
+def test_no_step_makes_the_host_wait(make, options, monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.decoding.check_finite", lambda *_: None)  # it looks at latents on the CPU only
+    pipe = make(dtype=torch.float32)
+    image = {"image": torch.zeros(2, 3, 16, 16)} if make is controlnet_pipeline else {}
+
+    def call():
+        run(pipe, **image)
+
+    calls = waiting_calls(pipe, call, **options)
+    assert len(calls) == 10 and not any(calls[1:])
+    if make is pipeline:  # with a ControlNet, the run begins at its call
+        assert calls[0], "a run's beginning reads its time-steps: the watch sees what it should"
+
+
+def test_the_watch_sees_an_index_that_is_made_of_a_list():
+    with Watched() as found:
+        torch.arange(5)[[1, 2]]
+    assert found.seen
+
+
+def with_counted_graphs(model: nn.Module, graphs: list[str]) -> None:
+    """Compiles each child of encoder and decoder with a compiler that changes nothing and counts."""
+
+    def compiler(name):
+        def compiled(graph, inputs):
+            graphs.append(name)
+            return graph.forward
+
+        return compiled
+
+    split = split_denoiser(model)
+    for name, child in {**split.encoder, **split.decoder}.items():
+        child.compile(backend=compiler(name), dynamic=False)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order):
+    torch._dynamo.reset()
+    plain, pipe, graphs = pipeline(dtype=torch.float32), pipeline(dtype=torch.float32), []
+    with fl.encoder_propagation(plain, KEYS, order=order):
+        expected = run(plain)
+    with_counted_graphs(pipe.unet, graphs)
+    with dynamo_config.patch(recompile_limit=64), fl.encoder_propagation(pipe, KEYS, order=order):
+        first = run(pipe)
+        sizes = {len(group) for group in KEYS.groups()}
+        assert graphs and max(map(graphs.count, graphs)) <= len(sizes)
+        assert max(graphs.count(name) for name in split_denoiser(pipe.unet).encoder) == 1  # the encoder has one step's rows only
+        compiled = len(graphs)
+        second = run(pipe)
+    assert len(graphs) == compiled
+    assert torch.equal(first, second) and torch.allclose(first, expected, atol=1e-5)
+
+
+def test_a_single_row_is_not_copied_for_the_decoder():
+    pipe, strides = denoiser_pipe("unet2d"), []
+    up = next(block for block in pipe.unet.up_blocks)
+
+    def look(module, args, kwargs):
+        strides.append([skip.stride(0) for skip in (args[1] if len(args) > 1 else kwargs["res_hidden_states_tuple"])])
+
+    with fl.encoder_propagation(pipe, KEYS):
+        held = up.register_forward_pre_hook(look, with_kwargs=True)
+        parallel = loop(pipe, 10, {}, rows=1)
+        held.remove()
+    assert [set(found) for found in strides[1:]] == [{0}, {0}]
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False):
+        assert torch.allclose(loop(pipe, 10, {}, rows=1), parallel, atol=1e-10)
+
+
+def test_what_may_be_written_to_is_copied():
+    row = torch.ones(1, 3)
+    assert repeat_rows(row, 1, 4, is_read_only=True).data_ptr() == row.data_ptr()
+    assert repeat_rows(row, 1, 4).data_ptr() != row.data_ptr()
+    assert torch.equal(repeat_rows(row, 1, 4), repeat_rows(row, 1, 4, is_read_only=True))
+    assert repeat_rows(torch.ones(2, 3), 2, 4, is_read_only=True).is_contiguous()
