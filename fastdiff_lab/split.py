@@ -29,6 +29,7 @@ from diffusers import (
 )
 from diffusers.models.attention import GatedSelfAttentionDense
 from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from torch import Tensor, nn
 
 from .hooks import is_compiled
@@ -39,6 +40,7 @@ _TRANSFORMERS: dict[type, tuple[str, ...]] = {
     DiTTransformer2DModel: ("norm_out",),
     PixArtTransformer2DModel: ("norm_out", "proj_out"),
 }
+_CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.
@@ -216,7 +218,7 @@ def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
 def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
-    return model if isinstance(model, ControlNetModel | ControlNetUnionModel | MultiControlNetModel) else None
+    return model if isinstance(model, _CONTROLNETS) else None
 
 
 def _processors(model: nn.Module) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from models import NOISE, redraw_zeros
 from torch import Tensor, nn
 from transformers import (
@@ -65,6 +65,14 @@ def controlnet(config: dict[str, Any] = UNET, seed: int = 3) -> ControlNetModel:
     names = _SHARED_XL if "addition_embed_type" in config else _SHARED
     options = {name: config[name] for name in names} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8)}
     return built(lambda: ControlNetModel(**options), seed)
+
+
+def controlnet_union(seed: int = 3) -> ControlNetUnionModel:
+    """One ControlNet for six kinds of control pictures, of which several may be given at once."""
+    options = {name: SDXL_UNET[name] for name in _SHARED_XL} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8)}
+    width = SDXL_UNET["block_out_channels"][0]
+    fuser = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 2, "num_trans_layer": 1}
+    return built(lambda: ControlNetUnionModel(**options, **fuser), seed)
 
 
 def autoencoder(dtype: torch.dtype = DTYPE, channels: tuple[int, ...] = (4, 8), **options: Any) -> AutoencoderKL:
