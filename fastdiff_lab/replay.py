@@ -1,6 +1,6 @@
 """A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
 
-- `Call`: prompts, seeds and options of a run
+- `Call`: prompts, seeds and options of a run; `run_options`: the options, from those of `calibrate`
 - `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
 - `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +43,12 @@ class Call:
         """Calls the pipeline, as far as the block around it lets it go."""
         with suppress(_Enough), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+
+
+def run_options(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out."""
+    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
 
 
 @dataclass

@@ -3,7 +3,8 @@
 - `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
 - `inner_layers(split)`: the layers inside the blocks
-- `frames_of(model, sample)`, `guided_rows(pipe, ...)`: what the rows of a sample and of a feature are
+- `frames_of(model, sample)`, `guided_rows(pipe, ...)`, `by_picture(pipe, ...)`: what the rows of a sample and of a feature are
+- `several_runs(pipe)`: what makes a pipeline go through the time-steps several times in one call
 - `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
 
@@ -243,6 +244,11 @@ def inner_loop(pipe: Any) -> str | None:
     return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
 
 
+def several_runs(pipe: Any) -> str | None:
+    """What makes a pipeline go through the time-steps several times in one call: Text2Video-Zero's loops, FreeInit."""
+    return inner_loop(pipe) or ("free_init" if (getattr(pipe, "_free_init_num_iters", None) or 1) > 1 else None)
+
+
 @contextmanager
 def processors_kept(model: Any) -> Iterator[None]:
     """Afterwards the model has its attention processors again: an interrupted Text2Video-Zero leaves its own behind."""
@@ -299,6 +305,15 @@ def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first:
         return bool(told)
     sample = arguments[sample_argument(model)]
     return arguments.get("encoder_hidden_states") is not None and torch.equal(sample[first], sample[second])
+
+
+def by_picture(pipe: Any, latents: Tensor, pictures: int) -> Tensor:
+    """Latents as the scheduler steps them, as one row of numbers for each picture (or video).
+
+    Under guidance DiTPipeline steps both halves, which are equal; text-to-video steps each frame of a video as a row.
+    """
+    rows = latents[:pictures] if isinstance(denoiser_of(pipe), DiTTransformer2DModel) else latents
+    return rows.reshape(pictures, -1)
 
 
 def sample_argument(model: nn.Module) -> str:

@@ -112,9 +112,11 @@ def _louder(encoder: Any) -> Any:
     return encoder
 
 
-def picture_encoder() -> CLIPVisionModelWithProjection:
+def picture_encoder(side: int = 16) -> CLIPVisionModelWithProjection:
+    """`side`: of the pictures that it gets, in pixels; it looks at four patches."""
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+        patch_size=side // 2,
     )  # fmt: skip
     return _louder(built(lambda: CLIPVisionModelWithProjection(config), 6))
 

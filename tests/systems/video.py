@@ -38,7 +38,8 @@ def text_to_video() -> Any:
     return assembled(TextToVideoSDPipeline, vae=autoencoder(), unet=model, scheduler=scheduler(), **text_parts())
 
 
-def stable_video() -> Any:
+def stable_video(side: int = 16) -> Any:
+    """`side`: of what the picture encoder gets: tensors as they are, PIL pictures resized to 224."""
     config = {
         "sample_size": 8, "in_channels": 8, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
@@ -51,7 +52,7 @@ def stable_video() -> Any:
         timestep_spacing="leading", timestep_type="continuous", sigma_min=0.002, sigma_max=700.0, steps_offset=1,
     )  # fmt: skip
     return assembled(
-        StableVideoDiffusionPipeline, vae=built(lambda: AutoencoderKLTemporalDecoder(**vae)), image_encoder=picture_encoder(),
+        StableVideoDiffusionPipeline, vae=built(lambda: AutoencoderKLTemporalDecoder(**vae)), image_encoder=picture_encoder(side),
         unet=built(lambda: UNetSpatioTemporalConditionModel(**config)), scheduler=noise, feature_extractor=picture_processor(),
     )  # fmt: skip
 
@@ -67,6 +68,12 @@ def animatediff() -> Any:
     adapter = built(lambda: MotionAdapter(block_out_channels=(8, 16), **options), 7)
     pipe = stable_diffusion(AnimateDiffPipeline, motion_adapter=adapter, safety_checker=...)
     redraw_zeros(pipe.unet)
+    return pipe
+
+
+def with_free_init() -> Any:
+    pipe = animatediff()
+    pipe.enable_free_init(num_iters=2)
     return pipe
 
 
@@ -98,10 +105,15 @@ SYSTEMS = (
     System(
         "stable-video", "Stable Video Diffusion: picture to video", stable_video,
         {"image": PICTURE, "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 6, "output_type": "latent"},
-        {"picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30)},
+        {"picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30), "guidance": given(max_guidance_scale=1.5)},
         size="svd", close=1e-5,
     ),
     System(
         "animatediff", "AnimateDiff", animatediff, FRAMES, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
+    ),
+    System(
+        "animatediff-free-init", "AnimateDiff with FreeInit, two iterations", with_free_init, FRAMES,
+        {"FreeInit": done(lambda pipe: pipe.disable_free_init())}, runs=((0, 6), (0, 6)), size="animatediff",
+        note="each iteration is a run; it cannot be calibrated",
     ),
 )  # fmt: skip
