@@ -130,12 +130,12 @@ def test_a_stopped_calibration_of_pictures_goes_on(tmp_path):
 # ---- refusals
 
 
+SEVERAL = "which goes through its time-steps several times in one call"
 REFUSED = {
     "Text2Video-Zero": (
-        ROWS["text2video-zero"].build, {},
-        "TextToVideoZeroPipeline, which goes through its time-steps several times in one call .backward_loop.*accepted: a pipeline with one run",
+        ROWS["text2video-zero"].build, {}, f"TextToVideoZeroPipeline, {SEVERAL} .backward_loop.*accepted: a pipeline with one run",
     ),
-    "FreeInit": (ROWS["animatediff-free-init"].build, {}, "AnimateDiffPipeline, which goes through its time-steps several times in one call .free_init"),
+    "FreeInit": (ROWS["animatediff-free-init"].build, {}, f"AnimateDiffPipeline, {SEVERAL} .free_init"),
     "DDIM, unconditional": (ROWS["ddim"].build, {}, "DDIMPipeline, which is called with a number of pictures; accepted: .*list of prompts"),
     "consistency": (ROWS["consistency"].build, {}, "ConsistencyModelPipeline, which is called with a number of pictures"),
     "guidance": (

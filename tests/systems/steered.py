@@ -166,7 +166,7 @@ SYSTEMS = (
         OTHER_TEXT | {
             "first picture": given(control_image=[1 - EDGES, 1 - EDGES]), "kind": given(control_mode=[0, 5]),
             "scale": given(controlnet_conditioning_scale=0.3),
-        }, controlnets=1,
+        }, controlnets=1, size="sdxl with ControlNetUnion",
     ),
     System(
         "controlnet-unions", "SDXL with several ControlNetUnions", lambda: united(controlnet_union(), controlnet_union(seed=4)),

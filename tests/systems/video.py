@@ -105,7 +105,10 @@ SYSTEMS = (
     System(
         "stable-video", "Stable Video Diffusion: picture to video", stable_video,
         {"image": PICTURE, "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 6, "output_type": "latent"},
-        {"picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30), "guidance": given(max_guidance_scale=1.5)},
+        {
+            "picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30),
+            "guidance of the last frame": given(max_guidance_scale=1.5),
+        },
         size="svd", close=1e-5,
     ),
     System(
