@@ -20,6 +20,7 @@ from diffusers import (
     ControlNetModel,
     ControlNetUnionModel,
     DiTTransformer2DModel,
+    I2VGenXLUNet,
     MultiControlNetModel,
     PixArtTransformer2DModel,
     UNet2DConditionModel,
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 
 from .hooks import is_compiled
 
-_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
+_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel, I2VGenXLUNet)
 # Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
 _TRANSFORMERS: dict[type, tuple[str, ...]] = {
     DiTTransformer2DModel: ("norm_out",),
@@ -45,7 +46,7 @@ _CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, Mul
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.
-_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1}
+_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1, I2VGenXLUNet: 2}
 # The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
 _DIT_ENCODER_SHARE = 18 / 28
 # Arguments of which each row belongs to a row of the sample: repeated for every step that is decoded in one batch.
@@ -58,6 +59,9 @@ CONDITIONS = (
     "added_cond_kwargs",
     "added_time_ids",
     "encoder_attention_mask",
+    "fps",
+    "image_latents",
+    "image_embeddings",
 )
 # What ControlNet and T2I-Adapter add to the encoder's features: part of what is held, so never repeated.
 HELD_RESIDUALS = (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers import (
     AnimateDiffPipeline,
     AutoencoderKLTemporalDecoder,
     EulerDiscreteScheduler,
+    I2VGenXLPipeline,
+    I2VGenXLUNet,
     MotionAdapter,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
@@ -36,6 +39,32 @@ def text_to_video() -> Any:
     }  # fmt: skip
     model = built(lambda: UNet3DConditionModel(**config))
     return assembled(TextToVideoSDPipeline, vae=autoencoder(), unet=model, scheduler=scheduler(), **text_parts())
+
+
+def i2vgen() -> Any:
+    config = SMALL | {
+        "cross_attention_dim": WIDTH, "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    }  # fmt: skip
+    parts = {
+        "image_encoder": picture_encoder(),
+        "feature_extractor": picture_processor(),
+        "unet": built(lambda: I2VGenXLUNet(**config)),
+    }
+    pipe = assembled(I2VGenXLPipeline, vae=autoencoder(), scheduler=scheduler(), **parts, **text_parts())
+    pipe.prepare_image_latents = _always_drawn_alike(pipe.prepare_image_latents)
+    return pipe
+
+
+def _always_drawn_alike(draw: Any) -> Any:
+    """I2VGen-XL draws the picture's latents without its generator, so that no two of its runs are the same."""
+
+    def drawing(*args: Any, **kwargs: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return draw(*args, **kwargs)
+
+    return drawing
 
 
 def stable_video(side: int = 16) -> Any:
@@ -110,6 +139,11 @@ SYSTEMS = (
             "guidance of the last frame": given(max_guidance_scale=1.5),
         },
         size="svd", close=1e-5,
+    ),
+    System(
+        "i2vgen-xl", "I2VGen-XL: picture and text to video", i2vgen, FRAMES | {"image": PICTURE.float(), "clip_skip": None},
+        OTHER_TEXT | NEGATIVE | {"picture": given(image=1 - PICTURE.float()), "frames per second": given(target_fps=2)},
+        note="in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(
         "animatediff", "AnimateDiff", animatediff, FRAMES, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
