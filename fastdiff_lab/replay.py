@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditions import Conditions
 from .decoding import Decoding, own
 from .evaluation import generators, synchronize
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .hooks import replaced_call, replaced_method
 from .propagation import check_not_accelerated, installed
 from .schedule import KeySchedule
-from .split import denoiser_of, split_denoiser
+from .split import CONDITIONS, denoiser_of, sample_argument, split_denoiser
 
 
 class _Enough(Exception):
@@ -71,8 +72,43 @@ class Trajectory:
     def num_steps(self) -> int:
         return len(self.outputs)
 
+    def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
+        model = denoiser_of(pipe)
+        now, before = ({name: of[name] for name in CONDITIONS if of.get(name) is not None} for of in (arguments, self.arguments))
+        rows = len(arguments[sample_argument(model)])
+        difference = Conditions(rows, before, []).difference(rows=rows, arguments=now, scales=[])
+        if difference is not None:
+            raise ValueError(
+                f"calibration asked of {type(pipe).__name__}, of which no two runs are alike with the same seed (in the first denoiser call, "
+                f"{difference}): it draws without its generator; accepted: a pipeline that gives the same again"
+            )
+
 
 Step = Callable[..., Any]
+
+
+def _arguments(model: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+    found = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+    found.pop("self")
+    return found
+
+
+def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
+    """Looks at the first denoiser call of a replay, whether it is that of the run that was seen."""
+    first = True
+
+    def around(inner: Step) -> Step:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal first
+            if first:
+                trajectory.check_same(pipe, _arguments(denoiser_of(pipe), args, kwargs))
+            first = False
+            return inner(*args, **kwargs)
+
+        return call
+
+    return around
 
 
 def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
@@ -105,8 +141,7 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
     def predicting(inner: Step) -> Step:
         def predict(*args: Any, **kwargs: Any) -> Any:
             if not found.arguments:
-                found.arguments = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
-                found.arguments.pop("self")
+                found.arguments = _arguments(model, args, kwargs)
             output = inner(*args, **kwargs)
             found.predictions.append(own(output))
             return output
@@ -172,6 +207,7 @@ def latents_after(
     with ExitStack() as stack:
         check_not_accelerated(pipe)
         stack.enter_context(installed(state))
+        stack.enter_context(replaced_call(denoiser_of(pipe), _alike(pipe, trajectory)))
         _stepping(pipe, stack, watch)
         trajectory.call.run(pipe)
     return found

@@ -46,6 +46,7 @@ def video_pipeline():
 VIDEO = {key: value for key, value in options_of("stable-video").items() if key != "image"}
 CASES = {
     "text to video": (ROWS["text-to-video"].build, TEXTS, options_of("text-to-video"), 5.0),
+    "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
     "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
     "Stable Video Diffusion": (video_pipeline, [picture(0), picture(1)], VIDEO, None),
     "ControlNet": (ROWS["controlnet"].build, TEXTS[:1], options_of("controlnet"), 5.0),
@@ -128,6 +129,17 @@ def test_a_stopped_calibration_of_pictures_goes_on(tmp_path):
 
 
 # ---- refusals
+
+
+def test_a_pipeline_that_draws_without_its_generator_is_refused():
+    pipe = ROWS["i2vgen-xl"].build()
+    del pipe.prepare_image_latents  # the test's own, which always draws alike
+    before = state(pipe)
+    with pytest.raises(
+        ValueError, match="no two runs are alike with the same seed .*its image_latents is another.: it draws without"
+    ):
+        fl.calibrate(pipe, TEXTS[:1], num_inference_steps=3, options=options_of("i2vgen-xl"))
+    assert state(pipe)[:2] == before[:2]
 
 
 SEVERAL = "which goes through its time-steps several times in one call"
