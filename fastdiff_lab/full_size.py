@@ -253,13 +253,13 @@ FULL_SIZE: dict[str, FullSize] = {
     ),
 }  # fmt: skip
 
-_BY_OTHERS = "counted by others from the published weights"
+_BY_OTHERS = "as public repositories state it"
 # Where nobody states a number (inpainting, the upscaler, text to video, AnimateDiff as a whole) there is none here.
 PUBLISHED: dict[str, tuple[str, str]] = {
     "sd-1.5": ("859,520,964", "diffusers' documentation of num_parameters"),
     "sd-2.1": ("865,910,724", _BY_OTHERS),
     "sdxl": ("2,567,463,684", _BY_OTHERS),
-    "sdxl-refiner": ("2,259,526,660", "counted by others from the published config"),
+    "sdxl-refiner": ("2,259,526,660", _BY_OTHERS),
     "if-1": ("4.3 B", "DeepFloyd's model card"),
     "ldm-text2im": ("872.30 M", "CompVis' loader prints it"),
     "ldm-cin256": ("400 M", "LDM paper, LDM-4-G"),
