@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,20 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from .cautions import check_can_be_replayed, guidance_of
 from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
 from .fingerprint import identity
 from .flops import count_flops
-from .replay import Call, Trajectory, latents_after, memory_of, seen
+from .replay import Call, Trajectory, latents_after, memory_of, run_options, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
-from .split import denoiser_of
+from .split import by_picture, denoiser_of
 
 GAPS = (1, 2, 4, 8, 16)
 FURTHEST = 4  # features are extrapolated up to so many times the gap between the two keys: further, they are never worth it
+FEWEST = 3  # steps: with two, the one span there is ends with the run
 PROBES = 12  # steps at which the sensitivity is measured
 
 
@@ -39,12 +43,16 @@ class Plan:
     >>> Plan(num_steps=50, longest=25, order=0).decoder_calls
     900
 
-    `num_steps`: of the run. `longest`: the longest span, in steps from a key to the next. `order`: 0 or 1.
+    `num_steps`: of the run, 3 or more. `longest`: the longest span, in steps from a key to the next. `order`: 0 or 1.
     """
 
     num_steps: int
     longest: int
     order: int
+
+    def __post_init__(self) -> None:
+        if self.num_steps < FEWEST:
+            raise ValueError(f"calibration of a run of {self.num_steps} steps asked; accepted: {FEWEST} or more")
 
     @property
     def gaps(self) -> tuple[int, ...]:
@@ -84,7 +92,7 @@ def calibrate(
     *,
     seeds: Sequence[int] | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = 5.0,
     order: int = 0,
     what: str = "encoder",
     longest: int = 25,
@@ -104,25 +112,30 @@ def calibrate(
     is left at the end of the run (measured on displacements of the same kind). Schedulers that remember steps are rolled on until
     they have forgotten the span; those that draw noise draw the same again.
 
-    `prompts`: what the pipeline is called with (class labels for DiTPipeline). `seeds`: one for each; by default 0, 1, 2, ...
+    `prompts`: what the pipeline is called with (class labels for DiTPipeline, PIL pictures for Stable Video Diffusion). `seeds`: one
+    for each; by default 0, 1, 2, ... `guidance_scale`: None for a pipeline that takes none under this name.
     `order`: as it will be in `encoder_propagation`; 1 also varies how far back the key before lies. `what`: "encoder", or
     "prediction" for the rival that holds or extrapolates predictions. `longest`: the longest span, 2 to the number of steps.
     `batch`: pictures at once. `max_rows`: the most rows that are decoded at once, as in `encoder_propagation`.
     `budget`: seconds; spans are shortened until the estimate fits. `store`: file that keeps what is measured as it comes; the same call
     goes on where a stopped one was. `options`: further arguments of the pipeline.
 
-    Prints what it will take before it starts. Raises ValueError for options out of range, a budget that is too small, or a store with
-    other costs; RuntimeError inside an `encoder_propagation` block.
+    Prints what it will take before it starts. Raises ValueError for options out of range, a pipeline whose call is not one run (as
+    Text2Video-Zero's), a budget that is too small, or a store with other costs; RuntimeError inside an `encoder_propagation` block.
     """
     _check(prompts, seeds, order, what, batch, longest)
+    check_can_be_replayed(pipe, guidance_scale)
     seeds = range(len(prompts)) if seeds is None else seeds
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    settings = run_options(num_inference_steps, guidance_scale, options)
     parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
-    calls = [Call(tuple(prompts[part]), tuple(seeds[part]), settings | dict(options or {})) for part in parts]
+    calls = [Call(tuple(prompts[part]), tuple(seeds[part]), settings) for part in parts]
     num_steps = denoiser_calls(pipe, num_inference_steps)
+    plan = Plan(num_steps, min(longest, num_steps), order)
     first = seen(pipe, calls[0], num_steps)
-    plan = _within(Plan(num_steps, min(longest, num_steps), order), first, pipe, len(calls), budget)
-    measured_on = {**identity(pipe), **settings, "order": order, "what": what, "pictures": len(prompts)}
+    plan = _within(plan, first, pipe, len(calls), budget)
+    guidance = guidance_of(pipe) if guidance_scale is None else guidance_scale
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
+    measured_on = {**identity(pipe), **run, "pictures": len(prompts)}
     state = _State.begin(plan, measured_on, _about(prompts, seeds), store)
     with tqdm(desc="calibration", total=len(calls) * (num_steps - 1), leave=False) as bar:
         for part, call in zip(parts, calls, strict=True):
@@ -133,7 +146,14 @@ def calibrate(
 
 def _about(prompts: Sequence[Any], seeds: Sequence[int]) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
-    return {"prompts": [str(prompt) for prompt in prompts], "seeds": list(seeds), **versions}
+    return {"prompts": [_in_words(prompt) for prompt in prompts], "seeds": list(seeds), **versions}
+
+
+def _in_words(prompt: Any) -> str:
+    """A prompt as text; a picture's own text would name its address in memory."""
+    if isinstance(prompt, Image.Image):
+        return f"picture {hashlib.sha256(prompt.tobytes()).hexdigest()[:16]}"
+    return str(prompt)
 
 
 def _check(prompts: Any, seeds: Sequence[int] | None, order: Any, what: str, batch: Any, longest: Any) -> None:
@@ -235,10 +255,13 @@ class _Measuring:
         )  # fmt: skip
         last = self.plan.num_steps
         return {
-            step: (latents - self.trajectory.samples[min(step + ahead, last)]).flatten(1).float().norm(dim=1).cpu()
+            step: self.by_picture(latents - self.trajectory.samples[min(step + ahead, last)]).float().norm(dim=1).cpu()
             for step, latents in found.items()
             if step > key
         }
+
+    def by_picture(self, latents: Tensor) -> Tensor:
+        return by_picture(self.pipe, latents, len(self.trajectory.call.prompts))
 
     def sensitivity(self) -> Tensor:
         """Shape (pictures, steps + 1): of a displacement at a step, the share that is left at the end; between probes on a log scale."""

@@ -1,11 +1,14 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
-- `check_rows_stay_apart`, `check_finite`: refusals
+- `check_rows_stay_apart`, `check_finite`, `check_can_be_replayed`: refusals
+- `guidance_of(pipe)`: the guidance scale of the run at hand
 - `warn_of_other_guidance`, `warn_of_few_steps`: warnings
 """
 
 from __future__ import annotations
 
+import inspect
+import math
 import warnings
 from typing import Any
 
@@ -14,17 +17,30 @@ from torch import Tensor
 
 from .runs import time_step_value
 from .schedule import KeySchedule
-from .split import row_mixing
+from .split import row_mixing, several_runs
 
 FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 
 
+_SAME_GUIDANCE = 0.01  # relative: in bfloat16, 2.7 is 2.703
+
+
+def guidance_of(pipe: Any) -> float | None:
+    """The guidance scale of the run that the pipeline makes, or made last; None if it does not tell.
+
+    >>> guidance_of(pipe)  # doctest: +SKIP
+    5.0
+    """
+    used = getattr(pipe, "_guidance_scale", None)
+    # Stable Video Diffusion's is a tensor that grows from frame to frame: it is named by the last frame's.
+    return used.max().item() if isinstance(used, Tensor) else used
+
+
 def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     """Warns where the schedule was measured with another guidance scale than the run has."""
-    measured, used = (schedule.measured_on or {}).get("guidance_scale"), getattr(pipe, "_guidance_scale", None)
-    used = used.max().item() if isinstance(used, Tensor) else used  # Stable Video Diffusion's grows from frame to frame
-    if measured is not None and used is not None and measured != used:
+    measured, used = (schedule.measured_on or {}).get("guidance_scale"), guidance_of(pipe)
+    if measured is not None and used is not None and not math.isclose(measured, used, rel_tol=_SAME_GUIDANCE):
         warnings.warn(
             f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
             stacklevel=3,
@@ -48,6 +64,29 @@ def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
     mixing = row_mixing(pipe) if parallel else None
     if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
+
+
+def check_can_be_replayed(pipe: Any, guidance_scale: float | None) -> None:
+    """Raises ValueError for a pipeline whose call is not one run for a list of prompts with this guidance scale."""
+    kind, loop = type(pipe).__name__, several_runs(pipe)
+    if loop is not None:
+        raise ValueError(
+            f"calibration asked of {kind}, which goes through its time-steps several times in one call ({loop}), so that no step has one "
+            "cost; accepted: a pipeline with one run in each call, such as the text-to-image pipeline of the same denoiser"
+        )
+    parameters = inspect.signature(pipe.__call__).parameters
+    if next(iter(parameters)) == "batch_size":
+        raise ValueError(
+            f"calibration asked of {kind}, which is called with a number of pictures; accepted: a pipeline that is called with a list of "
+            "prompts, pictures or class labels"
+        )
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if guidance_scale is not None and not any_name and "guidance_scale" not in parameters:
+        others = [name for name in parameters if "guidance" in name and "rescale" not in name]
+        raise ValueError(
+            f"guidance_scale={guidance_scale} asked of {kind}, which takes none; accepted: guidance_scale=None"
+            + (f", with {' and '.join(others)} in options" if others else "")
+        )
 
 
 def check_finite(sample: Tensor, step: int, timestep: Any) -> None:

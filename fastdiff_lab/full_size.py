@@ -2,6 +2,7 @@
 
 - `FULL_SIZE`: the architectures, by name
 - `full_size(name)`: one of them
+- `PUBLISHED`: how many weights they are said to have, and by whom
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import (
     ControlNetModel,
+    ControlNetUnionModel,
     DiTTransformer2DModel,
     MotionAdapter,
     UNet2DConditionModel,
@@ -79,6 +81,10 @@ CIFAR = {
     "flip_sin_to_cos": False, "freq_shift": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }  # fmt: skip
+UNION_KINDS = 6
+UNION = {name: value for name, value in SDXL.items() if name not in ("sample_size", "up_block_types")} | {
+    "conditioning_embedding_out_channels": (16, 32, 96, 256), "num_control_type": UNION_KINDS,
+}  # fmt: skip
 DIT = {
     "num_attention_heads": 16,
     "attention_head_dim": 72,
@@ -132,16 +138,33 @@ def full_size(name: str) -> FullSize:
     return FULL_SIZE[name]
 
 
+def controlnet_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What a ControlNet has of the config of the UNet that it steers."""
+    return {name: value for name, value in config.items() if name not in ("sample_size", "up_block_types")}
+
+
 def _controlnet(config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> Callable[[], int]:
     """The operations of a ControlNet with the UNet's own encoder."""
+    side = config["sample_size"]
+    picture = lambda: _zeros(2, 3, 8 * side, 8 * side)
+    return _beside(lambda: ControlNetModel(**controlnet_config(config)), side, text, controlnet_cond=picture, **more)
 
+
+def _controlnet_union(pictures: int) -> Callable[[], int]:
+    """The operations of xinsir's ControlNetUnion for SDXL with so many kinds of control at once."""
+    side = 128
+    given = {
+        "controlnet_cond": lambda: [_zeros(2, 3, 8 * side, 8 * side)] * pictures, "control_type": lambda: _zeros(2, UNION_KINDS),
+        "control_type_idx": lambda: list(range(pictures)), "added_cond_kwargs": _time_ids(6),
+    }  # fmt: skip
+    return _beside(lambda: ControlNetUnionModel(**UNION), side, (77, 2048), **given)
+
+
+def _beside(make: Callable[[], nn.Module], side: int, text: tuple[int, int], **more: Callable[[], Any]) -> Callable[[], int]:
     def count() -> int:
         with torch.device("meta"):
-            model = ControlNetModel(
-                **{name: value for name, value in config.items() if name not in ("sample_size", "up_block_types")}
-            ).eval()
-        side = config["sample_size"]
-        given = {name: value() for name, value in more.items()} | {"controlnet_cond": _zeros(2, 3, 8 * side, 8 * side)}
+            model = make().eval()
+        given = {name: value() for name, value in more.items()}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(_zeros(2, 4, side, side), 1, _zeros(2, *text), **given)
         return counter.get_total_flops()
@@ -195,6 +218,10 @@ FULL_SIZE: dict[str, FullSize] = {
         _conditional("SDXL base with a ControlNet, 1024x1024", SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
         beside=_controlnet(SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
     ),
+    "sdxl with ControlNetUnion": replace(
+        _conditional("SDXL base with ControlNetUnion, two kinds of control, 1024x1024", SDXL, (77, 2048), added_cond_kwargs=_time_ids(6)),
+        beside=_controlnet_union(2),
+    ),
     "sdxl-refiner": _conditional("SDXL refiner, 1024x1024", REFINER, (77, 1280), added_cond_kwargs=_time_ids(5)),
     "if-1": _conditional("IF-I-XL, 64x64", IF_1, (77, 4096)),
     "x4-upscaler": _conditional("Stable Diffusion x4 upscaler, 128x128 to 512x512", UPSCALER, (77, 1024), class_labels=_whole_numbers),
@@ -225,3 +252,18 @@ FULL_SIZE: dict[str, FullSize] = {
         lambda: FRAMES | {"sample": _zeros(2, 4, 16, 64, 64), "encoder_hidden_states": _zeros(32, 77, 768)},
     ),
 }  # fmt: skip
+
+_BY_OTHERS = "as public repositories state it"
+# Where nobody states a number (inpainting, the upscaler, text to video, AnimateDiff as a whole) there is none here.
+PUBLISHED: dict[str, tuple[str, str]] = {
+    "sd-1.5": ("859,520,964", "diffusers' documentation of num_parameters"),
+    "sd-2.1": ("865,910,724", _BY_OTHERS),
+    "sdxl": ("2,567,463,684", _BY_OTHERS),
+    "sdxl-refiner": ("2,259,526,660", _BY_OTHERS),
+    "if-1": ("4.3 B", "DeepFloyd's model card"),
+    "ldm-text2im": ("872.30 M", "CompVis' loader prints it"),
+    "ldm-cin256": ("400 M", "LDM paper, LDM-4-G"),
+    "ddpm-cifar10": ("35.7 M", "DDPM paper, appendix B"),
+    "dit-xl-2-256": ("675,129,632", _BY_OTHERS),
+    "svd": ("1,524,623,082", _BY_OTHERS),
+}

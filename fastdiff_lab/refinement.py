@@ -15,11 +15,13 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from .cautions import check_can_be_replayed
 from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
-from .replay import Call, Trajectory, latents_after, seen
+from .replay import Call, Trajectory, latents_after, run_options, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
+from .split import by_picture
 
 MOVES = (-1, 1, -2, 2, -4, 4)
 
@@ -41,7 +43,8 @@ def final_errors(
     found = latents_after(
         pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), what=what, max_rows=max_rows
     )
-    return (found[last] - trajectory.samples[last]).flatten(1).float().square().mean(dim=1).cpu()
+    difference = by_picture(pipe, found[last] - trajectory.samples[last], len(trajectory.call.prompts))
+    return difference.float().square().mean(dim=1).cpu()
 
 
 def refine_schedule(
@@ -51,7 +54,7 @@ def refine_schedule(
     *,
     seeds: Sequence[int] | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = 5.0,
     order: int = 0,
     what: str = "encoder",
     runs: int = 100,
@@ -68,12 +71,13 @@ def refine_schedule(
     """
     if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
         raise ValueError(f"runs={runs!r} asked; accepted: a whole number of 1 or more")
+    check_can_be_replayed(pipe, guidance_scale)
     num_steps = denoiser_calls(pipe, num_inference_steps)
     if schedule.num_steps != num_steps:
         raise ValueError(
             f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
         )
-    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, **(options or {})}
+    settings = run_options(num_inference_steps, guidance_scale, options)
     seeds = range(len(prompts)) if seeds is None else seeds
     trajectory = seen(pipe, Call(tuple(prompts), tuple(seeds), settings), num_steps)
 

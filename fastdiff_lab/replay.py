@@ -1,6 +1,6 @@
 """A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
 
-- `Call`: prompts, seeds and options of a run
+- `Call`: prompts, seeds and options of a run; `run_options`: the options, from those of `calibrate`
 - `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
 - `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditions import Conditions
 from .decoding import Decoding, own
 from .evaluation import generators, synchronize
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .hooks import replaced_call, replaced_method
 from .propagation import check_not_accelerated, installed
 from .schedule import KeySchedule
-from .split import denoiser_of, split_denoiser
+from .split import CONDITIONS, denoiser_of, sample_argument, split_denoiser
 
 
 class _Enough(Exception):
@@ -43,6 +44,12 @@ class Call:
         """Calls the pipeline, as far as the block around it lets it go."""
         with suppress(_Enough), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+
+
+def run_options(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out."""
+    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
 
 
 @dataclass
@@ -65,8 +72,43 @@ class Trajectory:
     def num_steps(self) -> int:
         return len(self.outputs)
 
+    def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
+        model = denoiser_of(pipe)
+        now, before = ({name: of[name] for name in CONDITIONS if of.get(name) is not None} for of in (arguments, self.arguments))
+        rows = len(arguments[sample_argument(model)])
+        difference = Conditions(rows, before, []).difference(rows=rows, arguments=now, scales=[])
+        if difference is not None:
+            raise ValueError(
+                f"calibration asked of {type(pipe).__name__}, of which no two runs are alike with the same seed (in the first denoiser call, "
+                f"{difference}): it draws without its generator; accepted: a pipeline that gives the same again"
+            )
+
 
 Step = Callable[..., Any]
+
+
+def _arguments(model: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+    found = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+    found.pop("self")
+    return found
+
+
+def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
+    """Looks at the first denoiser call of a replay, whether it is that of the run that was seen."""
+    first = True
+
+    def around(inner: Step) -> Step:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal first
+            if first:
+                trajectory.check_same(pipe, _arguments(denoiser_of(pipe), args, kwargs))
+            first = False
+            return inner(*args, **kwargs)
+
+        return call
+
+    return around
 
 
 def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
@@ -99,8 +141,7 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
     def predicting(inner: Step) -> Step:
         def predict(*args: Any, **kwargs: Any) -> Any:
             if not found.arguments:
-                found.arguments = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
-                found.arguments.pop("self")
+                found.arguments = _arguments(model, args, kwargs)
             output = inner(*args, **kwargs)
             found.predictions.append(own(output))
             return output
@@ -166,6 +207,7 @@ def latents_after(
     with ExitStack() as stack:
         check_not_accelerated(pipe)
         stack.enter_context(installed(state))
+        stack.enter_context(replaced_call(denoiser_of(pipe), _alike(pipe, trajectory)))
         _stepping(pipe, stack, watch)
         trajectory.call.run(pipe)
     return found

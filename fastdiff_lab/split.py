@@ -3,7 +3,8 @@
 - `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
 - `inner_layers(split)`: the layers inside the blocks
-- `frames_of(model, sample)`, `guided_rows(pipe, ...)`: what the rows of a sample and of a feature are
+- `frames_of(model, sample)`, `guided_rows(pipe, ...)`, `by_picture(pipe, ...)`: what the rows of a sample and of a feature are
+- `several_runs(pipe)`: what makes a pipeline go through the time-steps several times in one call
 - `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
 
@@ -19,6 +20,7 @@ from diffusers import (
     ControlNetModel,
     ControlNetUnionModel,
     DiTTransformer2DModel,
+    I2VGenXLUNet,
     MultiControlNetModel,
     PixArtTransformer2DModel,
     UNet2DConditionModel,
@@ -29,20 +31,22 @@ from diffusers import (
 )
 from diffusers.models.attention import GatedSelfAttentionDense
 from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from torch import Tensor, nn
 
 from .hooks import is_compiled
 
-_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel)
+_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel, I2VGenXLUNet)
 # Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
 _TRANSFORMERS: dict[type, tuple[str, ...]] = {
     DiTTransformer2DModel: ("norm_out",),
     PixArtTransformer2DModel: ("norm_out", "proj_out"),
 }
+_CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.
-_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1}
+_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1, I2VGenXLUNet: 2}
 # The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
 _DIT_ENCODER_SHARE = 18 / 28
 # Arguments of which each row belongs to a row of the sample: repeated for every step that is decoded in one batch.
@@ -55,6 +59,9 @@ CONDITIONS = (
     "added_cond_kwargs",
     "added_time_ids",
     "encoder_attention_mask",
+    "fps",
+    "image_latents",
+    "image_embeddings",
 )
 # What ControlNet and T2I-Adapter add to the encoder's features: part of what is held, so never repeated.
 HELD_RESIDUALS = (
@@ -216,7 +223,7 @@ def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
 def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
-    return model if isinstance(model, ControlNetModel | ControlNetUnionModel | MultiControlNetModel) else None
+    return model if isinstance(model, _CONTROLNETS) else None
 
 
 def _processors(model: nn.Module) -> list[Any]:
@@ -239,6 +246,11 @@ def row_mixing(pipe: Any) -> str | None:
 def inner_loop(pipe: Any) -> str | None:
     """The method that Text2Video-Zero calls for each of its loops, with the time-steps of the loop; other pipelines have none."""
     return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
+
+
+def several_runs(pipe: Any) -> str | None:
+    """What makes a pipeline go through the time-steps several times in one call: Text2Video-Zero's loops, FreeInit."""
+    return inner_loop(pipe) or ("free_init" if (getattr(pipe, "_free_init_num_iters", None) or 1) > 1 else None)
 
 
 @contextmanager
@@ -297,6 +309,15 @@ def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first:
         return bool(told)
     sample = arguments[sample_argument(model)]
     return arguments.get("encoder_hidden_states") is not None and torch.equal(sample[first], sample[second])
+
+
+def by_picture(pipe: Any, latents: Tensor, pictures: int) -> Tensor:
+    """Latents as the scheduler steps them, as one row of numbers for each picture (or video).
+
+    Under guidance DiTPipeline steps both halves, which are equal; text-to-video steps each frame of a video as a row.
+    """
+    rows = latents[:pictures] if isinstance(denoiser_of(pipe), DiTTransformer2DModel) else latents
+    return rows.reshape(pictures, -1)
 
 
 def sample_argument(model: nn.Module) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers import (
     DiTTransformer2DModel,
+    I2VGenXLUNet,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -26,7 +27,7 @@ def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:
     """The oracle for a model's class: called as `predict` of `models.loop`."""
     return {
         UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
-        UNetSpatioTemporalConditionModel: SpatioTemporalOracle, DiTTransformer2DModel: TransformerOracle,
+        UNetSpatioTemporalConditionModel: SpatioTemporalOracle, I2VGenXLUNet: PictureToVideoOracle, DiTTransformer2DModel: TransformerOracle,
     }.get(type(model), Oracle)(model, keys, **options)  # fmt: skip
 
 
@@ -181,6 +182,31 @@ class SpatioTemporalOracle(VideoOracle):
         text = given["encoder_hidden_states"].repeat_interleave(frames, 0)
         single = torch.zeros(batch, frames, dtype=dtype)
         return temb.repeat_interleave(frames, 0), {"encoder_hidden_states": text, "image_only_indicator": single}
+
+
+class PictureToVideoOracle(VideoOracle):
+    """I2VGenXLUNet: the picture's latents go beside the sample, and with the picture's embedding beside the text, at every step."""
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        return super().__call__(step, torch.cat([sample, self.along_time(given["image_latents"])], 1), timestep, given)
+
+    def along_time(self, latents: Tensor) -> Tensor:
+        batch, _, frames, height, width = latents.shape
+        pictures = self.model.image_latents_proj_in(latents.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, frames))
+        places = self.model.image_latents_temporal_encoder(pictures.permute(0, 3, 4, 1, 2).flatten(0, 2))
+        return places.unflatten(0, (batch, height, width)).permute(0, 4, 3, 1, 2)
+
+    def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
+        model = self.model
+        temb = model.time_embedding(model.time_proj(timestep.expand(batch)).to(dtype))
+        temb = temb + model.fps_embedding(model.time_proj(given["fps"]).to(dtype))
+        first = model.image_latents_context_embedding(given["image_latents"][:, :, 0]).flatten(2).transpose(1, 2)
+        picture = model.context_embedding(given["image_embeddings"]).view(batch, model.config.in_channels, -1)
+        context = torch.cat([given["encoder_hidden_states"], first, picture], 1)
+        return temb.repeat_interleave(frames, 0), {
+            "encoder_hidden_states": context.repeat_interleave(frames, 0),
+            "num_frames": frames,
+        }
 
 
 class TransformerOracle:

@@ -9,7 +9,7 @@ from systems import SYSTEMS, System
 from systems.refused import REFUSED
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.full_size import FULL_SIZE
+from fastdiff_lab.full_size import FULL_SIZE, PUBLISHED
 from fastdiff_lab.split import denoiser_of, split_denoiser
 
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"
@@ -40,10 +40,16 @@ on the meta device from the model card's config (guidance on where the system ha
 FULL = """
 ## Full sizes
 
-Parameters tell whether a config is the published one. A ControlNet's operations count with the encoder's.
+Parameters tell whether a config is the published one: where a number was published, `tests/test_full_size.py` compares. A ControlNet's
+operations count with the encoder's. What is missing to 100 % is neither encoder nor decoder and runs at every step: the embeddings, and in
+IF-I-XL the projection of the text from 4096 to 2816 channels and its pooling.
 
-| denoiser | parameters, millions | GMACs per call | encoder and bottleneck | decoder |
-|---|---|---|---|---|
+DiT-XL/2 has more weights here than the 675,129,632 of the original, because diffusers gives every block its own embedding of time-step and
+class: 27 copies too many of (256 + 1) x 1152 + (1152 + 1) x 1152 + 1001 x 1152 = 2,777,472 weights; and 256 x 1152 = 294,912 less, because
+the fixed embedding of the places is no parameter here. 675,129,632 + 27 x 2,777,472 - 294,912 = 749,826,464.
+
+| denoiser | parameters | published | GMACs per call | encoder and bottleneck | decoder |
+|---|---|---|---|---|---|
 """
 APART = """
 ## Ways of running
@@ -74,9 +80,12 @@ def keys_of(system: System) -> KeySchedule:
 
 
 def ceiling(system: System) -> str:
+    keys = keys_of(system)
+    if len(keys.keys) == keys.num_steps:
+        return f"1.00x (every one of {keys.num_steps} steps a key)"
     if system.size is None:
         return "not counted"
-    counted, keys = FULL_SIZE[system.size].count, keys_of(system)
+    counted = FULL_SIZE[system.size].count
     times = counted.total * keys.num_steps / counted.of_run(len(keys.keys), keys.num_steps)
     return f"{times:.2f}x ({len(keys.keys)} keys of {keys.num_steps})"
 
@@ -104,8 +113,9 @@ def row(system: System) -> str:
 
 def full_size_row(name: str) -> str:
     size, counted = FULL_SIZE[name], FULL_SIZE[name].count
+    published = ", ".join(PUBLISHED.get(name, ("",)))
     shares = [f"{part / counted.total:.1%}" for part in (counted.encoder, counted.decoder)]
-    return f"| {size.what} | {size.parameters / 1e6:.1f} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"
+    return f"| {size.what} | {size.parameters:,} | {published} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"
 
 
 def lines() -> Iterator[str]:

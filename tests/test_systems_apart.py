@@ -248,3 +248,52 @@ def test_two_pipelines_in_two_threads():
     for thread in threads:
         thread.join()
     assert all(len(found[name]) == 5 and all(torch.equal(result, alone[name]) for result in found[name]) for name in names)
+
+
+# ---- law 11: a callback that cuts the guidance batch in mid-run
+
+
+def _cutting(step: int, names: tuple[str, ...]):
+    """As in diffusers' documentation ("Dynamic classifier-free guidance"): no guidance after `step`."""
+
+    def callback(pipe, at, timestep, values):
+        if at == step:
+            pipe._guidance_scale = 0.0
+            return {name: values[name].chunk(2)[-1] for name in names}
+        return values
+
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": list(names)}
+
+
+CUT = {"sd": ("prompt_embeds",), "sdxl": ("prompt_embeds", "add_text_embeds", "add_time_ids")}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_guidance_batch_cut_in_mid_run(name):
+    """With two pictures per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
+    system = ROWS[name]
+    pipe = system.build()
+    within, at_key = ({**system.call, "num_images_per_prompt": 2} | _cutting(step, CUT[name]) for step in (2, 3))
+    keys = [0, 2, 4]
+    untouched, before = output(pipe, within), state(pipe)
+    assert distance(untouched, output(pipe, {**system.call, "num_images_per_prompt": 2})) > 1e-3
+    with fl.encoder_propagation(pipe, KeySchedule(6, range(6))):
+        assert torch.equal(output(pipe, within), untouched)
+    # Step 3 follows the cut and is no key: serial makes it one, parallel says so.
+    with fl.encoder_propagation(pipe, KeySchedule(6, keys), parallel_decoding=False) as counts:
+        serial = output(pipe, within)
+    assert counts.encoder_calls == 4
+    with fl.encoder_propagation(pipe, KeySchedule(6, keys)):
+        with pytest.raises(ValueError, match="step 3 .*decoded ahead at key step 2: it has 2 rows, not 4. Make step 3 a key step"):
+            output(pipe, within)
+    with fl.encoder_propagation(pipe, KeySchedule(6, [0, 2, 3, 4])) as counts:
+        assert distance(output(pipe, within), serial) < CLOSE
+    assert counts.encoder_calls == counts.forward_calls == 4
+    # The cut falls before key step 4: nothing to say, and both ways give the same.
+    results = []
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, KeySchedule(6, keys), parallel_decoding=parallel) as counts:
+            results.append(output(pipe, at_key))
+        assert counts.encoder_calls == 3
+    assert distance(*results) < CLOSE
+    assert state(pipe) == before and torch.equal(output(pipe, within), untouched)

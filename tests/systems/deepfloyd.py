@@ -74,7 +74,9 @@ SYSTEMS = (
     System(
         "if-2", "DeepFloyd-IF, stage 2", second_stage, TEXT | {"image": SMALL, "noise_level": 200},
         FEATURES | {"picture": given(image=1 - SMALL), "noise level": given(noise_level=20)},
-        paper="deepfloyd-if-2", paper_steps=50, note="the paper's list has every step a key; its code leaves out ten", group=PAPERS,
+        paper="deepfloyd-if-2", paper_steps=50, group=PAPERS,
+        note="the paper's list has every step a key, so nothing is saved; its code leaves out ten. Not among the full sizes: of the "
+        "config of IF-II-L (1.2 B) only the layers per block could be confirmed",
     ),
     System(
         "if-3", "DeepFloyd-IF, stage 3: Stable Diffusion's upscaler by four", third_stage,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 from models import NOISE, redraw_zeros
 from torch import Tensor, nn
 from transformers import (
@@ -67,6 +67,14 @@ def controlnet(config: dict[str, Any] = UNET, seed: int = 3) -> ControlNetModel:
     return built(lambda: ControlNetModel(**options), seed)
 
 
+def controlnet_union(seed: int = 3) -> ControlNetUnionModel:
+    """One ControlNet for six kinds of control pictures, of which several may be given at once."""
+    options = {name: SDXL_UNET[name] for name in _SHARED_XL} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8)}
+    width = SDXL_UNET["block_out_channels"][0]
+    fuser = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 2, "num_trans_layer": 1}
+    return built(lambda: ControlNetUnionModel(**options, **fuser), seed)
+
+
 def autoencoder(dtype: torch.dtype = DTYPE, channels: tuple[int, ...] = (4, 8), **options: Any) -> AutoencoderKL:
     """Pictures of 16x16 pixels for latents of 8x8."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * len(channels), "up_block_types": ("UpDecoderBlock2D",) * len(channels)}
@@ -104,9 +112,11 @@ def _louder(encoder: Any) -> Any:
     return encoder
 
 
-def picture_encoder() -> CLIPVisionModelWithProjection:
+def picture_encoder(side: int = 16) -> CLIPVisionModelWithProjection:
+    """`side`: of the pictures that it gets, in pixels; it looks at four patches."""
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+        patch_size=side // 2,
     )  # fmt: skip
     return _louder(built(lambda: CLIPVisionModelWithProjection(config), 6))
 

@@ -13,12 +13,14 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLControlNetUnionPipeline,
     T2IAdapter,
 )
+from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from transformers import CLIPImageProcessor
 
 from .base import PAPERS, System, done, given
-from .parts import SDXL_UNET, WIDTH, built, controlnet, drawn, normal, picture_encoder
+from .parts import SDXL_UNET, WIDTH, built, controlnet, controlnet_union, drawn, normal, picture_encoder
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
 EDGES = drawn(1, 3, 16, 16, seed=11)
@@ -31,6 +33,12 @@ def steered(**parts: Any) -> Any:
 
 def several() -> Any:
     return steered(controlnet=MultiControlNetModel([controlnet(), controlnet(seed=4)]))
+
+
+def united(*nets: Any) -> Any:
+    """ControlNetUnion, or several of them."""
+    net = nets[0] if len(nets) == 1 else MultiControlNetUnionModel(nets)
+    return sdxl(StableDiffusionXLControlNetUnionPipeline, controlnet=net, add_watermarker=False)
 
 
 def _adapter(kind: str, seed: int = 6) -> T2IAdapter:
@@ -151,6 +159,22 @@ SYSTEMS = (
         "sdxl-controlnet", "SDXL with ControlNet",
         lambda: sdxl(StableDiffusionXLControlNetPipeline, controlnet=controlnet(SDXL_UNET), add_watermarker=False),
         CONTROL, OTHER_TEXT | OTHER_EDGES, controlnets=1, size="sdxl with ControlNet",
+    ),
+    System(
+        "controlnet-union", "SDXL with ControlNetUnion: two kinds of control at once", lambda: united(controlnet_union()),
+        LATENT | {"control_image": [EDGES, 1 - EDGES], "control_mode": [0, 3]},
+        OTHER_TEXT | {
+            "first picture": given(control_image=[1 - EDGES, 1 - EDGES]), "kind": given(control_mode=[0, 5]),
+            "scale": given(controlnet_conditioning_scale=0.3),
+        }, controlnets=1, size="sdxl with ControlNetUnion",
+    ),
+    System(
+        "controlnet-unions", "SDXL with several ControlNetUnions", lambda: united(controlnet_union(), controlnet_union(seed=4)),
+        LATENT | {"control_image": [EDGES, 1 - EDGES], "control_mode": [1, 4], "controlnet_conditioning_scale": [1.0, 0.7]},
+        {
+            "second picture": given(control_image=[EDGES, EDGES]), "kind": given(control_mode=[1, 2]),
+            "scale": given(controlnet_conditioning_scale=[1.0, 0.1]),
+        }, controlnets=2,
     ),
     System(
         "t2i-adapter", "T2I-Adapter", lambda: stable_diffusion(StableDiffusionAdapterPipeline, adapter=_adapter("full_adapter")),

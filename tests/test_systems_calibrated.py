@@ -1,0 +1,177 @@
+"""Calibration on pipelines other than Stable Diffusion's: costs are what real runs lose, or it is refused before any work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import state
+from PIL import Image
+from systems import SYSTEMS
+from systems.base import as_tensor
+from systems.video import stable_video
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.evaluation import generators
+from fastdiff_lab.reuse_costs import ReuseCosts
+
+ROWS = {system.name: system for system in SYSTEMS}
+STEPS, KEY = 6, 2
+TEXTS = ["a red circle", "a white ring at the left on a blue background"]
+# What belongs to one prompt, to the number of steps or to guidance is given by `calibrate`.
+_GIVEN = {
+    "prompt",
+    "negative_prompt",
+    "num_images_per_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "class_labels",
+    "batch_size",
+}
+
+
+def options_of(name: str) -> dict:
+    return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def video_pipeline():
+    return stable_video(224)
+
+
+VIDEO = {key: value for key, value in options_of("stable-video").items() if key != "image"}
+CASES = {
+    "text to video": (ROWS["text-to-video"].build, TEXTS, options_of("text-to-video"), 5.0),
+    "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
+    "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
+    "Stable Video Diffusion": (video_pipeline, [picture(0), picture(1)], VIDEO, None),
+    "ControlNet": (ROWS["controlnet"].build, TEXTS[:1], options_of("controlnet"), 5.0),
+    "ControlNetUnion": (ROWS["controlnet-union"].build, TEXTS[:1], options_of("controlnet-union"), 5.0),
+    "latent consistency, 6 steps": (ROWS["lcm"].build, TEXTS, options_of("lcm"), 5.0),
+}
+
+
+def final(pipe, prompts, call) -> torch.Tensor:
+    """The final latents, one row of numbers per prompt."""
+    found = as_tensor(pipe(prompts, generator=generators(range(len(prompts))), num_inference_steps=STEPS, **call)[0])
+    return found.reshape(len(prompts), -1)
+
+
+@pytest.mark.filterwarnings("ignore:this run has 6 steps with LCMScheduler")
+@pytest.mark.parametrize("name", CASES)
+def test_a_span_to_the_end_costs_what_a_real_run_loses(name):
+    build, prompts, options, guidance = CASES[name]
+    pipe = build()
+    call = options | ({} if guidance is None else {"guidance_scale": guidance})
+    untouched, before = final(pipe, prompts, call), state(pipe)
+    costs = fl.calibrate(pipe, prompts, num_inference_steps=STEPS, guidance_scale=guidance, options=options)
+    assert state(pipe) == before and torch.equal(final(pipe, prompts, call), untouched)
+    assert costs.displacement.shape == (len(prompts), 1, STEPS, STEPS + 1)
+    with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(KEY + 1))):
+        expected = (final(pipe, prompts, call) - untouched).norm(dim=1)
+    assert expected.min() > 1e-4
+    assert torch.allclose(costs.displacement[:, 0, KEY, STEPS - KEY].double(), expected.double(), rtol=1e-4)
+
+
+def test_the_halves_that_dit_steps_under_guidance_count_once():
+    """DiTPipeline gives pictures only, so the latents that it decodes are caught."""
+    pipe, labels = ROWS["dit"].build(), [3, 700]
+    costs = fl.calibrate(pipe, labels, num_inference_steps=STEPS, guidance_scale=4.0)
+    found = []
+    decode = pipe.vae.decode
+    pipe.vae.decode = lambda latents, *args, **kwargs: (found.append(latents), decode(latents, *args, **kwargs))[1]
+    call = lambda: pipe(labels, generator=generators((0, 1)), num_inference_steps=STEPS, guidance_scale=4.0)
+    call()
+    with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(KEY + 1))):
+        call()
+    expected = (found[1] - found[0]).flatten(1).norm(dim=1) * pipe.vae.config.scaling_factor
+    assert expected.min() > 1e-4
+    assert torch.allclose(costs.displacement[:, 0, KEY, STEPS - KEY].double(), expected.double(), rtol=1e-4)
+
+
+# ---- Stable Video Diffusion: the guidance scale grows from frame to frame
+
+
+def video_run(pipe, **options):
+    return pipe([picture(0)], generator=generators((0,)), num_inference_steps=STEPS, **VIDEO, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_guidance_that_grows_from_frame_to_frame_is_named_by_the_last_frame(dtype):
+    options = {"min_guidance_scale": 1.2, "max_guidance_scale": 2.7}
+    pipe = video_pipeline()
+    costs = fl.calibrate(pipe, [picture(0)], num_inference_steps=STEPS, guidance_scale=None, options=VIDEO | options)
+    assert costs.measured_on["guidance_scale"] == pytest.approx(2.7)
+    schedule = fl.derive_schedule(costs, 3)
+    pipe.to(dtype)  # 2.7 is 2.703 in bfloat16, and no other guidance
+    schedule = KeySchedule(STEPS, schedule.keys, measured_on={"guidance_scale": schedule.measured_on["guidance_scale"]})
+    with fl.encoder_propagation(pipe, schedule):
+        video_run(pipe, **options)  # a warning would be an error here
+    with pytest.warns(UserWarning, match="measured with guidance scale 2.7.*, this run has 2.0; its keys need not be good here"):
+        with fl.encoder_propagation(pipe, schedule):
+            video_run(pipe, max_guidance_scale=2.0)
+
+
+def test_a_stopped_calibration_of_pictures_goes_on(tmp_path):
+    """Pictures are told apart by what they show, not by where they lie in memory."""
+    pipe, store = video_pipeline(), tmp_path / "costs.safetensors"
+    options = {"num_inference_steps": 3, "guidance_scale": None, "options": VIDEO, "store": store}
+    first = fl.calibrate(pipe, [picture(0)], **options)
+    again = fl.calibrate(pipe, [picture(0)], **options)
+    assert torch.equal(again.displacement.nan_to_num(-1), first.displacement.nan_to_num(-1))
+    assert ReuseCosts.load(store).about["prompts"][0].startswith("picture ")
+    with pytest.raises(ValueError, match="holds other costs"):
+        fl.calibrate(pipe, [picture(1)], **options)
+
+
+# ---- refusals
+
+
+def test_a_pipeline_that_draws_without_its_generator_is_refused():
+    pipe = ROWS["i2vgen-xl"].build()
+    del pipe.prepare_image_latents  # the test's own, which always draws alike
+    before = state(pipe)
+    with pytest.raises(
+        ValueError, match="no two runs are alike with the same seed .*its image_latents is another.: it draws without"
+    ):
+        fl.calibrate(pipe, TEXTS[:1], num_inference_steps=3, options=options_of("i2vgen-xl"))
+    assert state(pipe)[:2] == before[:2]
+
+
+SEVERAL = "which goes through its time-steps several times in one call"
+REFUSED = {
+    "Text2Video-Zero": (
+        ROWS["text2video-zero"].build, {}, f"TextToVideoZeroPipeline, {SEVERAL} .backward_loop.*accepted: a pipeline with one run",
+    ),
+    "FreeInit": (ROWS["animatediff-free-init"].build, {}, f"AnimateDiffPipeline, {SEVERAL} .free_init"),
+    "DDIM, unconditional": (ROWS["ddim"].build, {}, "DDIMPipeline, which is called with a number of pictures; accepted: .*list of prompts"),
+    "consistency": (ROWS["consistency"].build, {}, "ConsistencyModelPipeline, which is called with a number of pictures"),
+    "guidance": (
+        video_pipeline, {},
+        "guidance_scale=5.0 asked of StableVideoDiffusionPipeline, which takes none; accepted: guidance_scale=None, with "
+        "min_guidance_scale and max_guidance_scale in options",
+    ),
+    "two steps": (ROWS["sd"].build, {"num_inference_steps": 2}, "calibration of a run of 2 steps asked; accepted: 3 or more"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("refining", [False, True])
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_calibrated_is_refused_before_any_work(name, refining):
+    build, options, words = REFUSED[name]
+    pipe = build()
+    before, calls = state(pipe), []
+    handle = pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    options = {"num_inference_steps": 8} | options
+    if refining and name != "two steps":
+        with pytest.raises(ValueError, match=words):
+            fl.refine_schedule(pipe, KeySchedule.uniform(8, 3), TEXTS, **options)
+    elif not refining:
+        with pytest.raises(ValueError, match=words):
+            fl.calibrate(pipe, TEXTS, **options)
+    handle.remove()
+    assert not calls and state(pipe) == before
