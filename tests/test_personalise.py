@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from fastdiff_lab import KeySchedule
+from fastdiff_lab import KeySchedule, plot
 from fastdiff_lab.shapes import personalise
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.keepsake import COLOUR, FIVE, NEW, crescent_overlap, draw_keepsake, outline_overlap
@@ -79,7 +79,10 @@ def test_the_table_of_arms(method, monkeypatch, tmp_path):
     pipe = personalise.untrained()
     personalise.LESSONS[method](pipe, tmp_path, steps=1)
     table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(6, [0, 2])})
-    assert table["keys"].tolist() == [6, 2] and table["pictures"].tolist() == [2, 2] and len(images) == 4
+    assert table["keys"].tolist() == [6, 2] and table["pictures"].tolist() == [8, 8]
+    assert [len(shown) for shown in images.values()] == [2, 2]
+    axes = personalise.drawn_arms(images, plot.figure()).axes
+    assert [ax.get_ylabel() for ax in axes[::2]] == ["learned from", "untouched", "two"] and all(ax.images for ax in axes[2:])
     assert table["psnr"][0] == float("inf") and table["psnr"][1] < 100
     assert table["overlap"].between(0, 1).all() and table["likeness"].between(-1, 1).all()
 

@@ -19,10 +19,12 @@ import torch
 import typer
 from diffusers import StableDiffusionPipeline
 from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .. import plot
 from ..derivation import derive_schedule
 from ..files import writable_folder, write_whole
 from ..metrics import fidelity, mean_psnr
@@ -37,7 +39,6 @@ from .keepsake import FIVE, NEW, Keepsake, crescent_overlap, draw_keepsake, outl
 from .loop import fit
 from .scenes import sample_scene
 from .text import tokens_of
-from .training import contact_sheet
 
 STEPS, GUIDANCE = 50, 5.0
 SEEDS = 4  # pictures of each new place
@@ -209,13 +210,13 @@ def _likeness(images: list[Image.Image]) -> list[float]:
 
 def judged(
     pipe: StableDiffusionPipeline, method: str, arms: Mapping[str, KeySchedule | None]
-) -> tuple[pd.DataFrame, list[Image.Image]]:
+) -> tuple[pd.DataFrame, dict[str, list[Image.Image]]]:
     """Of each arm: overlap with the crescent in any colour and in its own, likeness, and PSNR to the untouched run in dB.
 
-    Means over some pictures of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also a picture of each
-    place and arm.
+    Means over some pictures of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also each arm's first
+    picture of each place.
     """
-    rows, shown, untouched = [], [], None
+    rows, shown, untouched = [], {}, None
     for name, schedule in arms.items():
         images = _pictures(pipe, WORDS[method], schedule)
         untouched = untouched or images
@@ -225,8 +226,24 @@ def judged(
         row["outline"] = sum(outline_overlap(images, _places())) / len(images)
         row |= {"overlap": sum(overlap) / len(overlap), "worst_overlap": min(overlap), "likeness": sum(likeness) / len(likeness)}
         rows.append(row | {"psnr": near})
-        shown += images[: len(NEW)]
+        shown[name] = images[: len(NEW)]
     return pd.DataFrame(rows), shown
+
+
+def drawn_arms(shown: Mapping[str, list[Image.Image]], target: Figure) -> Figure:
+    """The five pictures that were learned from, and below a row of new scenes for each arm.
+
+    >>> drawn_arms(judged(pipe, "dreambooth", arms)[1], plot.figure(8, 6)).savefig("object.png")  # doctest: +SKIP
+    """
+    rows = {"learned from": [draw_keepsake(place) for place in FIVE], **shown}
+    grid = target.subplots(len(rows), len(NEW), squeeze=False)
+    for axes, (name, images) in zip(grid, rows.items(), strict=True):
+        axes[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        for ax in axes:
+            ax.set(xticks=[], yticks=[], frame_on=False)
+        for ax, image in zip(axes, images, strict=False):
+            ax.imshow(image)
+    return target
 
 
 class Method(StrEnum):
@@ -252,8 +269,8 @@ def main(
     after, images = judged(pipe, method, schedules(method))
     table = pd.concat([before, after])
     write_whole(output / f"{method}.csv", lambda place: table.to_csv(place, index=False, float_format="%.4g"))
-    sheet = contact_sheet([*map(draw_keepsake, FIVE), *[Image.new("RGB", (64, 64), "white")] * 3, *first, *images])
-    write_whole(output / f"{method}.png", lambda place: sheet.save(place, format="png"))
+    figure = drawn_arms(first | images, plot.figure(9, 6.5))
+    write_whole(output / f"{method}.png", lambda place: figure.savefig(place, format="png", dpi=80))
     typer.echo(table.to_string(index=False))
 
 
