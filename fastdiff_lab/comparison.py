@@ -302,7 +302,17 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
     >>> brief(table).to_markdown(index=False)  # doctest: +SKIP
     """
     names = [*SHOWN, *(name for name in QUALITY if name in table)]
-    digits = {"gflops": 1, "seconds": 3, "ratio": 2, "ssim": 3, "prompt_accuracy": 2, "clip_score": 2, "lpips": 3, "fid": 2, "kid": 4}
+    digits = {
+        "gflops": 1,
+        "seconds": 3,
+        "ratio": 2,
+        "ssim": 3,
+        "prompt_accuracy": 2,
+        "clip_score": 2,
+        "lpips": 3,
+        "fid": 2,
+        "kid": 4,
+    }
     shown = table[names].round(digits)
     words = {name: ["identical" if np.isinf(value) else f"{value:.1f}" for value in table[name]] for name in ("psnr", "psnr_worst")}
     return shown.astype({"encoder_calls": int, "forward_calls": int}).assign(**words)
