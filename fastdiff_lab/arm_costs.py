@@ -51,7 +51,8 @@ def operations(pipe: Any, ways: Mapping[str, Arm], calls: pd.DataFrame, prompt: 
 
     >>> operations(pipe, arms, table.set_index("arm"), prompt, 5.0)["gflops"]  # doctest: +SKIP
 
-    `calls`: columns encoder_calls and decoder_calls, by arm. Calls of DeepCache's are counted with DeepCache switched on, and those with merged tokens with tokens merged.
+    `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
+    them switched on.
     """
     arguments = denoiser_arguments(pipe, prompt, guidance_scale)
     of_call = {

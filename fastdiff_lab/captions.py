@@ -49,8 +49,8 @@ def _of_images(path: Path) -> dict[int, list[str]]:
         pairs = [(_whole(one["image_id"]), " ".join(one["caption"].split())) for one in annotations]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no file of captions ({type(error).__name__}: {error}); accepted: COCO's JSON, with annotations that have id, image_id "
-            "and caption"
+            f"{path} is no file of captions ({type(error).__name__}: {error}); accepted: COCO's JSON, with annotations that have id, "
+            "image_id and caption"
         ) from None
     found: dict[int, list[str]] = {}
     for image, caption in pairs:

@@ -49,7 +49,9 @@ def write_clip(folder: Path) -> None:
     text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24}
     text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     vision = small | {"image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
+    torch.manual_seed(
+        6
+    )  # of those tried, one with which pictures and captions point the same way, so that no score is cut off at 0
     with no_progress_bars():
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
         images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
