@@ -128,13 +128,21 @@ def load_clip(folder: Path) -> tuple[Any, Any]:
     try:
         with no_progress_bars():
             safe = any(place.glob("*.safetensors"))
-            model = CLIPModel.from_pretrained(place, local_files_only=True, use_safetensors=safe, weights_only=True)
+            model, about = CLIPModel.from_pretrained(
+                place, local_files_only=True, use_safetensors=safe, weights_only=True, output_loading_info=True
+            )
             processor = CLIPProcessor.from_pretrained(place, local_files_only=True)
     except Exception as error:  # whatever transformers raises for a folder that it cannot read
         raise ValueError(
             f"{place} is no CLIP that transformers can read ({type(error).__name__}: {str(error).splitlines()[0][:120]}); accepted: what "
             "CLIPModel and CLIPProcessor save there with save_pretrained"
         ) from None
+    missing = [*about["missing_keys"], *(name for name, *_ in about["mismatched_keys"])]
+    if missing:  # transformers would go on with random numbers in their place
+        raise ValueError(
+            f"{place} holds no whole CLIP: {missing[0]!r} is missing or of another shape, and so are {len(missing) - 1} more; accepted: all "
+            "tensors of the model that its config.json describes"
+        )
     return _Clip(model.float().eval().requires_grad_(False)), _Processor(
         processor, model.config.text_config.max_position_embeddings
     )

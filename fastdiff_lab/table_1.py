@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,23 +79,26 @@ def table_arms(sampler: str, calls: int, schedules: Mapping[str, KeySchedule] | 
     `sampler`: "ddim" or "dpm-solver++". `calls`: denoiser calls of a run, 9 or more. `schedules`: by name; each runs as it was derived for.
     Raises ValueError for another sampler and for a name that is taken.
     """
-    if sampler not in STEPS:
-        raise ValueError(f"sampler={sampler!r} asked; accepted: {' or '.join(STEPS)}")
+    _check_sampler(sampler)
     paper = KeySchedule.of_paper(calls)
     keys = len(paper.keys)
     arms = {UNTOUCHED: Arm()} | {f"plain {steps} steps": Arm(steps=steps) for steps in (calls // 2, keys)}
     arms |= {f"uniform {len(keys.keys)}": Arm(keys) for keys in _uniform(sampler, calls, keys)}
-    noise = {"prior_noise": PRIOR_NOISE}
-    arms |= {f"paper's {keys}": Arm(paper), f"paper's {keys}, prior noise": Arm(paper, **noise)}
+    arms |= {f"paper's {keys}": Arm(paper), f"paper's {keys}, prior noise": Arm(paper, prior_noise=PRIOR_NOISE)}
     arms |= {
         "token merging": Arm(token_merging=TOKENS_MERGED),
-        f"token merging, paper's {keys}, prior noise": Arm(paper, token_merging=TOKENS_MERGED, **noise),
+        f"token merging, paper's {keys}, prior noise": Arm(paper, prior_noise=PRIOR_NOISE, token_merging=TOKENS_MERGED),
     }
     arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in DEEPCACHE_INTERVALS}
     taken = next((name for name in schedules or {} if name in arms), None)
     if taken is not None:
         raise ValueError(f"a schedule is named {taken!r}, and so is an arm of the table; accepted: another name")
     return arms | {name: _as_derived(schedule) for name, schedule in (schedules or {}).items()}
+
+
+def _check_sampler(sampler: str) -> None:
+    if sampler not in STEPS:
+        raise ValueError(f"sampler={sampler!r} asked; accepted: {' or '.join(STEPS)}")
 
 
 def _uniform(sampler: str, calls: int, keys: int) -> list[KeySchedule]:
@@ -126,13 +130,14 @@ def table_1(
 
     >>> table, pictures = table_1(pipe, "ddim", read_captions("captions_val2014.json", 10_000), quality=quality)  # doctest: +SKIP
 
-    `sampler`: what the pipeline's scheduler is. `tasks`: pairs of prompt and seed. `num_inference_steps`: None for the paper's, 50 or 20; with
-    others no published numbers stand beside ours. Other arguments as for `table_arms`, `quality_of` and `compare`.
+    `sampler`: what the pipeline's scheduler is. `tasks`: pairs of prompt and seed. `num_inference_steps`: None for the paper's, 50 or 20;
+    with others no published numbers stand beside ours. Other arguments as for `table_arms`, `quality_of` and `compare`.
 
     Returns columns arm, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, pictures, as far as they were
     asked, and the paper's: paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
     """
-    steps = num_inference_steps or STEPS.get(sampler, 0)
+    _check_sampler(sampler)
+    steps = num_inference_steps or STEPS[sampler]
     arms = table_arms(sampler, denoiser_calls(pipe, steps), schedules)
     _ = deepcache_helper(), tomesd_package()  # missing, they are missed before hours have passed
     options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
@@ -184,14 +189,13 @@ def main(
     store: Annotated[Path | None, typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
 ) -> None:
     """Measure the paper's Table 1 rows and given schedules, with the paper's numbers beside; a call that was stopped goes on."""
+    _check_sampler(sampler)
     place = writable_folder(output)
     if threads is not None:
         torch.set_num_threads(threads)
     tasks = read_captions(captions, pictures)
     loaded = {path.stem: KeySchedule.load(path) for path in schedule or []}
     asked = METRICS if metric is None else metric
-    if sampler not in STEPS:
-        raise ValueError(f"--sampler {sampler} asked; accepted: {' or '.join(STEPS)}")
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=sampler)
     on = next(denoiser_of(pipe).parameters()).device
     quality = quality_of(
@@ -204,7 +208,7 @@ def main(
         batch=batch, store=store or place / "pictures.sqlite",
     )  # fmt: skip
     for name, found in (("pictures", rows), ("table_1", table)):
-        write_whole(place / f"{name}.csv", lambda file, found=found: found.to_csv(file, index=False, float_format="%.7g"))
+        write_whole(place / f"{name}.csv", partial(found.to_csv, index=False, float_format="%.7g"))
     typer.echo(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
     typer.echo("paper_*: the paper's numbers, on its authors' machine (one A40); the rest was measured here")
 
