@@ -158,11 +158,8 @@ def beside_published(table: pd.DataFrame, sampler: str | None) -> pd.DataFrame:
     rows = {name: asdict(row) for name, row in PUBLISHED.get(str(sampler), {}).items()}
     columns = list(Published.__dataclass_fields__)
     theirs = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm").reset_index()
-    return ours.merge(theirs, on="arm", how="left" if sampler is None else "outer", sort=False).sort_values(
-        "arm",
-        key=lambda names: names.map({name: place for place, name in enumerate([*ours["arm"], *theirs["arm"]])}),
-        ignore_index=True,
-    )
+    order = dict.fromkeys([*ours["arm"], *(theirs["arm"] if sampler else ())])
+    return pd.DataFrame({"arm": list(order)}).merge(ours, on="arm", how="left").merge(theirs, on="arm", how="left")
 
 
 def main(
