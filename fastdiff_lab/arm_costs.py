@@ -12,11 +12,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from .deepcache import deepcache_flops
 from .evaluation import Arm, denoiser_arguments, sample
 from .flops import FlopCount, count_flops
 from .split import denoiser_of
+from .token_merging import token_merging_flops
 
 
 def of_one_picture(
@@ -49,18 +51,32 @@ def operations(pipe: Any, ways: Mapping[str, Arm], calls: pd.DataFrame, prompt: 
 
     >>> operations(pipe, arms, table.set_index("arm"), prompt, 5.0)["gflops"]  # doctest: +SKIP
 
-    `calls`: columns encoder_calls and decoder_calls, by arm. Calls of DeepCache's are counted with DeepCache switched on.
+    `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
+    them switched on.
     """
     arguments = denoiser_arguments(pipe, prompt, guidance_scale)
-    model = denoiser_of(pipe)
-    kinds = {(arm.deepcache is not None, arm.encoder_blocks) for arm in ways.values()}
-    of_call: dict[tuple[bool, int | None], FlopCount] = {
-        (cached, blocks): deepcache_flops(model, arguments) if cached else count_flops(model, arguments, blocks)
-        for cached, blocks in kinds
+    of_call = {
+        flops_kind(arm): flops_of_call(denoiser_of(pipe), arguments, arm)
+        for arm in {flops_kind(arm): arm for arm in ways.values()}.values()
     }
     each = calls[["encoder_calls", "decoder_calls"]]
-    of_run = {
-        name: of_call[arm.deepcache is not None, arm.encoder_blocks].of_run(*each.loc[name]) / 1e9 for name, arm in ways.items()
-    }
+    of_run = {name: of_call[flops_kind(arm)].of_run(*each.loc[name]) / 1e9 for name, arm in ways.items()}
     gflops = pd.Series(of_run)
     return pd.DataFrame({"gflops": gflops, "gmacs": gflops / 2})
+
+
+def flops_kind(arm: Arm) -> tuple:
+    """What the operations of a call depend on."""
+    return arm.deepcache is not None, arm.encoder_blocks, arm.token_merging
+
+
+def flops_of_call(model: nn.Module, arguments: dict[str, Any], arm: Arm) -> FlopCount:
+    """Operations of a denoiser call as the arm makes it, with DeepCache or token merging switched on.
+
+    >>> flops_of_call(pipe.unet, denoiser_arguments(pipe, prompt), Arm(deepcache=3)).of_run(17, 50)  # doctest: +SKIP
+    """
+    if arm.deepcache is not None:
+        return deepcache_flops(model, arguments)
+    if arm.token_merging:
+        return token_merging_flops(model, arguments, arm.token_merging, arm.encoder_blocks)
+    return count_flops(model, arguments, arm.encoder_blocks)

@@ -215,6 +215,9 @@ def compare(
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    metric: Annotated[Optional[list[str]], typer.Option(help="fid, kid, clip_score or lpips, too; give it for each.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(help="With --metric: folder of the weight files; see docs/quality.md.")] = None,
+    real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real pictures.")] = None,
     threads: Threads = None,
     model: Model = None,
     device: Device = "cpu",
@@ -232,7 +235,8 @@ def compare(
     table = compare_into(
         output, schedules=schedule or [], order=order, suite=suite, costs=costs or [], prompts=prompts, seeds=seeds,
         num_inference_steps=steps, guidance_scale=guidance, reference_steps=reference or None, repeats=repeats, batch=batch,
-        threads=threads, store=store, pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
+        threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_pictures=real,
+        pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
 
@@ -260,9 +264,14 @@ def bench(
     cases = chosen_cases(
         device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
     )  # fmt: skip
-    table, folder, is_whole = bench_into(output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes)
+    table, book, is_whole = bench_into(output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes)
     typer.echo(table[SHOWN].round(2).to_string(index=False) if len(table) else "nothing is timed yet")
-    typer.echo(f"{folder}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}")
+    for case, entry in book.entries.items():
+        for arm, reason in entry.failed.items():
+            typer.echo(f"could not run: {case}: {arm}: {reason}")
+    typer.echo(
+        f"{book.path.parent}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}"
+    )
 
 
 @app.command()

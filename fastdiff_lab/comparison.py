@@ -4,7 +4,7 @@
 - `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
 - `with_costs(pipe, arms, pictures, ...)`: the first from the second
 - `drawn(pipe, arms, tasks, ...)`: the results themselves
-- `summarised(pictures)`: means, worst cases and intervals
+- `compare_tasks(pipe, arms, tasks, ...)`: the same for given pairs of prompt and seed
 - `brief(table)`: the columns that are looked at first
 """
 
@@ -26,15 +26,13 @@ from tqdm import tqdm
 from .arm_costs import of_one_picture, operations
 from .evaluation import Arm, denoiser_calls, sample
 from .fingerprint import scheduler_config, weights_digest
-from .metrics import fidelity, interval, mean_psnr
+from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
+from .quality import Quality, quality_of
 from .schedule import KeySchedule
-from .shapes.judge import prompt_accuracy
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
 
-Task = tuple[str, int]  # prompt and seed
-UNTOUCHED, REFERENCE = "untouched", "reference"
 LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
 
 
@@ -81,6 +79,9 @@ def compare(
     n_jobs: int | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
+    metrics: Sequence[str] = (),
+    metric_weights: str | Path | None = None,
+    real_pictures: str | Path | None = None,
 ) -> pd.DataFrame:
     """Runs each arm on each prompt and seed, and says what it costs and how near it comes to the untouched run.
 
@@ -93,20 +94,24 @@ def compare(
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
     enclosing `joblib.parallel_config` says; inside `joblib.parallel_config("dask")` the workers of the current Dask client draw).
     `store`: file that keeps each result as it comes: the same call goes on where a killed one stopped, and other arms are added
-    to what is there.
+    to what is there. `metrics`: of "fid", "kid", "clip_score" and "lpips", with `metric_weights`, the folder of their weight files,
+    and for fid and kid `real_pictures`, a folder of picture files (docs/quality.md says which); all of it is read before a picture is
+    drawn, and measured again by each call.
 
     Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
     picture, up to the latents), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of the averaged error in dB, `ssim`,
     `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval `_low`, `_high`; the same
-    with `reference_` before; and `prompt_accuracy` (share of pictures with all attributes right; NaN if the prompts are no
-    captions of scenes). `pictures` is the sample size.
+    with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture) in the same way; `fid`, `kid`
+    and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with all attributes right;
+    NaN if the prompts are no captions of scenes). `pictures` is the sample size.
     """
     _check_whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
     options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     pictures = compare_pictures(
-        pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False, **options
+        pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
+        metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **options,
     )  # fmt: skip
     return with_costs(pipe, ways, pictures, repeats=repeats, **options)
 
@@ -153,13 +158,16 @@ def compare_pictures(
     n_jobs: int | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
+    metrics: Sequence[str] = (),
+    metric_weights: str | Path | None = None,
+    real_pictures: str | Path | None = None,
 ) -> pd.DataFrame:
     """Runs each arm on each prompt and seed; arguments as for `compare`.
 
     >>> compare_pictures(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("arm")["psnr"].min()  # doctest: +SKIP
 
     Returns one row per arm, prompt and seed: evaluations, `mse`, `psnr`, `ssim`, `latent_mse` to the untouched run (and to the
-    reference), `prompt_accuracy`.
+    reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of an arm, and stand in each of its rows.
     """
     if isinstance(prompts, str):
         raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
@@ -168,7 +176,7 @@ def compare_pictures(
         raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
     for seed in seeds:
         _check_whole("seed", seed, 0)
-    denoiser_of(pipe)  # raises for what is no pipeline
+    device = next(denoiser_of(pipe).parameters()).device  # raises for what is no pipeline
     tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
     if not tasks:
         raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")
@@ -180,8 +188,31 @@ def compare_pictures(
     ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     if reference_steps is not None:
         ways = {REFERENCE: Arm(steps=reference_steps)} | ways
-    results = drawn(pipe, ways, tasks, options, batch=batch, n_jobs=n_jobs, store=store)
-    return pd.concat([_rows(name, tasks, results) for name in ways if name != REFERENCE], ignore_index=True)
+    quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)
+    return compare_tasks(pipe, ways, tasks, options, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+
+
+def compare_tasks(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    tasks: Sequence[Task],
+    options: dict[str, Any],
+    *,
+    quality: Quality | None = None,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> pd.DataFrame:
+    """The table of `compare_pictures` for pairs of prompt and seed; pictures are read from the store and measured a few at a time.
+
+    >>> compare_tasks(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+
+    `arms`: with the untouched run; `quality`: of `quality_of`; other arguments as for `drawn`.
+    """
+    of = _settings(pipe, options)
+    with Store(store) as kept:
+        _run_missing(pipe, arms, tasks, of, options, batch, n_jobs, kept)
+        return picture_rows(lambda name, part: kept.read(_key(of, arms[name], task) for task in part), list(arms), tasks, quality)
 
 
 def drawn(
@@ -261,56 +292,7 @@ def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[
     }
 
 
-def _rows(name: str, tasks: list[Task], results: dict[str, list[Result]]) -> pd.DataFrame:
-    mine = results[name]
-    table = pd.DataFrame({"arm": name, "prompt": [prompt for prompt, _ in tasks], "seed": [seed for _, seed in tasks]})
-    table = table.join(pd.DataFrame([{n: r.counts[n] for n in ("encoder_calls", "decoder_calls", "forward_calls")} for r in mine]))
-    for other, prefix in ((UNTOUCHED, ""), (REFERENCE, "reference_")):
-        if other in results:
-            table = table.join(_nearness(mine, results[other]).add_prefix(prefix))
-    return table.assign(prompt_accuracy=_accuracy(mine, tasks))
-
-
-def _nearness(mine: list[Result], other: list[Result]) -> pd.DataFrame:
-    near = fidelity([result.image for result in mine], [result.image for result in other])
-    return near.assign(
-        latent_mse=[float((a.latent.float() - b.latent.float()).square().mean()) for a, b in zip(mine, other, strict=True)]
-    )
-
-
-def _accuracy(results: list[Result], tasks: list[Task]) -> pd.Series:
-    try:
-        right = prompt_accuracy([result.image for result in results], [prompt for prompt, _ in tasks])["all"]
-    except (ValueError, FileNotFoundError):
-        return pd.Series(np.nan, index=range(len(tasks)))
-    return right.astype(float)
-
-
-def summarised(pictures: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm from `compare_pictures`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
-
-    >>> summarised(compare_pictures(pipe, arms, prompts))  # doctest: +SKIP
-    """
-    rows = {name: _summary(group) for name, group in pictures.groupby("arm", sort=False)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
-
-
-def _summary(rows: pd.DataFrame) -> dict[str, float]:
-    found = {name: float(rows[name].mean()) for name in ("encoder_calls", "decoder_calls", "forward_calls")}
-    for prefix in ("", "reference_"):
-        if f"{prefix}mse" not in rows:
-            continue
-        low, high = interval(rows[f"{prefix}mse"], mean_psnr)
-        found |= {f"{prefix}psnr": mean_psnr(rows[f"{prefix}mse"]), f"{prefix}psnr_worst": rows[f"{prefix}psnr"].min()}
-        found |= {f"{prefix}psnr_low": low, f"{prefix}psnr_high": high}
-        for name, worst in (("ssim", "min"), ("latent_mse", "max")):
-            values = rows[prefix + name]
-            low, high = interval(values)
-            found |= {prefix + name: values.mean(), f"{prefix}{name}_worst": getattr(values, worst)()}
-            found |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
-    return found | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "pictures": len(rows)}
-
-
+QUALITY = ("clip_score", "lpips", "fid", "kid")  # shown where they were asked
 SHOWN = ("arm", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
 
 
@@ -319,6 +301,18 @@ def brief(table: pd.DataFrame) -> pd.DataFrame:
 
     >>> brief(table).to_markdown(index=False)  # doctest: +SKIP
     """
-    shown = table[list(SHOWN)].round({"gflops": 1, "seconds": 3, "ratio": 2, "ssim": 3, "prompt_accuracy": 2})
+    names = [*SHOWN, *(name for name in QUALITY if name in table)]
+    digits = {
+        "gflops": 1,
+        "seconds": 3,
+        "ratio": 2,
+        "ssim": 3,
+        "prompt_accuracy": 2,
+        "clip_score": 2,
+        "lpips": 3,
+        "fid": 2,
+        "kid": 4,
+    }
+    shown = table[names].round(digits)
     words = {name: ["identical" if np.isinf(value) else f"{value:.1f}" for value in table[name]] for name in ("psnr", "psnr_worst")}
     return shown.astype({"encoder_calls": int, "forward_calls": int}).assign(**words)

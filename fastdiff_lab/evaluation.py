@@ -29,6 +29,7 @@ from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
 from .split import denoiser_of
+from .token_merging import check_ratio, token_merging
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Arm:
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
     with so many steps, evenly spaced from the time-step at which the untouched run begins; with more steps than that run, DDIM
     from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
-    this interval (1 or more), which evaluates the whole denoiser at every such step.
+    this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but DeepCache, this share
+    of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
 
-    Raises ValueError for a schedule, other steps or DeepCache together.
+    Raises ValueError for a schedule, other steps or DeepCache together, and for DeepCache with token merging.
     """
 
     schedule: KeySchedule | None = None
@@ -53,6 +55,7 @@ class Arm:
     prior_noise: float = 0.0
     steps: int | None = None
     deepcache: int | None = None
+    token_merging: float = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule is not None and self.steps is not None:
@@ -61,10 +64,16 @@ class Arm:
             check_interval(self.deepcache)
             if self.schedule is not None or self.steps is not None:
                 raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them")
+        if self.token_merging != 0:
+            check_ratio(self.token_merging)
+            if self.deepcache is not None:
+                raise ValueError("an arm has DeepCache or token merging, not both: together they were not tested")
 
     def about(self) -> dict[str, Any]:
         """The arm's fields as text and numbers, with the schedule in its text form."""
-        return asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
+        found = asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
+        # Results are kept under this text: those from before arms could merge tokens are still found.
+        return found if self.token_merging else {name: value for name, value in found.items() if name != "token_merging"}
 
     def propagation(self) -> dict[str, Any]:
         """The options of `encoder_propagation`."""
@@ -105,6 +114,8 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
         if arm.steps is not None:
             pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
+        if arm.token_merging:
+            stack.enter_context(token_merging(pipe, arm.token_merging))
         if arm.schedule is not None:
             counts = stack.enter_context(encoder_propagation(pipe, arm.schedule, **arm.propagation()))
         else:

@@ -1,6 +1,7 @@
 """Arithmetic of a denoiser call, counted on the meta device (nothing is computed).
 
 - `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest
+- `counted(stand_in, call)`: the same for any call of a model that `on_meta` made
 - `FlopCount`: the result; `of_run(encoder_calls, decoder_calls)` gives a whole run's
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +61,18 @@ def count_flops(model: nn.Module, arguments: dict[str, Any], encoder_blocks: int
     """
     # The CPU kernels of torch 2.13 report no operations for attention; on the meta device it is counted.
     stand_in, shapes = on_meta(model, arguments)
+    return counted(stand_in, lambda: stand_in(**shapes), encoder_blocks)
+
+
+def counted(stand_in: nn.Module, call: Callable[[], object], encoder_blocks: int | None = None) -> FlopCount:
+    """Counts the operations of a call of a model that `on_meta` made.
+
+    >>> counted(stand_in, lambda: stand_in(**shapes)).encoder  # doctest: +SKIP
+    """
     split = split_denoiser(stand_in, encoder_blocks)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        stand_in(**shapes)
-    name = type(model).__name__
+        call()
+    name = type(stand_in).__name__
     per_module = {layer: sum(found.values()) for layer, found in counter.get_flop_counts().items()}
     encoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.encoder)
     decoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.decoder)

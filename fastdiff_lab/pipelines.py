@@ -89,7 +89,7 @@ def load_pipeline(
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise ValueError(f"scheduler={scheduler!r} asked; accepted: {', '.join(SCHEDULERS)}")
     check_device(device)
-    with _no_progress_bars():
+    with no_progress_bars():
         pipe = _embedded(DTYPES[dtype]) if source is None else _foreign(source, DTYPES[dtype])
     pipe = pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -117,7 +117,7 @@ def check_device(device: str) -> None:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Loading a few small files needs no bar for each."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -3,13 +3,11 @@
 `python -m fastdiff_lab.scene_distance` measures it on the embedded pipeline.
 
 - `scene_distance(pipe, arms, count, ...)`: one row per arm
-- `kernel_distance(features_a, features_b)`, `frechet_distance(features_a, features_b)`: between two sets of features
 - `scene_features(images)`: what the judge sees in pictures
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +16,11 @@ import pandas as pd
 import torch
 import typer
 from PIL import Image
-from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch import Tensor
 
 from .comparison import drawn
 from .derivation import derive_schedule
+from .distances import frechet_distance, kernel_distance
 from .evaluation import Arm
 from .files import write_whole
 from .pipelines import embedded_costs, load_pipeline
@@ -32,19 +29,7 @@ from .shapes.data import as_tensor, held_out_scenes
 from .shapes.judge import load_judge
 from .shapes.scenes import draw
 
-SUBSETS = 100
 _AT_ONCE = 100  # pictures that the judge looks at together
-
-
-class _AsGiven(nn.Module):
-    """Stands where torchmetrics has Inception: the features are known already."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
 
 
 @torch.no_grad()
@@ -56,54 +41,6 @@ def scene_features(images: Sequence[Image.Image]) -> Tensor:
     """
     judge, starts = load_judge(), range(0, len(images), _AT_ONCE)
     return torch.cat([judge.features(torch.stack([as_tensor(image) for image in images[i : i + _AT_ONCE]])) for i in starts])
-
-
-def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int | None = None) -> tuple[float, float]:
-    """The squared maximum mean discrepancy of two sets of features with a cubic kernel, and its standard deviation over 100 subsets.
-
-    >>> kernel_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
-
-    `features_a`, `features_b`: tensors (pictures, features). `subset_size`: pictures per subset, 2 or more and no more than there are; None
-    for half of the smaller set. Unbiased: it is 0 on average, and may be negative, for sets that are alike. By torchmetrics, always with
-    the same subsets. Raises ValueError for sets that do not fit.
-    """
-    _check_features(features_a, features_b)
-    fewest = min(len(features_a), len(features_b))
-    size = max(2, fewest // 2) if subset_size is None else subset_size
-    if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= fewest:
-        raise ValueError(
-            f"subset_size={size!r} asked; accepted: a whole number from 2 to {fewest}, the pictures of the smaller set"
-        )
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
-        torch.manual_seed(0)
-        mean, deviation = _computed(KernelInceptionDistance(_AsGiven(1), subsets=SUBSETS, subset_size=size), features_a, features_b)
-    return float(mean), float(deviation)
-
-
-def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """The Frechet distance of two sets of features, each taken as a normal distribution: needs thousands of pictures.
-
-    >>> frechet_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
-
-    `features_a`, `features_b`: tensors (pictures, features). By torchmetrics. Raises ValueError for sets that do not fit.
-    """
-    _check_features(features_a, features_b)
-    return float(_computed(FrechetInceptionDistance(_AsGiven(features_a.shape[1])), features_a, features_b))
-
-
-def _computed(metric: Any, features_a: Tensor, features_b: Tensor) -> Any:
-    metric.update(features_a, real=False)
-    metric.update(features_b, real=True)
-    return metric.compute()
-
-
-def _check_features(features_a: Tensor, features_b: Tensor) -> None:
-    shapes = [tuple(features_a.shape), tuple(features_b.shape)]
-    if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
-        raise ValueError(
-            f"features of shapes {shapes[0]} and {shapes[1]} given; accepted: (pictures, features), 2 pictures or more, as many features"
-        )
 
 
 def scene_distance(

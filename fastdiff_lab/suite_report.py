@@ -109,7 +109,7 @@ def write_suite(
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
     about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
-    _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]})
+    _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]} | _of_quality(options))
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
     )
@@ -143,7 +143,7 @@ def write_comparison(
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
     described = {name: arm.about() for name, arm in arms.items()}
-    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats})
+    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats} | _of_quality(options))
     pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)
     _write_table(pictures, place / "pictures.csv")
     table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
@@ -166,6 +166,11 @@ def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]
             raise ValueError(f"{path} holds costs for {of}, and so does a file before it; accepted: one file for each")
         found[of] = costs
     return found
+
+
+def _of_quality(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say how good pictures were found to be, and by what."""
+    return {name: options[name] for name in ("metrics", "metric_weights", "real_pictures") if options.get(name)}
 
 
 def _write_about(folder: Path, pipe: Any, asked: Mapping[str, Any]) -> None:

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 import fastdiff_lab as fl
 from fastdiff_lab import cli, comparison, plot
 from fastdiff_lab.deepcache import deepcache, deepcache_flops
+from fastdiff_lab.distances import frechet_distance, kernel_distance
 from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
 from fastdiff_lab.flops import count_flops
 from fastdiff_lab.reuse_costs import ReuseCosts
-from fastdiff_lab.scene_distance import frechet_distance, kernel_distance, scene_distance, scene_features
+from fastdiff_lab.scene_distance import scene_distance, scene_features
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 from fastdiff_lab.suite import held_out_prompts, run_suite

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ..evaluation import Arm
 from ..schedule import KeySchedule
 
 UNTOUCHED = "untouched"
+RATIO = 0.5  # tomesd's own default
 DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these
+TOKEN_MERGING_TAKES = (*DEEPCACHE_TAKES, StableDiffusionControlNetPipeline)
 
 
 def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
@@ -22,7 +24,8 @@ def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
     >>> list(bench_arms(load_pipeline(), 50, rows=2))[:3]
     ['untouched', 'paper, parallel', 'paper, serial']
 
-    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps, DeepCache.
+    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps,
+    DeepCache, token merging (also combined with ours) where their packages take the pipeline.
     """
     paper = KeySchedule.of_paper(num_steps)
     keys = len(paper.keys)
@@ -36,6 +39,9 @@ def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
     arms[f"paper, parallel, {half} steps at once"] = Arm(paper, max_rows=half * rows)
     arms["paper, predictions held"] = Arm(paper, what="prediction")
     arms |= {f"plain {steps} steps": Arm(steps=steps) for steps in dict.fromkeys((keys, num_steps // 2)) if steps < num_steps}
+    if isinstance(pipe, TOKEN_MERGING_TAKES):
+        arms[f"token merging {RATIO}"] = Arm(token_merging=RATIO)
+        arms[f"paper, parallel, token merging {RATIO}"] = Arm(paper, token_merging=RATIO)
     if isinstance(pipe, DEEPCACHE_TAKES):
         arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in (2, 3, 5)}
     return arms

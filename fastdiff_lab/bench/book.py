@@ -25,17 +25,16 @@ class Entry:
     """Of one case: its arms, with the steps that each parallel forward decodes; timed runs per arm; why an arm could not run.
 
     `encoder`, `decoder`: seconds of each half of the denoiser alone, a turn each, the decoder's per number of steps.
-    `flops`: of one call, "encoder", "decoder" and "rest"; `deepcache_flops`: the same for a call with DeepCache, where it applies.
+    `flops`: operations of a call as each arm makes it, "encoder", "decoder" and "rest".
     """
 
     case: Case
-    arms: dict[str, list[int]] = field(default_factory=dict)
+    arms: dict[str, list[int] | None] = field(default_factory=dict)
     runs: dict[str, list[Timed]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     encoder: list[float] = field(default_factory=list)
     decoder: dict[int, list[float]] = field(default_factory=dict)
-    flops: dict[str, int] = field(default_factory=dict)
-    deepcache_flops: dict[str, int] | None = None
+    flops: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Book:
@@ -87,6 +86,4 @@ def _entry(found: dict[str, Any]) -> Entry:
     case = Case(**found["case"])
     runs = {str(arm): [Timed(**run) for run in runs] for arm, runs in found["runs"].items()}
     encoder, decoder = found["encoder"], {int(size): list(seconds) for size, seconds in found["decoder"].items()}
-    return Entry(
-        case, dict(found["arms"]), runs, dict(found["failed"]), encoder, decoder, dict(found["flops"]), found["deepcache_flops"]
-    )
+    return Entry(case, dict(found["arms"]), runs, dict(found["failed"]), encoder, decoder, dict(found["flops"]))

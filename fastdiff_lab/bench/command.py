@@ -69,8 +69,8 @@ def _run(text: str) -> tuple[str, int]:
 
 def bench_into(
     output: Path | None, cases: Sequence[Case], *, device: str, threads: int | None = None, repeats: int = 5, minutes: float = 10.0
-) -> tuple[pd.DataFrame, Path, bool]:
-    """Times what is missing of the cases; returns the table, the folder, and whether all is there.
+) -> tuple[pd.DataFrame, Book, bool]:
+    """Times what is missing of the cases; returns the table, all that is known, and whether nothing is missing.
 
     >>> bench_into(None, chosen_cases("cpu"), device="cpu", threads=2)  # doctest: +SKIP
 
@@ -86,7 +86,7 @@ def bench_into(
         is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes)
     finally:
         table = write_report(book)
-    return table, folder, is_whole
+    return table, book, is_whole
 
 
 def machine_name(about: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
@@ -15,11 +15,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from ..deepcache import deepcache_flops
+from ..arm_costs import flops_kind, flops_of_call
 from ..evaluation import Arm, denoiser_calls, first_arguments, generators
-from ..flops import count_flops, on_meta
+from ..flops import on_meta
 from ..split import controlnet_of, denoiser_of, sample_argument
-from .arms import DEEPCACHE_TAKES, bench_arms
+from .arms import bench_arms
 from .book import Book
 from .cases import Case, prepared
 from .halves import decoder_seconds, encoder_seconds
@@ -74,7 +74,7 @@ class _Part:
         rows = len(arguments[sample_argument(denoiser_of(pipe))])
         arms = bench_arms(pipe, denoiser_calls(pipe, self.case.steps), rows)
         self.entry.arms = {name: decoded_at_once(arm, rows) for name, arm in arms.items()}
-        self.count_operations(pipe, arguments)
+        self.count_operations(pipe, arguments, arms)
         self.time_all(pipe, arguments, arms)
 
     def is_whole(self) -> bool:
@@ -85,20 +85,27 @@ class _Part:
     def call(self, pipe: Any) -> None:
         pipe(**self.case.call, num_inference_steps=self.case.steps, generator=generators([0])[0])
 
-    def count_operations(self, pipe: Any, arguments: dict[str, Any]) -> None:
-        entry, model = self.entry, denoiser_of(pipe)
-        if entry.flops:
+    def count_operations(self, pipe: Any, arguments: dict[str, Any], arms: dict[str, Arm]) -> None:
+        if self.entry.flops:
             return
-        entry.flops = asdict(count_flops(model, arguments))
-        if isinstance(pipe, DEEPCACHE_TAKES):
-            entry.deepcache_flops = asdict(deepcache_flops(model, arguments))
-        controlnet = controlnet_of(pipe)
-        if controlnet is not None:  # held with the encoder
-            stand_in, shapes = on_meta(controlnet, first_arguments(controlnet, lambda: self.call(pipe)))
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                stand_in(**shapes)
-            entry.flops["encoder"] += counter.get_total_flops()
+        model, held, found = denoiser_of(pipe), self.controlnet_operations(pipe), {}
+        for name, arm in arms.items():
+            kind = flops_kind(arm)
+            if kind not in found:
+                counted = flops_of_call(model, arguments, arm)
+                found[kind] = asdict(replace(counted, encoder=counted.encoder + held))
+            self.entry.flops[name] = found[kind]
         self.book.save()
+
+    def controlnet_operations(self, pipe: Any) -> int:
+        """Of one call of what is held with the encoder."""
+        controlnet = controlnet_of(pipe)
+        if controlnet is None:
+            return 0
+        stand_in, shapes = on_meta(controlnet, first_arguments(controlnet, lambda: self.call(pipe)))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            stand_in(**shapes)
+        return counter.get_total_flops()
 
     def time_all(self, pipe: Any, arguments: dict[str, Any], arms: dict[str, Arm]) -> None:
         """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""
@@ -116,7 +123,7 @@ class _Part:
         model, entry = denoiser_of(pipe), self.entry
         if len(entry.encoder) <= turn:
             entry.encoder.append(encoder_seconds(model, arguments, repeats=1))
-        for size in sorted({1, *chain.from_iterable(entry.arms.values())}):
+        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())}):
             found = entry.decoder.setdefault(size, [])
             if len(found) <= turn:
                 self.clock.check()
@@ -129,18 +136,20 @@ class _Part:
                 timed_run(pipe, arm, self.case.call, self.case.steps)
                 is_warm.add(name)
             self.entry.runs.setdefault(name, []).append(timed_run(pipe, arm, self.case.call, self.case.steps))
-        except (torch.OutOfMemoryError, ModuleNotFoundError) as error:
-            self.entry.failed[name] = str(error).splitlines()[0]
+        except Exception as error:  # whatever one arm cannot do must not cost the others' numbers; it is written and shown
+            self.entry.failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             torch.cuda.empty_cache()
         self.book.save()
 
 
-def decoded_at_once(arm: Arm, rows: int) -> list[int]:
-    """How many steps each forward of an arm decodes. `rows`: of one step.
+def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:
+    """How many steps each forward of an arm decodes, empty if one each; None if its calls are none of the two halves. `rows`: of one step.
 
     >>> decoded_at_once(Arm(KeySchedule(10, [0, 4]), max_rows=8), rows=2)
     [4, 4, 2]
     """
+    if arm.deepcache or arm.token_merging:
+        return None
     if arm.schedule is None or not arm.parallel_decoding or arm.what != "encoder":
         return []
     most = arm.max_rows // rows if arm.max_rows else arm.schedule.num_steps

@@ -48,7 +48,7 @@ def _rows(entry: Entry) -> list[dict[str, Any]]:
 def _measured(entry: Entry, arm: str) -> dict[str, Any]:
     runs = entry.runs[arm]
     last = runs[-1]
-    flops = FlopCount(**(entry.deepcache_flops if arm.startswith("DeepCache") and entry.deepcache_flops else entry.flops))
+    flops = FlopCount(**entry.flops[arm])
     peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
     return {
         "runs": len(runs), "seconds": statistics.median(run.seconds for run in runs),
@@ -60,12 +60,12 @@ def _measured(entry: Entry, arm: str) -> dict[str, Any]:
 
 
 def _at_best(entry: Entry, arm: str, run: Timed) -> float:
-    """Seconds of the denoiser if each half took what it takes alone; not known for DeepCache, whose calls have other parts."""
-    if arm.startswith("DeepCache"):
+    """Seconds of the denoiser if each half took what it takes alone; not known where calls have other parts (DeepCache, token merging)."""
+    sizes = entry.arms[arm]
+    if sizes is None:
         return float("nan")
     decoder = {size: statistics.median(seconds) for size, seconds in entry.decoder.items()}
-    sizes = entry.arms[arm] or [1] * run.decoder_calls
-    return at_best(run.encoder_calls, sizes, statistics.median(entry.encoder), decoder)
+    return at_best(run.encoder_calls, sizes or [1] * run.decoder_calls, statistics.median(entry.encoder), decoder)
 
 
 def _beside(row: dict[str, Any], untouched: dict[str, Any]) -> dict[str, float]:

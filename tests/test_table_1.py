@@ -1,0 +1,200 @@
+"""The paper's Table 1 by one command, on the embedded pipeline with made-up COCO captions; token merging, which two of its rows have."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import typer
+from models import denoiser_pipe
+from stand_ins import write_pictures, write_weights
+from typer.testing import CliRunner
+
+import fastdiff_lab as fl
+from fastdiff_lab import Arm, comparison, table_1
+from fastdiff_lab.captions import read_captions
+from fastdiff_lab.evaluation import denoiser_arguments, sample
+from fastdiff_lab.flops import count_flops
+from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.table_1 import PUBLISHED, beside_published, table_arms
+from fastdiff_lab.token_merging import token_merging, token_merging_flops, tomesd_package
+
+PROMPTS = ["a red ring on a blue background", "a small white star on a red background"]
+RUN = {"num_inference_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return fl.load_pipeline()
+
+
+def write_captions(path, captions, per_image=1):
+    notes = [{"id": 1000 - i, "image_id": 7 * (i // per_image), "caption": f"{text} \n"} for i, text in enumerate(captions)]
+    path.write_text(json.dumps({"images": [], "annotations": notes}))
+    return path
+
+
+def test_captions_come_one_per_image_first(tmp_path):
+    file = write_captions(tmp_path / "captions.json", [f"caption {i}" for i in range(20)], per_image=2)
+    first = read_captions(file, 10)
+    assert [seed for _, seed in first] == list(range(10)) and read_captions(file, 4) == first[:4]
+    assert {int(text.split()[1]) // 2 for text, _ in first} == set(range(10))  # each image once
+    assert first != sorted(first) and len({text for text, _ in read_captions(file, 20)}) == 20
+    with pytest.raises(ValueError, match=r"21 captions asked of .*, which has 20 of 10 images; accepted: as many or fewer"):
+        read_captions(file, 21)
+    with pytest.raises(ValueError, match="0 captions asked; accepted: a whole number of 1 or more"):
+        read_captions(file, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        "[]",
+        '{"annotations": [{"id": 1, "image_id": "a", "caption": "b"}]}',
+        '{"annotations": [{"id": 1}]}',
+        '{"annotations": [{"id": 1, "image_id": 1, "caption": 5}]}',
+    ],
+)
+def test_foreign_captions(tmp_path, text, monkeypatch):
+    file = tmp_path / "captions.json"
+    file.write_text(text)
+    with pytest.raises(
+        ValueError, match=r"captions.json is no file of captions \(.*accepted: COCO's JSON, with annotations that have id"
+    ):
+        read_captions(file, 1)
+    monkeypatch.setattr("fastdiff_lab.captions.MAX_BYTES", 2)
+    file.write_text("{} ")
+    with pytest.raises(ValueError, match="captions.json has 3 bytes; accepted: at most 2"):
+        read_captions(file, 1)
+
+
+@pytest.mark.parametrize("sampler", PUBLISHED)
+def test_every_published_row_has_its_arm(sampler):
+    arms = table_arms(sampler, table_1.STEPS[sampler])
+    assert set(PUBLISHED[sampler]) - set(arms) <= {"DeepCache, interval not stated"}
+    keys = {len(arm.schedule.keys) for name, arm in arms.items() if "paper" in name}
+    assert keys == {9 if sampler == "ddim" else 7}
+
+
+def test_arms():
+    uniform = table_arms("ddim", 50)["uniform 9"].schedule
+    assert uniform.keys == tuple(range(0, 50, 6)) and "Table 5" in uniform.source
+    derived = fl.derive_schedule(fl.embedded_costs(order=1), 9)
+    assert table_arms("ddim", 50, {"mine": derived})["mine"] == Arm(derived, order=1)
+    with pytest.raises(ValueError, match="sampler='euler' asked; accepted: ddim or dpm-solver"):
+        table_arms("euler", 50)
+    with pytest.raises(ValueError, match="a schedule is named 'uniform 9', and so is an arm of the table"):
+        table_arms("ddim", 50, {"uniform 9": derived})
+
+
+def test_the_paper_stands_beside_what_was_measured():
+    ours = pd.DataFrame({"arm": ["untouched", "mine", "paper's 9"], "fid": [30.0, 31.0, 32.0], "clip_score": [30.0, 31.0, 32.0]})
+    table = beside_published(ours, "ddim").set_index("arm")
+    assert list(table.index[:3]) == ["untouched", "mine", "paper's 9"] and len(table) == len(PUBLISHED["ddim"]) + 1
+    assert table.index.is_unique
+    assert table.loc["untouched", ["clip", "paper_fid", "paper_source"]].tolist() == [pytest.approx(0.75), 21.75, "Table 1"]
+    assert pd.isna(table.loc["mine", "paper_fid"]) and pd.isna(table.loc["token merging", "fid"])
+    alone = beside_published(ours, None)
+    assert alone["arm"].tolist() == ours["arm"].tolist() and alone["paper_fid"].isna().all()
+
+
+def command():
+    app = typer.Typer()
+    app.command()(table_1.main)
+    return app
+
+
+def run(*options):
+    return CliRunner().invoke(command(), [str(option) for option in options], catch_exceptions=False)
+
+
+@pytest.mark.long
+def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
+    captions = write_captions(tmp_path / "captions.json", [scene.caption() for scene in held_out_scenes(5)])
+    weights, real = write_weights(tmp_path / "weights"), write_pictures(tmp_path / "real", 6)
+    schedule = tmp_path / "mine.json"
+    fl.KeySchedule(10, [0, 4, 7]).save(schedule)
+    options = ["--captions", captions, "--weights", weights, "--real", real, "--schedule", schedule, "--pictures", 4, "--steps", 10]
+    options += ["--output", tmp_path / "out", "--batch", 2, "--threads", 1]
+    found = run(*options, "--repeats", 1)
+    assert found.exit_code == 0 and "paper_*: the paper's numbers, on its authors' machine" in found.output
+    table = pd.read_csv(tmp_path / "out" / "table_1.csv").set_index("arm")
+    assert list(table.index) == list(table_arms("ddim", 10, {"mine": fl.KeySchedule.load(schedule)}))
+    assert table[["fid", "kid", "clip", "lpips", "gmacs", "seconds"]].notna().all(axis=None) and (table["pictures"] == 4).all()
+    assert table.loc["untouched", "lpips"] == 0 < table.drop(index="untouched")["lpips"].min() and table["clip"].gt(0).all()
+    assert table.loc["token merging", "gmacs"] < table.loc["untouched", "gmacs"]
+    assert table.loc["paper's 9", "gmacs"] == table.loc["paper's 9, prior noise", "gmacs"] > table.loc["mine", "gmacs"]
+    pictures = pd.read_csv(tmp_path / "out" / "pictures.csv")
+    assert sorted(pictures[pictures["arm"] == "mine"]["seed"]) == [0, 1, 2, 3]  # each picture its own noise
+    assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["captions"] == str(captions)
+    monkeypatch.delattr(comparison, "_run")  # all comes from the store
+    assert run(*options, "--repeats", 0, "--metric", "lpips", "--metric", "clip_score", "--metric", "kid").exit_code == 0
+    again = pd.read_csv(tmp_path / "out" / "pictures.csv")
+    pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"--sampler": "euler"}, "sampler='euler' asked; accepted: ddim or dpm-solver"),
+        ({"--metric": "fdi"}, "metric 'fdi' asked; accepted: fid, kid"),
+        ({}, "fid and kid and clip_score and lpips asked without weights"),
+        ({"--weights": "."}, "fid and kid asked without real pictures"),
+        ({"--pictures": 9}, "9 captions asked of .*, which has 2 of 2 images"),
+    ],
+)
+def test_bad_options_are_refused_before_a_picture_is_drawn(tmp_path, options, message, monkeypatch):
+    monkeypatch.delattr(comparison, "_run")
+    given = {"--captions": write_captions(tmp_path / "c.json", PROMPTS), "--output": tmp_path, "--pictures": 2} | options
+    with pytest.raises(ValueError, match=message):
+        run(*(part for pair in given.items() for part in pair))
+
+
+def test_token_merging_leaves_the_pipeline_as_it_was(pipe):
+    before = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
+    untouched = sample(pipe, Arm(), PROMPTS, [0, 1], **RUN).latents
+    with pytest.raises(KeyboardInterrupt), token_merging(pipe, 0.5):
+        raise KeyboardInterrupt
+    merged = sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
+    after = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
+    assert before == after and torch.equal(sample(pipe, Arm(), PROMPTS, [0, 1], **RUN).latents, untouched)
+    assert not torch.allclose(merged, untouched, atol=1e-2)
+    assert torch.equal(sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents, merged)  # nothing random in it
+
+
+def test_token_merging_with_encoder_propagation(pipe):
+    paper = fl.KeySchedule.paper(50).rescaled(10)
+    arms = [Arm(paper, token_merging=0.5, parallel_decoding=parallel) for parallel in (True, False)]
+    parallel, serial = (sample(pipe, arm, PROMPTS, [0, 1], **RUN) for arm in arms)
+    assert torch.allclose(parallel.latents, serial.latents, atol=1e-4) and parallel.counts.encoder_calls == 9
+    every = sample(pipe, Arm(fl.KeySchedule(10, range(10)), token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
+    assert torch.equal(every, sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents)
+
+
+def test_operations_with_merged_tokens(pipe):
+    arguments = denoiser_arguments(pipe, PROMPTS[0])
+    plain = count_flops(pipe.unet, arguments)
+    less, least = (token_merging_flops(pipe.unet, arguments, ratio) for ratio in (0.25, 0.75))
+    assert plain.total > less.total > least.total and plain.rest == less.rest
+    assert plain == count_flops(pipe.unet, arguments)
+
+
+def test_arms_that_merge_tokens(monkeypatch):
+    assert "token_merging" not in Arm().about() and Arm(token_merging=0.5).about()["token_merging"] == 0.5
+    for ratio in (-0.5, 0.8, "much", True):
+        with pytest.raises(ValueError, match=f"token_merging={ratio!r} asked; accepted: a ratio above 0, 0.75 or less"):
+            Arm(token_merging=ratio)
+    with pytest.raises(ValueError, match="an arm has DeepCache or token merging, not both"):
+        Arm(deepcache=3, token_merging=0.5)
+    with pytest.raises(
+        ValueError, match="token merging asked for a DiTTransformer2DModel; accepted: a pipeline whose denoiser is a UNet"
+    ):
+        with token_merging(denoiser_pipe("dit"), 0.5):
+            pass
+    monkeypatch.setitem(sys.modules, "tomesd", None)
+    with pytest.raises(ModuleNotFoundError, match="tomesd is not installed, and an arm asks for token merging"):
+        tomesd_package()
