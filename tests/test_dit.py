@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import DiTPipeline
 
+from fastdiff_lab import plot
 from fastdiff_lab.shapes import dit
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw, sample_scene
@@ -51,3 +52,5 @@ def test_training_saving_and_a_sweep(tmp_path):
     assert table["psnr"][0] == np.inf and np.isfinite(table["psnr"][1:]).all()
     one = table[table["schedule"] == "uniform 2"].set_index("blocks")["gflops"]
     assert one.is_monotonic_decreasing and one[1] < table["gflops"][0]
+    left, right = dit.plot_sweep(table, plot.figure()).axes
+    assert [len(line.get_xdata()) for line in right.lines] == [2, 2] and left.get_legend() is not None

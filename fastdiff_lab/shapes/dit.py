@@ -2,6 +2,7 @@
 
 - `train_dit(folder, ...)`: trains the transformer; `save_dit`, `load_dit_pipeline`: a real DiTPipeline of it and the embedded autoencoder
 - `sweep(pipe, ...)`: splits after k blocks, for several schedules: fidelity to the untouched run, classes right, operations
+- `plot_sweep(table, target)`: the same as a figure
 
 `python -m fastdiff_lab.shapes.dit train --minutes 120`, then `python -m fastdiff_lab.shapes.dit sweep`.
 """
@@ -18,8 +19,10 @@ import pandas as pd
 import torch
 import typer
 from diffusers import AutoencoderTiny, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from .. import plot
 from ..files import writable_folder, write_whole
 from ..flops import FlopCount, count_flops
 from ..metrics import mean_psnr
@@ -185,6 +188,25 @@ def _row(blocks: int, name: str, keys: int, images: Tensor, untouched: Tensor, l
     return {"blocks": blocks, "schedule": name, "keys": keys} | measured
 
 
+def plot_sweep(table: pd.DataFrame, target: Figure) -> Figure:
+    """PSNR to the untouched run against the number of encoder blocks, and against operations; the paper's share is marked.
+
+    >>> plot_sweep(pd.read_csv("data/dit/sweep.csv"), plot.figure(10, 4)).savefig("sweep.png")  # doctest: +SKIP
+    """
+    by_blocks, by_operations = target.subplots(1, 2, sharey=True)
+    split = table[table["blocks"] > 0]
+    for place, (name, rows) in enumerate(split.groupby("schedule", sort=False)):
+        look = {"color": plot.PETROFF[place], "marker": "os^D"[place % 4], "markersize": 4}
+        by_blocks.plot(rows["blocks"], rows["psnr"], label=f"{name} ({rows['keys'].iloc[0]} keys)", **look)
+        by_operations.plot(rows["gflops"], rows["psnr"], **look)
+    papers = split.loc[split["papers_split"], "blocks"].iloc[0]
+    by_blocks.axvline(papers, color="0.6", linestyle="--", label="the paper's share, 18 of 28")
+    by_blocks.set(xlabel="blocks that are the encoder", ylabel="PSNR to the untouched run (dB)")
+    by_operations.set(xlabel="GFLOPs per picture (2 per multiply-add)")
+    by_blocks.legend(fontsize="small")
+    return target
+
+
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -204,13 +226,15 @@ def train_command(
 @app.command("sweep")
 def sweep_command(
     folder: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,
-    output: Annotated[Path, typer.Option(help="CSV file to write.")] = FOLDER / "sweep.csv",
+    output: Annotated[Path, typer.Option(help="CSV file to write; the figure comes beside it.")] = FOLDER / "sweep.csv",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
     """Measures every split and writes the table."""
     torch.set_num_threads(threads)
     table = sweep(load_dit_pipeline(folder))
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    figure = plot_sweep(table, plot.figure(10, 4))
+    write_whole(output.with_suffix(".png"), lambda place: figure.savefig(place, format="png", dpi=90))
     typer.echo(table.to_string(index=False))
 
 
