@@ -265,8 +265,9 @@ def bench(
         device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
     )  # fmt: skip
     table, book, is_whole = bench_into(output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes)
-    typer.echo(table[SHOWN].round(2).to_string(index=False) if len(table) else "nothing is timed yet")
     for case, entry in book.entries.items():
+        rows = table[table["case"] == str(case)] if len(table) else table
+        typer.echo(f"\n{case}\n{rows[SHOWN].round(2).to_string(index=False) if len(rows) else 'nothing is timed yet'}")
         for arm, reason in entry.failed.items():
             typer.echo(f"could not run: {case}: {arm}: {reason}")
     typer.echo(

@@ -46,7 +46,7 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int 
         )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would begin a GPU's generator anew, too
         mean, deviation = _computed(KernelInceptionDistance(_AsGiven(1), subsets=SUBSETS, subset_size=size), features_a, features_b)
     return float(mean), float(deviation)
 

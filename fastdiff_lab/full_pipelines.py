@@ -62,13 +62,13 @@ def full_pipeline(name: str, *, device: str = "cpu", dtype: str = "float32") -> 
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} asked; accepted: {', '.join(DTYPES)}")
     check_device(device)
-    torch.manual_seed(0)
-    with torch.device(device):
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []), torch.device(device):
+        torch.manual_seed(0)
         pipe = FULL_PIPELINES[name].make()
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             nn.Module.to(
-                part, DTYPES[dtype]
+                part, device=device, dtype=DTYPES[dtype]
             )  # the pipeline's own `to` logs a warning for each part, of weights that it would not read anew
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -99,6 +99,11 @@ def _denoiser(name: str) -> Any:
 
 def _scheduler() -> DDIMScheduler:
     return DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+
+
+def _embedded() -> StableDiffusionPipeline:
+    with torch.device("cpu"):  # weights from a file are read there first
+        return load_pipeline()
 
 
 def _stable_diffusion() -> StableDiffusionPipeline:
@@ -150,7 +155,7 @@ def _embedded_call(batch: int, pixels: int) -> dict[str, Any]:
 
 
 FULL_PIPELINES: dict[str, FullPipeline] = {
-    "embedded": FullPipeline("The embedded pipeline, trained", load_pipeline, _embedded_call, 64, True),
+    "embedded": FullPipeline("The embedded pipeline, trained", _embedded, _embedded_call, 64, True),
     "sd-1.5": FullPipeline("Stable Diffusion 1.5", _stable_diffusion, _text_call, 512),
     "sd-1.5-controlnet": FullPipeline("Stable Diffusion 1.5 with a ControlNet", _controlled, _controlled_call, 512),
     "sdxl": FullPipeline("SDXL base", _sdxl, _text_call, 1024),

@@ -1,11 +1,13 @@
 """What numbers depend on beside the code.
 
 - `about_machine(device)`: machine, threads, versions, commit
+- `clocks(device)`: a GPU's clocks now
 - `about_run(pipe)`: the same and the pipeline
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +33,8 @@ def about_run(pipe: Any) -> dict[str, Any]:
 
 
 def about_machine(device: str) -> dict[str, Any]:
-    """Machine, device (with driver and clocks in MHz of an NVIDIA one), threads, versions, the commit of the checkout (None without one).
+    """Machine, device (with driver, largest clock and power limit of an NVIDIA one), threads, versions, the commit of the
+    checkout (None without one), a digest of the source.
 
     >>> about_machine("cpu")["device"]
     'cpu'
@@ -39,16 +42,35 @@ def about_machine(device: str) -> dict[str, Any]:
     on_cuda = device.startswith("cuda")
     return {
         "machine": platform.platform(), "processor": _processor(), "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if on_cuda else device, "driver": _driver() if on_cuda else None,
-        "python": platform.python_version(), "versions": {name: _version(name) for name in PACKAGES}, "commit": _commit(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else device.partition(":")[0],
+        "driver": _of_gpu(device, "driver_version", "clocks.max.sm", "power.limit"), "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "python": platform.python_version(), "versions": {name: _version(name) for name in PACKAGES}, "commit": _commit(), "code": _code(),
     }  # fmt: skip
 
 
-def _driver() -> dict[str, str]:
-    """Driver, clocks and power limit as nvidia-smi reports them; empty without it."""
-    names = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit")
-    found = _output(["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
+def clocks(device: str) -> dict[str, str]:
+    """Clocks, power and temperature of an NVIDIA device now, as nvidia-smi reports them; empty for others.
+
+    >>> clocks("cpu")
+    {}
+    """
+    return _of_gpu(device, "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+
+
+def _of_gpu(device: str, *names: str) -> dict[str, str]:
+    if not device.startswith("cuda"):
+        return {}
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # torch counts other devices than nvidia-smi does
+    found = _output(["nvidia-smi", "-i", uuid, f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
     return dict(zip(names, map(str.strip, found.splitlines()[0].split(",")), strict=False)) if found else {}
+
+
+def _code() -> str:
+    """A digest of the package's source, which stays the same where only results or documents change."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _processor() -> str:
@@ -71,8 +93,9 @@ def _commit() -> str | None:
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; nothing if it cannot be run."""
+    """What a command prints; nothing if it cannot be run or fails."""
     try:
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
+    return done.stdout.strip()

@@ -46,7 +46,7 @@ def _checked(path: Path, whole: bool) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
-                return image.convert("RGB") if whole else image
+                return ImageOps.exif_transpose(image).convert("RGB") if whole else image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path} is no picture that can be read ({error}); accepted: JPEG, PNG or WebP, none of them damaged"

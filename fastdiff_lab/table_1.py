@@ -137,7 +137,7 @@ def table_1(
     asked, and the paper's: paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
     """
     _check_sampler(sampler)
-    steps = num_inference_steps or STEPS[sampler]
+    steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
     arms = table_arms(sampler, denoiser_calls(pipe, steps), schedules)
     _ = deepcache_helper(), tomesd_package()  # missing, they are missed before hours have passed
     options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}

@@ -27,12 +27,18 @@ def token_merging(pipe: Any, ratio: float) -> Iterator[None]:
 
     `ratio`: share of the tokens that are merged away, above 0 and at most 0.75. Which tokens others are merged into is not random here
     (`use_rand=False`), so that a picture depends on its prompt and seed only. Afterwards, also after an exception, the pipeline is as it was.
-    Raises ModuleNotFoundError without the package tomesd, ValueError for another ratio or a denoiser that is no `pipe.unet`.
+    Raises ModuleNotFoundError without the package tomesd, ValueError for another ratio, a denoiser that is no `pipe.unet`, or one in which
+    nothing would be merged.
     """
     check_ratio(ratio)
     if getattr(pipe, "unet", None) is not denoiser_of(pipe):
         raise ValueError(
             f"token merging asked for a {type(denoiser_of(pipe)).__name__}; accepted: a pipeline whose denoiser is a UNet"
+        )
+    if not hasattr(pipe.unet.down_blocks[0], "attentions"):
+        raise ValueError(
+            f"token merging asked for a {type(pipe.unet).__name__} without attention at the full resolution (as SDXL's is), where "
+            "nothing would be merged; accepted: a UNet whose first down block has attention"
         )
     with _merged(pipe.unet, ratio):
         yield

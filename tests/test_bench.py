@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
@@ -12,6 +13,7 @@ from models import conditions, denoiser_pipe, state, unet
 from torch import nn
 
 from fastdiff_lab import KeySchedule, full_pipelines, full_size
+from fastdiff_lab.arm_costs import flops_of_call
 from fastdiff_lab.bench import parts
 from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
 from fastdiff_lab.bench.book import Book
@@ -22,11 +24,14 @@ from fastdiff_lab.bench.parts import decoded_at_once, run_part
 from fastdiff_lab.bench.report import bench_table, write_report
 from fastdiff_lab.bench.timing import Stopwatch, Timed
 from fastdiff_lab.evaluation import Arm
+from fastdiff_lab.flops import FlopCount
 from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
 from fastdiff_lab.hooks import replaced_call
+from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.token_merging import token_merging
 
 CASE = Case("embedded", 64, steps=10)
-ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "commit": None}
+ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}
 
 
 # ---------------------------------------------------------------------------------------------------- the halves
@@ -38,10 +43,11 @@ def test_the_decoder_is_timed_without_the_encoder():
     before, seen = state(pipe), {"down": [], "up": []}
     hooks = [
         model.down_blocks[0].register_forward_hook(lambda module, args, output: seen["down"].append(len(output[0]))),
-        model.up_blocks[0].register_forward_hook(lambda module, args, output: seen["up"].append(1)),
+        model.up_blocks[0].register_forward_hook(lambda module, args, output: seen["up"].append(len(output))),
     ]
     assert decoder_seconds(model, arguments, 3, repeats=4) > 0
-    assert len(seen["down"]) == 1 and len(seen["up"]) == 1 + 5  # once for its outputs, then a warm-up and four that are timed
+    assert seen["down"] == [2]  # of one step's rows, as in a run
+    assert seen["up"] == [2] + 5 * [6]  # once for the encoder's outputs, then a warm-up and four that are timed
     assert encoder_seconds(model, arguments, repeats=1) >= 0
     for hook in hooks:
         hook.remove()
@@ -164,7 +170,7 @@ def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path)
     tiny(monkeypatch)
     about = FULL_PIPELINES[name]
     arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
-    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows: arms)
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
     case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
     book = Book(tmp_path, ABOUT)
     assert run_part(book, [case], device="cpu", repeats=1)
@@ -194,7 +200,7 @@ def test_full_size_parts_have_the_published_sizes():
 def quick(monkeypatch):
     """A few arms, and runs that are made up: what is tested is the book."""
     arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10)), "DeepCache 2": Arm(deepcache=2)}
-    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows: arms)
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
     made = []
 
     def run(pipe, arm, call, steps):
@@ -221,7 +227,7 @@ def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
 
 def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
     assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2)
-    untouched, paper, cached = quick[0], quick[2], quick[4]
+    untouched, paper, cached = quick[0], quick[2], quick[4]  # each once for warming up and once timed, then in turns
     assert quick == [untouched, untouched, paper, paper, cached, cached, untouched, paper, cached]
     assert len({untouched, paper, cached}) == 3
 
@@ -269,9 +275,13 @@ def test_the_table_is_what_the_runs_say(tmp_path):
     entry = book.entry(Case("embedded", 64, batch=2))
     entry.arms = {UNTOUCHED: [], "paper, parallel": [1, 49], "DeepCache 2": None, "paper, serial": []}
     entry.runs = {
-        UNTOUCHED: [Timed(10.0, 8.0, 50, 50, 50, 100), Timed(12.0, 8.0, 50, 50, 50, 90), Timed(11.0, 9.0, 50, 50, 50, 90)],
-        "paper, parallel": [Timed(5.5, 4.0, 2, 50, 2, 150)],
-        "DeepCache 2": [Timed(6.0, 5.0, 25, 50, 50, 100)],
+        UNTOUCHED: [
+            Timed(10.0, 8.0, 50, 50, 50, 900, 100),
+            Timed(12.0, 8.0, 50, 50, 50, 900, 90),
+            Timed(11.0, 9.0, 50, 50, 50, 900, 90),
+        ],
+        "paper, parallel": [Timed(5.5, 4.0, 2, 50, 2, 900, 150)],
+        "DeepCache 2": [Timed(6.0, 5.0, 25, 50, 50, 900, 100)],
     }
     entry.encoder, entry.decoder = [0.05, 0.06, 0.04], {1: [0.1], 49: [3.0]}
     entry.flops = {arm: {"encoder": 4 * 10**9, "decoder": 5 * 10**9, "rest": 10**9} for arm in entry.arms}
@@ -279,13 +289,15 @@ def test_the_table_is_what_the_runs_say(tmp_path):
     table = bench_table(book).set_index("arm")
     assert list(table.index) == [UNTOUCHED, "paper, parallel", "DeepCache 2"]  # the serial arm was not reached
     paper = table.loc["paper, parallel"]
-    assert (paper["ratio"], paper["denoiser_ratio"], paper["peak_ratio"]) == (2.0, 2.0, 1.5)
+    assert (paper["ratio"], paper["denoiser_ratio"], paper["denoiser_peak_ratio"]) == (2.0, 2.0, 1.5)
     assert table["gflops"].to_list() == [250.0, 154.0, 175.0]
     assert paper["flop_ceiling"] == pytest.approx(250 / 154)
     assert paper["at_best_seconds"] == pytest.approx(2 * 0.05 + 0.1 + 3.0) and paper["share_of_ceiling"] == pytest.approx(3.2 / 4)
     assert table.loc[UNTOUCHED, "share_of_ceiling"] == pytest.approx(50 * 0.15 / 8) and table["at_best_seconds"].isna().sum() == 1
     assert write_report(book).equals(bench_table(book))
-    assert (tmp_path / "bench.csv").read_text().startswith("system,pixels") and (tmp_path / "bench.png").stat().st_size > 10_000
+    assert (tmp_path / "bench.csv").read_text().startswith("case,system,pixels") and (
+        tmp_path / "bench.png"
+    ).stat().st_size > 10_000
 
 
 def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path):
@@ -306,8 +318,83 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path):
     assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
 
 
-def test_compiled_blocks_are_children_that_can_be_replaced(monkeypatch):
+def test_compiled_children_can_be_replaced_and_the_controlnet_is_compiled_too(monkeypatch):
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
-    pipe = prepared(Case("embedded", 64, steps=10, mode=COMPILED), "cpu")
-    assert len(compiled) == 6 + 7 and type(pipe.unet).__name__ not in compiled
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((type(self).__name__, options)))
+    monkeypatch.setattr(full_pipelines, "_denoiser", lambda name: TINY[name]().eval())
+    tiny(monkeypatch)
+    pipe = prepared(Case("sd-1.5-controlnet", 64, steps=10, mode=COMPILED), "cpu")
+    names = [name for name, _ in compiled]
+    assert len(compiled) == 6 + 7 + 1 and type(pipe.unet).__name__ not in names and names[-1] == "ControlNetModel"
+    assert all(options == {"dynamic": False} for _, options in compiled)
+
+
+def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeypatch):
+    def small(model, arguments, times, *, repeats):
+        if times > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    monkeypatch.setattr(parts, "decoder_seconds", small)
+    case = Case("embedded", 64, steps=20)
+    arms = {
+        UNTOUCHED: Arm(),
+        "paper, parallel": Arm(KeySchedule.of_paper(20)),
+        "paper, serial": Arm(KeySchedule.of_paper(20), parallel_decoding=False),
+    }
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
+    assert run_part(Book(tmp_path, ABOUT), [case], device="cpu", repeats=1)
+    book = Book(tmp_path, ABOUT)
+    assert any(name.startswith("decoder, ") for name in book.entry(case).failed)
+    share = bench_table(book).set_index("arm")["share_of_ceiling"]
+    assert np.isnan(share["paper, parallel"]) and share["paper, serial"] > 0
+
+
+def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
+    def counted(model, arguments, arm):
+        if arm.deepcache:
+            raise ModuleNotFoundError("DeepCache is not installed")
+        return FlopCount(1, 2, 3)
+
+    monkeypatch.setattr(parts, "flops_of_call", counted)
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert entry.failed == {"DeepCache 2": "ModuleNotFoundError: DeepCache is not installed"} and len(entry.runs) == 2
+
+
+def test_a_run_that_compiled_is_not_counted(quick, tmp_path, monkeypatch):
+    graphs = iter([0, 1, 3, *[3] * 100])
+    monkeypatch.setattr(parts, "_graphs", lambda: next(graphs))
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    assert quick[:3] == [quick[0]] * 3 and quick[3] != quick[0]  # warm-up, a run that compiled, one that is timed
+    assert Book(tmp_path, ABOUT).entry(CASE).runs[UNTOUCHED] == [Timed(3.0, 0.5, 10, 10, 10)]
+
+
+def test_no_run_is_begun_that_would_not_end_in_time(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts.time, "monotonic", lambda: 0.0)  # each made-up run says that it took 1 s, 2 s, 3 s ...
+    assert not run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=9, minutes=0.1)
+    assert 3 < len(quick) < 9
+
+
+@pytest.mark.parametrize("name", FULL_PIPELINES)
+def test_every_part_goes_to_the_device(name):
+    pipe = full_pipeline(name, device="meta", dtype="bfloat16")
+    tensors = [p for part in pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
+    assert {(p.device.type, p.dtype) for p in tensors} == {("meta", torch.bfloat16)}
+
+
+def test_each_rival_does_something():
+    """On the meta device: an arm that needs as many operations as the untouched run is none."""
+    sizes = {"sd-1.5": "sd-1.5", "sd-1.5-controlnet": "sd-1.5", "sdxl": "sdxl"}  # of the others, ours alone is timed
+    for name, size in sizes.items():
+        pipe, arguments = full_pipeline(name, device="meta"), full_size.full_size(size).call()
+        whole = flops_of_call(denoiser_of(pipe), arguments, Arm())
+        rivals = [arm for arm in bench_arms(pipe, 50, 2).values() if arm.deepcache or arm.token_merging]
+        assert rivals and all(flops_of_call(denoiser_of(pipe), arguments, arm) != whole for arm in rivals)
+    with pytest.raises(ValueError, match="without attention at the full resolution"), token_merging(pipe, 0.5):
+        pass
+
+
+def test_benchmarks_are_of_cpus_and_nvidia_devices(tmp_path):
+    with pytest.raises(ValueError, match="device='mps' asked for a benchmark; accepted: cpu, cuda"):
+        bench_into(tmp_path, [CASE], device="mps")

@@ -15,17 +15,19 @@ from ..schedule import KeySchedule
 UNTOUCHED = "untouched"
 RATIO = 0.5  # tomesd's own default
 DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these
-TOKEN_MERGING_TAKES = (*DEEPCACHE_TAKES, StableDiffusionControlNetPipeline)
+# In SDXL nothing is merged: there is no attention at the full resolution.
+TOKEN_MERGING_TAKES = (StableDiffusionPipeline, StableDiffusionControlNetPipeline)
 
 
-def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
+def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = False) -> dict[str, Arm]:
     """The untouched run, the paper's keys and as many uniform ones in every way, and the rivals.
 
     >>> list(bench_arms(load_pipeline(), 50, rows=2))[:3]
     ['untouched', 'paper, parallel', 'paper, serial']
 
     `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps,
-    DeepCache, token merging (also combined with ours) where their packages take the pipeline.
+    DeepCache, token merging (also combined with ours) where their packages take the pipeline; token merging
+    not if `is_compiled`: it makes new classes each time it is switched on, so all would be compiled again.
     """
     paper = KeySchedule.of_paper(num_steps)
     keys = len(paper.keys)
@@ -39,7 +41,7 @@ def bench_arms(pipe: Any, num_steps: int, rows: int) -> dict[str, Arm]:
     arms[f"paper, parallel, {half} steps at once"] = Arm(paper, max_rows=half * rows)
     arms["paper, predictions held"] = Arm(paper, what="prediction")
     arms |= {f"plain {steps} steps": Arm(steps=steps) for steps in dict.fromkeys((keys, num_steps // 2)) if steps < num_steps}
-    if isinstance(pipe, TOKEN_MERGING_TAKES):
+    if isinstance(pipe, TOKEN_MERGING_TAKES) and not is_compiled:
         arms[f"token merging {RATIO}"] = Arm(token_merging=RATIO)
         arms[f"paper, parallel, token merging {RATIO}"] = Arm(paper, token_merging=RATIO)
     if isinstance(pipe, DEEPCACHE_TAKES):

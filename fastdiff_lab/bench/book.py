@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_text
+from ..flops import FlopCount
 from .cases import Case
 from .timing import Timed
 
 SCHEMA = "fastdiff_lab.Bench"
 VERSION = 1
-SAME = ("device", "processor", "threads", "versions", "commit")  # parts that differ in these are not one benchmark
+SAME = ("device", "processor", "threads", "versions", "code")  # parts that differ in these are not one benchmark
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Entry:
     """Of one case: its arms, with the steps that each parallel forward decodes; timed runs per arm; why an arm could not run.
 
     `encoder`, `decoder`: seconds of each half of the denoiser alone, a turn each, the decoder's per number of steps.
-    `flops`: operations of a call as each arm makes it, "encoder", "decoder" and "rest".
+    `flops`: operations of a call as each arm makes it, "encoder", "decoder" and "rest". `clocks`: of the device after each turn.
     """
 
     case: Case
@@ -35,6 +36,7 @@ class Entry:
     encoder: list[float] = field(default_factory=list)
     decoder: dict[int, list[float]] = field(default_factory=dict)
     flops: dict[str, dict[str, int]] = field(default_factory=dict)
+    clocks: list[dict[str, str]] = field(default_factory=list)
 
 
 class Book:
@@ -82,8 +84,38 @@ class Book:
 
 
 def _entry(found: dict[str, Any]) -> Entry:
-    """An entry as it was before it was written."""
-    case = Case(**found["case"])
-    runs = {str(arm): [Timed(**run) for run in runs] for arm, runs in found["runs"].items()}
-    encoder, decoder = found["encoder"], {int(size): list(seconds) for size, seconds in found["decoder"].items()}
-    return Entry(case, dict(found["arms"]), runs, dict(found["failed"]), encoder, decoder, dict(found["flops"]))
+    """An entry as it was before it was written. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+    entry = Entry(
+        Case(**found["case"]),
+        {str(arm): None if sizes is None else [int(size) for size in sizes] for arm, sizes in found["arms"].items()},
+        {arm: [_timed(run) for run in runs] for arm, runs in found["runs"].items()},
+        {str(name): str(reason) for name, reason in found["failed"].items()},
+        list(map(_seconds, found["encoder"])),
+        {int(size): list(map(_seconds, seconds)) for size, seconds in found["decoder"].items()},
+        {arm: asdict(FlopCount(**{part: int(count) for part, count in counts.items()})) for arm, counts in found["flops"].items()},
+        [{str(name): str(value) for name, value in turn.items()} for turn in found["clocks"]],
+    )
+    if not entry.runs.keys() <= entry.flops.keys() & entry.arms.keys():
+        raise ValueError("runs of arms that it does not name")
+    return entry
+
+
+def _timed(run: dict[str, Any]) -> Timed:
+    timed = Timed(**run)
+    _ = _seconds(timed.seconds), _seconds(timed.denoiser_seconds)
+    for number in (
+        timed.encoder_calls,
+        timed.decoder_calls,
+        timed.forward_calls,
+        timed.peak_bytes or 0,
+        timed.denoiser_peak_bytes or 0,
+    ):
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"{number!r} is no count")
+    return timed
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is no number of seconds")
+    return float(value)

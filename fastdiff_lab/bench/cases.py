@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 
 from ..full_pipelines import FULL_PIPELINES, full_pipeline
 from ..pipelines import SCHEDULERS, with_settings_of
-from ..split import denoiser_of, split_denoiser
+from ..split import controlnet_of, denoiser_of, split_denoiser
 
 EAGER, CHANNELS_LAST, COMPILED = MODES = ("eager", "channels-last", "compiled")
 GRAPHS = 64  # of one function; torch's limit of 8 is less than blocks of a class times sizes of groups, and beyond it nothing is compiled
@@ -75,13 +76,23 @@ def prepared(case: Case, device: str) -> Any:
     if case.mode == CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
     if case.mode == COMPILED:
-        _compile_blocks(model)
+        compile_children(model)
+        controlnet = controlnet_of(pipe)
+        if controlnet is not None:
+            controlnet.compile(dynamic=False)
     return pipe
 
 
-def _compile_blocks(model: nn.Module) -> None:
-    """Each child of encoder and decoder on its own: what encoder propagation replaces must stay a child that can be called."""
+def compile_children(model: nn.Module, **options: Any) -> None:
+    """Compiles each child of encoder and decoder on its own: what encoder propagation replaces must stay a child that can be called.
+
+    >>> compile_children(pipe.unet)  # doctest: +SKIP
+
+    A graph for each size of a group: one for all sizes (torch's default after the second) is slower, for the untouched run too.
+    `options`: of `torch.compile`.
+    """
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else what is beyond it runs uncompiled, and nobody knows
     split = split_denoiser(model)
     for child in (*split.encoder.values(), *split.decoder.values()):
-        child.compile()
+        child.compile(dynamic=False, **options)

@@ -46,16 +46,19 @@ def decoder_seconds(model: nn.Module, arguments: dict[str, Any], times: int, *, 
     Raises TypeError for an argument of which it is not known how to repeat it.
     """
     sample: Tensor = arguments[sample_argument(model)]
-    many = {name: repeat_rows(value, len(sample), times, name, frames_of(model, sample)) for name, value in arguments.items()}
-    with _encoder_given(model):
-        model(**many)
+    rows, frames = len(sample), frames_of(model, sample)
+    many = {name: repeat_rows(value, rows, times, name, frames) for name, value in arguments.items()}
+    outputs: dict[str, Any] = {}
+    with _encoder_given(model, outputs):
+        model(**arguments)
+        for name, value in outputs.items():
+            outputs[name] = repeat_rows(value, rows, times, name, frames)
         return _fastest(model, many, repeats)
 
 
 @contextmanager
-def _encoder_given(model: nn.Module) -> Iterator[None]:
-    """While the block lasts, children of the encoder run once and then give what they gave before."""
-    outputs: dict[str, Any] = {}
+def _encoder_given(model: nn.Module, outputs: dict[str, Any]) -> Iterator[None]:
+    """While the block lasts, children of the encoder run once, for one step as in a run, and then give what `outputs` holds."""
 
     def around(name: str) -> Callable[[Callable], Callable]:
         def make(inner: Callable) -> Callable:

@@ -5,37 +5,45 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from ..arm_costs import flops_kind, flops_of_call
 from ..evaluation import Arm, denoiser_calls, first_arguments, generators
-from ..flops import on_meta
+from ..flops import FlopCount, on_meta
+from ..machine import clocks
 from ..split import controlnet_of, denoiser_of, sample_argument
 from .arms import bench_arms
 from .book import Book
-from .cases import Case, prepared
+from .cases import COMPILED, Case, prepared
 from .halves import decoder_seconds, encoder_seconds
-from .timing import timed_run
+from .timing import Timed, timed_run
+
+MOST_WARM_UPS = 6
 
 
 class OutOfTime(Exception):
     """The part's time is over; all that was measured is written."""
 
 
-class _Clock:
+class Clock:
+    """When a part ends."""
+
     def __init__(self, minutes: float) -> None:
         self.end = time.monotonic() + 60 * minutes
 
-    def check(self) -> None:
-        if time.monotonic() >= self.end:
+    def check(self, seconds: float = 0.0) -> None:
+        """Raises OutOfTime if so many seconds are not left."""
+        if time.monotonic() + seconds >= self.end:
             raise OutOfTime
 
 
@@ -44,12 +52,13 @@ def run_part(book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5
 
     >>> run_part(Book(folder, about), [Case("embedded", 64)], device="cpu", repeats=3)  # doctest: +SKIP
 
-    `repeats`: timed runs per arm, which take turns, after one that is not timed. `minutes`: after which no further run is begun.
+    `repeats`: timed runs per arm, which take turns, after one that is not timed. `minutes`: no run is begun after them, or that would not
+    end within them by what it took before. What cannot run (memory, a missing package) is written with its reason, and not tried again.
     Raises ValueError for fewer than one repeat or no time.
     """
     if repeats < 1 or not minutes > 0:
         raise ValueError(f"repeats={repeats!r}, minutes={minutes!r} asked; accepted: 1 run or more, more than 0 minutes")
-    clock = _Clock(minutes)
+    clock = Clock(minutes)
     try:
         for case in cases:
             _Part(book, case, device, repeats, clock).run()
@@ -58,88 +67,139 @@ def run_part(book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5
     return True
 
 
+def _free() -> None:
+    """Nothing of what ran before may count as memory or as graphs of what comes: compiled modules are cycles, which wait for a collection."""
+    torch._dynamo.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 class _Part:
     """One case in one process."""
 
-    def __init__(self, book: Book, case: Case, device: str, repeats: int, clock: _Clock) -> None:
+    def __init__(self, book: Book, case: Case, device: str, repeats: int, clock: Clock) -> None:
         self.book, self.case, self.device, self.repeats, self.clock = book, case, device, repeats, clock
         self.entry = book.entry(case)
+        self.took: dict[str, float] = {}  # seconds of each arm's last run in this process
 
     def run(self) -> None:
         if self.is_whole():
             return
         self.clock.check()
-        pipe = prepared(self.case, self.device)
-        arguments = first_arguments(denoiser_of(pipe), lambda: self.call(pipe))
-        rows = len(arguments[sample_argument(denoiser_of(pipe))])
-        arms = bench_arms(pipe, denoiser_calls(pipe, self.case.steps), rows)
+        self.prepare()
+        rows = len(self.arguments[sample_argument(denoiser_of(self.pipe))])
+        arms = bench_arms(self.pipe, denoiser_calls(self.pipe, self.case.steps), rows, is_compiled=self.case.mode == COMPILED)
         self.entry.arms = {name: decoded_at_once(arm, rows) for name, arm in arms.items()}
-        self.count_operations(pipe, arguments, arms)
-        self.time_all(pipe, arguments, arms)
+        self.count_operations(arms)
+        self.time_all(arms)
 
     def is_whole(self) -> bool:
         return bool(self.entry.arms) and all(
             len(self.entry.runs.get(arm, [])) >= self.repeats for arm in self.entry.arms if arm not in self.entry.failed
         )
 
-    def call(self, pipe: Any) -> None:
-        pipe(**self.case.call, num_inference_steps=self.case.steps, generator=generators([0])[0])
+    def prepare(self) -> None:
+        self.pipe: Any = None
+        self.arguments: dict[str, Any] = {}
+        _free()
+        self.pipe = prepared(self.case, self.device)
+        self.arguments = first_arguments(denoiser_of(self.pipe), self.call)
 
-    def count_operations(self, pipe: Any, arguments: dict[str, Any], arms: dict[str, Arm]) -> None:
-        if self.entry.flops:
-            return
-        model, held, found = denoiser_of(pipe), self.controlnet_operations(pipe), {}
-        for name, arm in arms.items():
+    def call(self) -> None:
+        self.pipe(**self.case.call, num_inference_steps=self.case.steps, generator=generators([0])[0])
+
+    def tried(self, name: str, action: Callable[..., Any], *given: Any) -> Any:
+        """What the action gives; None where it fails, which is written, and the pipeline made anew: it may be left half changed."""
+        failure = None
+        try:
+            return action(*given)
+        except Exception as error:  # whatever one arm cannot do must not cost the others' numbers
+            failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.entry.failed[name] = failure
+        self.book.save()
+        self.prepare()
+        return None
+
+    def count_operations(self, arms: dict[str, Arm]) -> None:
+        missing = {name: arm for name, arm in arms.items() if name not in self.entry.flops and name not in self.entry.failed}
+        held = self.controlnet_operations() if missing else 0
+        found: dict[Any, FlopCount | None] = {}
+        for name, arm in missing.items():
             kind = flops_kind(arm)
             if kind not in found:
-                counted = flops_of_call(model, arguments, arm)
-                found[kind] = asdict(replace(counted, encoder=counted.encoder + held))
-            self.entry.flops[name] = found[kind]
+                found[kind] = self.tried(name, self.operations, arm)
+            counted = found[kind]
+            if counted is None:
+                self.entry.failed.setdefault(name, "its operations cannot be counted, see the arm before")
+            else:
+                self.entry.flops[name] = asdict(replace(counted, encoder=counted.encoder + held))
         self.book.save()
 
-    def controlnet_operations(self, pipe: Any) -> int:
+    def operations(self, arm: Arm) -> FlopCount:
+        return flops_of_call(denoiser_of(self.pipe), self.arguments, arm)
+
+    def controlnet_operations(self) -> int:
         """Of one call of what is held with the encoder."""
-        controlnet = controlnet_of(pipe)
+        controlnet = controlnet_of(self.pipe)
         if controlnet is None:
             return 0
-        stand_in, shapes = on_meta(controlnet, first_arguments(controlnet, lambda: self.call(pipe)))
+        stand_in, shapes = on_meta(controlnet, first_arguments(controlnet, self.call))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             stand_in(**shapes)
         return counter.get_total_flops()
 
-    def time_all(self, pipe: Any, arguments: dict[str, Any], arms: dict[str, Arm]) -> None:
+    def time_all(self, arms: dict[str, Arm]) -> None:
         """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""
-        runs = self.entry.runs
-        is_warm: set[str] = set()
-        with tqdm(desc=str(self.case), total=self.repeats * len(arms), initial=sum(map(len, runs.values()))) as bar:
+        entry = self.entry
+        with tqdm(desc=str(self.case), total=self.repeats * len(arms), initial=sum(map(len, entry.runs.values()))) as bar:
             for turn in range(self.repeats):
-                self.time_halves(pipe, arguments, turn)
-                for name in [name for name in arms if name not in self.entry.failed and len(runs.get(name, [])) <= turn]:
-                    self.clock.check()
-                    self.time_arm(pipe, name, arms[name], is_warm)
-                    bar.update()
-
-    def time_halves(self, pipe: Any, arguments: dict[str, Any], turn: int) -> None:
-        model, entry = denoiser_of(pipe), self.entry
-        if len(entry.encoder) <= turn:
-            entry.encoder.append(encoder_seconds(model, arguments, repeats=1))
-        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())}):
-            found = entry.decoder.setdefault(size, [])
-            if len(found) <= turn:
-                self.clock.check()
-                found.append(decoder_seconds(model, arguments, size, repeats=1))
+                self.time_halves(turn)
+                for name, arm in arms.items():
+                    if name not in entry.failed and len(entry.runs.get(name, [])) <= turn:
+                        self.time_arm(name, arm)
+                        bar.update()
+                entry.clocks = [*entry.clocks, clocks(self.device)][-self.repeats :]
                 self.book.save()
 
-    def time_arm(self, pipe: Any, name: str, arm: Arm, is_warm: set[str]) -> None:
-        try:
-            if name not in is_warm:
-                timed_run(pipe, arm, self.case.call, self.case.steps)
-                is_warm.add(name)
-            self.entry.runs.setdefault(name, []).append(timed_run(pipe, arm, self.case.call, self.case.steps))
-        except Exception as error:  # whatever one arm cannot do must not cost the others' numbers; it is written and shown
-            self.entry.failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-            torch.cuda.empty_cache()
+    def time_halves(self, turn: int) -> None:
+        entry = self.entry
+        for size in (0, *sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())})):
+            found, name = (entry.decoder.setdefault(size, []), f"decoder, {size} steps") if size else (entry.encoder, "encoder")
+            if len(found) <= turn and name not in entry.failed:
+                self.clock.check(self.took.get(name, 0.0))
+                seconds = self.tried(name, self.half, size)
+                found += [] if seconds is None else [seconds]
+                self.book.save()
+
+    def half(self, size: int) -> float:
+        model = denoiser_of(self.pipe)
+        if not size:
+            return encoder_seconds(model, self.arguments, repeats=1)
+        return decoder_seconds(model, self.arguments, size, repeats=1)
+
+    def one_run(self, arm: Arm) -> Timed:
+        return timed_run(self.pipe, arm, self.case.call, self.case.steps)
+
+    def time_arm(self, name: str, arm: Arm) -> None:
+        """Times one run, after one that is not timed if it is the first in this process or compiled something."""
+        for _ in range(MOST_WARM_UPS):
+            self.clock.check(self.took.get(name, 0.0))
+            is_warm, graphs = name in self.took, _graphs()
+            run = self.tried(name, self.one_run, arm)
+            if run is None:
+                return
+            self.took[name] = run.seconds
+            if is_warm and _graphs() == graphs:
+                self.entry.runs.setdefault(name, []).append(run)
+                break
+        else:
+            self.entry.failed[name] = f"compiled something in each of {MOST_WARM_UPS} runs"
         self.book.save()
+
+
+def _graphs() -> int:
+    """How many graphs were compiled in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:

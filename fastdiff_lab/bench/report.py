@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -32,14 +33,15 @@ def bench_table(book: Book) -> pd.DataFrame:
 
     Columns: the case's; arm; runs; seconds of the whole pipeline and of the denoiser's calls (medians), and how many times faster than
     untouched each is (`ratio`, `denoiser_ratio`); evaluations; `gflops` per picture (2 per multiply-add) and `flop_ceiling`, how many
-    times fewer than untouched; `peak_bytes` (CUDA only) and `peak_ratio` to untouched; `time_ceiling`, how many times faster the denoiser
+    times fewer than untouched; `peak_bytes` and `denoiser_peak_bytes` (CUDA only: up to the
+    pipeline's and to the denoiser's end) and `denoiser_peak_ratio` to untouched; `time_ceiling`, how many times faster the denoiser
     would be if the two halves of each call took what they take alone, and `share_of_ceiling`, the part of it that is reached.
     """
     return pd.DataFrame([row for entry in book.entries.values() if UNTOUCHED in entry.runs for row in _rows(entry)])
 
 
 def _rows(entry: Entry) -> list[dict[str, Any]]:
-    case = asdict(entry.case)
+    case = {"case": str(entry.case)} | asdict(entry.case)
     rows = [case | {"arm": arm} | _measured(entry, arm) for arm in entry.arms if entry.runs.get(arm)]
     untouched = next(row for row in rows if row["arm"] == UNTOUCHED)
     return [row | _beside(row, untouched) for row in rows]
@@ -49,22 +51,27 @@ def _measured(entry: Entry, arm: str) -> dict[str, Any]:
     runs = entry.runs[arm]
     last = runs[-1]
     flops = FlopCount(**entry.flops[arm])
-    peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
     return {
         "runs": len(runs), "seconds": statistics.median(run.seconds for run in runs),
         "denoiser_seconds": statistics.median(run.denoiser_seconds for run in runs),
         "encoder_calls": last.encoder_calls, "decoder_calls": last.decoder_calls, "forward_calls": last.forward_calls,
         "gflops": flops.of_run(last.encoder_calls, last.decoder_calls) / 1e9 / entry.case.batch,
-        "peak_bytes": max(peaks) if peaks else np.nan, "at_best_seconds": _at_best(entry, arm, last),
+        "peak_bytes": _most(run.peak_bytes for run in runs), "denoiser_peak_bytes": _most(run.denoiser_peak_bytes for run in runs),
+        "at_best_seconds": _at_best(entry, arm, last),
     }  # fmt: skip
 
 
+def _most(values: Iterable[int | None]) -> float:
+    return max((value for value in values if value is not None), default=float("nan"))
+
+
 def _at_best(entry: Entry, arm: str, run: Timed) -> float:
-    """Seconds of the denoiser if each half took what it takes alone; not known where calls have other parts (DeepCache, token merging)."""
+    """Seconds of the denoiser if each half took what it takes alone; not known where calls have other parts (DeepCache, token merging)
+    or a half could not be timed."""
     sizes = entry.arms[arm]
-    if sizes is None:
+    decoder = {size: statistics.median(seconds) for size, seconds in entry.decoder.items() if seconds}
+    if sizes is None or not entry.encoder or not {1, *sizes} <= decoder.keys():
         return float("nan")
-    decoder = {size: statistics.median(seconds) for size, seconds in entry.decoder.items()}
     return at_best(run.encoder_calls, sizes or [1] * run.decoder_calls, statistics.median(entry.encoder), decoder)
 
 
@@ -73,13 +80,10 @@ def _beside(row: dict[str, Any], untouched: dict[str, Any]) -> dict[str, float]:
         "ratio": untouched["seconds"] / row["seconds"],
         "denoiser_ratio": untouched["denoiser_seconds"] / row["denoiser_seconds"],
         "flop_ceiling": untouched["gflops"] / row["gflops"],
-        "peak_ratio": row["peak_bytes"] / untouched["peak_bytes"],
+        "denoiser_peak_ratio": row["denoiser_peak_bytes"] / untouched["denoiser_peak_bytes"],
         "time_ceiling": untouched["denoiser_seconds"] / row["at_best_seconds"],
         "share_of_ceiling": row["at_best_seconds"] / row["denoiser_seconds"],
     }
-
-
-CASE = ["system", "pixels", "scheduler", "steps", "dtype", "batch", "mode"]
 
 
 def plot_bench(table: pd.DataFrame, target: Figure) -> Figure:
@@ -87,13 +91,12 @@ def plot_bench(table: pd.DataFrame, target: Figure) -> Figure:
 
     >>> plot_bench(bench_table(book), plot.figure(12, 5)).savefig("bench.png")  # doctest: +SKIP
     """
-    cases = list(table.groupby(CASE, sort=False))
+    cases = list(table.groupby("case", sort=False))
     columns = min(3, len(cases))
     grid = target.subplots(-(-len(cases) // columns), columns, squeeze=False).flat
     for ax, (case, rows) in zip(grid, cases, strict=False):
         _panel(ax, rows[rows["arm"] != UNTOUCHED])
-        system, pixels, scheduler, steps, dtype, batch, mode = case
-        ax.set_title(f"{system}, {pixels} px, {scheduler} {steps}\n{dtype}, batch {batch}, {mode}", fontsize="small")
+        ax.set_title(case.replace(", float", ",\nfloat").replace(", bfloat", ",\nbfloat"), fontsize="small")
     for ax in list(grid):
         ax.set_axis_off()
     target.legend(*target.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
@@ -105,7 +108,7 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
     ax.barh(places + 0.2, rows["denoiser_ratio"], 0.4, color=plot.PETROFF[0], label="denoiser")
     ax.barh(places - 0.2, rows["ratio"], 0.4, color=plot.PETROFF[1], label="whole pipeline")
     ax.plot(rows["time_ceiling"], places + 0.2, "|", color="black", markersize=9, markeredgewidth=2, label="time ceiling")
-    ax.plot(rows["flop_ceiling"], places + 0.2, "D", color=plot.PETROFF[2], markersize=4, label="FLOP ceiling")
+    ax.plot(rows["flop_ceiling"], places - 0.2, "D", color=plot.PETROFF[2], markersize=4, label="FLOP ceiling")
     ax.axvline(1, color="0.5", linewidth=1)
     ax.set_yticks(places, rows["arm"], fontsize="x-small")
     ax.set_xlabel("times faster than the untouched run")
@@ -116,7 +119,7 @@ def write_report(book: Book) -> pd.DataFrame:
     table = bench_table(book)
     if table.empty:
         return table
-    cases = len(table.groupby(CASE))
+    cases = table["case"].nunique()
     figure = plot.figure(5 * min(3, cases), 0.8 + 4 * -(-cases // 3))
     plot_bench(table, figure)
     write_whole(book.path.with_name("bench.csv"), lambda place: table.to_csv(place, index=False, float_format="%.5g"))

@@ -20,7 +20,7 @@ from ..split import denoiser_of
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes that were allocated."""
+    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes allocated up to the end of each."""
 
     seconds: float
     denoiser_seconds: float
@@ -28,6 +28,7 @@ class Timed:
     decoder_calls: int
     forward_calls: int
     peak_bytes: int | None = None
+    denoiser_peak_bytes: int | None = None
 
 
 class Stopwatch:
@@ -40,14 +41,15 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_cuda = device.type == "cuda"
+        self.device, self.on_cuda = device, device.type == "cuda"
         self.marks: list[tuple[Any, Any]] = []
+        self.peak_bytes: int | None = None
 
     def mark(self) -> Any:
         if not self.on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def around(self, inner: Callable) -> Callable:
@@ -55,6 +57,8 @@ class Stopwatch:
             begun = self.mark()
             output = inner(*args, **kwargs)
             self.marks.append((begun, self.mark()))
+            if self.on_cuda:
+                self.peak_bytes = torch.cuda.max_memory_allocated(self.device)  # what the allocator has counted: no waiting
             return output
 
         return call
@@ -85,4 +89,4 @@ def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: in
         synchronize(device)
         seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
-    return Timed(seconds, watch.seconds(), counts.encoder_calls, counts.decoder_calls, counts.forward_calls, peak)
+    return Timed(seconds, watch.seconds(), counts.encoder_calls, counts.decoder_calls, counts.forward_calls, peak, watch.peak_bytes)
