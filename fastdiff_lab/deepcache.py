@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .decoding import Counts
 from .flops import FlopCount, on_meta
-from .hooks import replaced_call
+from .hooks import is_compiled, replaced_call
 from .split import denoiser_of, split_denoiser
 
 
@@ -33,12 +33,17 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
 
     Yields `Counts`: `forward_calls` and `decoder_calls` are the pipeline's calls of the denoiser; `encoder_calls` those in which the
     bottleneck really ran, so the whole denoiser. Afterwards, also after an exception, the pipeline is as it was.
-    Raises ModuleNotFoundError without the package, ValueError for another interval or a denoiser that is no `pipe.unet`.
+    Raises ModuleNotFoundError without the package, ValueError for another interval, a denoiser that is no `pipe.unet` or is compiled.
     """
     check_interval(interval)
     model = denoiser_of(pipe)
     if getattr(pipe, "unet", None) is not model:
         raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
+    if any(map(is_compiled, model.modules())):
+        raise ValueError(
+            "DeepCache asked for a UNet with compiled blocks, in which its wrappers are compiled again from step to step and nobody can count "
+            "what it evaluates; accepted: a UNet that is not compiled"
+        )
     counts = Counts()
     with ExitStack() as stack:
         _count_calls(stack, model, counts)

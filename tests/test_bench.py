@@ -17,12 +17,13 @@ from fastdiff_lab.arm_costs import flops_of_call
 from fastdiff_lab.bench import parts
 from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
 from fastdiff_lab.bench.book import Book
-from fastdiff_lab.bench.cases import COMPILED, Case, prepared
+from fastdiff_lab.bench.cases import COMPILED, Case, compile_children, prepared
 from fastdiff_lab.bench.command import bench_into, chosen_cases, machine_name
 from fastdiff_lab.bench.halves import at_best, ceilings, decoder_seconds, encoder_seconds
 from fastdiff_lab.bench.parts import decoded_at_once, run_part
 from fastdiff_lab.bench.report import bench_table, write_report
 from fastdiff_lab.bench.timing import Stopwatch, Timed
+from fastdiff_lab.deepcache import deepcache
 from fastdiff_lab.evaluation import Arm
 from fastdiff_lab.flops import FlopCount
 from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
@@ -92,6 +93,14 @@ def test_every_rival_is_an_arm():
         "paper, predictions held",
         "token merging 0.5",
     } <= set(arms)
+
+
+def test_packages_that_cannot_be_compiled():
+    pipe = full_pipeline("embedded")
+    assert not [arm for arm in bench_arms(pipe, 50, 2, is_compiled=True).values() if arm.deepcache or arm.token_merging]
+    compile_children(pipe.unet, backend="eager")
+    with pytest.raises(ValueError, match="DeepCache asked for a UNet with compiled blocks"), deepcache(pipe, 2):
+        pass
 
 
 def test_forwards_of_an_arm():

@@ -25,9 +25,9 @@ def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = Fals
     >>> list(bench_arms(load_pipeline(), 50, rows=2))[:3]
     ['untouched', 'paper, parallel', 'paper, serial']
 
-    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps,
-    DeepCache, token merging (also combined with ours) where their packages take the pipeline; token merging
-    not if `is_compiled`: it makes new classes each time it is switched on, so all would be compiled again.
+    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps;
+    unless `is_compiled`, DeepCache and token merging (also combined with ours) where their packages take the pipeline: switched on, they
+    make new classes or functions, which are compiled again and again.
     """
     paper = KeySchedule.of_paper(num_steps)
     keys = len(paper.keys)
@@ -44,6 +44,6 @@ def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = Fals
     if isinstance(pipe, TOKEN_MERGING_TAKES) and not is_compiled:
         arms[f"token merging {RATIO}"] = Arm(token_merging=RATIO)
         arms[f"paper, parallel, token merging {RATIO}"] = Arm(paper, token_merging=RATIO)
-    if isinstance(pipe, DEEPCACHE_TAKES):
+    if isinstance(pipe, DEEPCACHE_TAKES) and not is_compiled:
         arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in (2, 3, 5)}
     return arms
