@@ -39,10 +39,10 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
     model = denoiser_of(pipe)
     if getattr(pipe, "unet", None) is not model:
         raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
-    if any(map(is_compiled, model.modules())):
+    if any(map(is_compiled, pipe.unet.modules())):
         raise ValueError(
-            "DeepCache asked for a UNet with compiled blocks, in which its wrappers are compiled again from step to step and nobody can count "
-            "what it evaluates; accepted: a UNet that is not compiled"
+            "DeepCache asked for a UNet with compiled blocks, in which its wrappers are compiled again from step to step and nobody "
+            "can count what it evaluates; accepted: a UNet that is not compiled"
         )
     counts = Counts()
     with ExitStack() as stack:

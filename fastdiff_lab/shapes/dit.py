@@ -21,6 +21,7 @@ import typer
 from diffusers import AutoencoderTiny, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .. import plot
 from ..files import writable_folder, write_whole
@@ -121,7 +122,11 @@ def _ready(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
 
 def save_dit(folder: Path, model: DiTTransformer2DModel) -> None:
     """Writes the transformer in fp16 safetensors, in diffusers' format; the autoencoder is the embedded pipeline's."""
-    copy.deepcopy(model).half().save_pretrained(folder / "transformer", safe_serialization=True)
+    target = folder / "transformer"
+    copy.deepcopy(model).half().save_pretrained(target, safe_serialization=True)
+    mode = (target / "config.json").stat().st_mode  # as the user's umask has it: safetensors would let nobody else read the weights
+    for file in target.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:
@@ -170,7 +175,7 @@ def sweep(
     schedules = {f"uniform {number}": KeySchedule.uniform(steps, number) for number in keys} | {
         "paper": KeySchedule.of_paper(steps)
     }
-    for blocks in splits or range(1, all_blocks):
+    for blocks in tqdm(splits or range(1, all_blocks), desc="splits"):
         counted = _operations(pipe, blocks)
         for name, schedule in schedules.items():
             with encoder_propagation(pipe, schedule, encoder_blocks=blocks, max_rows=4 * count):
