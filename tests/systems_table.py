@@ -80,6 +80,22 @@ in any colour and in its own; a blue disc of its size has about 0.5. *Likeness*:
 would be drawn. PSNR: to the untouched run, of the averaged error. The derived keys were derived before the training.
 """
 
+DIT = """
+### A small DiT: where should its encoder end?
+
+A class-conditional DiT of 12 blocks (5.7 M weights in [data/dit](../data/dit); 95 minutes on one CPU thread, `python -m
+fastdiff_lab.shapes.dit train`) on the embedded autoencoder's latents, 24 classes of colour and shape. `python -m fastdiff_lab.shapes.dit
+sweep` splits it after each number of blocks: 48 pictures, DDIM 50, guidance 4, PSNR of the averaged error to the untouched run. The paper's
+share, 18 of 28, is 8 of 12. With all 12 blocks held the prediction is held: the rival.
+
+![PSNR to the untouched run against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
+
+**Where it is split hardly matters for fidelity here**: at uniform keys the PSNR moves by 1.7 dB at most between 1 and
+11 blocks, so the later the cheaper, down to a quarter of the operations with 9 keys. Decoding a last block for each step is worth 1.6 dB over held predictions with 17 keys and
+1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with every block that is held. One model, one
+seed of the noise: no more than a hint for larger ones.
+"""
+
 
 def held(system: System, pipe: object) -> str:
     model = denoiser_of(pipe)
@@ -143,6 +159,17 @@ def personalised(method: str, title: str) -> Iterator[str]:
         yield f"| {found.arm} | {found.keys} | {numbers} | {near} |"
 
 
+def sweep() -> Iterator[str]:
+    table = pd.read_csv(DATA / "dit" / "sweep.csv")
+    untouched, shown = table.iloc[0], table[table["blocks"].isin([1, 4, 8, 11, 12])]
+    yield "\n| blocks | keys | PSNR (dB) | class right | GFLOPs |\n|---|---|---|---|---|"
+    yield f"| untouched | 50 | identical | {untouched.classes_right:.0%} | {untouched.gflops:.1f} |"
+    for found in shown.itertuples():
+        keys = found.schedule if found.schedule.startswith("uniform") else f"the paper's {found.keys}"
+        held = {8: "8 (the paper's share)", 12: "12 (prediction held)"}.get(found.blocks, found.blocks)
+        yield f"| {held} | {keys} | {found.psnr:.1f} | {found.classes_right:.0%} | {found.gflops:.1f} |"
+
+
 def lines() -> Iterator[str]:
     yield HEAD.rstrip("\n")
     for group in dict.fromkeys(system.group for system in SYSTEMS):
@@ -153,6 +180,8 @@ def lines() -> Iterator[str]:
     yield TRAINED.rstrip("\n")
     yield from personalised("dreambooth", "DreamBooth")
     yield from personalised("custom-diffusion", "Custom Diffusion")
+    yield DIT.rstrip("\n")
+    yield from sweep()
     yield FULL.rstrip("\n")
     yield from (full_size_row(name) for name in dict.fromkeys(system.size for system in SYSTEMS if system.size))
     yield APART.rstrip("\n")

@@ -46,11 +46,12 @@ def test_training_saving_and_a_sweep(tmp_path):
     for parameter in pipe.transformer.parameters():  # three steps of training leave most of it at nothing
         if parameter.dim() > 1:
             parameter.data += 0.02 * torch.randn_like(parameter)
-    table = dit.sweep(pipe, (1, 8), steps=10, keys=(2,), count=2)
-    assert table["blocks"].tolist() == [0, 1, 1, 8, 8]
+    table = dit.sweep(pipe, (1, 8, 12), steps=10, keys=(2,), count=2)
+    assert table["blocks"].tolist() == [0, 1, 1, 8, 8, 12, 12]
     assert set(table.loc[table["papers_split"], "blocks"]) == {8}
     assert table["psnr"][0] == np.inf and np.isfinite(table["psnr"][1:]).all()
     one = table[table["schedule"] == "uniform 2"].set_index("blocks")["gflops"]
     assert one.is_monotonic_decreasing and one[1] < table["gflops"][0]
+    assert one[12] == pytest.approx(table["gflops"][0] * 2 / 10)  # predictions held: two whole calls instead of ten
     left, right = dit.plot_sweep(table, plot.figure()).axes
-    assert [len(line.get_xdata()) for line in right.lines] == [2, 2] and left.get_legend() is not None
+    assert [len(line.get_xdata()) for line in right.lines] == [3, 3] and left.get_legend() is not None
