@@ -91,9 +91,9 @@ share, 18 of 28, is 8 of 12. With all 12 blocks held the prediction is held: the
 ![PSNR to the untouched run against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
 
 **Where it is split hardly matters for fidelity here**: at uniform keys the PSNR moves by 1.7 dB at most between 1 and
-11 blocks, so the later the cheaper, down to a quarter of the operations with 9 keys. Decoding a last block for each step is worth 1.6 dB over held predictions with 17 keys and
-1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with every block that is held. One model, one
-seed of the noise: no more than a hint for larger ones.
+11 blocks, so the later the cheaper, down to a quarter of the operations with 9 keys. Decoding a last block for each step is worth 1.6 dB
+over held predictions with 17 keys and 1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with
+every block that is held. One model, one seed of the noise: no more than a hint for larger ones.
 """
 
 
