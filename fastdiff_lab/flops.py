@@ -1,6 +1,6 @@
 """Arithmetic of a denoiser call, counted on the meta device (nothing is computed).
 
-- `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest
+- `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest; `total_flops`: of any module
 - `counted(stand_in, call)`: the same for any call of a model that `on_meta` made
 - `FlopCount`: the result; `of_run(encoder_calls, decoder_calls)` gives a whole run's
 """
@@ -49,6 +49,17 @@ def on_meta(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dic
     stand_ins |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
     hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)}
     return copy.deepcopy(model, stand_ins | hooks), map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
+
+
+def total_flops(model: nn.Module, arguments: dict[str, Any]) -> int:
+    """The operations (2 per multiply-add) of `model(**arguments)`, of any module; arguments as for `count_flops`.
+
+    >>> total_flops(pipe.controlnet, first_arguments(pipe.controlnet, run))  # doctest: +SKIP
+    """
+    stand_in, shapes = on_meta(model, arguments)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        stand_in(**shapes)
+    return counter.get_total_flops()
 
 
 def count_flops(model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount:

@@ -25,9 +25,8 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from .flops import FlopCount, count_flops
+from .flops import FlopCount, count_flops, total_flops
 
 CROSS_3 = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -164,10 +163,8 @@ def _beside(make: Callable[[], nn.Module], side: int, text: tuple[int, int], **m
     def count() -> int:
         with torch.device("meta"):
             model = make().eval()
-        given = {name: value() for name, value in more.items()}
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(_zeros(2, 4, side, side), 1, _zeros(2, *text), **given)
-        return counter.get_total_flops()
+        given = {"sample": _zeros(2, 4, side, side), "timestep": 1, "encoder_hidden_states": _zeros(2, *text)}
+        return total_flops(model, given | {name: value() for name, value in more.items()})
 
     return count
 

@@ -117,19 +117,14 @@ def _summary(rows: pd.DataFrame) -> dict[str, float]:
         low, high = interval(rows[f"{prefix}mse"], mean_psnr)
         found |= {f"{prefix}psnr": mean_psnr(rows[f"{prefix}mse"]), f"{prefix}psnr_worst": rows[f"{prefix}psnr"].min()}
         found |= {f"{prefix}psnr_low": low, f"{prefix}psnr_high": high}
-        for name, worst in (("ssim", "min"), ("latent_mse", "max")):
-            values = rows[prefix + name]
-            low, high = interval(values)
-            found |= {prefix + name: values.mean(), f"{prefix}{name}_worst": getattr(values, worst)()}
-            found |= {f"{prefix}{name}_low": low, f"{prefix}{name}_high": high}
+        found |= _spread(rows, f"{prefix}ssim", "min") | _spread(rows, f"{prefix}latent_mse", "max")
     for name, worst in OF_PICTURES.items():
-        if name in rows:
-            low, high = interval(rows[name])
-            found |= {
-                name: rows[name].mean(),
-                f"{name}_worst": getattr(rows[name], worst)(),
-                f"{name}_low": low,
-                f"{name}_high": high,
-            }
+        found |= _spread(rows, name, worst) if name in rows else {}
     of_arm = {name: float(rows[name].iloc[0]) for name in OF_ARMS if name in rows}
     return found | of_arm | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "pictures": len(rows)}
+
+
+def _spread(rows: pd.DataFrame, name: str, worst: str) -> dict[str, float]:
+    """Mean, worst value ("min" or "max") and interval of a column."""
+    low, high = interval(rows[name])
+    return {name: rows[name].mean(), f"{name}_worst": getattr(rows[name], worst)(), f"{name}_low": low, f"{name}_high": high}

@@ -10,9 +10,9 @@ from typing import Any
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from ..evaluation import Arm
+from ..picture_table import UNTOUCHED
 from ..schedule import KeySchedule
 
-UNTOUCHED = "untouched"
 RATIO = 0.5  # tomesd's own default
 DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these
 # In SDXL nothing is merged: there is no attention at the full resolution.

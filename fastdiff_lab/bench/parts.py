@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 import torch._dynamo
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from ..arm_costs import flops_kind, flops_of_call
 from ..evaluation import Arm, denoiser_calls, first_arguments, generators
-from ..flops import FlopCount, on_meta
+from ..flops import FlopCount, total_flops
 from ..machine import clocks
 from ..split import controlnet_of, denoiser_of, sample_argument
 from .arms import bench_arms
@@ -141,12 +140,7 @@ class _Part:
     def controlnet_operations(self) -> int:
         """Of one call of what is held with the encoder."""
         controlnet = controlnet_of(self.pipe)
-        if controlnet is None:
-            return 0
-        stand_in, shapes = on_meta(controlnet, first_arguments(controlnet, self.call))
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            stand_in(**shapes)
-        return counter.get_total_flops()
+        return 0 if controlnet is None else total_flops(controlnet, first_arguments(controlnet, self.call))
 
     def time_all(self, arms: dict[str, Arm]) -> None:
         """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""
@@ -163,19 +157,19 @@ class _Part:
 
     def time_halves(self, turn: int) -> None:
         entry = self.entry
-        for size in (0, *sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())})):
-            found, name = (entry.decoder.setdefault(size, []), f"decoder, {size} steps") if size else (entry.encoder, "encoder")
-            if len(found) <= turn and name not in entry.failed:
-                self.clock.check(self.took.get(name, 0.0))
-                seconds = self.tried(name, self.half, size)
-                found += [] if seconds is None else [seconds]
-                self.book.save()
+        self.time_half("encoder", entry.encoder, turn, encoder_seconds)
+        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())}):
+            self.time_half(f"decoder, {size} steps", entry.decoder.setdefault(size, []), turn, decoder_seconds, size)
 
-    def half(self, size: int) -> float:
-        model = denoiser_of(self.pipe)
-        if not size:
-            return encoder_seconds(model, self.arguments, repeats=1)
-        return decoder_seconds(model, self.arguments, size, repeats=1)
+    def time_half(self, name: str, found: list[float], turn: int, measure: Callable[..., float], *size: int) -> None:
+        if len(found) <= turn and name not in self.entry.failed:
+            self.clock.check()
+            seconds = self.tried(name, self.half, measure, *size)
+            found += [] if seconds is None else [seconds]
+            self.book.save()
+
+    def half(self, measure: Callable[..., float], *size: int) -> float:
+        return measure(denoiser_of(self.pipe), self.arguments, *size, repeats=1)
 
     def one_run(self, arm: Arm) -> Timed:
         return timed_run(self.pipe, arm, self.case.call, self.case.steps)

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from .. import plot
 from ..files import write_whole
 from ..flops import FlopCount
-from .arms import UNTOUCHED
+from ..picture_table import UNTOUCHED
 from .book import Book, Entry
 from .halves import at_best
 from .timing import Timed
@@ -66,8 +66,10 @@ def _most(values: Iterable[int | None]) -> float:
 
 
 def _at_best(entry: Entry, arm: str, run: Timed) -> float:
-    """Seconds of the denoiser if each half took what it takes alone; not known where calls have other parts (DeepCache, token merging)
-    or a half could not be timed."""
+    """Seconds of the denoiser if each half took what it takes alone; NaN where that is not known.
+
+    Calls with DeepCache or merged tokens have other parts, and a half that did not fit could not be timed.
+    """
     sizes = entry.arms[arm]
     decoder = {size: statistics.median(seconds) for size, seconds in entry.decoder.items() if seconds}
     if sizes is None or not entry.encoder or not {1, *sizes} <= decoder.keys():

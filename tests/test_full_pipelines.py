@@ -1,0 +1,104 @@
+"""Full-size pipelines: how they are put together, called, accelerated, compiled and placed; their parts' published sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
+from test_bench import ABOUT
+from torch import nn
+
+from fastdiff_lab import KeySchedule, full_pipelines, full_size
+from fastdiff_lab.arm_costs import flops_of_call
+from fastdiff_lab.bench import parts
+from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
+from fastdiff_lab.bench.book import Book
+from fastdiff_lab.bench.cases import COMPILED, Case, prepared
+from fastdiff_lab.bench.parts import run_part
+from fastdiff_lab.evaluation import Arm
+from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
+from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.token_merging import token_merging
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+WIDTHS = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4}
+HEAVY = ("sd-1.5-controlnet", "dit-xl-2")  # more of a call is held: the ControlNet counts with the encoder
+TINY = {
+    "sd-1.5": lambda: UNet2DConditionModel(**full_size.SD_15 | WIDTHS),
+    "sdxl": lambda: UNet2DConditionModel(
+        **full_size.SDXL | WIDTHS | {
+            "block_out_channels": (32, 64, 64), "cross_attention_dim": 64, "transformer_layers_per_block": 1,
+            "projection_class_embeddings_input_dim": 6 * 256 + 32,
+        }
+    ),
+    "text-to-video-1.7b": lambda: UNet3DConditionModel(**WIDTHS),
+    "dit-xl-2-256": lambda: DiTTransformer2DModel(**full_size.DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
+}  # fmt: skip
+
+
+def tiny(monkeypatch) -> None:
+    """The same pipelines with narrow parts: what is tested is how they are put together and called."""
+    monkeypatch.setattr(full_pipelines, "_denoiser", lambda name: TINY[name]().eval())
+    narrow = {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "latent_channels": 4}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    monkeypatch.setattr(full_pipelines, "_autoencoder", lambda **more: AutoencoderKL(**narrow, **kinds, **more))
+    for name in ("CLIP_L", "CLIP_H", "CLIP_G"):
+        monkeypatch.setattr(full_pipelines, name, TEXT)
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_PIPELINES if name != "embedded"])
+def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path):
+    tiny(monkeypatch)
+    about = FULL_PIPELINES[name]
+    arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
+    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
+    case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
+    book = Book(tmp_path, ABOUT)
+    assert run_part(book, [case], device="cpu", repeats=1)
+    runs = {arm: found[0] for arm, found in book.entry(case).runs.items()}
+    assert runs[UNTOUCHED].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9
+    assert all(run.seconds > run.denoiser_seconds > 0 for run in runs.values())
+    counted = book.entry(case).flops
+    assert set(counted) == set(arms) and (counted[UNTOUCHED]["encoder"] > counted[UNTOUCHED]["decoder"]) == (name in HEAVY)
+
+
+def test_full_size_parts_have_the_published_sizes():
+    """On the meta device. OpenAI's and LAION's text encoders, and the autoencoder of Stable Diffusion."""
+
+    def count(part) -> int:
+        return sum(parameter.numel() for parameter in part.parameters())
+
+    with torch.device("meta"):
+        sd, sdxl = FULL_PIPELINES["sd-1.5"].make(), FULL_PIPELINES["sdxl"].make()
+    assert count(sd.text_encoder) == 123_060_480 and count(sd.vae) == 83_653_863 and count(sd.unet) == 859_520_964
+    assert count(sdxl.text_encoder_2) == 694_659_840 and count(sdxl.unet) == 2_567_463_684
+
+
+def test_compiled_children_can_be_replaced_and_the_controlnet_is_compiled_too(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((type(self).__name__, options)))
+    monkeypatch.setattr(full_pipelines, "_denoiser", lambda name: TINY[name]().eval())
+    tiny(monkeypatch)
+    pipe = prepared(Case("sd-1.5-controlnet", 64, steps=10, mode=COMPILED), "cpu")
+    names = [name for name, _ in compiled]
+    assert len(compiled) == 6 + 7 + 1 and type(pipe.unet).__name__ not in names and names[-1] == "ControlNetModel"
+    assert all(options == {"dynamic": False} for _, options in compiled)
+
+
+@pytest.mark.parametrize("name", FULL_PIPELINES)
+def test_every_part_goes_to_the_device(name):
+    pipe = full_pipeline(name, device="meta", dtype="bfloat16")
+    tensors = [p for part in pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
+    assert {(p.device.type, p.dtype) for p in tensors} == {("meta", torch.bfloat16)}
+
+
+def test_each_rival_does_something():
+    """On the meta device: an arm that needs as many operations as the untouched run is none."""
+    sizes = {"sd-1.5": "sd-1.5", "sd-1.5-controlnet": "sd-1.5", "sdxl": "sdxl"}  # of the others, ours alone is timed
+    for name, size in sizes.items():
+        pipe, arguments = full_pipeline(name, device="meta"), full_size.full_size(size).call()
+        whole = flops_of_call(denoiser_of(pipe), arguments, Arm())
+        rivals = [arm for arm in bench_arms(pipe, 50, 2).values() if arm.deepcache or arm.token_merging]
+        assert rivals and all(flops_of_call(denoiser_of(pipe), arguments, arm) != whole for arm in rivals)
+    with pytest.raises(ValueError, match="without attention at the full resolution"), token_merging(pipe, 0.5):
+        pass
