@@ -256,20 +256,21 @@ def bench(
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
     minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
     output: Annotated[Optional[Path], typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
 ) -> None:
     """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
-    from .bench.command import SHOWN, bench_into, chosen_cases
+    from .bench.command import bench_into, chosen_cases
+    from .bench.report import told
 
     cases = chosen_cases(
         device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
     )  # fmt: skip
-    table, book, is_whole = bench_into(output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes)
-    for case, entry in book.entries.items():
-        rows = table[table["case"] == str(case)] if len(table) else table
-        typer.echo(f"\n{case}\n{rows[SHOWN].round(2).to_string(index=False) if len(rows) else 'nothing is timed yet'}")
-        for arm, reason in entry.failed.items():
-            typer.echo(f"could not run: {case}: {arm}: {reason}")
+    typer.echo(f"cases: {len(cases)}; timed runs of each arm: {repeats}; this part ends after {minutes:g} minutes")
+    table, book, is_whole = bench_into(
+        output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes, retries_failed=retry
+    )  # fmt: skip
+    typer.echo(told(table, book))
     typer.echo(
         f"{book.path.parent}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}"
     )

@@ -207,8 +207,10 @@ def compare_tasks(
 
     >>> compare_tasks(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
-    `arms`: with the untouched run; `quality`: of `quality_of`; other arguments as for `drawn`.
+    `arms`: with the untouched run; `quality`: of `quality_of`; other arguments as for `drawn`. Raises ValueError without the untouched run.
     """
+    if UNTOUCHED not in arms:
+        raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
     of = _settings(pipe, options)
     with Store(store) as kept:
         _run_missing(pipe, arms, tasks, of, options, batch, n_jobs, kept)

@@ -38,7 +38,7 @@ class Run:
         if self.planned is None or step >= len(self.planned):
             return False
         expected = self.planned[step]
-        if isinstance(timestep, Tensor) and timestep.data_ptr() == expected.data_ptr() and timestep.numel() == 1:
+        if isinstance(timestep, Tensor) and timestep.data_ptr() == expected.data_ptr() and _is_one_value(timestep):
             return True
         return (
             bool((torch.as_tensor(timestep).flatten() == expected.cpu()).all())
@@ -50,6 +50,11 @@ class Run:
 def time_step_value(timestep: Any) -> float | int:
     """A call's time-step as a number, for messages."""
     return torch.as_tensor(timestep).flatten()[0].item()
+
+
+def _is_one_value(timestep: Tensor) -> bool:
+    """Also one that is repeated for each row without copies, as DiT's pipeline does."""
+    return timestep.numel() == 1 or not any(timestep.stride())
 
 
 def _on_cpu(timestep: Any) -> bool:

@@ -15,12 +15,13 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.bench import parts
 from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
 from fastdiff_lab.bench.book import Book
-from fastdiff_lab.bench.cases import Case, compile_children
+from fastdiff_lab.bench.cases import Case, compile_children, prepared
 from fastdiff_lab.bench.command import bench_into, chosen_cases, machine_name
 from fastdiff_lab.bench.halves import at_best, ceilings, decoder_seconds, encoder_seconds
 from fastdiff_lab.bench.parts import decoded_at_once, run_part
+from fastdiff_lab.bench.profile import busy_share, named_arm, profiled
 from fastdiff_lab.bench.report import bench_table, write_report
-from fastdiff_lab.bench.timing import Stopwatch, Timed
+from fastdiff_lab.bench.timing import Stopwatch, Timed, timed_run
 from fastdiff_lab.deepcache import deepcache
 from fastdiff_lab.evaluation import Arm
 from fastdiff_lab.flops import FlopCount
@@ -265,6 +266,45 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path):
     assert table.loc["paper, parallel, token merging 0.5", "gflops"] < table.loc["paper, parallel", "gflops"]
     assert table.loc["DeepCache 2", "gflops"] < table.loc["paper, serial", "gflops"] < table.loc[UNTOUCHED, "gflops"]
     assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
+
+
+def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkeypatch):
+    inner, fails = parts.timed_run, [True]
+
+    def run(pipe, arm, call, steps):
+        if arm.deepcache and fails:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(pipe, arm, call, steps)
+
+    monkeypatch.setattr(parts, "timed_run", run)
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    fails.clear()
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    assert "DeepCache 2" in Book(tmp_path, ABOUT).entry(CASE).failed
+    kept = Book(tmp_path, ABOUT).entry(CASE).runs[UNTOUCHED]
+    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1, retries_failed=True)
+    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert not entry.failed and len(entry.runs["DeepCache 2"]) == 1 and entry.runs[UNTOUCHED] == kept
+
+
+def test_runs_that_end_in_nan_are_marked():
+    pipe = full_pipeline("embedded")
+    assert timed_run(pipe, Arm(), CASE.call, 10).is_finite
+    with torch.no_grad():
+        pipe.unet.conv_out.bias[0] = float("inf")
+    assert not timed_run(pipe, Arm(), CASE.call | {"output_type": "latent"}, 10).is_finite
+
+
+def test_a_profile_names_what_takes_the_time():
+    pipe = prepared(CASE, "cpu")
+    table, seconds = profiled(pipe, named_arm(pipe, CASE, "paper, parallel"), CASE)
+    assert table["host_seconds"].sum() > 0 and table["host_seconds"].is_monotonic_decreasing and not table["is_kernel"].any()
+    calls = table.set_index("name")["calls"]
+    plain, _ = profiled(pipe, Arm(), CASE)
+    assert calls["aten::mkldnn_convolution"] < plain.set_index("name")["calls"]["aten::mkldnn_convolution"]
+    assert busy_share(table, seconds) == 0
+    with pytest.raises(ValueError, match="arm 'best' asked; there are: untouched; paper, parallel"):
+        named_arm(pipe, CASE, "best")
 
 
 def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from PIL import Image
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, comparison
-from fastdiff_lab.comparison import summarised
+from fastdiff_lab.comparison import compare_tasks, summarised
 from fastdiff_lab.evaluation import sample
 from fastdiff_lab.metrics import fidelity, interval, mean_psnr
 from fastdiff_lab.shapes.data import held_out_scenes
@@ -213,3 +213,8 @@ def test_bad_options_of_compare(options, error, message):
     } | options
     with pytest.raises(error, match=message):
         fl.compare(given.pop("pipe"), given.pop("arms"), given.pop("prompts"), **given)
+
+
+def test_tasks_are_compared_to_the_untouched_run():
+    with pytest.raises(ValueError, match="arms paper given; accepted: 'untouched' among them"):
+        compare_tasks(fl.load_pipeline(), {"paper": Arm(steps=2)}, [("a red ring", 0)], {"num_inference_steps": 4})

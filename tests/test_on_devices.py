@@ -12,6 +12,7 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.bench.cases import compile_children
 from fastdiff_lab.conditions import repeat_rows
 from fastdiff_lab.hooks import replaced_call
+from fastdiff_lab.runs import Run
 from fastdiff_lab.split import denoiser_of, split_denoiser
 
 WAITING = {
@@ -70,6 +71,15 @@ def test_no_step_makes_the_host_wait(make, options, monkeypatch):
     assert len(calls) == 10 and not any(calls[1:])
     if make is pipeline:  # with a ControlNet, the run begins at its call
         assert calls[0], "a run's beginning reads its time-steps: the watch sees what it should"
+
+
+def test_time_steps_repeated_for_each_row_are_not_read():
+    timesteps = torch.arange(10, 0, -1)
+    here = Run(timesteps, timesteps)
+    with Watched() as found:
+        assert here.is_at(timesteps[3], 3) and here.is_at(timesteps[3][None].expand(4), 3)
+    assert not found.seen
+    assert not here.is_at(timesteps[3:5], 3) and not here.is_at(timesteps[4].expand(2), 3) and here.is_at(torch.tensor([7, 7]), 3)
 
 
 def test_the_watch_sees_an_index_that_is_made_of_a_list():

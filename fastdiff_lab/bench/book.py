@@ -112,6 +112,8 @@ def _timed(run: dict[str, Any]) -> Timed:
     ):
         if not isinstance(number, int) or number < 0:
             raise ValueError(f"{number!r} is no count")
+    if not isinstance(timed.is_finite, bool):
+        raise ValueError(f"is_finite={timed.is_finite!r} is neither true nor false")
     return timed
 
 

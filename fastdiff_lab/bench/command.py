@@ -26,8 +26,6 @@ from .report import write_report
 
 # On a CPU full size would take hours: the embedded pipeline as it is, and Stable Diffusion's UNet on few pixels.
 ON_CPU = (Case("embedded", 64), Case("sd-1.5", 128, steps=20))
-SHOWN = ["arm", "forward_calls", "gflops", "seconds", "ratio", "denoiser_ratio", "flop_ceiling",
-         "time_ceiling", "share_of_ceiling", "denoiser_peak_ratio"]  # fmt: skip
 
 
 def chosen_cases(
@@ -69,8 +67,9 @@ def _run(text: str) -> tuple[str, int]:
 
 
 def bench_into(
-    output: Path | None, cases: Sequence[Case], *, device: str, threads: int | None = None, repeats: int = 5, minutes: float = 10.0
-) -> tuple[pd.DataFrame, Book, bool]:
+    output: Path | None, cases: Sequence[Case], *, device: str, threads: int | None = None, repeats: int = 5, minutes: float = 10.0,
+    retries_failed: bool = False,
+) -> tuple[pd.DataFrame, Book, bool]:  # fmt: skip
     """Times what is missing of the cases; returns the table, all that is known, and whether nothing is missing.
 
     >>> bench_into(None, chosen_cases("cpu"), device="cpu", threads=2)  # doctest: +SKIP
@@ -85,7 +84,7 @@ def bench_into(
     about = about_machine(device)
     folder = writable_folder(output or Path("data/bench") / machine_name(about))
     book = Book(folder, about)
-    is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes)
+    is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes, retries_failed=retries_failed)
     return write_report(book), book, is_whole
 
 

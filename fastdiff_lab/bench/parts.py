@@ -46,18 +46,23 @@ class Clock:
             raise OutOfTime
 
 
-def run_part(book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5, minutes: float = 10.0) -> bool:
+def run_part(
+    book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5, minutes: float = 10.0, retries_failed: bool = False
+) -> bool:
     """Times what is missing of the cases, each run written as it comes; True if nothing is missing any more.
 
     >>> run_part(Book(folder, about), [Case("embedded", 64)], device="cpu", repeats=3)  # doctest: +SKIP
 
     `repeats`: timed runs per arm, which take turns, after one that is not timed. `minutes`: no run is begun after them, or that would not
-    end within them by what it took before. What cannot run (memory, a missing package) is written with its reason, and not tried again.
+    end within them by what it took before. What cannot run (memory, a missing package) is written with its reason, and not tried again
+    unless `retries_failed`.
     Raises ValueError for fewer than one repeat or no time.
     """
     if repeats < 1 or not minutes > 0:
         raise ValueError(f"repeats={repeats!r}, minutes={minutes!r} asked; accepted: 1 run or more, more than 0 minutes")
     clock = Clock(minutes)
+    for case in cases if retries_failed else ():
+        book.entry(case).failed.clear()
     try:
         for case in cases:
             _Part(book, case, device, repeats, clock).run()

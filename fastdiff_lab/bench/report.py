@@ -3,6 +3,7 @@
 - `bench_table(book)`: one row per case and arm
 - `plot_bench(table, target)`: how many times faster than the untouched run, beside the ceilings
 - `write_report(book)`: both, beside the benchmark's own file
+- `told(table, book)`: the table's main columns as text, and what could not run
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from .book import Book, Entry
 from .halves import at_best
 from .timing import Timed
 
+SHOWN = ["arm", "forward_calls", "gflops", "seconds", "ratio", "denoiser_ratio", "flop_ceiling",
+         "time_ceiling", "share_of_ceiling", "denoiser_peak_ratio"]  # fmt: skip
+
 
 def bench_table(book: Book) -> pd.DataFrame:
     """One row per case and arm that was timed.
@@ -35,7 +39,8 @@ def bench_table(book: Book) -> pd.DataFrame:
     untouched each is (`ratio`, `denoiser_ratio`); evaluations; `gflops` per picture (2 per multiply-add) and `flop_ceiling`, how many
     times fewer than untouched; `peak_bytes` and `denoiser_peak_bytes` (CUDA only: up to the
     pipeline's and to the denoiser's end) and `denoiser_peak_ratio` to untouched; `time_ceiling`, how many times faster the denoiser
-    would be if the two halves of each call took what they take alone, and `share_of_ceiling`, the part of it that is reached.
+    would be if the two halves of each call took what they take alone, and `share_of_ceiling`, the part of it that is reached;
+    `is_finite`, whether all predictions that ended a run were (random weights in float16 may overflow).
     """
     return pd.DataFrame([row for entry in book.entries.values() if UNTOUCHED in entry.runs for row in _rows(entry)])
 
@@ -57,7 +62,7 @@ def _measured(entry: Entry, arm: str) -> dict[str, Any]:
         "encoder_calls": last.encoder_calls, "decoder_calls": last.decoder_calls, "forward_calls": last.forward_calls,
         "gflops": flops.of_run(last.encoder_calls, last.decoder_calls) / 1e9 / entry.case.batch,
         "peak_bytes": _most(run.peak_bytes for run in runs), "denoiser_peak_bytes": _most(run.denoiser_peak_bytes for run in runs),
-        "at_best_seconds": _at_best(entry, arm, last),
+        "at_best_seconds": _at_best(entry, arm, last), "is_finite": all(run.is_finite for run in runs),
     }  # fmt: skip
 
 
@@ -127,3 +132,21 @@ def write_report(book: Book) -> pd.DataFrame:
     write_whole(book.path.with_name("bench.csv"), lambda place: table.to_csv(place, index=False, float_format="%.5g"))
     write_whole(book.path.with_name("bench.png"), lambda place: figure.savefig(place, format="png", dpi=110))
     return table
+
+
+def told(table: pd.DataFrame, book: Book) -> str:
+    """The main columns of each case, and what could not run there.
+
+    >>> print(told(bench_table(book), book))  # doctest: +SKIP
+    """
+    parts = []
+    for case, entry in book.entries.items():
+        rows = table[table["case"] == str(case)] if len(table) else table
+        parts.append(f"\n{case}\n{rows[SHOWN].round(2).to_string(index=False) if len(rows) else 'nothing is timed yet'}")
+        parts += [f"could not run: {case}: {arm}: {reason}" for arm, reason in entry.failed.items()]
+        parts += [f"ended in NaN or infinite values: {case}: {arm}" for arm in _not_finite(rows)]
+    return "\n".join(parts)
+
+
+def _not_finite(rows: pd.DataFrame) -> list[str]:
+    return [] if rows.empty else list(rows.loc[~rows["is_finite"], "arm"])

@@ -20,7 +20,10 @@ from ..split import denoiser_of
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes allocated up to the end of each."""
+    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes allocated up to the end of each.
+
+    `is_finite`: whether the last prediction holds no NaN and no infinite value, on which some kernels and a GPU's clocks differ.
+    """
 
     seconds: float
     denoiser_seconds: float
@@ -29,6 +32,7 @@ class Timed:
     forward_calls: int
     peak_bytes: int | None = None
     denoiser_peak_bytes: int | None = None
+    is_finite: bool = True
 
 
 class Stopwatch:
@@ -44,6 +48,7 @@ class Stopwatch:
         self.device, self.on_cuda = device, device.type == "cuda"
         self.marks: list[tuple[Any, Any]] = []
         self.peak_bytes: int | None = None
+        self.last: Any = None  # what the last call gave
 
     def mark(self) -> Any:
         if not self.on_cuda:
@@ -57,6 +62,7 @@ class Stopwatch:
             begun = self.mark()
             output = inner(*args, **kwargs)
             self.marks.append((begun, self.mark()))
+            self.last = output
             if self.on_cuda:
                 self.peak_bytes = torch.cuda.max_memory_allocated(self.device)  # what the allocator has counted: no waiting
             return output
@@ -89,4 +95,7 @@ def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: in
         synchronize(device)
         seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
-    return Timed(seconds, watch.seconds(), counts.encoder_calls, counts.decoder_calls, counts.forward_calls, peak, watch.peak_bytes)
+    is_finite = bool(torch.isfinite(watch.last[0]).all())
+    return Timed(
+        seconds, watch.seconds(), counts.encoder_calls, counts.decoder_calls, counts.forward_calls, peak, watch.peak_bytes, is_finite
+    )  # fmt: skip
