@@ -1,0 +1,86 @@
+"""README.md and docs/results.md say what the committed tables say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fastdiff_lab.shapes.scenes import parse_caption
+
+ROOT = Path(__file__).parent.parent
+SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("arm")
+PICTURES = pd.read_csv(ROOT / "data/suite/ddim-50/pictures.csv")
+ONE_OBJECT = PICTURES[[parse_caption(prompt)["objects"] == "1" for prompt in PICTURES["prompt"]]]
+
+IN_README = {
+    "everything: untouched": "untouched",
+    "the decoder, **the paper's keys**": "features, paper 9, order 0",
+    "the decoder, uniform keys": "features, uniform 9, order 0",
+    "the decoder, **keys derived from measurements**": "features, derived 9, order 0",
+    "the same, features extrapolated (`order=1`, ours)": "features, derived 17, order 1",
+    "*rival:* nothing, predictions held at keys derived for that": "predictions, derived for predictions 9, order 0",
+    "*rival:* nothing, predictions extrapolated": "predictions, derived for predictions 17, order 1",
+    "*rival:* a plain run of 17 steps": "plain 17 steps",
+    "*rival:* DeepCache, its own package, interval 3": "DeepCache 3",
+}
+IN_RESULTS = {
+    "untouched": "untouched",
+    "features held, **the paper's 9 keys**": "features, paper 9, order 0",
+    "the same with prior noise": "features, paper 9, order 0, prior noise",
+    "features held, uniform 9": "features, uniform 9, order 0",
+    "features held, **derived 9**": "features, derived 9, order 0",
+    "features extrapolated, derived 9": "features, derived 9, order 1",
+    "predictions held, derived 9": "predictions, derived for predictions 9, order 0",
+    "plain 9 steps": "plain 9 steps",
+    "features held, derived 17": "features, derived 17, order 0",
+    "features **extrapolated, derived 17**": "features, derived 17, order 1",
+    "predictions extrapolated, derived 17": "predictions, derived for predictions 17, order 1",
+    "plain 17 steps": "plain 17 steps",
+    "plain 25 steps": "plain 25 steps",
+    "DeepCache, interval 2": "DeepCache 2",
+    "DeepCache, interval 3": "DeepCache 3",
+    "DeepCache, interval 5": "DeepCache 5",
+}
+
+
+def rows(page: str, column: str) -> dict[str, list[str]]:
+    """Of the page's table that has this first column: the label of each row -> its other cells; links are their text."""
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", (ROOT / page).read_text())
+    table = text[text.index(f"| {column} |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {first: rest for first, *rest in cells}
+
+
+def psnr(arm: pd.Series) -> str:
+    return "identical" if arm.name == "untouched" else f"{arm.psnr:.1f} ({arm.psnr_low:.1f} to {arm.psnr_high:.1f})"
+
+
+def worst(arm: pd.Series) -> str:
+    return "identical" if arm.name == "untouched" else f"{arm.psnr_worst:.1f}"
+
+
+def right(name: str) -> str:
+    return f"{100 * ONE_OBJECT.query('arm == @name')['prompt_accuracy'].mean():.0f} %"
+
+
+def test_every_row_has_its_arm():
+    assert list(rows("README.md", "what runs between key steps")) == list(IN_README)
+    assert list(rows("docs/results.md", "arm")) == list(IN_RESULTS)
+
+
+@pytest.mark.parametrize(("label", "name"), IN_README.items(), ids=str)
+def test_the_readme_says_what_was_measured(label, name):
+    keys, ratio, *others = rows("README.md", "what runs between key steps")[label]
+    arm = SUITE.loc[name]
+    assert ratio == f"{arm.ratio:.2f}x" and others == [psnr(arm), worst(arm), right(name)]
+    assert keys == str(int(arm.encoder_calls if "DeepCache" not in name else arm.forward_calls))
+
+
+@pytest.mark.parametrize(("label", "name"), IN_RESULTS.items(), ids=str)
+def test_the_results_say_what_was_measured(label, name):
+    arm = SUITE.loc[name]
+    costs = [str(int(arm.forward_calls)), f"{arm.gflops:.1f}", f"{arm.seconds:.2f}", f"{arm.ratio:.2f}"]
+    assert rows("docs/results.md", "arm")[label] == [*costs, psnr(arm), worst(arm), right(name)]
