@@ -1,13 +1,14 @@
 """What the arms of a comparison cost: seconds, memory, operations.
 
 - `of_one_picture(pipe, ways, task, ...)`: seconds and peak memory
-- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs
+- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs; `controlnet_flops(pipe, run)`: of its ControlNet alone
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,14 +16,14 @@ import torch
 from torch import nn
 
 from .deepcache import deepcache_flops
-from .evaluation import Arm, denoiser_arguments, sample
-from .flops import FlopCount, count_flops
-from .split import denoiser_of
+from .evaluation import Arm, first_arguments, one_step, sample
+from .flops import FlopCount, count_flops, total_flops
+from .split import controlnet_of, denoiser_of
 from .token_merging import token_merging_flops
 
 
 def of_one_picture(
-    pipe: Any, ways: Mapping[str, Arm], task: tuple[str, int], repeats: int, options: dict[str, Any]
+    pipe: Any, ways: Mapping[str, Arm], task: tuple[Any, int], repeats: int, options: dict[str, Any]
 ) -> pd.DataFrame:
     """`seconds` (median) and `peak_bytes` (CUDA only) of one picture per arm; the arms take turns, after one turn that is not timed.
 
@@ -46,23 +47,38 @@ def of_one_picture(
     return pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})
 
 
-def operations(pipe: Any, ways: Mapping[str, Arm], calls: pd.DataFrame, prompt: str, guidance_scale: float) -> pd.DataFrame:
+def operations(
+    pipe: Any,
+    ways: Mapping[str, Arm],
+    calls: pd.DataFrame,
+    prompt: Any,
+    guidance_scale: float | None,
+    options: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
     """`gflops` (2 per multiply-add) and `gmacs` of one picture per arm.
 
     >>> operations(pipe, arms, table.set_index("arm"), prompt, 5.0)["gflops"]  # doctest: +SKIP
 
     `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
-    them switched on.
+    them switched on; a ControlNet, which is held with the encoder, is counted with it. `options`: further arguments of the pipeline.
     """
-    arguments = denoiser_arguments(pipe, prompt, guidance_scale)
-    of_call = {
+    run = one_step(pipe, prompt, guidance_scale, options)
+    arguments, held = first_arguments(denoiser_of(pipe), run), controlnet_flops(pipe, run)
+    counted = {
         flops_kind(arm): flops_of_call(denoiser_of(pipe), arguments, arm)
         for arm in {flops_kind(arm): arm for arm in ways.values()}.values()
     }
+    of_call = {kind: replace(count, encoder=count.encoder + held) for kind, count in counted.items()}
     each = calls[["encoder_calls", "decoder_calls"]]
     of_run = {name: of_call[flops_kind(arm)].of_run(*each.loc[name]) / 1e9 for name, arm in ways.items()}
     gflops = pd.Series(of_run)
     return pd.DataFrame({"gflops": gflops, "gmacs": gflops / 2})
+
+
+def controlnet_flops(pipe: Any, run: Callable[[], Any]) -> int:
+    """Operations of one call of the pipeline's ControlNet, which is held with the encoder; 0 without one. `run`: calls the pipeline."""
+    controlnet = controlnet_of(pipe)
+    return 0 if controlnet is None else total_flops(controlnet, first_arguments(controlnet, run))
 
 
 def flops_kind(arm: Arm) -> tuple:

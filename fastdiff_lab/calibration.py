@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .cautions import check_can_be_replayed, guidance_of
-from .evaluation import denoiser_calls
+from .cautions import check_is_one_run, guidance_of
+from .evaluation import denoiser_calls, run_options
 from .extrapolation import Extrapolation
-from .fingerprint import identity
+from .fingerprint import identity, in_words
 from .flops import count_flops
-from .replay import Call, Trajectory, latents_after, memory_of, run_options, seen
+from .replay import Call, Trajectory, latents_after, memory_of, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .split import by_picture, denoiser_of
@@ -124,7 +122,7 @@ def calibrate(
     Text2Video-Zero's), a budget that is too small, or a store with other costs; RuntimeError inside an `encoder_propagation` block.
     """
     _check(prompts, seeds, order, what, batch, longest)
-    check_can_be_replayed(pipe, guidance_scale)
+    check_is_one_run(pipe, guidance_scale, "calibration")
     seeds = range(len(prompts)) if seeds is None else seeds
     settings = run_options(num_inference_steps, guidance_scale, options)
     parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
@@ -136,7 +134,7 @@ def calibrate(
     guidance = guidance_of(pipe) if guidance_scale is None else guidance_scale
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
     measured_on = {**identity(pipe), **run, "pictures": len(prompts)}
-    state = _State.begin(plan, measured_on, _about(prompts, seeds), store)
+    state = _State.begin(plan, measured_on, _about(prompts, seeds, options), store)
     with tqdm(desc="calibration", total=len(calls) * (num_steps - 1), leave=False) as bar:
         for part, call in zip(parts, calls, strict=True):
             trajectory = first if call is calls[0] else seen(pipe, call, num_steps)
@@ -144,16 +142,10 @@ def calibrate(
     return state.costs
 
 
-def _about(prompts: Sequence[Any], seeds: Sequence[int]) -> dict[str, Any]:
+def _about(prompts: Sequence[Any], seeds: Sequence[int], options: Mapping[str, Any] | None) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
-    return {"prompts": [_in_words(prompt) for prompt in prompts], "seeds": list(seeds), **versions}
-
-
-def _in_words(prompt: Any) -> str:
-    """A prompt as text; a picture's own text would name its address in memory."""
-    if isinstance(prompt, Image.Image):
-        return f"picture {hashlib.sha256(prompt.tobytes()).hexdigest()[:16]}"
-    return str(prompt)
+    about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds), **versions}
+    return about | ({"options": in_words(options)} if options else {})
 
 
 def _check(prompts: Any, seeds: Sequence[int] | None, order: Any, what: str, batch: Any, longest: Any) -> None:
@@ -210,7 +202,10 @@ class _State:
         if store is None or not Path(store).exists():
             return cls(fresh, None if store is None else Path(store))
         found = ReuseCosts.load(store)
-        same = all(found.about.get(name) == about[name] for name in ("prompts", "seeds")) and found.measured_on == measured_on
+        same = (
+            all(found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options"))
+            and found.measured_on == measured_on
+        )
         if not same or found.displacement.shape != displacement.shape:
             raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")
         return cls(found, Path(store))

@@ -1,6 +1,6 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
-- `check_rows_stay_apart`, `check_finite`, `check_can_be_replayed`: refusals
+- `check_rows_stay_apart`, `check_finite`, `check_is_one_run`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
 - `warn_of_other_guidance`, `warn_of_few_steps`: warnings
 """
@@ -66,18 +66,21 @@ def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
 
 
-def check_can_be_replayed(pipe: Any, guidance_scale: float | None) -> None:
-    """Raises ValueError for a pipeline whose call is not one run for a list of prompts with this guidance scale."""
+def check_is_one_run(pipe: Any, guidance_scale: float | None, asked: str) -> None:
+    """Raises ValueError for a pipeline whose call is not one run for a list of prompts with this guidance scale.
+
+    `asked`: what for, "calibration" or "comparison".
+    """
     kind, loop = type(pipe).__name__, several_runs(pipe)
     if loop is not None:
         raise ValueError(
-            f"calibration asked of {kind}, which goes through its time-steps several times in one call ({loop}), so that no step has one "
+            f"{asked} asked of {kind}, which goes through its time-steps several times in one call ({loop}), so that no step has one "
             "cost; accepted: a pipeline with one run in each call, such as the text-to-image pipeline of the same denoiser"
         )
     parameters = inspect.signature(pipe.__call__).parameters
     if next(iter(parameters)) == "batch_size":
         raise ValueError(
-            f"calibration asked of {kind}, which is called with a number of pictures; accepted: a pipeline that is called with a list of "
+            f"{asked} asked of {kind}, which is called with a number of pictures; accepted: a pipeline that is called with a list of "
             "prompts, pictures or class labels"
         )
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -3,37 +3,29 @@
 - `compare(pipe, arms, prompts, ...)`: one row per arm
 - `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
 - `with_costs(pipe, arms, pictures, ...)`: the first from the second
-- `drawn(pipe, arms, tasks, ...)`: the results themselves
 - `compare_tasks(pipe, arms, tasks, ...)`: the same for given pairs of prompt and seed
 - `brief(table)`: the columns that are looked at first
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from tqdm import tqdm
 
 from .arm_costs import of_one_picture, operations
-from .evaluation import Arm, denoiser_calls, sample
-from .fingerprint import scheduler_config, weights_digest
+from .cautions import check_is_one_run
+from .drawing import draw_missing, reader
+from .evaluation import Arm, denoiser_calls
 from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
 from .quality import Quality, quality_of
 from .schedule import KeySchedule
 from .split import denoiser_of
-from .store import Result, Store
-from .workers import WorkerLostError, in_workers
-
-LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+from .store import Store
 
 
 def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
@@ -68,11 +60,12 @@ def _check_whole(name: str, value: Any, least: int) -> None:
 def compare(
     pipe: Any,
     arms: Mapping[str, KeySchedule | Arm],
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     repeats: int = 3,
     batch: int = 16,
@@ -88,7 +81,9 @@ def compare(
     >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
 
     `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
-    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only.
+    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only. `prompts`: texts, or class labels for
+    DiTPipeline. `guidance_scale`: None for a pipeline that takes none under this name. `options`: further arguments of the pipeline, alike
+    for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one picture, one above the other).
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
@@ -99,21 +94,30 @@ def compare(
     drawn, and measured again by each call.
 
     Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
-    picture, up to the latents), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of the averaged error in dB, `ssim`,
-    `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval `_low`, `_high`; the same
-    with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture) in the same way; `fid`, `kid`
-    and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with all attributes right;
-    NaN if the prompts are no captions of scenes). `pictures` is the sample size.
+    picture, up to the latents; of the whole call for video, DiT and pixels), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of
+    the averaged error in dB, `ssim`, `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval
+    `_low`, `_high`; the same with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture) in
+    the same way; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
+    all attributes right; NaN if the prompts are no captions of scenes). `pictures` is the sample size.
+
+    Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn.
     """
     _check_whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
-    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    of_run = _of_run(num_inference_steps, guidance_scale, options)
     ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     pictures = compare_pictures(
         pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
-        metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **options,
+        metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **of_run,
     )  # fmt: skip
-    return with_costs(pipe, ways, pictures, repeats=repeats, **options)
+    return with_costs(pipe, ways, pictures, repeats=repeats, **of_run)
+
+
+def _of_run(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What `sample` is given; without further options what it was before there were any, so that stores find their pictures."""
+    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale} | (
+        {"options": options} if options else {}
+    )
 
 
 def with_costs(
@@ -122,7 +126,8 @@ def with_costs(
     pictures: pd.DataFrame,
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
     repeats: int = 3,
 ) -> pd.DataFrame:
     """The table of `compare` from the pictures of `compare_pictures`: their summary, and what each arm costs, measured now.
@@ -132,11 +137,12 @@ def with_costs(
     `arms`: each arm of `pictures` by its name. Other arguments and result as for `compare`.
     """
     _check_whole("repeats", repeats, 0)
-    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    prompt, seed = str(pictures["prompt"].iloc[0]), int(pictures["seed"].iloc[0])
+    of_run = _of_run(num_inference_steps, guidance_scale, options)
+    prompt, seed = pictures["prompt"].iloc[0], int(pictures["seed"].iloc[0])
+    prompt = prompt if isinstance(prompt, str) else int(prompt)
     quality = summarised(pictures)
-    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, options).assign(
-        **operations(pipe, arms, quality, prompt, guidance_scale)
+    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, of_run).assign(
+        **operations(pipe, arms, quality, prompt, guidance_scale, options)
     )
     costs = costs.assign(ratio=costs.loc[UNTOUCHED, "seconds"] / costs["seconds"])[
         ["seconds", "ratio", "peak_bytes", "gflops", "gmacs"]
@@ -148,11 +154,12 @@ def with_costs(
 def compare_pictures(
     pipe: Any,
     arms: Mapping[str, KeySchedule | Arm],
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     batch: int = 16,
     n_jobs: int | None = None,
@@ -169,8 +176,7 @@ def compare_pictures(
     Returns one row per arm, prompt and seed: evaluations, `mse`, `psnr`, `ssim`, `latent_mse` to the untouched run (and to the
     reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of an arm, and stand in each of its rows.
     """
-    if isinstance(prompts, str):
-        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
+    _check_call(pipe, prompts, guidance_scale, options, metrics)
     _check_whole("batch", batch, 1)
     if n_jobs is not None and n_jobs == 0:
         raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
@@ -184,12 +190,34 @@ def compare_pictures(
         raise ValueError(
             f"reference_steps={reference_steps} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
         )
-    options: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    of_run = _of_run(num_inference_steps, guidance_scale, options)
     ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
     if reference_steps is not None:
         ways = {REFERENCE: Arm(steps=reference_steps)} | ways
     quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)
-    return compare_tasks(pipe, ways, tasks, options, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+    return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+
+
+def _check_call(
+    pipe: Any, prompts: Any, guidance_scale: float | None, options: Mapping[str, Any] | None, metrics: Sequence[str]
+) -> None:
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
+    other = next((prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, str | int)), None)
+    if other is not None:
+        raise TypeError(
+            f"prompt {other!r} given; accepted: texts, or class labels as whole numbers; what is the same for all goes into options"
+        )
+    ours = sorted({"num_inference_steps", "guidance_scale", "generator", "output_type"} & set(options or {}))
+    if ours:
+        raise ValueError(
+            f"options with {', '.join(ours)} given; accepted: arguments of the pipeline that compare does not give it itself"
+        )
+    check_is_one_run(pipe, guidance_scale, "comparison")
+    if metrics and hasattr(pipe, "video_processor"):
+        raise ValueError(
+            f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; accepted: no metrics, which are of pictures"
+        )
 
 
 def compare_tasks(
@@ -211,87 +239,10 @@ def compare_tasks(
     """
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
-    of = _settings(pipe, options)
     with Store(store) as kept:
-        _run_missing(pipe, arms, tasks, of, options, batch, n_jobs, kept)
-        return picture_rows(lambda name, part: kept.read(_key(of, arms[name], task) for task in part), list(arms), tasks, quality)
-
-
-def drawn(
-    pipe: Any,
-    arms: Mapping[str, Arm],
-    tasks: Sequence[Task],
-    options: dict[str, Any],
-    *,
-    batch: int = 16,
-    n_jobs: int | None = None,
-    store: str | Path | None = None,
-) -> dict[str, list[Result]]:
-    """What each arm gives for each task (a prompt and a seed), from the store as far as it is there.
-
-    >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
-
-    `options`: number of steps and guidance scale, as for `sample`; other arguments as for `compare`.
-    """
-    of = _settings(pipe, options)
-    with Store(store) as kept:
-        _run_missing(pipe, arms, tasks, of, options, batch, n_jobs, kept)
-        return {name: kept.read(_key(of, arm, task) for task in tasks) for name, arm in arms.items()}
-
-
-def _settings(pipe: Any, options: dict[str, Any]) -> str:
-    """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
-    model = denoiser_of(pipe)
-    device = str(next(model.parameters()).device.type)
-    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), options, device]
-    return weights_digest(pipe) + json.dumps(about, sort_keys=True, default=str)
-
-
-def _key(settings: str, arm: Arm, task: Task) -> str:
-    text = json.dumps([settings, arm.about(), task], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _run_missing(
-    pipe: Any, ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, options: dict, batch: int, n_jobs: int | None, store: Store
-) -> None:
-    """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced."""
-    lost = 0
-    with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
-        while pending := list(_pending(ways, tasks, of, batch, store)):
-            bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
-            jobs = ((arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
-            try:
-                for results in in_workers(_run, pipe, jobs, n_jobs):
-                    store.add(results)
-                    bar.update(len(results))
-                    lost = 0
-            except WorkerLostError as loss:
-                lost += 1
-                if lost >= LOST_WORKERS:
-                    raise WorkerLostError(
-                        f"workers were killed {lost} times in a row before one had finished a batch of {batch}; perhaps memory is short: "
-                        "give a smaller batch, or use fewer workers"
-                    ) from loss
-                warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
-
-
-def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
-    done = store.keys()
-    for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
-        left = [task for task in dict.fromkeys(tasks) if _key(of, arm, task) not in done]
-        yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
-
-
-def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
-    prompts, seeds = zip(*tasks, strict=True)
-    with torch.no_grad():
-        drawn = sample(pipe, arm, prompts, seeds, **options)
-    counts = asdict(drawn.counts)
-    latents = drawn.latents.cpu()
-    return {
-        key: Result(latents[row].clone(), image, counts) for row, (key, image) in enumerate(zip(keys, drawn.images, strict=True))
-    }
+        draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
+        read = reader(pipe, options, kept)
+        return picture_rows(lambda name, part: read(arms[name], part), list(arms), tasks, quality)
 
 
 QUALITY = ("clip_score", "lpips", "fid", "kid")  # shown where they were asked

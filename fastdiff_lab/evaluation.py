@@ -3,6 +3,7 @@
 - `Arm`: one way of running the pipeline
 - `sample(pipe, arm, prompts, ...)`: pictures, latents and counts of one arm
 - `as_arm(pipe, arm, steps)`: the pipeline runs as the arm does, while the block lasts
+- `run_options(...)`: what a pipeline is called with beside prompts and seeds
 - `denoiser_calls`, `denoiser_arguments`, `first_arguments`: how often and with what a run calls the denoiser
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,11 +25,11 @@ from torch import Tensor, nn
 from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
-from .hooks import replaced_call
+from .hooks import replaced_call, replaced_method
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
-from .split import denoiser_of
+from .split import by_picture, denoiser_of
 from .token_merging import check_ratio, token_merging
 
 
@@ -83,7 +84,10 @@ class Arm:
 
 @dataclass
 class Sampled:
-    """What one arm gave: PIL pictures, latents (pictures, channels, height, width), evaluations, seconds."""
+    """What one arm gave: a PIL picture per prompt, latents (pictures, ...), evaluations, seconds.
+
+    The frames of a video stand one above the other in its picture.
+    """
 
     images: list[Image.Image]
     latents: Tensor
@@ -125,28 +129,81 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
         yield counts, num_inference_steps if arm.steps is None else arm.steps
 
 
+def run_options(
+    num_inference_steps: int, guidance_scale: float | None = 5.0, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out.
+
+    >>> run_options(50, 7.5, {"height": 64})
+    {'num_inference_steps': 50, 'guidance_scale': 7.5, 'height': 64}
+    """
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
+    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
+
+
 def sample(
-    pipe: Any, arm: Arm, prompts: Sequence[str], seeds: Sequence[int], *, num_inference_steps: int = 50, guidance_scale: float = 5.0
+    pipe: Any,
+    arm: Arm,
+    prompts: Sequence[Any],
+    seeds: Sequence[int],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
 ) -> Sampled:
     """Runs one arm on prompts and seeds (one seed per prompt), as one batch.
 
     >>> sample(pipe, Arm(KeySchedule.paper(50)), ["a red ring on a blue background"], [0]).counts.encoder_calls  # doctest: +SKIP
     9
+
+    `guidance_scale`: None for a pipeline that takes none under this name. `options`: further arguments of the pipeline.
+    The seconds are those up to the latents; of the whole call where the pipeline decodes in a way of its own (video, DiT, pixels).
     """
-    if not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
-    with as_arm(pipe, arm, num_inference_steps) as (counts, steps):
+    stops = _stops_at_latents(pipe)
+    with as_arm(pipe, arm, num_inference_steps) as (counts, steps), _last_sample(pipe) as last:
+        call = run_options(steps, guidance_scale, options) | {"output_type": "latent" if stops else "pil"}
         started = time.perf_counter()
-        latents = pipe(
-            list(prompts),
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=generators(seeds),
-            output_type="latent",
-        ).images
-        synchronize(latents.device)
+        drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
+        synchronize(next(denoiser_of(pipe).parameters()).device)
         seconds = time.perf_counter() - started
-    return Sampled(decode(pipe, latents), latents, counts, seconds)
+    if stops:
+        return Sampled(decode(pipe, drawn), drawn, counts, seconds)
+    return Sampled([_as_picture(one) for one in drawn], by_picture(pipe, last[-1], len(prompts)), counts, seconds)
+
+
+def _stops_at_latents(pipe: Any) -> bool:
+    """Does the pipeline give its latents, for `decode`? Those of video, of pixels and of other autoencoders do not."""
+    return hasattr(pipe, "image_processor") and hasattr(pipe, "vae")
+
+
+@contextmanager
+def _last_sample(pipe: Any) -> Iterator[list[Tensor]]:
+    """While the block lasts, the list holds what the scheduler's last step gave."""
+    last: list[Tensor] = []
+
+    def around(inner: Callable) -> Callable:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = inner(*args, **kwargs)
+            last[:] = [result[0]]
+            return result
+
+        return step
+
+    with replaced_method(pipe.scheduler, "step", around):
+        yield last
+
+
+def _as_picture(drawn: Any) -> Image.Image:
+    """A picture as it is, a video's frames one above the other."""
+    if isinstance(drawn, Image.Image):
+        return drawn
+    width, height = drawn[0].size
+    whole = Image.new("RGB", (width, height * len(drawn)))
+    for place, frame in enumerate(drawn):
+        whole.paste(frame, (0, place * height))
+    return whole
 
 
 def _plain(scheduler: Any, steps: int, of: int) -> Any:
@@ -197,10 +254,16 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     return pipe.image_processor.postprocess(decoded, output_type="pil")
 
 
-def denoiser_arguments(pipe: Any, prompt: str, guidance_scale: float = 5.0) -> dict[str, Any]:
-    """The arguments of the denoiser's first call for one picture."""
-    options = {"num_inference_steps": 1, "guidance_scale": guidance_scale, "generator": generators([0])}
-    return first_arguments(denoiser_of(pipe), lambda: pipe(prompt, **options))
+def denoiser_arguments(
+    pipe: Any, prompt: Any, guidance_scale: float | None = 5.0, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The arguments of the denoiser's first call for one picture; `options`: further arguments of the pipeline."""
+    return first_arguments(denoiser_of(pipe), one_step(pipe, prompt, guidance_scale, options))
+
+
+def one_step(pipe: Any, prompt: Any, guidance_scale: float | None, options: Mapping[str, Any] | None) -> Callable[[], Any]:
+    """A run of one step for one picture, to look at what is called in it."""
+    return lambda: pipe([prompt], generator=generators([0]), **run_options(1, guidance_scale, options))
 
 
 def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 - `weights_digest(pipe)`: a fingerprint of its weights
 - `scheduler_config(pipe)`: its scheduler's settings
 - `identity(pipe)`: class, weights and scheduler, as text
+- `in_words(value)`: an argument of a pipeline's call, pictures and tensors by a digest of what they hold
 - `differences(measured_on, pipe, ...)`: where a schedule's measurement and its use differ, in words
 """
 
@@ -13,7 +14,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
 
 from .split import denoiser_of
 
@@ -58,6 +61,37 @@ def identity(pipe: Any) -> dict[str, str]:
         "scheduler": type(pipe.scheduler).__name__,
         "scheduler_config": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
+
+
+def in_words(value: Any) -> Any:
+    """An argument of a pipeline's call as JSON holds it; what pictures, tensors and arrays hold stands as a digest.
+
+    >>> in_words({"strength": 0.5, "image": Image.new("RGB", (2, 2))})["image"][:7]
+    'picture'
+
+    Raises TypeError for a function or anything else that cannot be told from another one of its kind.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(name): in_words(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_words(inner) for inner in value]
+    if isinstance(value, Image.Image):
+        return f"picture {_digest(value.mode, value.size, value.tobytes())}"
+    if isinstance(value, Tensor):
+        return f"tensor {_digest(value.dtype, value.shape, value.detach().cpu().double().numpy().tobytes())}"
+    if isinstance(value, np.ndarray):
+        return f"array {_digest(value.dtype, value.shape, value.tobytes())}"
+    raise TypeError(
+        f"{value!r} given among the pipeline's arguments; accepted: texts, numbers, pictures, tensors, arrays, and lists and dicts of them"
+    )
+
+
+def _digest(kind: Any, shape: Any, content: bytes) -> str:
+    return hashlib.sha256(f"{kind} {tuple(shape)} ".encode() + content).hexdigest()[:16]
 
 
 _NAMES = {

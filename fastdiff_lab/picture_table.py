@@ -13,13 +13,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from .drawing import Task
 from .metrics import fidelity, interval, mean_psnr
 from .quality import Quality
 from .shapes.judge import prompt_accuracy
 from .shapes.scenes import parse_caption
 from .store import Result
 
-Task = tuple[str, int]  # prompt and seed
 Read = Callable[[str, Sequence[Task]], list[Result]]  # the results of an arm for some tasks
 
 UNTOUCHED, REFERENCE = "untouched", "reference"
@@ -74,13 +74,14 @@ def _rows(
     if quality is not None:
         images, untouched = ([result.image for result in results] for results in (mine, others[""]))
         table = table.join(quality.of_pictures(images, untouched, [prompt for prompt, _ in tasks]))
-    return table.assign(prompt_accuracy=_accuracy(mine, tasks) if judged else np.nan)
+    is_square = all(result.image.width == result.image.height for result in mine)  # a video's frames stand one above the other
+    return table.assign(prompt_accuracy=_accuracy(mine, tasks) if judged and is_square else np.nan)
 
 
 def _are_captions(tasks: Sequence[Task]) -> bool:
     """Are all prompts captions of scenes, which the judge can read?"""
     try:
-        return all(parse_caption(prompt) for prompt, _ in tasks)
+        return all(isinstance(prompt, str) and parse_caption(prompt) for prompt, _ in tasks)
     except ValueError:
         return False
 

@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from .cautions import check_can_be_replayed
-from .evaluation import denoiser_calls
+from .cautions import check_is_one_run
+from .evaluation import denoiser_calls, run_options
 from .extrapolation import Extrapolation
-from .replay import Call, Trajectory, latents_after, run_options, seen
+from .replay import Call, Trajectory, latents_after, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .split import by_picture
@@ -71,7 +71,7 @@ def refine_schedule(
     """
     if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
         raise ValueError(f"runs={runs!r} asked; accepted: a whole number of 1 or more")
-    check_can_be_replayed(pipe, guidance_scale)
+    check_is_one_run(pipe, guidance_scale, "calibration")
     num_steps = denoiser_calls(pipe, num_inference_steps)
     if schedule.num_steps != num_steps:
         raise ValueError(

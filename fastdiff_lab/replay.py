@@ -1,6 +1,6 @@
 """A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
 
-- `Call`: prompts, seeds and options of a run; `run_options`: the options, from those of `calibrate`
+- `Call`: prompts, seeds and options of a run
 - `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
 - `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
 """
@@ -44,12 +44,6 @@ class Call:
         """Calls the pipeline, as far as the block around it lets it go."""
         with suppress(_Enough), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
-
-
-def run_options(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out."""
-    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
 
 
 @dataclass

@@ -18,9 +18,9 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from .comparison import drawn
 from .derivation import derive_schedule
 from .distances import frechet_distance, kernel_distance
+from .drawing import drawn
 from .evaluation import Arm
 from .files import write_whole
 from .pipelines import embedded_costs, load_pipeline

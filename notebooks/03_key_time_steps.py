@@ -36,7 +36,8 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.comparison import UNTOUCHED, drawn
+from fastdiff_lab.comparison import UNTOUCHED
+from fastdiff_lab.drawing import drawn
 from fastdiff_lab.evaluation import Arm, generators
 from fastdiff_lab.metrics import fidelity, mean_psnr
 from fastdiff_lab.pipelines import embedded_folder

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, comparison
+from fastdiff_lab import Arm, comparison, drawing
 from fastdiff_lab.comparison import compare_tasks, summarised
 from fastdiff_lab.evaluation import sample
 from fastdiff_lab.metrics import fidelity, interval, mean_psnr
@@ -92,7 +92,7 @@ def test_the_batch_changes_nothing(pipe, arms, pictures):
 
 def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch):
     file = tmp_path / "store.sqlite"
-    run, drawn = comparison._run, []
+    run, drawn = drawing._run, []
 
     def counting(pipe, arm, tasks, keys, options):
         if len(drawn) == 4:
@@ -100,7 +100,7 @@ def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch
         drawn.extend(keys)
         return run(pipe, arm, tasks, keys, options)
 
-    monkeypatch.setattr(comparison, "_run", counting)
+    monkeypatch.setattr(drawing, "_run", counting)
     with pytest.raises(KeyboardInterrupt):
         fl.compare_pictures(pipe, arms, PROMPTS, batch=1, store=file, **OPTIONS)
     with Store(file) as store:

@@ -16,11 +16,11 @@ import torch
 import torch._dynamo
 from tqdm import tqdm
 
-from ..arm_costs import flops_kind, flops_of_call
+from ..arm_costs import controlnet_flops, flops_kind, flops_of_call
 from ..evaluation import Arm, denoiser_calls, first_arguments, generators
-from ..flops import FlopCount, total_flops
+from ..flops import FlopCount
 from ..machine import clocks
-from ..split import controlnet_of, denoiser_of, sample_argument
+from ..split import denoiser_of, sample_argument
 from .arms import bench_arms
 from .book import Book
 from .cases import COMPILED, Case, prepared
@@ -126,7 +126,7 @@ class _Part:
 
     def count_operations(self, arms: dict[str, Arm]) -> None:
         missing = {name: arm for name, arm in arms.items() if name not in self.entry.flops and name not in self.entry.failed}
-        held = self.controlnet_operations() if missing else 0
+        held = controlnet_flops(self.pipe, self.call) if missing else 0
         found: dict[Any, FlopCount | None] = {}
         for name, arm in missing.items():
             kind = flops_kind(arm)
@@ -141,11 +141,6 @@ class _Part:
 
     def operations(self, arm: Arm) -> FlopCount:
         return flops_of_call(denoiser_of(self.pipe), self.arguments, arm)
-
-    def controlnet_operations(self) -> int:
-        """Of one call of what is held with the encoder."""
-        controlnet = controlnet_of(self.pipe)
-        return 0 if controlnet is None else total_flops(controlnet, first_arguments(controlnet, self.call))
 
     def time_all(self, arms: dict[str, Arm]) -> None:
         """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""

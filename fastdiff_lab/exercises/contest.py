@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..comparison import UNTOUCHED, drawn
+from ..comparison import UNTOUCHED
 from ..derivation import derive_schedule
+from ..drawing import drawn
 from ..evaluation import Arm
 from ..extrapolation import Extrapolation
 from ..files import read_json, write_text

@@ -1,0 +1,121 @@
+"""The pictures of arms, drawn as far as a store does not hold them.
+
+- `drawn(pipe, arms, tasks, ...)`: what each arm gives for each task
+- `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet
+- `reader(pipe, options, store)`: reads it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .evaluation import Arm, sample
+from .fingerprint import in_words, scheduler_config, weights_digest
+from .split import denoiser_of
+from .store import Result, Store
+from .workers import WorkerLostError, in_workers
+
+Task = tuple[Any, int]  # prompt (or class label) and seed
+LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+
+
+def drawn(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    tasks: Sequence[Task],
+    options: dict[str, Any],
+    *,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> dict[str, list[Result]]:
+    """What each arm gives for each task (a prompt and a seed), from the store as far as it is there.
+
+    >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+
+    `options`: number of steps and guidance scale, as for `sample`; other arguments as for `compare`.
+    """
+    with Store(store) as kept:
+        draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
+        read = reader(pipe, options, kept)
+        return {name: read(arm, tasks) for name, arm in arms.items()}
+
+
+def reader(pipe: Any, options: dict[str, Any], store: Store) -> Callable[[Arm, Sequence[Task]], list[Result]]:
+    """Reads the results of an arm for some tasks, as `sample` gives them with these options."""
+    of = _settings(pipe, options)
+    return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
+
+
+def _settings(pipe: Any, options: dict[str, Any]) -> str:
+    """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
+    model = denoiser_of(pipe)
+    device = str(next(model.parameters()).device.type)
+    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
+    return weights_digest(pipe) + json.dumps(about, sort_keys=True, default=str)
+
+
+def _key(settings: str, arm: Arm, task: Task) -> str:
+    text = json.dumps([settings, arm.about(), task], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def draw_missing(
+    pipe: Any,
+    ways: Mapping[str, Arm],
+    tasks: Sequence[Task],
+    options: dict[str, Any],
+    store: Store,
+    *,
+    batch: int = 16,
+    n_jobs: int | None = None,
+) -> None:
+    """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced.
+
+    >>> draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+    """
+    of, lost = _settings(pipe, options), 0
+    with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
+        while pending := list(_pending(ways, tasks, of, batch, store)):
+            bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
+            jobs = ((arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
+            try:
+                for results in in_workers(_run, pipe, jobs, n_jobs):
+                    store.add(results)
+                    bar.update(len(results))
+                    lost = 0
+            except WorkerLostError as loss:
+                lost += 1
+                if lost >= LOST_WORKERS:
+                    raise WorkerLostError(
+                        f"workers were killed {lost} times in a row before one had finished a batch of {batch}; perhaps memory is short: "
+                        "give a smaller batch, or use fewer workers"
+                    ) from loss
+                warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
+
+
+def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
+    done = store.keys()
+    for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
+        left = [task for task in dict.fromkeys(tasks) if _key(of, arm, task) not in done]
+        yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
+
+
+def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
+    prompts, seeds = zip(*tasks, strict=True)
+    with torch.no_grad():
+        drawn = sample(pipe, arm, prompts, seeds, **options)
+    counts = asdict(drawn.counts)
+    latents = drawn.latents.cpu()
+    return {
+        key: Result(latents[row].clone(), image, counts) for row, (key, image) in enumerate(zip(keys, drawn.images, strict=True))
+    }
