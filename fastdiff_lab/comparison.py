@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .arm_costs import of_one_picture, operations
 from .evaluation import Arm, denoiser_calls, sample
-from .fingerprint import scheduler_config, weights_digest
+from .fingerprint import scheduler_config, steering, weights_digest
 from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
 from .quality import Quality, quality_of
 from .schedule import KeySchedule
@@ -238,11 +238,11 @@ def drawn(
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
-    """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
+    """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
     model = denoiser_of(pipe)
     device = str(next(model.parameters()).device.type)
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), options, device]
-    return weights_digest(pipe) + json.dumps(about, sort_keys=True, default=str)
+    return weights_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:

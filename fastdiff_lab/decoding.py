@@ -156,7 +156,7 @@ class Decoding:
             self.ranks.check_same("latents", looked_at(sample), alike)
 
     def scales(self) -> list:
-        return [rounded(getattr(owner, name)) for owner, name in self.scales_at]
+        return [rounded(getattr(owner, name, None)) for owner, name in self.scales_at]
 
     def compared(self, arguments: dict) -> dict:
         # The residuals of a held ControlNet are ours already, and its own arguments are compared at its own call.
