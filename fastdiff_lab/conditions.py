@@ -124,4 +124,4 @@ class Conditions:
         other = [n for n in self.arguments.keys() | arguments.keys() if not _same(self.arguments.get(n), arguments.get(n))]
         if other:
             return f"its {sorted(other)[0]} is another"
-        return None if scales == self.scales else "a LoRA or IP-Adapter scale is another"
+        return None if scales == self.scales else "a scale of LoRA, IP-Adapter or FreeU is another"

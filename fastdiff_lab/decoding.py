@@ -156,7 +156,7 @@ class Decoding:
             self.ranks.check_same("latents", looked_at(sample), alike)
 
     def scales(self) -> list:
-        return [rounded(getattr(owner, name)) for owner, name in self.scales_at]
+        return [rounded(getattr(owner, name, None)) for owner, name in self.scales_at]
 
     def compared(self, arguments: dict) -> dict:
         # The residuals of a held ControlNet are ours already, and its own arguments are compared at its own call.
@@ -287,6 +287,10 @@ def log_snr(scheduler: Any, timestep: Any) -> float:
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
+    if float(scheduler.timesteps.min()) < 0:
+        raise ValueError(
+            f"axis='log_snr' asked, but {type(scheduler).__name__} has continuous time-steps here; accepted: axis='step'"
+        )
     alpha = float(alphas[int(timestep)])
     return math.log(alpha / (1 - alpha))
 

@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .evaluation import Arm, sample
-from .fingerprint import in_words, scheduler_config, weights_digest
+from .fingerprint import in_words, scheduler_config, steering, weights_digest
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
@@ -57,11 +57,11 @@ def reader(pipe: Any, options: dict[str, Any], store: Store) -> Callable[[Arm, S
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
-    """All that a result depends on beside arm, prompt and seed: the weights by a fingerprint, the scheduler by its config."""
+    """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
     model = denoiser_of(pipe)
     device = str(next(model.parameters()).device.type)
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
-    return weights_digest(pipe) + json.dumps(about, sort_keys=True, default=str)
+    return weights_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:

@@ -39,7 +39,7 @@ class Arm:
 
     `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
-    with so many steps, evenly spaced from the time-step at which the untouched run begins; with more steps than that run, DDIM
+    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more steps than that run, DDIM
     from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
     this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but DeepCache, this share
     of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
@@ -207,7 +207,10 @@ def _as_picture(drawn: Any) -> Image.Image:
 
 
 def _plain(scheduler: Any, steps: int, of: int) -> Any:
-    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same."""
+    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same.
+
+    Nearly so where they would end below time-step 0, or so high that DDIM and PNDM leave noise in their result.
+    """
     kind, config = type(scheduler), scheduler.config
     if steps > of:
         return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
@@ -218,7 +221,9 @@ def _plain(scheduler: Any, steps: int, of: int) -> Any:
         return float(probe.timesteps[0])
 
     offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
-    return kind.from_config(config, timestep_spacing="leading", steps_offset=offset)
+    if not hasattr(scheduler, "sigmas"):  # with them, the last step always ends at 0
+        offset = min(offset, config.num_train_timesteps // steps)
+    return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
 
 
 @contextmanager

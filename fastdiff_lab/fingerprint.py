@@ -1,6 +1,7 @@
 """What a pipeline is, in a few words: so that what was measured on one is not taken for another.
 
 - `weights_digest(pipe)`: a fingerprint of its weights
+- `steering(pipe)`: what acts beside the weights, such as the scale of a LoRA
 - `scheduler_config(pipe)`: its scheduler's settings
 - `identity(pipe)`: class, weights and scheduler, as text
 - `in_words(value)`: an argument of a pipeline's call, pictures and tensors by a digest of what they hold
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from .split import denoiser_of
+from .split import adapter_scales, denoiser_of
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
@@ -40,6 +41,22 @@ def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
     return digest.hexdigest()
 
 
+def steering(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+    """A fingerprint of what acts on a pipeline beside its weights (scales of LoRA, IP-Adapter and FreeU); "" where nothing does.
+
+    >>> steering(pipe)  # doctest: +SKIP
+    ''
+    """
+    models = {part: getattr(pipe, part, None) for part in parts}
+    found = [
+        (part, place, name, str(value))
+        for part, model in models.items()
+        for place, (owner, name) in enumerate(adapter_scales(model) if isinstance(model, nn.Module) else ())
+        if (value := getattr(owner, name, None)) is not None
+    ]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else ""
+
+
 def scheduler_config(pipe: Any) -> dict[str, Any]:
     """The settings of the pipeline's scheduler, without the version that wrote them.
 
@@ -55,7 +72,8 @@ def identity(pipe: Any) -> dict[str, str]:
     'DDIMScheduler'
     """
     settings = json.dumps(scheduler_config(pipe), sort_keys=True, default=str)
-    return {
+    steered = steering(pipe, ("unet", "transformer"))
+    return ({"steering": steered} if steered else {}) | {
         "model": type(denoiser_of(pipe)).__name__,
         "weights": weights_digest(pipe, ("unet", "transformer"))[:16],
         "scheduler": type(pipe.scheduler).__name__,
@@ -96,7 +114,7 @@ def _digest(kind: Any, shape: Any, content: bytes) -> str:
 
 _NAMES = {
     "model": "model", "weights": "weights", "scheduler": "scheduler", "scheduler_config": "scheduler settings", "order": "order",
-    "what": "what", "guidance_scale": "guidance scale",
+    "what": "what", "steering": "scales of LoRA, IP-Adapter or FreeU", "guidance_scale": "guidance scale",
 }  # fmt: skip
 
 

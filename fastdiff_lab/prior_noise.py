@@ -45,8 +45,13 @@ class _Injection:
         return inner(*call.args, **call.kwargs)
 
     def begin_run(self, timesteps: Tensor, sample: Tensor) -> None:
-        self.initial = sample / self.initial_scale()
         self.values = timesteps.tolist()  # one look per run, so that no step waits for the device
+        if min(self.values) < 0:
+            raise ValueError(
+                f"prior noise asked of {type(self.scheduler).__name__} with continuous time-steps (from {self.values[0]:g} to "
+                f"{self.values[-1]:g}), where nothing says which are late; accepted: a scheduler whose time-steps are those of the training"
+            )
+        self.initial = sample / self.initial_scale()
         self.below_time_step = self.below * self.scheduler.config.num_train_timesteps
         self.last = None
 
@@ -55,7 +60,9 @@ class _Injection:
         return float(self.scheduler.init_noise_sigma) > 1.0001
 
     def initial_scale(self) -> float:
-        return float(self.scheduler.init_noise_sigma) if self.in_sigma_space() else 1.0
+        if self.in_sigma_space() and not self.scheduler.step_index:
+            return float(self.scheduler.init_noise_sigma)
+        return self.sample_scale()  # image-to-image begins further on
 
     def sample_scale(self) -> float:
         index = self.scheduler.step_index if self.in_sigma_space() else None
@@ -80,8 +87,9 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
     `weight`: the paper's alpha, 0 to 1. `below`: the paper's tau as a share of the training time-steps: noise is added at
     time-steps under `below` times 1,000 (the paper's t < 25 of 50 steps), once per time-step.
 
-    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range and for
-    Text2Video-Zero, RuntimeError inside another such block.
+    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range, for
+    Text2Video-Zero, and at a run's first step for continuous time-steps (Stable Video Diffusion's); RuntimeError inside another such
+    block.
     """
     if hasattr(pipe.scheduler.step, _MARK):
         raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")

@@ -74,6 +74,8 @@ SHARED_BY_ROWS = ("ip_adapter_masks",)
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
 
+_FREEU = ("s1", "s2", "b1", "b2")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -265,11 +267,11 @@ def processors_kept(model: Any) -> Iterator[None]:
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
-    """Where the scales of LoRA and IP-Adapter and GLIGEN's switch stand, to be watched for changes in mid-run.
+    """Where what steers a model beside its weights stands: scales of LoRA, IP-Adapter and FreeU, GLIGEN's switch.
 
-    Pairs of an object and the name of its attribute.
+    Pairs of an object and the name of its attribute, which is not there where FreeU never was.
     """
-    watched: list[tuple[Any, str]] = []
+    watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
     for module in model.modules():
         if isinstance(vars(module).get("scaling"), dict):
             watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]

@@ -142,6 +142,37 @@ def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
     pd.testing.assert_frame_equal(found, pictures, rtol=1e-2, atol=1e-4, check_dtype=False)
 
 
+def _with_lora():
+    from peft import LoraConfig
+
+    pipe = fl.load_pipeline()
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False), "style")
+    return pipe
+
+
+STEERING = {
+    "FreeU": (fl.load_pipeline, lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)),
+    "LoRA's scale": (_with_lora, lambda pipe: pipe.unet.set_adapters("style", 0.3)),
+    "LoRA off": (_with_lora, lambda pipe: pipe.unet.disable_adapters()),
+}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
+    make, change = STEERING[name]
+    pipe = make()
+
+    def latent(**kept):
+        return comparison.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][
+            0
+        ].latent
+
+    before = latent(store=tmp_path / "kept.sqlite")
+    change(pipe)
+    assert torch.equal(latent(store=tmp_path / "kept.sqlite"), latent()) and not torch.equal(latent(), before)
+
+
 def test_foreign_and_damaged_stores(tmp_path):
     text = tmp_path / "text.sqlite"
     text.write_text("no database at all, but long enough to be looked at")

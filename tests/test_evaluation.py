@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import conditions, denoiser_pipe, unet
+from diffusers import DDIMScheduler
+from models import SCHEDULERS, conditions, denoiser_pipe, unet
 from PIL import Image
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
+from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments, sample
 from fastdiff_lab.flops import count_flops
 from fastdiff_lab.metrics import fidelity, mean_psnr
 from fastdiff_lab.shapes.data import held_out_scenes
@@ -41,6 +42,36 @@ def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
         sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=50)
     handle.remove()
     assert seen[0] == seen[50] == 981 and len(seen) == 59 and min(seen[50:]) > 0
+
+
+@pytest.mark.parametrize(("of", "steps"), [(60, 20), (51, 50), (300, 25)])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_fewer_plain_steps_never_end_below_the_first_training_step(name, of, steps):
+    """There, schedulers read their tables from the other end."""
+    pipe = denoiser_pipe(schedule_name=name)
+    with as_arm(pipe, Arm(steps=steps), of):
+        pipe.scheduler.set_timesteps(steps)
+        assert min(pipe.scheduler.timesteps) >= 0 and max(pipe.scheduler.timesteps) < 1000
+
+
+@pytest.mark.parametrize("steps", [9, 17, 45])
+def test_fewer_plain_steps_end_at_a_clean_picture(steps):
+    """Also where the untouched run begins at the last training step: DDIM's last step reaches the first."""
+    pipe = denoiser_pipe()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with as_arm(pipe, Arm(steps=steps), 50):
+        pipe.scheduler.set_timesteps(steps)
+        gap = 1000 // steps
+        assert pipe.scheduler.timesteps[-1] <= gap and pipe.scheduler.timesteps[0] > 999 - gap
+
+
+def test_schedulers_that_always_end_clean_begin_where_the_untouched_run_begins():
+    pipe = denoiser_pipe(schedule_name="euler")
+    pipe.scheduler.set_timesteps(50)
+    first = float(pipe.scheduler.timesteps[0])
+    with as_arm(pipe, Arm(steps=17), 50):
+        pipe.scheduler.set_timesteps(17)
+        assert pipe.scheduler.timesteps[0] == first == 999
 
 
 def test_the_pipeline_is_as_before(pipe):

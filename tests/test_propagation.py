@@ -513,9 +513,22 @@ def test_an_adapter_scale_changed_in_mid_run():
             pipe.unet.set_adapters("default", weights=0.3)
         return conditions()
 
-    with pytest.raises(ValueError, match="step 6 .*a LoRA or IP-Adapter scale is another"):
+    with pytest.raises(ValueError, match="step 6 .*a scale of LoRA, IP-Adapter or FreeU is another"):
         with fl.encoder_propagation(pipe, KEYS):
             loop(pipe, 10, scaling)
+
+
+def test_freeu_switched_on_in_mid_run():
+    pipe = pipeline()
+
+    def switching(pipe, step, timestep, values):
+        if step == 5:
+            pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
+        return values
+
+    with pytest.raises(ValueError, match="step 6 .*a scale of LoRA, IP-Adapter or FreeU is another"):
+        with fl.encoder_propagation(pipe, KEYS):
+            run(pipe, callback_on_step_end=switching)
 
 
 def test_a_call_at_another_time_step():

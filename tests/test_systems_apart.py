@@ -14,6 +14,7 @@ from systems.refused import REFUSED
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.pipelines import with_settings_of
 
 ROWS = {system.name: system for system in SYSTEMS}
 CLOSE = 1e-10
@@ -88,6 +89,47 @@ def test_prior_noise_is_refused_where_the_scheduler_is_replaced():
     with pytest.raises(ValueError, match="TextToVideoZeroPipeline, which replaces its scheduler in mid-run"):
         with fl.prior_noise_injection(ROWS["text2video-zero"].build()):
             pass
+
+
+def test_features_over_log_snr_are_refused_where_time_steps_are_continuous():
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler has continuous time-steps here; accepted: axis='step'"):
+        accelerated("stable-video", ROWS["stable-video"].build(), order=fl.Extrapolation(1, axis="log_snr"))
+
+
+def test_prior_noise_is_refused_where_no_time_step_is_late():
+    system = ROWS["stable-video"]
+    pipe = system.build()
+    untouched, before = of(system, pipe), state(pipe)
+    with pytest.raises(ValueError, match="EulerDiscreteScheduler with continuous time-steps .*accepted: a scheduler whose"):
+        with fl.prior_noise_injection(pipe):
+            of(system, pipe)
+    assert state(pipe) == before and torch.equal(of(system, pipe), untouched)
+
+
+@pytest.mark.parametrize("name", ["euler", "euler-ancestral", "ddim"])
+def test_prior_noise_of_image_to_image_has_the_scale_of_the_noise_it_begins_with(name):
+    """z_T is scaled to unit deviation, also where the run begins at a smaller sigma than text-to-image does."""
+    system = ROWS["sd-img2img"]
+    pipe = system.build()
+    pipe.scheduler = with_settings_of(pipe.scheduler, name)
+    given, gave, step = [], [], pipe.scheduler.step
+
+    def watched(prediction, timestep, sample, **options):
+        given.append(sample)
+        gave.append(step(prediction, timestep, sample, **options)[0])
+        return (gave[-1],)
+
+    pipe.scheduler.step = watched
+    with fl.prior_noise_injection(pipe, weight=0.1):
+        output(pipe, system.call | {"strength": 0.6, "num_inference_steps": 20})
+    sigmas = torch.zeros(len(given)) if name == "ddim" else pipe.scheduler.sigmas[-len(given) - 1 : -1]
+    scales = (sigmas**2 + 1) ** 0.5
+    late = [place for place in range(1, len(given)) if not torch.equal(given[place], gave[place - 1])]
+    assert len(late) > 3
+    for place in late:
+        expected = 0.1 * scales[place] * given[0] / scales[0]
+        assert distance(given[place] - gave[place - 1], expected) < 1e-5
+    del pipe.scheduler.step
 
 
 @pytest.mark.parametrize("name", ["sd", "dit", "ldm-class", "ddim", "sdxl-ends-early", "if-1"])
