@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .deepcache import deepcache_flops
-from .evaluation import Arm, first_arguments, one_step, sample
+from .evaluation import Arm, first_arguments, one_picture, sample
 from .flops import FlopCount, count_flops, total_flops
 from .split import controlnet_of, denoiser_of
 from .token_merging import token_merging_flops
@@ -52,17 +52,16 @@ def operations(
     ways: Mapping[str, Arm],
     calls: pd.DataFrame,
     prompt: Any,
-    guidance_scale: float | None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
 ) -> pd.DataFrame:
     """`gflops` (2 per multiply-add) and `gmacs` of one picture per arm.
 
-    >>> operations(pipe, arms, table.set_index("arm"), prompt, 5.0)["gflops"]  # doctest: +SKIP
+    >>> operations(pipe, arms, table.set_index("arm"), prompt, {})["gflops"]  # doctest: +SKIP
 
     `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
-    them switched on; a ControlNet, which is held with the encoder, is counted with it. `options`: further arguments of the pipeline.
+    them switched on; a ControlNet, which is held with the encoder, is counted with it. `options`: as for `sample`.
     """
-    run = one_step(pipe, prompt, guidance_scale, options)
+    run = one_picture(pipe, prompt, **options)
     arguments, held = first_arguments(denoiser_of(pipe), run), controlnet_flops(pipe, run)
     counted = {
         flops_kind(arm): flops_of_call(denoiser_of(pipe), arguments, arm)

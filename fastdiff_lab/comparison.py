@@ -19,7 +19,7 @@ import pandas as pd
 
 from .arm_costs import of_one_picture, operations
 from .cautions import check_is_one_run
-from .drawing import draw_missing, reader
+from .drawing import draw_missing
 from .evaluation import Arm, denoiser_calls
 from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
 from .quality import Quality, quality_of
@@ -32,6 +32,7 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
     """The given arms, after those that must stand beside them.
 
     Untouched; and with `rivals` uniform keys and as many plain steps for each number of keys, and the predictions held at the same keys.
+    `num_steps`: denoiser calls of a whole run; schedules for fewer belong to a run that begins later (image-to-image), as do its rivals.
     """
     wrong = next((name for name, arm in arms.items() if not isinstance(arm, KeySchedule | Arm)), None)
     if wrong is not None:
@@ -41,9 +42,10 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
     if not rivals:
         return beside | given
     schedules = {name: arm.schedule for name, arm in given.items() if arm.schedule is not None}
+    made = next((schedule.num_steps for schedule in schedules.values()), num_steps)
     for count in sorted({len(schedule.keys) for schedule in schedules.values()}):
-        beside[f"uniform {count}"] = Arm(KeySchedule.uniform(num_steps, count))
-        beside[f"plain {count} steps"] = Arm(steps=count)
+        beside[f"uniform {count}"] = Arm(KeySchedule.uniform(made, count))
+        beside[f"plain {count} steps"] = Arm(steps=round(count * num_steps / made))
     for name, schedule in schedules.items():
         # A rival on purpose: it does not carry what the keys were measured on, and so does not warn.
         held = Arm(replace(schedule, measured_on=None), what="prediction")
@@ -100,7 +102,8 @@ def compare(
     the same way; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
     all attributes right; NaN if the prompts are no captions of scenes). `pictures` is the sample size.
 
-    Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn.
+    Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn; and what
+    `encoder_propagation` raises when an arm runs.
     """
     _check_whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
@@ -141,9 +144,7 @@ def with_costs(
     prompt, seed = pictures["prompt"].iloc[0], int(pictures["seed"].iloc[0])
     prompt = prompt if isinstance(prompt, str) else int(prompt)
     quality = summarised(pictures)
-    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, of_run).assign(
-        **operations(pipe, arms, quality, prompt, guidance_scale, options)
-    )
+    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, of_run).assign(**operations(pipe, arms, quality, prompt, of_run))
     costs = costs.assign(ratio=costs.loc[UNTOUCHED, "seconds"] / costs["seconds"])[
         ["seconds", "ratio", "peak_bytes", "gflops", "gmacs"]
     ]
@@ -240,8 +241,7 @@ def compare_tasks(
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
     with Store(store) as kept:
-        draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
-        read = reader(pipe, options, kept)
+        read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
         return picture_rows(lambda name, part: read(arms[name], part), list(arms), tasks, quality)
 
 

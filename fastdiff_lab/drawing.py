@@ -1,8 +1,7 @@
 """The pictures of arms, drawn as far as a store does not hold them.
 
 - `drawn(pipe, arms, tasks, ...)`: what each arm gives for each task
-- `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet
-- `reader(pipe, options, store)`: reads it
+- `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet, and says how to read it
 """
 
 from __future__ import annotations
@@ -45,15 +44,8 @@ def drawn(
     `options`: number of steps and guidance scale, as for `sample`; other arguments as for `compare`.
     """
     with Store(store) as kept:
-        draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
-        read = reader(pipe, options, kept)
+        read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
         return {name: read(arm, tasks) for name, arm in arms.items()}
-
-
-def reader(pipe: Any, options: dict[str, Any], store: Store) -> Callable[[Arm, Sequence[Task]], list[Result]]:
-    """Reads the results of an arm for some tasks, as `sample` gives them with these options."""
-    of = _settings(pipe, options)
-    return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
@@ -78,10 +70,13 @@ def draw_missing(
     *,
     batch: int = 16,
     n_jobs: int | None = None,
-) -> None:
+) -> Callable[[Arm, Sequence[Task]], list[Result]]:
     """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced.
 
-    >>> draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+    >>> read = draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+
+    Returns a function that reads an arm's results for some of the tasks. (A run may change its scheduler's settings, and with them what
+    the results would be kept under.)
     """
     of, lost = _settings(pipe, options), 0
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
@@ -101,6 +96,7 @@ def draw_missing(
                         "give a smaller batch, or use fewer workers"
                     ) from loss
                 warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
+    return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
 
 
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:

@@ -39,10 +39,10 @@ class Arm:
 
     `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
-    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more steps than that run, DDIM
-    from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
-    this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but DeepCache, this share
-    of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
+    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more
+    steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's
+    own package with this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but
+    DeepCache, this share of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
 
     Raises ValueError for a schedule, other steps or DeepCache together, and for DeepCache with token merging.
     """
@@ -259,16 +259,21 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     return pipe.image_processor.postprocess(decoded, output_type="pil")
 
 
-def denoiser_arguments(
-    pipe: Any, prompt: Any, guidance_scale: float | None = 5.0, options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The arguments of the denoiser's first call for one picture; `options`: further arguments of the pipeline."""
-    return first_arguments(denoiser_of(pipe), one_step(pipe, prompt, guidance_scale, options))
+def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = 5.0) -> dict[str, Any]:
+    """The arguments of the denoiser's first call for one picture."""
+    return first_arguments(denoiser_of(pipe), one_picture(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
 
 
-def one_step(pipe: Any, prompt: Any, guidance_scale: float | None, options: Mapping[str, Any] | None) -> Callable[[], Any]:
-    """A run of one step for one picture, to look at what is called in it."""
-    return lambda: pipe([prompt], generator=generators([0]), **run_options(1, guidance_scale, options))
+def one_picture(
+    pipe: Any,
+    prompt: Any,
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[[], Any]:
+    """A call of the pipeline for one picture, to look at what is called in it."""
+    return lambda: pipe([prompt], generator=generators([0]), **run_options(num_inference_steps, guidance_scale, options))
 
 
 def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:

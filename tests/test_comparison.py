@@ -164,7 +164,7 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        return comparison.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][
+        return drawing.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][
             0
         ].latent
 

@@ -1,0 +1,159 @@
+"""`compare` on pipelines other than Stable Diffusion's text to image: video, class labels, pixels, pictures given, or it is refused."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from models import state
+from PIL import Image
+from systems import SYSTEMS
+from systems.base import as_tensor
+
+import fastdiff_lab as fl
+from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab.evaluation import generators, sample
+from fastdiff_lab.fingerprint import in_words
+
+ROWS = {system.name: system for system in SYSTEMS}
+# What belongs to one prompt, to the number of steps or to guidance is given by `compare`.
+_GIVEN = {
+    "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "class_labels", "output_type",
+}  # fmt: skip
+TEXTS = ["a red circle", "a white ring"]
+NAMES = (
+    "sd-img2img",
+    "sdxl-ends-early",
+    "controlnet",
+    "if-3",
+    "text-to-video",
+    "animatediff",
+    "i2vgen-xl",
+    "ldm-text",
+    "dit",
+    "dpm-single",
+)
+
+
+def options_of(name: str) -> dict:
+    return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}
+
+
+def asked(name: str, pipe) -> tuple[list, dict]:
+    """Prompts and options for `compare`."""
+    system = ROWS[name]
+    takes = inspect.signature(pipe.__call__).parameters
+    return [3, 5] if "class_labels" in takes else TEXTS, {
+        "num_inference_steps": system.call.get("num_inference_steps", 50),
+        "guidance_scale": 5.0 if "guidance_scale" in takes else None,
+        "options": options_of(name),
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arms_are_compared_on_every_kind_of_pipeline(name):
+    system = ROWS[name]
+    pipe = system.build()
+    prompts, options = asked(name, pipe)
+    sample(pipe, Arm(), prompts[:1], [0], **options)  # a pipeline remembers its last call's options
+    before = state(pipe) if name != "dpm-single" else None  # its scheduler changes its own settings in each run
+    arms = {
+        "keys": Arm(KeySchedule(system.calls, range(system.calls)), parallel_decoding=system.parallel),
+        "two": Arm(KeySchedule.uniform(system.calls, 2), parallel_decoding=system.parallel),
+    }
+    table = fl.compare(pipe, arms, prompts, batch=1, repeats=0, rivals=False, **options).set_index("arm")
+    assert before is None or state(pipe) == before
+    assert table.loc["keys", "psnr_worst"] == np.inf and table.loc["keys", "latent_mse_worst"] == 0  # law 1
+    assert 0 < table.loc["two", "psnr"] < np.inf and table.loc["two", "latent_mse"] > 0
+    assert table["encoder_calls"].to_dict() == {"untouched": system.calls, "keys": system.calls, "two": 2}
+    assert (table["pictures"] == 2).all() and table["prompt_accuracy"].isna().all()
+    gflops = table["gflops"]
+    assert 0 < gflops["two"] < gflops["untouched"] == gflops["keys"]
+
+
+def test_a_run_that_begins_later_has_rivals_that_do():
+    system = ROWS["sd-img2img"]
+    pipe = system.build()
+    prompts, options = asked("sd-img2img", pipe)
+    table = fl.compare(pipe, {"mine": KeySchedule(system.calls, [0, 2])}, prompts[:1], repeats=0, **options).set_index("arm")
+    assert table["forward_calls"].to_dict() == {
+        "untouched": system.calls, "uniform 2": 2, "plain 2 steps": 2, "mine": 2, "mine, prediction held": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["text-to-video", "animatediff"])
+def test_a_video_is_one_picture_of_its_frames(name):
+    pipe = ROWS[name].build()
+    options = options_of(name)
+    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=6, options=options)
+    call = {"num_inference_steps": 6, "guidance_scale": 5.0, **options}
+    latents = as_tensor(pipe(TEXTS, generator=generators([0, 1]), output_type="latent", **call)[0])
+    by_video = latents.transpose(1, 2) if name == "text-to-video" else latents  # the scheduler has frames before channels
+    assert torch.equal(drawn.latents, by_video.reshape(2, -1))
+    videos = pipe(TEXTS, generator=generators([0, 1]), output_type="pil", **call)[0]
+    for picture, frames in zip(drawn.images, videos, strict=True):
+        assert picture.size == (frames[0].width, frames[0].height * len(frames)) and len(frames) == 3
+        assert np.array_equal(np.asarray(picture), np.concatenate([np.asarray(frame) for frame in frames]))
+
+
+def test_a_controlnet_is_counted_with_the_encoder():
+    pipe = ROWS["controlnet"].build()
+    prompts, options = asked("controlnet", pipe)
+    plain = {"num_inference_steps": options["num_inference_steps"], "options": {"height": 16, "width": 16}}
+    arms = {"two": KeySchedule(6, [0, 2])}
+    with_it = fl.compare(pipe, arms, prompts[:1], repeats=0, rivals=False, **options).set_index("arm")["gflops"]
+    without = fl.compare(ROWS["sd"].build(), arms, prompts[:1], repeats=0, rivals=False, **plain).set_index("arm")["gflops"]
+    assert with_it["untouched"] - without["untouched"] == pytest.approx(3 * (with_it["two"] - without["two"]))  # 6 calls, or 2
+
+
+def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
+    pipe = ROWS["controlnet"].build()
+    prompts, options = asked("controlnet", pipe)
+    edges = options["options"]["image"]
+
+    def mse(image) -> float:
+        given = options | {"options": options["options"] | {"image": image}}
+        return fl.compare_pictures(
+            pipe, {"two": KeySchedule(6, [0, 2])}, prompts[:1], rivals=False, store=tmp_path / "kept.sqlite", **given
+        )["latent_mse"].iloc[-1]  # fmt: skip
+
+    first = mse(edges)
+    assert mse(1 - edges) != first and mse(edges.clone()) == first
+
+
+def test_arguments_in_words():
+    picture, other = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
+    assert in_words(picture) == in_words(picture.copy()) != in_words(other)
+    row = torch.arange(3)
+    assert in_words(row) == in_words(row.clone()) != in_words(row.float()) != in_words(row.float().reshape(3, 1))
+    assert in_words(row.bfloat16()).startswith("tensor ") and in_words(row.numpy()) == in_words(row.clone().numpy())
+    assert in_words({"a": (1, [None, "b"]), "c": np.float32(0.5)}) == {"a": [1, [None, "b"]], "c": 0.5}
+    with pytest.raises(TypeError, match="given among the pipeline's arguments; accepted: texts, numbers, pictures"):
+        in_words({"callback_on_step_end": print})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "message"),
+    [
+        ("text2video-zero", {}, ValueError, "comparison asked of TextToVideoZeroPipeline.*several times in one call"),
+        (
+            "ddim",
+            {"guidance_scale": None},
+            ValueError,
+            "comparison asked of DDIMPipeline, which is called with a number of pictures",
+        ),
+        ("stable-video", {}, ValueError, "guidance_scale=5.0 asked of StableVideoDiffusionPipeline"),
+        ("sd", {"prompts": [Image.new("RGB", (2, 2))]}, TypeError, "prompt <PIL.*accepted: texts, or class labels"),
+        ("sd", {"prompts": [True]}, TypeError, "prompt True given"),
+        ("sd", {"options": {"generator": None, "eta": 0.0}}, ValueError, "options with generator given; accepted: arguments"),
+        ("sd", {"options": {"callback_on_step_end": print}}, TypeError, "given among the pipeline's arguments"),
+        ("animatediff", {"metrics": ["fid"]}, ValueError, "metrics fid asked of AnimateDiffPipeline, which draws videos"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(name, changes, error, message, monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.drawing.sample", None)
+    given = {"prompts": TEXTS, "num_inference_steps": 6} | changes
+    with pytest.raises(error, match=message):
+        fl.compare(ROWS[name].build(), {"two": KeySchedule(6, [0, 2])}, **given)
