@@ -108,7 +108,7 @@ def layer_map(table: pd.DataFrame, ax: Axes, *, label: str = "relative change fr
     options: dict[str, Any] = {"norm": LogNorm(), "cmap": "cividis", "cbar_kws": {"label": label, "shrink": 0.8}}
     sns.heatmap(grid, yticklabels=names, xticklabels=max(1, grid.shape[1] // 10), ax=ax, **options)
     ax.set(xlabel="step", ylabel="")
-    ax.tick_params(axis="y", labelsize=5.5 if len(names) > 20 else "small")
+    ax.tick_params(axis="y", labelsize=7 if len(names) > 20 else "small")
     if "decoder" in parts[1:]:
         ax.axhline(parts.index("decoder"), color="white", linewidth=2)
     return ax
