@@ -46,6 +46,8 @@ def test_the_legend_of_changes_covers_none_of_them():
     ]  # fmt: skip
     ax = plot.change_over_steps(pd.DataFrame(rows), plot.figure(4, 3).subplots())
     ax.figure.draw_without_rendering()
-    legend = ax.get_legend().get_window_extent()
+    shown = ax.get_legend()
+    assert shown is not None
+    legend = shown.get_window_extent()
     assert not legend.overlaps(ax.get_window_extent()) and not legend.overlaps(ax.xaxis.label.get_window_extent())
     assert legend.y0 >= 0  # and all of it is on the picture
