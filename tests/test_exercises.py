@@ -391,9 +391,7 @@ def test_an_exception_is_shown_with_its_line_and_the_input():
         return features.norm(dim=7)  # here
 
     text = check("relative_change", broken).text
-    assert (
-        "given: features=tensor (5, 4, 3, 3)" in text and "IndexError" in text and "return features.norm(dim=7)  # here" in text
-    )
+    assert "given: features=tensor (5, 4, 3, 3)" in text and "IndexError" in text and "return features.norm(dim=7)  # here" in text
 
 
 def test_writing_into_an_input_is_told():

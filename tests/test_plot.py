@@ -44,8 +44,9 @@ def test_the_legend_of_changes_covers_none_of_them():
         {"sample": sample, "step": step, "part": part, "layer": layer, "value": 1.0 + sample + step}
         for sample in range(2) for step in range(1, 9) for layer, part in (("a", "encoder"), ("b", "encoder"), ("c", "decoder"))
     ]  # fmt: skip
-    ax = plot.change_over_steps(pd.DataFrame(rows), plot.figure(4, 3).subplots())
-    ax.figure.draw_without_rendering()
+    figure = plot.figure(4, 3)
+    ax = plot.change_over_steps(pd.DataFrame(rows), figure.subplots())
+    figure.draw_without_rendering()
     shown = ax.get_legend()
     assert shown is not None
     legend = shown.get_window_extent()
