@@ -29,6 +29,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 
 PETROFF = mpl.color_sequences["petroff10"]
@@ -60,7 +62,10 @@ def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = ()
     lines = [
         Line2D([], [], color=colours[layer], label=layer, linestyle=(0, PART_DASHES[part] or None)) for layer, part in parts.items()
     ]
-    ax.legend(handles=lines, fontsize="x-small", ncols=2)
+    below = ax.transAxes + ScaledTranslation(
+        0, -0.5, ax.figure.dpi_scale_trans
+    )  # in inches: under ticks and label, whatever the height
+    ax.legend(handles=lines, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
     return ax
 
 
@@ -103,7 +108,7 @@ def layer_map(table: pd.DataFrame, ax: Axes, *, label: str = "relative change fr
     options: dict[str, Any] = {"norm": LogNorm(), "cmap": "cividis", "cbar_kws": {"label": label, "shrink": 0.8}}
     sns.heatmap(grid, yticklabels=names, xticklabels=max(1, grid.shape[1] // 10), ax=ax, **options)
     ax.set(xlabel="step", ylabel="")
-    ax.tick_params(axis="y", labelsize=5.5 if len(names) > 20 else "small")
+    ax.tick_params(axis="y", labelsize=7 if len(names) > 20 else "small")
     if "decoder" in parts[1:]:
         ax.axhline(parts.index("decoder"), color="white", linewidth=2)
     return ax
@@ -146,6 +151,7 @@ def key_strips(keys: Mapping[str, Sequence[int]], num_steps: int, ax: Axes) -> A
         ax.plot(first_steps, [row] * len(first_steps), "s", color="black", markersize=4)
     ax.set(yticks=range(len(keys)), yticklabels=list(keys), xlim=(-0.5, num_steps - 0.5), ylim=(len(keys) - 0.5, -0.5))
     ax.set_xlabel("step (square: key step; band: its group)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
 

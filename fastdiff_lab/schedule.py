@@ -217,7 +217,8 @@ class KeySchedule:
             wanted = (2 * key * num_steps + self.num_steps) // (2 * self.num_steps)
             earliest = keys[-1] + 1 if keys else 0
             keys.append(min(max(wanted, earliest), num_steps - len(self.keys) + position))
-        return KeySchedule(num_steps, tuple(keys), f"{self.source or str(self)}, rescaled to {num_steps} steps")
+        begun = re.sub(r", rescaled to \d+ steps$", "", self.source) or str(self)  # how often it was rescaled says nothing
+        return KeySchedule(num_steps, tuple(keys), f"{begun}, rescaled to {num_steps} steps")
 
     def to_json(self) -> str:
         """The schedule as small readable JSON with a schema version."""

@@ -69,6 +69,10 @@ image = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).i
 image.resize((256, 256), 0)
 
 # %% [markdown]
+# Orange and green in a star that was to be red are faults of the embedded pipeline itself (with `source = None`). What follows asks how near an
+# accelerated run comes to *this* picture, faults and all.
+
+# %% [markdown]
 # ## 2. What the features do
 #
 # `record` puts a hook on every block and measures its features at each step. Which do you expect to change more: those of the encoder
@@ -105,7 +109,8 @@ for kind, mean in means.items():
 # %% [markdown]
 # The paper (Stable Diffusion 1.5) reports squared changes below 0.4 in the encoder and up to about 5 in the decoder. Look at both
 # ratios: the squared change of a layer grows with the size of its features, so a layer with large features changes more in that
-# measure even if it turns by the same angle. Only the relative change says whether a held feature is nearly the right one.
+# measure even if it turns by the same angle. Only the relative change says whether a held feature is nearly the right one. A ratio near 1
+# means that encoder and decoder change alike: then the paper's observation does not hold for this pipeline (notebook 02 looks closer).
 
 # %% [markdown]
 # **Norms** (Fig. 3b and 3c): the Frobenius norm of each block's features, averaged over channels, over all steps.
@@ -158,8 +163,8 @@ print("derived:  ", derived, "|", derived.source)
 print("the paper:", paper)
 
 # %% [markdown]
-# Side by side: the untouched run, uniform keys, the paper's without and with prior noise, the derived ones, and the plain sampler with
-# as many steps. Below each picture its difference to the untouched run.
+# Side by side: the untouched run, uniform keys, the paper's without and with *prior noise* (a little of the initial noise, added late in the
+# run), the derived ones, and the plain sampler with as many steps. Below each picture its difference to the untouched run.
 
 # %%
 from fastdiff_lab.evaluation import Arm, sample
@@ -181,8 +186,11 @@ HTML(plot.html_image(figure, "Pictures of six arms for three prompts, and their 
 # %% [markdown]
 # ## 4. What it costs and what it gives
 #
-# `compare` runs each arm on held-out captions. PSNR and SSIM tell how near the pictures are to the untouched run's (mean and worst
-# case); *prompt accuracy* is the share of pictures in which a small classifier finds every attribute that the prompt asks for.
+# `compare` runs each *arm*, one way of sampling, on held-out captions, that is on texts that the pipeline was not trained on. One row per
+# arm: its calls of the encoder and of the whole UNet, operations and seconds of one picture, and `ratio`, how many times faster it is than
+# untouched. PSNR (in dB; 10 dB more is a tenth of the squared error) and SSIM (1: equal) tell how near the pictures are to the untouched
+# run's, `psnr_worst` how near the worst one is. `prompt_accuracy` is the share of pictures in which a small classifier finds every
+# attribute that the prompt asks for. *Prediction held*: between keys nothing is computed, the UNet's last prediction is used again.
 
 # %%
 from fastdiff_lab.comparison import brief
@@ -191,7 +199,8 @@ from fastdiff_lab.shapes.data import held_out_scenes
 captions = [scene.caption() for scene in held_out_scenes(12, objects=1)]
 table = fl.compare(pipe, arms, captions, seeds=[seed], repeats=2, **options)
 table.to_csv(output / "table.csv", index=False)
-brief(table).style.hide(axis="index").format(precision=3)
+digits = {"gflops": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}", "ssim": "{:.3f}", "prompt_accuracy": "{:.2f}"}
+brief(table).style.hide(axis="index").format(digits)
 
 # %% [markdown]
 # ## What to see
@@ -206,4 +215,6 @@ brief(table).style.hide(axis="index").format(precision=3)
 # - Change `prompt`, `guidance_scale` or `scheduler` above and run again.
 # - Try keys of your own: `fl.KeySchedule.parse("0-3,6,12,20,30,40 of 50")`.
 # - `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json` draws one picture from the command line.
-# - `06_derive_a_schedule` shows how keys are measured, and what extrapolating the features adds.
+# - [Notebook 06](06_derive_a_schedule.ipynb) shows how keys are measured, and what extrapolating the features adds.
+#
+# Next: [the sampling loop by hand](01_sampling_loop.ipynb).

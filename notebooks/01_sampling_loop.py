@@ -391,8 +391,8 @@ ax.legend()
 HTML(plot.html_image(figure, "Time-step of each call of DDIM, PNDM, which repeats one, and Heun, which repeats nearly all"))
 
 # %% [markdown]
-# So in this project a **step** is the index of one denoiser call, a schedule of key steps is made for a number of *calls*, and every table
-# carries step and time-step.
+# So in this project a **step** is the index of one denoiser call, a schedule of key steps is made for a number of *calls*, and tables over
+# the steps carry step and time-step.
 
 # %%
 print("DDIM, 50 requested:", fl.KeySchedule.of_paper(denoiser_calls(pipe, 50)))

@@ -77,7 +77,7 @@ print(len(collected), "times", tuple(collected[0].shape))
 # features of the row *with* the prompt change from step to step?
 
 # %%
-features = torch.stack(collected)[:, 1].float()
+features = torch.stack(collected)[:, -1].float()
 change = (features[1:] - features[:-1]).square().mean(dim=(1, 2, 3))
 print("change: mean", f"{change.mean():.4f}, largest {change.max():.4f} at step", int(change.argmax()) + 1)
 
@@ -175,11 +175,11 @@ with fl.record(pipe, keep=blocks) as recording, fl.record(pipe, layers="inner") 
 f"{recording.num_samples} samples, {recording.num_steps} steps, {len(recording.layers)} blocks and {len(layers.layers)} layers"
 
 # %%
-figure = plot.figure(6.8, 1.5)
+figure = plot.figure(10, 2.4)
 for ax, picture, text in zip(figure.subplots(1, len(prompts)), pictures, prompts, strict=True):
     ax.imshow(picture, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    ax.set_xlabel(text.replace(" on ", "\non ").replace(" in ", "\nin ").replace(" at ", "\nat "), fontsize=5)
+    ax.set_xlabel(text.replace(" on ", "\non ").replace(" in ", "\nin ").replace(" at ", "\nat "), fontsize=8)
 HTML(plot.html_image(figure, "Pictures of: " + "; ".join(prompts)))
 
 # %% [markdown]
@@ -257,7 +257,7 @@ HTML(plot.html_image(figure, "Principal components as colours: two encoder and t
 
 # %%
 squared = fl.feature_change(recording)
-figure = plot.figure(6.8, 2.8)
+figure = plot.figure(8, 3.8)
 left, right = figure.subplots(1, 2, sharey=True)
 for ax, part in ((left, "encoder"), (right, "decoder")):
     plot.change_over_steps(squared[squared["part"] == part], ax, label="mean squared change (no unit)").set_title(part)
@@ -330,7 +330,7 @@ sizes_table.style.hide(axis="index").format(precision=2)
 is_decoder = sizes_table["block"].map(split.part) == "decoder"
 larger = sizes_table[is_decoder].iloc[:, 2:].mean() / sizes_table[~is_decoder].iloc[:, 2:].mean()
 print("decoder / encoder, mean over blocks:", ", ".join(f"{name} {value:.1f}" for name, value in larger.items()))
-finding("3b", "norms: decoder 10 to 40 times the encoder's", "median norm, decoder / encoder", larger["ours, norm"])
+finding("3b", "norms: decoder 5 to 30 times the encoder's", "median norm, decoder / encoder", larger["ours, norm"])
 
 # %% [markdown]
 # Figure 3c is the standard deviation of those norms over the steps. Next to it the same **divided by the mean norm**: by how many per
@@ -361,7 +361,7 @@ finding("3c", "spread of the norm: decoder far above encoder", "std, decoder / e
 #
 # If one layer's features are 10 times as large as another's, and both turn by the same angle, its *squared* change is 100 times as
 # large. So a difference in Figure 3a **must** appear wherever norms differ as in Figure 3b, whether or not the encoder is steadier. Two
-# measures without that flaw: the **relative** change $\lVert F_t - F_{t-1}\rVert / \lVert F_t\rVert$, and the **cosine** change, 1
+# measures without that flaw: the **relative** change $\lVert F_t - F_{t-1}\rVert / \lVert F_{t-1}\rVert$, and the **cosine** change, 1
 # minus the cosine of the angle.
 
 # %%
@@ -391,7 +391,7 @@ ratios.style.format(precision=2).set_caption("decoder / encoder, over prompts")
 # panels does the dashed line (decoder) run above the solid one?
 
 # %%
-figure = plot.figure(8, 2.5)
+figure = plot.figure(10, 3.2)
 for ax, (kind, table) in zip(figure.subplots(1, 3), kinds.items(), strict=True):
     means = table[table["layer"] != "conv_in"].groupby(["sample", "step", "part"])["value"].mean().reset_index()
     means = means.assign(layer=means["part"]).sort_values("part", ascending=False)
@@ -420,7 +420,7 @@ finding("(3a)", "not measured", "cosine change, decoder / encoder", ratio_of(kin
 
 # %%
 inside = fl.feature_change(layers, kind="relative")
-figure = plot.figure(6.2, 5.6)
+figure = plot.figure(7.5, 7.4)
 plot.layer_map(inside, figure.subplots()).set_title("mean over prompts")
 HTML(plot.html_image(figure, "Relative change of 44 layers (rows) over the steps (columns), as colours on a log scale"))
 
@@ -438,7 +438,7 @@ spread_of.style.format(precision=4).set_caption("mean relative change of a layer
 # %% [markdown]
 # ## 10. Which steps look alike?
 #
-# Held features are not one step old but up to 15 (the paper's last group). So compare every step with every other: the cosine
+# Held features are not one step old but up to 14 (the paper's last group). So compare every step with every other: the cosine
 # similarity of one encoder and one decoder block. White squares are the groups of the paper's key steps: within a square, the features
 # of its first step stand for all others.
 
@@ -545,4 +545,4 @@ pd.DataFrame(findings).style.hide(axis="index").set_properties(**{"text-align": 
 # 3. Are there steps in the map of section 9 at which *all* layers change more, for all prompts alike? That cannot come from the picture. What
 #    else differs from step to step? (`pipe.unet.time_embedding(pipe.unet.time_proj(t))`)
 #
-# Next: how the decoder is made to work with held features, in [encoder propagation by hand](04_encoder_propagation.ipynb).
+# Next: [from such curves to key steps](03_key_time_steps.ipynb).

@@ -163,8 +163,8 @@ pd.DataFrame(rows, columns=columns).style.hide(axis="index")
 # %% [markdown]
 # ## 5. Pictures
 #
-# Six held-out captions, three with one object and three with two. Each schedule makes 9 encoder calls and 50 decoder calls, so the cost is
-# the same; guess the order before you look.
+# Six held-out captions, three with one object and three with two (which the pipeline was not taught: there it is only asked to draw the same).
+# Each schedule makes 9 encoder calls and 50 decoder calls, so the cost is the same; guess the order before you look.
 
 # %%
 prompts = held_out_prompts(6)
@@ -180,7 +180,11 @@ grid = plot.picture_grid(columns, plot.figure(7.6, 8.2))
 alt = (
     f"Untouched and five schedules for: {'; '.join(prompts[i] for i in shown)}. Below each the difference to the untouched picture"
 )
+print("rows:", "; ".join(prompts[i] for i in shown))
 HTML(plot.html_image(grid, alt))
+
+# %% [markdown]
+# How near are they, over all six? PSNR in dB, higher is nearer: 10 dB more is a tenth of the squared error.
 
 # %%
 near = {name: fidelity(pictures[name], pictures[UNTOUCHED]) for name in schedules}
@@ -231,8 +235,9 @@ agreement = drift.corr(psnr, method="spearman")
 print(f"rank correlation of distance and PSNR over the five (-1: the curve is all that matters): {agreement:.2f}")
 
 # %% [markdown]
-# The reason shows span by span. Take every group of six steps, wherever it begins: how far do features drift in it, and what did reusing
-# them there cost at the *end* of the run, as measured?
+# A correlation near -1 says that the curve tells bad keys from good ones. But schedules that are about as good it may rank wrongly: compare the
+# neighbours in the table. Why shows span by span. Take every group of six steps, wherever it begins: how far do features drift in it, and
+# what did reusing them there cost at the *end* of the run, as measured?
 
 # %%
 length = 6
@@ -279,10 +284,12 @@ print(
 # %% [markdown]
 # - A curve of change gives a list of keys in one line of code; so do clusters of similar steps. Both ask about features.
 # - What one wants to know is the error that reaches the *end*. It has to be measured, which is what
-#   [notebook 06](06_derive_a_schedule.ipynb) does.
+#   [notebook 06](06_derive_a_schedule.ipynb) does. On six pictures measured keys need not win; see the line above.
 #
 # ## To try
 #
 # 1. `fl.accumulated_change(recording, 9, kind="squared")`, or `part="decoder"`: do the keys move, and do the pictures get better?
 # 2. Write a schedule of your own, `fl.KeySchedule.parse("0,2,5,9,14,20,27,35,43 of 50")`, and put it into `schedules`.
-# 3. Which schedules change their place if you add `order=1` to `Arm(schedule, order=1)` (features extrapolated instead of held)?
+# 3. Which schedules change their place with `Arm(schedule, order=1)` (features extrapolated instead of held)?
+#
+# Next: [encoder propagation by hand](04_encoder_propagation.ipynb).

@@ -262,8 +262,8 @@ HTML(plot.html_image(figure, alt))
 # %% [markdown]
 # **The paper** (Table 14, FID and Clipscore of 10,000 pictures of Stable Diffusion 1.5, lower FID is better) reports encoder propagation
 # 21.08 and 0.783, decoder propagation 22.97 and 0.758, encoder *and* decoder propagation 23.69 and 0.742. **Ours** is another measure,
-# the nearness to the untouched run of a much smaller pipeline, so the digits cannot be compared; the order can, and the next cell says
-# whether it agrees.
+# the nearness to the untouched run of a much smaller pipeline, so the digits cannot be compared; the order can. In
+# the paper, holding the encoder wins. Here?
 
 # %%
 psnr = table.set_index(["keys", "held"])["PSNR, dB"]
@@ -417,3 +417,5 @@ pd.DataFrame(last).style.hide(axis="index").format(precision=2)
 # - In `sample_by_hand`, give the decoder the *key's* time embedding instead of its own. Which arm of section 3 do you get, and why?
 # - Change guidance to 1 or to 8 at the top: does the gap between holding features and holding the prediction grow or shrink?
 # - Find nine keys that beat both lists: `fl.KeySchedule.parse("0,2,5,9,14,20,27,35,43 of 50")` in `schedules`.
+#
+# Next: [parallel decoding, and prior noise](05_parallel_decoding_and_prior_noise.ipynb).

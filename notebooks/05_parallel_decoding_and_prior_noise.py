@@ -383,3 +383,5 @@ assert near[0.003] > near[0.03]
 # - Draw section 1 with `short = fl.KeySchedule.parse("0-9 of 10")`, and with `"0 of 10"`: which picture do you expect?
 # - Put prior noise at other steps: `fl.prior_noise_injection(pipe, weight=0.01, below=0.2)`. Where does it do most, and why?
 # - Time section 3 with eight pictures at once instead of one. What is left of the advantage of parallel decoding?
+#
+# Next: [derive a schedule](06_derive_a_schedule.ipynb).

@@ -66,7 +66,7 @@ for name in ("sd-1.5", "sdxl", "sd-1.5 with ControlNet", "text-to-video-1.7b"):
         "no encoder at all": count.total / (count.total - count.encoder),
     })  # fmt: skip
 architectures = pd.DataFrame(rows)
-architectures.style.hide(axis="index").format(precision=2)
+architectures.style.hide(axis="index").format({"denoiser's parameters, M": "{:.0f}", "encoder's share": "{:.0%}"}, precision=2)
 
 # %% [markdown]
 # More speed than this ceiling can only come from decoding steps in parallel on a device that one picture leaves idle. The paper reports
@@ -77,8 +77,8 @@ architectures.style.hide(axis="index").format(precision=2)
 figure = plot.figure(7, 2.6)
 ax = figure.subplots()
 keys = np.arange(1, 51)
-for dashes, (name, count) in zip(("-", "--", "-.", ":"), operations.items(), strict=True):
-    ax.plot(keys, [50 * count.total / count.of_run(int(k), 50) for k in keys], dashes, label=name)
+for dashes, colour, (name, count) in zip(("-", "--", "-.", ":"), plot.PETROFF, operations.items(), strict=False):
+    ax.plot(keys, [50 * count.total / count.of_run(int(k), 50) for k in keys], dashes, color=colour, label=name)
 ax.set(xlabel="key steps of 50", ylabel="ceiling by operations\n(times faster)")
 ax.legend(fontsize="small")
 HTML(plot.html_image(figure, "The most that operations allow to be saved, against the number of key steps, for four architectures"))
@@ -236,3 +236,5 @@ print(f"- Nearest to the untouched latents on the held-out prompt here: {nearest
 # - Law first, then calibrate, then compare with the rivals, then ship one JSON file.
 # - **Not measured by us**: fidelity and speed on the weights of Stable Diffusion, SDXL, ControlNets and video models, and any GPU.
 #   `fastdiff-lab tour --model FOLDER --device cuda --dtype float16` and `fastdiff-lab compare --suite --model FOLDER --device cuda` do it.
+#
+# Next: [the interactive lab](09_interactive_lab.ipynb).

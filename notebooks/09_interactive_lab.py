@@ -104,11 +104,12 @@ HTML(lab.page())
 # %% [markdown]
 # ## 3. The history
 #
-# Is the order of the predicted errors that of the real ones? One picture is no proof; it is the place to look for surprises.
+# Is the order of the predicted errors that of the real ones (`latent_error`)? Both are root mean squares of a value of the final latents; `psnr`
+# in dB is of the picture, `ratio` is how many times faster than untouched. One picture is no proof; it is the place to look for surprises.
 
 # %%
-columns = ["run", "keys", "schedule", "predicted_error", "latent_error", "psnr", "seconds", "ratio"]
-lab.history[columns].style.hide(axis="index").format(precision=3)
+digits = {"predicted_error": "{:.3f}", "latent_error": "{:.3f}", "psnr": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}"}
+lab.history[["run", "keys", "schedule", *digits]].style.hide(axis="index").format(digits)
 
 # %% [markdown]
 # `lab.export("runs.csv")` and `lab.save("schedule.json")` write files beside the notebook, as the buttons do. A saved schedule knows what it
@@ -138,10 +139,12 @@ explorer
 # %%
 best = lab.history.loc[lab.history["psnr"].idxmax()]
 print(f"- Nearest to the untouched picture of these {len(lab.history)} runs: {best['schedule']} ({best['source']}), {best['psnr']:.1f} dB.")
-print(f"- The runs call the UNet {int(lab.history['forward_calls'].min())} to {int(lab.history['forward_calls'].max())} times instead of {lab.num_steps}.")
+print(f"- Calls of the UNet: {', '.join(map(str, lab.history['forward_calls']))} instead of {lab.num_steps}.")
 
 # %% [markdown]
 # - A schedule is a set of key steps; its predicted error is the sum of what its groups cost, and it ranks schedules rather than measuring them.
-# - What a prediction is worth, a run shows: *predicted* and *error* stand side by side in the history.
+# - What a prediction is worth, a run shows: *predicted* and *error* stand side by side in the lab's table of runs.
 # - Your own pipeline, and a schedule in production: [notebook 08](08_your_own_model.ipynb). Whether it is worth it:
 #   [notebook 07](07_is_it_worth_it.ipynb).
+#
+# Next: [the exercises](exercises/1_hooks_and_features.ipynb).

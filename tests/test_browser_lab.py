@@ -195,6 +195,12 @@ def test_a_run_shows_both_pictures_and_becomes_a_row(page, session):
     assert (session[1] / "runs.csv").read_text().startswith("run,prompt,seed")
 
 
+def test_a_lab_with_its_result_fits_beside_the_file_browser(page):
+    assert page.locator(".fd-result").is_visible()
+    outputs = page.locator(".jp-OutputArea-output").evaluate_all("all => all.map(one => one.scrollWidth - one.clientWidth)")
+    assert max(outputs) <= 0
+
+
 def test_cancel_stops_the_run(page):
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Seed").press("Enter")
@@ -271,3 +277,15 @@ def test_the_page_can_be_loaded_again(session):
     assert page.locator(".fd-history-table tbody tr").count() == rows
     cell(page, 30).click()
     expect(page.locator(".fd-card-calls strong")).to_have_text("10")
+
+
+def test_a_kernel_that_was_restarted_is_told(session):
+    page = session[0].page
+    lost = page.locator(".fd-lost")
+    expect(lost).to_have_count(2)
+    assert not any(box.is_visible() for box in lost.all())
+    page.locator(".fd-run").click()
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(lost.first).to_contain_text("run the notebook's cells again")
+    expect(lost.first).to_be_visible()
+    expect(lost.last).to_be_visible()

@@ -364,7 +364,7 @@ def test_known_mistakes_are_named(name, place, monkeypatch):
 
 def test_the_report_says_what_was_passed_found_and_expected():
     report = check("extrapolate", lambda before, last, *steps: last * 2)
-    assert re.search(r"passed:  before=tensor \(3,\) = \[.*key_before=0, key_last=2, step=3\n  wrong value: found \[", repr(report))
+    assert re.search(r"given: before=tensor \(3,\) = \[.*key_before=0, key_last=2, step=3\n  wrong value: found \[", repr(report))
     assert "expected [" in report.text and "largest difference" in report.text
 
 
@@ -391,9 +391,7 @@ def test_an_exception_is_shown_with_its_line_and_the_input():
         return features.norm(dim=7)  # here
 
     text = check("relative_change", broken).text
-    assert (
-        "passed:  features=tensor (5, 4, 3, 3)" in text and "IndexError" in text and "return features.norm(dim=7)  # here" in text
-    )
+    assert "given: features=tensor (5, 4, 3, 3)" in text and "IndexError" in text and "return features.norm(dim=7)  # here" in text
 
 
 def test_writing_into_an_input_is_told():

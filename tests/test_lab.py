@@ -141,6 +141,11 @@ def test_groups_longer_than_was_measured_are_not_predicted(predictor):
     assert math.isnan(prediction.groups[1]) and prediction.groups[0] > 0
 
 
+def test_a_gap_between_keys_that_was_not_measured_is_named(predictor):
+    prediction = predictor.predict(Settings(PROMPT), Acceleration(KeySchedule.uniform(50, 17), order=1))
+    assert prediction.error is None and "extrapolating from key steps 0 and 3 was not measured" in prediction.note
+
+
 def test_costs_of_another_model_are_not_used(pipe):
     costs = fl.embedded_costs()
     other = ReuseCosts(costs.displacement, costs.gaps, costs.sensitivity, {**costs.measured_on, "weights": "0" * 16})

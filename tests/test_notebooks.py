@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import jupytext
@@ -10,6 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+EXERCISES = sorted(FOLDER.glob("exercises/**/*.ipynb"))
+LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
 
 
 def test_there_are_notebooks():
@@ -44,3 +48,21 @@ def test_it_can_be_read_on_the_web(path):
 def test_one_cell_says_which_pipeline_is_used(path):
     notebook = nbformat.read(path, as_version=4)
     assert sum("load_pipeline(" in cell.source for cell in notebook.cells if cell.cell_type == "code") == 1
+
+
+def links(path: Path) -> list[str]:
+    """Where the texts of a notebook lead to, in their order."""
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    return LINK.findall("\n".join(texts))
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXERCISES], ids=lambda path: path.stem)
+def test_it_begins_with_its_title_and_its_links_lead_somewhere(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    assert not [link for link in links(path) if not link.startswith("https://") and not (path.parent / link).exists()]
+
+
+def test_each_notebook_ends_with_the_next_one():
+    assert [links(path)[-1] for path, _ in pairwise(NOTEBOOKS)] == [following.name for _, following in pairwise(NOTEBOOKS)]
+    assert links(NOTEBOOKS[-1])[-1] == "exercises/1_hooks_and_features.ipynb"

@@ -44,6 +44,11 @@ def test_rescaling_keeps_the_first_step_and_the_number_of_keys(schedule, num_ste
         assert num_steps != schedule.num_steps or rescaled == schedule
 
 
+def test_the_source_tells_the_last_rescaling_only():
+    once, twice = KeySchedule.paper(50).rescaled(20), KeySchedule.paper(50).rescaled(39).rescaled(20)
+    assert once.source == twice.source == "paper, section 3.3, rescaled to 20 steps"
+
+
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
 def test_uniform_groups_differ_by_one_step_at_most(numbers):
     num_steps, num_keys = numbers

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from ipywidgets import Widget
@@ -19,7 +21,7 @@ from fastdiff_lab.lab.settings import Acceleration, Settings
 from fastdiff_lab.lab.watching import Cancelled
 from fastdiff_lab.widgets import recording_explorer, schedule_lab
 from fastdiff_lab.widgets.assets import PARTS, module, style
-from fastdiff_lab.widgets.fallback import SENTENCE
+from fastdiff_lab.widgets.fallback import SENTENCE, SHOWN, lab_page
 from fastdiff_lab.widgets.messages import answer
 
 PROMPT = "a large red star at the left on a white background"
@@ -195,6 +197,24 @@ def test_an_error_is_a_sentence_with_details_and_the_lab_goes_on(lab, pipe):
     assert lab.problem == {} and len(lab.rows) == 1
 
 
+def test_an_error_goes_when_what_it_tells_of_was_changed(lab):
+    for changed in ({"form": {**lab.form, "prompt": PROMPT}}, {"key_steps": [0, 7]}):
+        lab.form = {**lab.form, "prompt": "a red dog"}
+        with pytest.raises(ValueError, match="does not know 'dog'"):
+            lab.run()
+        lab.set_trait(*next(iter(changed.items())))
+        assert lab.problem == {}
+
+
+def test_nothing_is_run_while_a_setting_is_wrong(lab):
+    lab.form = {**lab.form, "seed": -1}
+    answer(lab, {"action": "run"})
+    assert "nothing is run while a setting is wrong: seed -1 asked" in lab.problem["message"]
+    assert lab.run_state["state"] != "running" and lab.wait(60) and not lab.rows
+    with pytest.raises(ValueError, match="nothing is run while a setting is wrong"):
+        lab.run()
+
+
 def test_measuring_the_ceiling_fills_its_card(lab):
     answer(lab, {"action": "measure"})
     assert lab.wait(120) and lab.run_state["state"] == "done"
@@ -278,6 +298,15 @@ def test_without_widgets_there_is_a_sentence_and_a_picture_of_the_state(lab, rec
         assert data["text/plain"] == SENTENCE and SENTENCE in page and '<img alt="' in page
         assert "application/vnd.jupyter.widget-view+json" in data and len(page) < 300_000
     assert "Predicted error" in lab.page() and "<table" in lab.page()
+    assert "<b>Change of " in page and "<b>Norm of " in page  # of which layer a figure is
+
+
+def test_the_static_page_gives_each_column_the_same_digits(lab):
+    runs = pd.DataFrame([dict.fromkeys(SHOWN, value) for value in (2.0, 30.96, math.inf)])
+    page = lab_page(lab.schedule, lab.prediction, lab.profiles["cost"], None, runs)
+    for row, psnr, ratio in zip(page.split("<tr>")[-3:], ("2.0", "31.0", "identical"), ("2.00", "30.96", "inf"), strict=True):
+        cells = re.findall("<td>(.*?)</td>", row)
+        assert (cells[SHOWN.index("psnr")], cells[SHOWN.index("ratio")]) == (psnr, ratio)
 
 
 def test_what_a_user_writes_is_escaped_in_the_static_page(lab):

@@ -85,7 +85,7 @@ def _told(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> tuple[bo
         return True, f"{len(inputs)} inputs: {counted}" + (f" (largest difference {largest:.2g})" if largest else "")
     lines = [f"{len(inputs)} inputs: {counted}. The first that is wrong:"]
     passed = ", ".join(f"{name}={described(value)}" for name, value in zip(exercise.arguments, inputs[wrong], strict=True))
-    lines += [f"  passed:  {passed}", f"  {verdicts[wrong].kind}: {verdicts[wrong].reason}"]
+    lines += [f"  given: {passed}", f"  {verdicts[wrong].kind}: {verdicts[wrong].reason}"]
     lines += [f"  perhaps: {sentence}" for sentence in _mistakes(exercise, verdicts[wrong].found, inputs[wrong])]
     return False, "\n".join(lines)
 

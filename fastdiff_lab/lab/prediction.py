@@ -169,7 +169,7 @@ class Predictor:
         fit, keys = self.fitting(settings, acceleration), len(acceleration.schedule.keys)
         groups = self.group_errors(fit.costs, schedule) if fit.costs is not None else ()
         total = math.hypot(*groups) if groups else math.nan
-        note = fit.note if fit.costs is None or math.isfinite(total) else _too_long(fit.costs)
+        note = fit.note if fit.costs is None or math.isfinite(total) else _unmeasured(fit.costs, schedule, groups)
         count = self.operations[settings.guidance_scale > 1]
         decoded = keys if acceleration.what == "prediction" else steps
         gflops = None if count is None else count.of_run(keys, decoded) / 1e9
@@ -191,8 +191,12 @@ def _in_words(other: list[str]) -> list[str]:
     return kinds if has_kind or len(kinds) == len(other) else [*kinds, "other settings of the scheduler"]
 
 
-def _too_long(costs: ReuseCosts) -> str:
-    return f"No prediction: groups of more than {costs.longest} steps were not measured."
+def _unmeasured(costs: ReuseCosts, schedule: KeySchedule, errors: tuple[float, ...]) -> str:
+    """Why a schedule has no prediction: its first group without one is too long, or the key before it lies at a gap without one."""
+    place, group = next((place, group) for place, group in enumerate(schedule.groups()) if math.isnan(errors[place]))
+    if len(group) > costs.longest:
+        return f"No prediction: groups of more than {costs.longest} steps were not measured."
+    return f"No prediction: extrapolating from key steps {schedule.keys[place - 1]} and {group.start} was not measured; move one of them."
 
 
 def _flops(pipe: Any, arguments: dict[str, Any]) -> FlopCount | None:

@@ -14,6 +14,7 @@ import pandas as pd
 from .. import plot
 from ..lab.pair import Pair
 from ..schedule import KeySchedule
+from .views import psnr_text
 
 SENTENCE = "This is a picture of an interactive widget. Run the cell in JupyterLab (make lab) to work with it."
 SHOWN = ["run", "keys", "what", "order", "seconds", "ratio", "psnr", "ssim", "latent_error", "predicted_error", "prompt_right"]
@@ -34,7 +35,9 @@ def lab_page(schedule: KeySchedule, cards: dict[str, Any], profile: dict[str, An
         grid = plot.picture_grid({name: [image] for name, image in pair.pictures.items()}, plot.figure(4, 4))
         parts.append(plot.html_image(grid, f"Untouched and accelerated picture and their difference: {pair.settings.prompt}"))
     if len(runs):
-        parts.append(runs[SHOWN].to_html(index=False, float_format=lambda value: f"{value:.3g}", border=0, na_rep="-"))
+        digits: dict[str, Any] = {"psnr": psnr_text, "seconds": "{:.2f}".format, "ratio": "{:.2f}".format}
+        table = runs[SHOWN].to_html(index=False, float_format="{:.3g}".format, formatters=digits, border=0, na_rep="-")
+        parts.append(table)
     return "\n".join(parts)
 
 

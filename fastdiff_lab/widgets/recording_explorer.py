@@ -80,7 +80,7 @@ class RecordingExplorer(anywidget.AnyWidget):
 
     def _change(self, layer: str, kind: str, step: int, keys: list[int]) -> dict[str, str]:
         ax = plot.figure(5, 2.6).subplots()
-        _over_steps(_of(self._changes[kind], layer), ax, step, keys, kind)
+        _over_steps(_of(self._changes[kind], layer), ax, step, keys, f"{kind} change")
         return _shown(
             "change", f"Change of {layer}", ax.figure, f"Change of {layer} over the steps, {LABELS[kind]}; key steps {keys}"
         )
@@ -128,7 +128,9 @@ class RecordingExplorer(anywidget.AnyWidget):
             else f"<p>{html.escape(figure['words'])}</p>"
             for figure in self.figures
         ]
-        return "\n".join([f"<p><i>{SENTENCE}</i> {html.escape(self.note)}</p>", *shown])
+        titles = [f"<p><b>{html.escape(figure['title'])}</b></p>" for figure in self.figures]
+        parts = [part for both in zip(titles, shown, strict=True) for part in both]
+        return "\n".join([f"<p><i>{SENTENCE}</i> {html.escape(self.note)}</p>", *parts])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())

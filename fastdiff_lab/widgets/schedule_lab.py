@@ -102,7 +102,9 @@ class ScheduleLab(LabTraits):
         return self._predictor.predict(self._settings, self.acceleration)
 
     def start(self) -> None:
-        """Starts the run at hand and returns at once. Raises RuntimeError while another one is made."""
+        """Starts the run at hand and returns at once. Raises RuntimeError while another one is made, ValueError for a wrong setting."""
+        if self.form_error:
+            raise ValueError(f"nothing is run while a setting is wrong: {self.form_error}")
         self._running.start(self._settings, self.acceleration, self.predict())
 
     def run(self) -> Pair:
@@ -219,6 +221,7 @@ class ScheduleLab(LabTraits):
 
     def refresh(self) -> None:
         """Everything that depends on keys and settings; well within 100 ms, nothing is run."""
+        self.problem = {}  # it was told of other keys or settings
         prediction = self.predict()
         costs = self._predictor.fitting(self._settings, self.acceleration).costs
         shown = views.cards(prediction)

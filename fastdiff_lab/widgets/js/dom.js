@@ -65,6 +65,15 @@ function decades(low, high) {
   return found;
 }
 
+/** Says that the kernel knows nothing of this widget any more, once that is so; what stands on the page would answer to nothing. */
+function lost(model, bin) {
+  const box = h("p", { class: "fd-lost", role: "alert", hidden: true, text: "The kernel was restarted or stopped, so nothing here answers any more: run the notebook's cells again." });
+  const told = () => (box.hidden = false);
+  model.on("comm_live_update", told);
+  bin.push(() => model.off("comm_live_update", told));
+  return box;
+}
+
 function groupsOf(keys, steps) {
   return keys.map((key, place) => [key, place + 1 < keys.length ? keys[place + 1] : steps]);
 }

@@ -12,7 +12,7 @@ function renderExplorer({ model, el }) {
     );
   });
   watch(model, bin, ["note"], () => (note.textContent = model.get("note")));
-  el.replaceChildren(h("div", { class: "fd-lab fd-explorer" }, form(model, bin), note, problem(model, bin), figures));
+  el.replaceChildren(h("div", { class: "fd-lab fd-explorer" }, lost(model, bin), form(model, bin), note, problem(model, bin), figures));
   return () => bin.forEach((undo) => undo());
 }
 

@@ -21,6 +21,7 @@ function renderLab({ model, el }) {
   const root = h(
     "div",
     { class: "fd-lab" },
+    lost(model, bin),
     h("section", { "aria-label": "Key steps" }, above, timeline, h("div", { class: "fd-actions fd-below" }, help, h("span", { class: "fd-space" }), choices)),
     h("section", { "aria-label": "Prediction" }, list, h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
     files(model, bin),

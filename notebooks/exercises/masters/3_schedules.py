@@ -321,7 +321,7 @@ def test_extrapolate_on_other_inputs(env):
 # <details>
 # <summary>Hint</summary>
 #
-# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good begin (also with `over="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule?
+# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good beginning (also with `over="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule?
 #
 # </details>
 
