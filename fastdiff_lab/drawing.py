@@ -41,7 +41,7 @@ def drawn(
 
     >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
-    `options`: number of steps and guidance scale, as for `sample`; other arguments as for `compare`.
+    `options`: of `sample`, by name; other arguments as for `compare`.
     """
     with Store(store) as kept:
         read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)

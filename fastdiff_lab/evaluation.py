@@ -136,6 +136,8 @@ def run_options(
 
     >>> run_options(50, 7.5, {"height": 64})
     {'num_inference_steps': 50, 'guidance_scale': 7.5, 'height': 64}
+
+    `options`: further arguments of the pipeline. Raises ValueError for a guidance scale that is no finite number.
     """
     if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
@@ -272,7 +274,13 @@ def one_picture(
     guidance_scale: float | None = 5.0,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[[], Any]:
-    """A call of the pipeline for one picture, to look at what is called in it."""
+    """A call of the pipeline for one picture, which is not made yet: to look at what is called in it.
+
+    >>> first_arguments(pipe.controlnet, one_picture(pipe, prompt, options={"image": edges}))["sample"].shape  # doctest: +SKIP
+    torch.Size([2, 4, 64, 64])
+
+    `prompt`: a text, or a class label for DiTPipeline. Other arguments as for `sample`.
+    """
     return lambda: pipe([prompt], generator=generators([0]), **run_options(num_inference_steps, guidance_scale, options))
 
 

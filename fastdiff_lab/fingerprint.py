@@ -101,7 +101,7 @@ def in_words(value: Any) -> Any:
         return f"picture {_digest(value.mode, value.size, value.tobytes())}"
     if isinstance(value, Tensor):
         return f"tensor {_digest(value.dtype, value.shape, value.detach().cpu().double().numpy().tobytes())}"
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # of objects, the bytes are addresses in memory
         return f"array {_digest(value.dtype, value.shape, value.tobytes())}"
     raise TypeError(
         f"{value!r} given among the pipeline's arguments; accepted: texts, numbers, pictures, tensors, arrays, and lists and dicts of them"

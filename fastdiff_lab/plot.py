@@ -62,9 +62,8 @@ def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = ()
     lines = [
         Line2D([], [], color=colours[layer], label=layer, linestyle=(0, PART_DASHES[part] or None)) for layer, part in parts.items()
     ]
-    below = ax.transAxes + ScaledTranslation(
-        0, -0.5, ax.figure.dpi_scale_trans
-    )  # in inches: under ticks and label, whatever the height
+    # In inches: under ticks and label, whatever the height.
+    below = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
     ax.legend(handles=lines, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
     return ax
 

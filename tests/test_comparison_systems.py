@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import state
 from PIL import Image
-from systems import SYSTEMS
+from systems import ROWS, options_of
 from systems.base import as_tensor
 
 import fastdiff_lab as fl
@@ -17,11 +17,6 @@ from fastdiff_lab import Arm, KeySchedule
 from fastdiff_lab.evaluation import generators, sample
 from fastdiff_lab.fingerprint import in_words
 
-ROWS = {system.name: system for system in SYSTEMS}
-# What belongs to one prompt, to the number of steps or to guidance is given by `compare`.
-_GIVEN = {
-    "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "class_labels", "output_type",
-}  # fmt: skip
 TEXTS = ["a red circle", "a white ring"]
 NAMES = (
     "sd-img2img",
@@ -37,8 +32,9 @@ NAMES = (
 )
 
 
-def options_of(name: str) -> dict:
-    return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}
+def pictures_of(name: str) -> dict:
+    """`options_of`, but for the output type, which `compare` gives."""
+    return {key: value for key, value in options_of(name).items() if key != "output_type"}
 
 
 def asked(name: str, pipe) -> tuple[list, dict]:
@@ -48,7 +44,7 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     return [3, 5] if "class_labels" in takes else TEXTS, {
         "num_inference_steps": system.call.get("num_inference_steps", 50),
         "guidance_scale": 5.0 if "guidance_scale" in takes else None,
-        "options": options_of(name),
+        "options": pictures_of(name),
     }
 
 
@@ -86,7 +82,7 @@ def test_a_run_that_begins_later_has_rivals_that_do():
 @pytest.mark.parametrize("name", ["text-to-video", "animatediff"])
 def test_a_video_is_one_picture_of_its_frames(name):
     pipe = ROWS[name].build()
-    options = options_of(name)
+    options = pictures_of(name)
     drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=6, options=options)
     call = {"num_inference_steps": 6, "guidance_scale": 5.0, **options}
     latents = as_tensor(pipe(TEXTS, generator=generators([0, 1]), output_type="latent", **call)[0])

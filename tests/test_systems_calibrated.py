@@ -7,7 +7,7 @@ import pytest
 import torch
 from models import state
 from PIL import Image
-from systems import SYSTEMS
+from systems import ROWS, options_of
 from systems.base import as_tensor
 from systems.video import stable_video
 
@@ -16,23 +16,8 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.evaluation import generators
 from fastdiff_lab.reuse_costs import ReuseCosts
 
-ROWS = {system.name: system for system in SYSTEMS}
 STEPS, KEY = 6, 2
 TEXTS = ["a red circle", "a white ring at the left on a blue background"]
-# What belongs to one prompt, to the number of steps or to guidance is given by `calibrate`.
-_GIVEN = {
-    "prompt",
-    "negative_prompt",
-    "num_images_per_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "class_labels",
-    "batch_size",
-}
-
-
-def options_of(name: str) -> dict:
-    return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}
 
 
 def picture(seed: int) -> Image.Image:

@@ -71,6 +71,11 @@ def run_part(
     return True
 
 
+def arms_of(case: Case, pipe: Any, rows: int) -> dict[str, Arm]:
+    """The arms that are timed in a case, by name. `pipe`: of `prepared`. `rows`: of one denoiser call."""
+    return bench_arms(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
+
+
 def _free() -> None:
     """Nothing of what ran before may count as memory or as graphs of what comes: compiled modules are cycles, which wait for a collection."""
     torch._dynamo.reset()
@@ -92,7 +97,7 @@ class _Part:
         self.clock.check()
         self.prepare()
         rows = len(self.arguments[sample_argument(denoiser_of(self.pipe))])
-        arms = bench_arms(self.pipe, denoiser_calls(self.pipe, self.case.steps), rows, is_compiled=self.case.mode == COMPILED)
+        arms = arms_of(self.case, self.pipe, rows)
         self.entry.arms = {name: decoded_at_once(arm, rows) for name, arm in arms.items()}
         self.count_operations(arms)
         self.time_all(arms)

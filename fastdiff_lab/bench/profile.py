@@ -1,12 +1,12 @@
 """Where the time of one run goes, operation by operation: `python -m fastdiff_lab.bench.profile`.
 
 - `profiled(pipe, arm, case)`: one run's operations, and its seconds
+- `named_arm(pipe, case, name)`: one of the benchmark's arms
 - `busy_share(table, seconds)`: how much of the time a GPU worked
 """
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,12 @@ import typer
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from ..evaluation import Arm, denoiser_calls, first_arguments
+from ..evaluation import Arm, first_arguments
 from ..files import write_whole
 from ..split import denoiser_of, sample_argument
-from .arms import bench_arms
-from .cases import COMPILED, Case, prepared
+from .cases import Case, prepared
 from .command import chosen_cases
+from .parts import arms_of
 from .timing import timed_run
 
 ON_CPU, ON_CUDA = [ProfilerActivity.CPU], [ProfilerActivity.CPU, ProfilerActivity.CUDA]
@@ -40,11 +40,9 @@ def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
     on_cuda = next(denoiser_of(pipe).parameters()).is_cuda
     timed_run(pipe, arm, case.call, case.steps)
     with torch.profiler.profile(activities=ON_CUDA if on_cuda else ON_CPU) as found:
-        started = time.perf_counter()
-        timed_run(pipe, arm, case.call, case.steps)
-        seconds = time.perf_counter() - started
+        run = timed_run(pipe, arm, case.call, case.steps)
     table = pd.DataFrame([_row(event) for event in found.key_averages()])
-    return table.sort_values(["device_seconds", "host_seconds"], ascending=False, ignore_index=True), seconds
+    return table.sort_values(["device_seconds", "host_seconds"], ascending=False, ignore_index=True), run.seconds
 
 
 def _row(event: Any) -> dict[str, Any]:
@@ -70,8 +68,7 @@ def named_arm(pipe: Any, case: Case, name: str) -> Arm:
     """One of the benchmark's arms. Raises ValueError for a name that it has not."""
     model = denoiser_of(pipe)
     arguments = first_arguments(model, lambda: pipe(**case.call, num_inference_steps=case.steps))
-    rows = len(arguments[sample_argument(model)])
-    arms = bench_arms(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
+    arms = arms_of(case, pipe, rows=len(arguments[sample_argument(model)]))
     if name not in arms:
         raise ValueError(f"arm {name!r} asked; there are: {'; '.join(arms)}")
     return arms[name]

@@ -1,5 +1,7 @@
 """Every system of the paper and of its users: `SYSTEMS`, the one list that tests and docs/systems.md read."""
 
+from typing import Any
+
 from . import deepfloyd, latent, personal, schedulers, stable_diffusion, steered, video
 from .base import System
 
@@ -12,3 +14,13 @@ SYSTEMS: tuple[System, ...] = (
     *personal.SYSTEMS,
     *schedulers.SYSTEMS,
 )
+ROWS = {system.name: system for system in SYSTEMS}
+# What belongs to one prompt, to the number of steps or to guidance is given by `calibrate` and `compare`.
+_GIVEN = {
+    "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "class_labels", "batch_size",
+}  # fmt: skip
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The further arguments of a system's call, for the `options` of `calibrate` and `compare`."""
+    return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}
