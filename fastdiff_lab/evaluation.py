@@ -97,6 +97,9 @@ class Sampled:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One generator per picture, so that the batch it is drawn in changes nothing."""
+    wrong = next((seed for seed in seeds if not -(2**63) <= seed < 2**64), None)
+    if wrong is not None:
+        raise ValueError(f"seed={wrong} asked; accepted: a whole number from {-(2**63)} to {2**64 - 1}")
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
@@ -118,6 +121,8 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
         if arm.steps is not None:
             pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
+        steps = num_inference_steps if arm.steps is None else arm.steps
+        denoiser_calls(pipe, steps)  # raises for steps that the scheduler cannot make
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
         if arm.schedule is not None:
@@ -126,7 +131,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
             counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
         if arm.prior_noise:
             stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
-        yield counts, num_inference_steps if arm.steps is None else arm.steps
+        yield counts, steps
 
 
 def run_options(
@@ -300,9 +305,34 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
-    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps."""
+    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps.
+
+    >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
+    10
+
+    Raises ValueError for steps below 1, and for more than the scheduler finds time-steps for among those of training.
+    """
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(num_inference_steps)
-    return len(scheduler.timesteps)
+    calls, trained = _calls(pipe.scheduler, num_inference_steps), pipe.scheduler.config.get("num_train_timesteps")
+    if calls is None:
+        most = next(steps for steps in range(min(num_inference_steps - 1, trained), 0, -1) if _calls(pipe.scheduler, steps))
+        raise ValueError(
+            f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
+            f"accepted: a whole number from 1 to {most}"
+        )
+    return calls
+
+
+def _calls(own: Any, steps: int) -> int | None:
+    """The denoiser calls of a run, or None where the scheduler does not refuse the steps and yet has no place for them."""
+    scheduler, trained = type(own).from_config(own.config), own.config.get("num_train_timesteps")
+    if trained is not None and steps > trained:
+        return None
+    scheduler.set_timesteps(steps)
+    if trained is None:
+        return len(scheduler.timesteps)
+    # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
+    beyond = not hasattr(own, "sigmas") and bool(scheduler.timesteps.max() >= trained)
+    stands = steps > 1 and len(scheduler.timesteps.unique()) == 1
+    return None if beyond or stands else len(scheduler.timesteps)

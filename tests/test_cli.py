@@ -76,6 +76,9 @@ def test_sample_draws_a_picture(tmp_path, keys, calls):
     ("options", "message"),
     [
         (["--steps", 0], "0 steps asked; accepted: a whole number of 1 or more"),
+        (["--steps", 1000, "--keys", "none"], "1000 steps asked of DDIMScheduler, which chooses among 1000 training time-steps"),
+        (["--steps", 2000, "--keys", "none"], "accepted: a whole number from 1 to 999"),
+        (["--seed", 10**23, "--steps", 9], f"seed={10**23} asked; accepted: a whole number from"),
         (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
         (["--keys", "7 of 10", "--steps", 10], "must be a key"),
         (["--model", "/no/folder"], "no folder '/no/folder'"),
