@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
+from .plain_steps import calls_of, plain_scheduler
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
@@ -119,7 +119,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:
-            pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
+            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
         steps = num_inference_steps if arm.steps is None else arm.steps
         denoiser_calls(pipe, steps)  # raises for steps that the scheduler cannot make
@@ -211,26 +211,6 @@ def _as_picture(drawn: Any) -> Image.Image:
     return whole
 
 
-def _plain(scheduler: Any, steps: int, of: int) -> Any:
-    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same.
-
-    Nearly so where they would end below time-step 0, or so high that DDIM and PNDM leave noise in their result.
-    """
-    kind, config = type(scheduler), scheduler.config
-    if steps > of:
-        return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
-
-    def first(steps: int, **options: Any) -> float:
-        probe = kind.from_config(config, **options)
-        probe.set_timesteps(steps)
-        return float(probe.timesteps[0])
-
-    offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
-    if not hasattr(scheduler, "sigmas"):  # with them, the last step always ends at 0
-        offset = min(offset, config.num_train_timesteps // steps)
-    return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
-
-
 @contextmanager
 def _counted(pipe: Any) -> Iterator[Counts]:
     """Counts of a run that nothing accelerates: every call encodes and decodes."""
@@ -314,25 +294,11 @@ def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
     """
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    calls, trained = _calls(pipe.scheduler, num_inference_steps), pipe.scheduler.config.get("num_train_timesteps")
+    calls, trained = calls_of(pipe.scheduler, num_inference_steps), pipe.scheduler.config.get("num_train_timesteps")
     if calls is None:
-        most = next(steps for steps in range(min(num_inference_steps - 1, trained), 0, -1) if _calls(pipe.scheduler, steps))
+        most = next(steps for steps in range(min(num_inference_steps - 1, trained), 0, -1) if calls_of(pipe.scheduler, steps))
         raise ValueError(
             f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
             f"accepted: a whole number from 1 to {most}"
         )
     return calls
-
-
-def _calls(own: Any, steps: int) -> int | None:
-    """The denoiser calls of a run, or None where the scheduler does not refuse the steps and yet has no place for them."""
-    scheduler, trained = type(own).from_config(own.config), own.config.get("num_train_timesteps")
-    if trained is not None and steps > trained:
-        return None
-    scheduler.set_timesteps(steps)
-    if trained is None:
-        return len(scheduler.timesteps)
-    # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
-    beyond = not hasattr(own, "sigmas") and bool(scheduler.timesteps.max() >= trained)
-    stands = steps > 1 and len(scheduler.timesteps.unique()) == 1
-    return None if beyond or stands else len(scheduler.timesteps)
