@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
+import nbformat
+import pandas as pd
 import papermill
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from fastdiff_lab import KeySchedule, cli, tour
+from fastdiff_lab.comparison import SHOWN
 from fastdiff_lab.exercises import ContestEntry
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
@@ -122,7 +126,8 @@ def test_training_needs_its_device(monkeypatch, capsys, tmp_path):
 def test_the_tour_leaves_a_page_that_asks_nothing_of_the_network(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     page = run_tour(tmp_path, num_inference_steps=10)
-    assert {"tour.html", "table.csv", "recording.safetensors", "schedule.json"} <= {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"tour.html", "table.csv", "recording.safetensors", "schedule.json"} <= names and "unfinished" not in names
     text = page.read_text()
     scripts = re.findall(r"<script\b.*?</script>", text, flags=re.DOTALL)
     assert not any("http" in script for script in scripts) and 'href="http' not in text.split("<body", 1)[0]
@@ -146,6 +151,7 @@ def test_a_tour_needs_steps(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "tour"
     assert "0 steps asked; accepted: a whole number" in failed(monkeypatch, capsys, "tour", "--steps", 0, "--output", folder)
     assert "the paper's 9 keys asked for 5 steps" in failed(monkeypatch, capsys, "tour", "--steps", 5, "--output", folder)
+    assert f"seed={10**22} asked" in failed(monkeypatch, capsys, "tour", "--seed", 10**22, "--output", folder)
     assert not folder.exists()
 
 
@@ -156,6 +162,29 @@ def test_a_tour_whose_notebook_stops(monkeypatch, tmp_path):
     monkeypatch.setattr(papermill, "execute_notebook", stop)
     with pytest.raises(ValueError, match="the notebook stopped with ZeroDivisionError: division by zero"):
         run_tour(tmp_path)
+
+
+def test_a_stopped_tour_leaves_a_finished_one_as_it_is(monkeypatch, capsys, tmp_path):
+    def begun(source, notebook, cwd, **kwargs):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("half")]), notebook)
+        pd.DataFrame([dict.fromkeys(SHOWN, 1.0)]).to_csv(Path(cwd) / "table.csv", index=False)
+
+    def stopped(*args, **kwargs):
+        begun(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    finished = {name: f"finished {name}" for name in ("tour.html", "table.csv", "00_quickstart.ipynb")}
+    for name, text in finished.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(papermill, "execute_notebook", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_tour(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in finished} == finished
+    assert "half" in (tmp_path / "unfinished" / "tour.html").read_text()
+    assert "stopped; as far as it got: " in capsys.readouterr().out
+    monkeypatch.setattr(papermill, "execute_notebook", begun)
+    page = run_tour(tmp_path)
+    assert page == tmp_path / "tour.html" and "half" in page.read_text() and not (tmp_path / "unfinished").exists()
 
 
 def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):
