@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Test processes, each with one thread (tests/conftest.py); more than there are cores are slower.
 WORKERS ?= 2
+# make CPU=1 ...: torch without CUDA's gigabytes, for Linux without a GPU.
+TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
 # An empty home has no kernels and no caches: everything that is needed lies in the project.
 export HF_HUB_OFFLINE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
@@ -17,6 +19,7 @@ help:
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
 	@echo "make classroom install otter-grader and make the notebooks and grading zips of an examination in runs/classroom"
+	@echo "make CPU=1 ... the first time: torch without CUDA, for Linux without a GPU (2 GB instead of 6)"
 	@echo "make lock      write requirements.lock anew from what is installed in $(VENV)"
 
 setup: $(VENV)/.ready
@@ -24,6 +27,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" || \
 	  { echo "Python 3.11 or 3.12 is needed, $$($(PYTHON) --version) was found; name another: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_FOR_CPU) $$(grep '^torch==' requirements.lock))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

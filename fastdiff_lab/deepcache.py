@@ -63,7 +63,7 @@ def deepcache_helper() -> Any:
         from DeepCache import DeepCacheSDHelper
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'DeepCache is not installed, and an arm asks for it; install it: pip install "fastdiff-lab[suite]"'
+            "DeepCache is not installed, and an arm asks for it; install it: pip install DeepCache==0.1.1"
         ) from None
     return DeepCacheSDHelper
 

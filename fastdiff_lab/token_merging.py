@@ -56,7 +56,7 @@ def tomesd_package() -> Any:
         import tomesd
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
-            'tomesd is not installed, and an arm asks for token merging; install it: pip install "fastdiff-lab[suite]"'
+            "tomesd is not installed, and an arm asks for token merging; install it: pip install tomesd==0.1.3"
         ) from None
     return tomesd
 

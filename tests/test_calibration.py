@@ -168,7 +168,7 @@ def test_a_store_with_other_costs(tmp_path):
     pipe, store = Embeddings(), tmp_path / "costs.safetensors"
     calibrate(pipe, ["1"], num_inference_steps=4, store=store)
     before = store.read_bytes()
-    for options in ({"order": 1}, {"guidance_scale": 3.0}, {"longest": 3}, {"seeds": [4]}):
+    for options in ({"order": 1}, {"guidance_scale": 3.0}, {"longest": 3}, {"seeds": [4]}, {"options": {"eta": 0.5}}):
         with pytest.raises(ValueError, match="holds other costs .*accepted: a new path"):
             calibrate(pipe, ["1"], num_inference_steps=4, store=store, **options)
     assert store.read_bytes() == before

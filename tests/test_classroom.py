@@ -146,7 +146,7 @@ def test_without_masters_nothing_is_assigned(tmp_path, otter):
 
 def test_without_otter_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(classroom, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="otter-grader is not installed; pip install"):
+    with pytest.raises(ModuleNotFoundError, match="otter-grader is not installed; make classroom"):
         classroom.assign(FOLDER, tmp_path)
 
 

@@ -20,11 +20,12 @@ IN_README = {
     "the decoder, **the paper's keys**": "features, paper 9, order 0",
     "the decoder, uniform keys": "features, uniform 9, order 0",
     "the decoder, **keys derived from measurements**": "features, derived 9, order 0",
-    "the same, features extrapolated (`order=1`, ours)": "features, derived 17, order 1",
+    "the same with features extrapolated (`order=1`, ours)": "features, derived 17, order 1",
     "*rival:* nothing, predictions held at keys derived for that": "predictions, derived for predictions 9, order 0",
     "*rival:* nothing, predictions extrapolated": "predictions, derived for predictions 17, order 1",
+    "*rival:* a plain run of 13 steps": "plain 13 steps",
     "*rival:* a plain run of 17 steps": "plain 17 steps",
-    "*rival:* DeepCache, its own package, interval 3": "DeepCache 3",
+    "*rival:* DeepCache, its own package, interval 5": "DeepCache 5",
 }
 IN_RESULTS = {
     "untouched": "untouched",
@@ -35,6 +36,9 @@ IN_RESULTS = {
     "features extrapolated, derived 9": "features, derived 9, order 1",
     "predictions held, derived 9": "predictions, derived for predictions 9, order 0",
     "plain 9 steps": "plain 9 steps",
+    "features held, derived 13": "features, derived 13, order 0",
+    "predictions held, derived 13": "predictions, derived for predictions 13, order 0",
+    "plain 13 steps": "plain 13 steps",
     "features held, derived 17": "features, derived 17, order 0",
     "features **extrapolated, derived 17**": "features, derived 17, order 1",
     "predictions extrapolated, derived 17": "predictions, derived for predictions 17, order 1",
@@ -64,6 +68,21 @@ def worst(arm: pd.Series) -> str:
 
 def right(name: str) -> str:
     return f"{100 * ONE_OBJECT.query('arm == @name')['prompt_accuracy'].mean():.0f} %"
+
+
+def claims(page: str) -> list[tuple[float, ...]]:
+    """Differences with their intervals as a text gives them: "3.6 dB (1.1 to 6.9)", "(difference 2.7, -0.2 to 6.2)"."""
+    found = re.findall(r"(-?\d+\.\d)(?: dB)?,? \(?(-?\d+\.\d) to (-?\d+\.\d)", re.sub(r"^\|.*$", "", page, flags=re.M))
+    return [tuple(map(float, claim)) for claim in found]
+
+
+def test_differences_are_those_that_were_measured():
+    measured = pd.concat([pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv")])
+    rounded = {tuple(round(value, 1) for value in row) for row in measured[["difference", "low", "high"]].itertuples(index=False)}
+    known = rounded | {(-difference, -high, -low) for difference, low, high in rounded}
+    for page, least in (("README.md", 4), ("docs/results.md", 12), ("docs/teaching.md", 1)):
+        said = claims((ROOT / page).read_text())
+        assert len(said) >= least and set(said) <= known, set(said) - known
 
 
 def test_every_row_has_its_arm():

@@ -15,7 +15,7 @@ from stand_ins import ALEXNET, INCEPTION, random_weights, write_pictures, write_
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, cli, comparison, picture_table
+from fastdiff_lab import Arm, cli, comparison, drawing, picture_table
 from fastdiff_lab.quality import METRICS, quality_of
 from fastdiff_lab.quality_networks import InceptionV3
 from fastdiff_lab.quality_weights import load_clip, load_inception, load_lpips, read_tensors
@@ -136,7 +136,7 @@ def test_summary_and_brief_table(pipe, arms, pictures):
 
 
 def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, arms, weights, real, store, pictures, monkeypatch):
-    monkeypatch.delattr(comparison, "_run")
+    monkeypatch.delattr(drawing, "_run")
     monkeypatch.setattr(picture_table, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
     options = {"metrics": ["lpips", "clip_score", "kid", "kid"], "metric_weights": weights, "real_pictures": real, "store": store}
     again = fl.compare_pictures(pipe, arms, PROMPTS, **options, **RUN)
@@ -269,7 +269,7 @@ def test_real_pictures(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_asking_is_refused_before_a_picture_is_drawn(pipe, weights, real, options, error, message, monkeypatch):
-    monkeypatch.delattr(comparison, "_run")
+    monkeypatch.delattr(drawing, "_run")
     given = {"metric_weights": weights, "real_pictures": real} | options
     with pytest.raises(error, match=message):
         fl.compare(pipe, {}, PROMPTS[:1], num_inference_steps=4, **given)
@@ -287,7 +287,7 @@ def test_bad_asking_is_refused_before_a_picture_is_drawn(pipe, weights, real, op
     ],
 )
 def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metric, message, monkeypatch):
-    monkeypatch.delattr(comparison, "_run")
+    monkeypatch.delattr(drawing, "_run")
     place = real if metric == "fid" else None
     with pytest.raises(FileNotFoundError, match=message):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_pictures=place)

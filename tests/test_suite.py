@@ -15,7 +15,7 @@ from models import denoiser_pipe
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import cli, comparison, plot
+from fastdiff_lab import cli, drawing, plot
 from fastdiff_lab.deepcache import deepcache, deepcache_flops
 from fastdiff_lab.distances import frechet_distance, kernel_distance
 from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
@@ -107,7 +107,7 @@ def test_bad_deepcache(pipe, monkeypatch):
         with deepcache(transformer, 2):
             pass
     monkeypatch.setitem(sys.modules, "DeepCache", None)
-    with pytest.raises(ModuleNotFoundError, match=r'DeepCache is not installed.*pip install "fastdiff-lab\[suite\]"'):
+    with pytest.raises(ModuleNotFoundError, match="DeepCache is not installed.*pip install DeepCache==0.1.1"):
         sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4)
     with pytest.raises(ModuleNotFoundError, match="DeepCache is not installed"):  # before anything is drawn
         run_suite(pipe, {}, PROMPTS, **SUITE)
@@ -236,7 +236,7 @@ def test_scene_distance(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
     table = scene_distance(pipe, {"untouched": Arm()}, 6, **options)
     assert table["arm"].tolist() == ["drawn scenes", "untouched"] and (table["pictures"] == 6).all()
-    monkeypatch.delattr(comparison, "_run")  # nothing is drawn again: all comes from the store
+    monkeypatch.delattr(drawing, "_run")  # nothing is drawn again: all comes from the store
     pd.testing.assert_frame_equal(scene_distance(pipe, {"untouched": Arm()}, 6, **options), table)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="3 pictures per arm asked; accepted: a whole number of 4 or more"):

@@ -14,7 +14,7 @@ from stand_ins import write_pictures, write_weights
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, comparison, table_1
+from fastdiff_lab import Arm, drawing, table_1
 from fastdiff_lab.captions import read_captions
 from fastdiff_lab.evaluation import denoiser_arguments, sample
 from fastdiff_lab.flops import count_flops
@@ -131,7 +131,7 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     pictures = pd.read_csv(tmp_path / "out" / "pictures.csv")
     assert sorted(pictures[pictures["arm"] == "mine"]["seed"]) == [0, 1, 2, 3]  # each picture its own noise
     assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["captions"] == str(captions)
-    monkeypatch.delattr(comparison, "_run")  # all comes from the store
+    monkeypatch.delattr(drawing, "_run")  # all comes from the store
     assert run(*options, "--repeats", 0, "--metric", "lpips", "--metric", "clip_score", "--metric", "kid").exit_code == 0
     again = pd.read_csv(tmp_path / "out" / "pictures.csv")
     pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"))
@@ -148,7 +148,7 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     ],
 )
 def test_bad_options_are_refused_before_a_picture_is_drawn(tmp_path, options, message, monkeypatch):
-    monkeypatch.delattr(comparison, "_run")
+    monkeypatch.delattr(drawing, "_run")
     given = {"--captions": write_captions(tmp_path / "c.json", PROMPTS), "--output": tmp_path, "--pictures": 2} | options
     with pytest.raises(ValueError, match=message):
         run(*(part for pair in given.items() for part in pair))

@@ -116,7 +116,7 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
 def _check_otter() -> None:
     if find_spec("otter") is None:
         raise ModuleNotFoundError(
-            "otter-grader is not installed; pip install 'fastdiff-lab[classroom]', or make classroom in a checkout"
+            "otter-grader is not installed; make classroom in a checkout installs it, or pip install -r requirements-classroom.lock"
         )
 
 
