@@ -260,7 +260,7 @@ def test_real_pictures(tmp_path):
         ({"metrics": "fid"}, TypeError, "metrics='fid' given; accepted: a list of names, such as \\['fid'\\]"),
         ({"metrics": ["fdi"]}, ValueError, "metric 'fdi' asked; accepted: fid, kid, clip_score, lpips"),
         ({"metrics": ["lpips", "fid"], "metric_weights": None}, ValueError, "lpips and fid asked without weights; accepted: metric_wei"),
-        ({"metrics": ["kid"], "real_pictures": None}, ValueError, "kid asked without real pictures; accepted: real_pictures=FOLDER of picture files .--real"),
+        ({"metrics": ["kid"], "real_pictures": None}, ValueError, "kid asked without real pictures; accepted: real_pictures=FOLDER of "),
         ({"metrics": []}, ValueError, r"metric_weights \(--weights\) given, and no metric that needs it"),
         ({"metrics": ["lpips"]}, ValueError, r"real_pictures \(--real\) given, and no metric that needs it"),
         ({"metrics": ["kid"]}, ValueError, "kid asked of 1 pictures an arm and 6 real ones; accepted: 4 or more of each"),
