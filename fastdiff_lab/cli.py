@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
+from typer.core import TyperGroup
+
+GO_ON = ("calibrate", "compare", "bench", "train")  # each keeps what it has
+
+
+class _Commands(TyperGroup):
+    """The commands; one that is stopped from the keyboard says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped" + "; the same command goes on" * (ctx.invoked_subcommand in GO_ON), err=True)
+            ctx.exit(130)
+
 
 app = typer.Typer(
-    help="Measure and use encoder propagation in diffusion models.", no_args_is_help=True, add_completion=False,
+    cls=_Commands, help="Measure and use encoder propagation in diffusion models.", no_args_is_help=True, add_completion=False,
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
@@ -18,10 +34,24 @@ Model = Annotated[Optional[str], typer.Option(help="Folder or hub id of a diffus
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.")]
 Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more (the paper's keys need 9).")]
+Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more.")]
+PaperSteps = Annotated[int, typer.Option(help="Denoising steps, 1 or more; the paper's keys need 9.")]
 Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")]
 Threads = Annotated[Optional[int], typer.Option(help="CPU threads; without it, as many as torch takes.")]
+Order = Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated.")]
 Scheduler = Annotated[Optional[str], typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; without it, the model's own.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fastdiff-lab {version('fastdiff-lab')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None: ...
 
 
 @app.command()
@@ -30,7 +60,7 @@ def tour(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    steps: Steps = 50,
+    steps: PaperSteps = 50,
     guidance: Guidance = 5.0,
     scheduler: Scheduler = None,
     output: Annotated[Path, typer.Option(help="Folder for the page, the table, the recording and the schedule.")] = Path(
@@ -49,33 +79,37 @@ def tour(
 def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a small red circle at the left on a blue background'.")],
     keys: Annotated[
-        str, typer.Option(help="'none' (untouched), 'paper', a count of uniform keys, or text such as '0-3,5 of 20'.")
-    ] = "paper",
+        Optional[str], typer.Option(help="'none' (untouched), 'paper' (if not said), a count, or '0-3,5 of 20'.")
+    ] = None,
     schedule: Annotated[
         Optional[Path], typer.Option(help="File of a key schedule, such as `derive` writes; instead of --keys.")
     ] = None,
     order: Annotated[
-        Optional[int], typer.Option(help="0: features held; 1: extrapolated. By default what the schedule was derived for, or 0.")
+        Optional[int], typer.Option(min=0, max=1, help="0: features held; 1: extrapolated; if not said, as derived.")
     ] = None,
     prior_noise: Annotated[float, typer.Option(help="Weight of prior noise injection; the paper's is 0.003.")] = 0.0,
     model: Model = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     seed: Seed = 0,
-    steps: Steps = 50,
+    steps: PaperSteps = 50,
     guidance: Guidance = 5.0,
     scheduler: Scheduler = None,
-    output: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("sample.png"),
+    output: Annotated[Path, typer.Option(help="Picture to write, such as a PNG file; one that is there is replaced.")] = Path(
+        "sample.png"
+    ),
 ) -> None:
     """Draw one picture with the accelerated sampler."""
+    from .asked import check_picture, key_schedule
     from .evaluation import Arm, denoiser_calls
     from .evaluation import sample as draw
     from .pipelines import load_pipeline
 
-    _check_picture(output)
+    check_picture(output)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-    chosen = _schedule(keys, denoiser_calls(pipe, steps)) if schedule is None else _loaded(schedule)
-    arm = Arm(chosen, order=_order(chosen) if order is None else order, prior_noise=prior_noise)
+    chosen = key_schedule(keys, schedule, denoiser_calls(pipe, steps))
+    derived_for = int(((chosen and chosen.measured_on) or {}).get("order", 0))
+    arm = Arm(chosen, order=derived_for if order is None else order, prior_noise=prior_noise)
     drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=guidance)
     drawn.images[0].save(output)
     counts = drawn.counts
@@ -85,54 +119,21 @@ def sample(
     )
 
 
-def _schedule(keys: str, calls: int):
-    from .schedule import KeySchedule
-
-    if keys == "none":
-        return None
-    if keys == "paper":
-        return KeySchedule.of_paper(calls)
-    return KeySchedule.uniform(calls, int(keys)) if keys.isdecimal() else KeySchedule.parse(keys)
-
-
-def _loaded(path: Path):
-    from .schedule import KeySchedule
-
-    return KeySchedule.load(path)
-
-
-def _order(schedule) -> int:
-    """The order that a schedule was derived for."""
-    return 0 if schedule is None or schedule.measured_on is None else int(schedule.measured_on.get("order", 0))
-
-
-def _check_picture(path: Path) -> None:
-    from PIL import Image
-
-    _check_output(path)
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
-
-
-def _check_output(path: Path) -> None:
-    folder = path if path.is_dir() else path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"cannot write {path}: {'it is a folder' if path.is_dir() else f'{folder} is no folder that can be written'}")
-
-
 @app.command()
 def calibrate(
     output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
     prompts: Annotated[
         Optional[Path], typer.Option(help="Text file with a prompt per line; without it, captions of drawn scenes.")
     ] = None,
-    count: Annotated[int, typer.Option(help="How many captions of drawn scenes.")] = 4,
-    order: Annotated[int, typer.Option(help="0: features held; 1: extrapolated.")] = 0,
+    count: Annotated[
+        int, typer.Option(min=1, help="How many captions of drawn scenes; 1 or 4 double the predicted error of 16.")
+    ] = 16,
+    order: Order = 0,
     what: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
-    longest: Annotated[int, typer.Option(help="Longest span of steps.")] = 25,
+    longest: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
     budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
-    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once.")] = None,
+    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two a picture with guidance.")] = None,
     threads: Threads = None,
     model: Model = None,
     device: Device = "cpu",
@@ -142,25 +143,19 @@ def calibrate(
     scheduler: Scheduler = None,
 ) -> None:
     """Measure what reusing features costs at each step."""
+    from .asked import fitting_keys, prompt_lines
     from .calibration import calibrate as measure
+    from .files import check_writable
     from .pipelines import load_pipeline
 
-    _check_output(output)
+    check_writable(output)
+    lines = prompt_lines(prompts, count)
     _use(threads)
-    measure(
-        load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), _prompts(prompts, count), num_inference_steps=steps,
+    costs = measure(
+        load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), lines, num_inference_steps=steps,
         guidance_scale=guidance, order=order, what=what, longest=longest, batch=batch, max_rows=max_rows, budget=budget, store=output,
     )  # fmt: skip
-    typer.echo(f"{output}: fastdiff-lab derive {output} --keys 9 derives a schedule from it")
-
-
-def _prompts(file: Path | None, count: int) -> list[str]:
-    from .shapes.data import calibration_scenes
-
-    if file is None:
-        return [scene.caption() for scene in calibration_scenes(count)]
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line]
+    typer.echo(f"{output}: fastdiff-lab derive {output} --keys {fitting_keys(costs)} derives a schedule from it")
 
 
 def _use(threads: int | None) -> None:
@@ -182,32 +177,35 @@ def derive(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     scheduler: Scheduler = None,
-    output: Annotated[Path, typer.Option(help="JSON file to write.")] = Path("schedule.json"),
+    output: Annotated[Path, typer.Option(help="JSON file to write; one that is there is replaced.")] = Path("schedule.json"),
 ) -> None:
     """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
     from .derivation import derive_schedule, schedule_front
+    from .files import check_writable
     from .pipelines import load_pipeline
     from .refinement import refine_derived
     from .reuse_costs import ReuseCosts
 
     measured = ReuseCosts.load(costs)
     if keys is None:
+        if refine:
+            raise ValueError(f"--refine {refine} asked without --keys; accepted: both, or neither for the front")
         typer.echo(schedule_front(measured, over=over).drop(columns="cost").to_string(index=False))
         return
-    _check_output(output)
+    check_writable(output)
     schedule = derive_schedule(measured, keys, over=over)
     if refine:
         _use(threads)
         pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
         schedule = refine_derived(pipe, measured, schedule, pictures=pictures, runs=refine)
     schedule.save(output)
-    typer.echo(f"{output}: {schedule}")
+    typer.echo(f"{output}: {schedule} ({schedule.source})")
 
 
 @app.command()
 def compare(
     schedule: Annotated[Optional[list[Path]], typer.Option(help="File of a key schedule to compare; give it for each.")] = None,
-    order: Annotated[int, typer.Option(help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
+    order: Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
     suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
     costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; give it for each.")] = None,
     prompts: Annotated[int, typer.Option(help="How many held-out captions, half of them with two objects.")] = 32,

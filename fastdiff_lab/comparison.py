@@ -100,7 +100,8 @@ def compare(
     the averaged error in dB, `ssim`, `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval
     `_low`, `_high`; the same with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture) in
     the same way; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
-    all attributes right; NaN if the prompts are no captions of scenes). `pictures` is the sample size.
+    all attributes right; NaN if the prompts are no captions of scenes). The embedded pipeline was taught one object in a picture only: its
+    captions of two, half of `held_out_prompts`, count as wrong in every arm. `pictures` is the sample size.
 
     Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn; and what
     `encoder_propagation` raises when an arm runs.

@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from .evaluation import Arm, sample
+from .evaluation import Arm, first_arguments, sample
 from .fingerprint import in_words, scheduler_config, steering, weights_digest
 from .split import denoiser_of
 from .store import Result, Store
@@ -76,9 +78,10 @@ def draw_missing(
     >>> read = draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
 
     Returns a function that reads an arm's results for some of the tasks. (A run may change its scheduler's settings, and with them what
-    the results would be kept under.)
+    the results would be kept under.) Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
     of, lost = _settings(pipe, options), 0
+    _check_runs(pipe, list(_pending(ways, tasks, of, batch, store)), options)
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
@@ -97,6 +100,22 @@ def draw_missing(
                     ) from loss
                 warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
     return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
+
+
+def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> None:
+    """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
+
+    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do.
+    """
+    runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
+    own = pipe.scheduler
+    try:
+        for arm, (prompt, seed) in reversed(runs.values()):
+            pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
+            with torch.no_grad():
+                first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
+    finally:
+        pipe.scheduler = own
 
 
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
+from .plain_steps import calls_of, plain_scheduler
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
@@ -97,6 +97,9 @@ class Sampled:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One generator per picture, so that the batch it is drawn in changes nothing."""
+    wrong = next((seed for seed in seeds if not -(2**63) <= seed < 2**64), None)
+    if wrong is not None:
+        raise ValueError(f"seed={wrong} asked; accepted: a whole number from {-(2**63)} to {2**64 - 1}")
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
@@ -116,8 +119,10 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:
-            pipe.scheduler = _plain(scheduler, arm.steps, num_inference_steps)
+            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
+        steps = num_inference_steps if arm.steps is None else arm.steps
+        denoiser_calls(pipe, steps)  # raises for steps that the scheduler cannot make
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
         if arm.schedule is not None:
@@ -126,7 +131,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
             counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
         if arm.prior_noise:
             stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
-        yield counts, num_inference_steps if arm.steps is None else arm.steps
+        yield counts, steps
 
 
 def run_options(
@@ -206,26 +211,6 @@ def _as_picture(drawn: Any) -> Image.Image:
     for place, frame in enumerate(drawn):
         whole.paste(frame, (0, place * height))
     return whole
-
-
-def _plain(scheduler: Any, steps: int, of: int) -> Any:
-    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same.
-
-    Nearly so where they would end below time-step 0, or so high that DDIM and PNDM leave noise in their result.
-    """
-    kind, config = type(scheduler), scheduler.config
-    if steps > of:
-        return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
-
-    def first(steps: int, **options: Any) -> float:
-        probe = kind.from_config(config, **options)
-        probe.set_timesteps(steps)
-        return float(probe.timesteps[0])
-
-    offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
-    if not hasattr(scheduler, "sigmas"):  # with them, the last step always ends at 0
-        offset = min(offset, config.num_train_timesteps // steps)
-    return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
 
 
 @contextmanager
@@ -308,9 +293,20 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
-    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps."""
+    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps.
+
+    >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
+    10
+
+    Raises ValueError for steps below 1, and for more than the scheduler finds time-steps for among those of training.
+    """
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(num_inference_steps)
-    return len(scheduler.timesteps)
+    calls, trained = calls_of(pipe.scheduler, num_inference_steps), pipe.scheduler.config.get("num_train_timesteps")
+    if calls is None:
+        most = next(steps for steps in range(min(num_inference_steps - 1, trained), 0, -1) if calls_of(pipe.scheduler, steps))
+        raise ValueError(
+            f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
+            f"accepted: a whole number from 1 to {most}"
+        )
+    return calls

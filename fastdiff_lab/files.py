@@ -2,6 +2,7 @@
 
 - `write_whole(path, write)`, `write_text(path, text)`: a file appears whole or not at all
 - `writable_folder(folder)`: makes a folder, or says why not before anything is computed
+- `check_writable(path)`, `check_readable(path, accepted)`: refuse the path of a file, before anything is computed
 - `read_json(text_or_path, place, schema, version)`: a document of ours, or a ValueError that says what is wrong with it
 """
 
@@ -49,12 +50,33 @@ def writable_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError for a path that no file can be written to: a folder, or one in a folder that is not there or lets nothing be written."""
+    folder = path.absolute().parent
+    trouble = "it is a folder" if path.is_dir() else "" if folder.is_dir() else f"the folder {folder} does not exist"
+    if not trouble:
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                return
+        except OSError as error:
+            trouble = f"nothing can be written to the folder {folder} ({error.strerror})"
+    raise OSError(f"cannot write {path}: {trouble}; accepted: a file in a folder that is there and can be written")
+
+
+def check_readable(path: Path, accepted: str) -> None:
+    """Raises FileNotFoundError for the path of no file; `accepted` says what the file should be."""
+    if path.is_dir() or not path.exists():
+        raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; accepted: {accepted}")
+
+
 def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:
     """The fields of a JSON document of ours, without its schema and version.
 
     `source`: the text itself, or the path of a file. `place` names it in errors.
-    Raises ValueError if it is too large, no JSON, or of another schema or a newer version.
+    Raises ValueError if it is too large, no JSON, or of another schema or a newer version, FileNotFoundError if there is no file.
     """
+    if isinstance(source, Path):
+        check_readable(source, f"a {schema} file")
     try:
         size = source.stat().st_size if isinstance(source, Path) else len(source)
         if size > MAX_JSON_BYTES:

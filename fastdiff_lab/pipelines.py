@@ -113,6 +113,7 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         usable = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
         reason = str(error).splitlines()[0]
+        reason = "torch knows no device of that name" if reason.startswith("Expected one of") else reason
         raise ValueError(f"device={device!r} asked; on this machine: {', '.join(usable)} ({reason})") from None
 
 

@@ -147,12 +147,14 @@ def _checked_metrics(metrics: Sequence[str], weights: object, real: object) -> t
     of_sets = [name for name in asked if name in OF_SETS]
     if asked and weights is None:
         raise ValueError(
-            f"{' and '.join(asked)} asked without weights; accepted: metric_weights=FOLDER, as docs/quality.md lays it out"
+            f"{' and '.join(asked)} asked without weights; accepted: metric_weights=FOLDER (--weights), as docs/quality.md lays it out"
         )
     if of_sets and real is None:
-        raise ValueError(f"{' and '.join(of_sets)} asked without real pictures; accepted: real_pictures=FOLDER of picture files")
+        raise ValueError(
+            f"{' and '.join(of_sets)} asked without real pictures; accepted: real_pictures=FOLDER of picture files (--real)"
+        )
     if (weights is not None and not asked) or (real is not None and not of_sets):
-        given = "real_pictures" if asked or weights is None else "metric_weights"
+        given = "real_pictures (--real)" if asked or weights is None else "metric_weights (--weights)"
         raise ValueError(
             f"{given} given, and no metric that needs it (metrics={list(asked)}); accepted: metrics=[...] of {', '.join(METRICS)}, "
             f"real_pictures with {' or '.join(OF_SETS)} only"

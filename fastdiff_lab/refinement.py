@@ -85,7 +85,8 @@ def refine_schedule(
         return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=max_rows).mean())
 
     best, tried = _search(schedule, error, runs)
-    return replace(best, source=f"{schedule.source}, refined in {tried} runs", measured_on=schedule.measured_on)
+    found = f"refined in {tried} runs" if best != schedule else f"of {tried} runs of refinement none came nearer"
+    return replace(best, source=f"{schedule.source}, {found}", measured_on=schedule.measured_on)
 
 
 def refine_derived(pipe: Any, costs: ReuseCosts, schedule: KeySchedule, *, pictures: int = 8, runs: int = 100) -> KeySchedule:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .files import write_whole
+from .files import check_readable, write_whole
 
 SCHEMA = "fastdiff_lab.ReuseCosts"
 VERSION = 1
@@ -105,7 +105,8 @@ class ReuseCosts:
     @classmethod
     def load(cls, path: str | Path) -> ReuseCosts:
         """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
-        if Path(path).exists() and Path(path).stat().st_size > MAX_BYTES:
+        check_readable(Path(path), "a file that ReuseCosts.save wrote, as calibrate does")
+        if Path(path).stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} has {Path(path).stat().st_size} bytes; accepted: at most {MAX_BYTES}")
         try:
             with safe_open(str(path), framework="pt") as file:

@@ -45,11 +45,11 @@ class Store:
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.name = "the store in memory" if path is None else str(path)
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
+            if path is not None:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(":memory:" if path is None else path)
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise OSError(f"cannot open {self.name} ({error}); accepted: the path of a file, new or written by compare") from None
         try:
             self._open()

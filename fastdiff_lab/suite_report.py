@@ -19,7 +19,7 @@ import torch
 from . import plot
 from .comparison import compare_pictures, default_arms, with_costs
 from .evaluation import Arm, denoiser_calls
-from .files import write_text, write_whole
+from .files import writable_folder, write_text, write_whole
 from .machine import about_run
 from .pipelines import load_pipeline
 from .reuse_costs import ReuseCosts
@@ -59,6 +59,7 @@ def compare_into(
     measured = read_costs(costs)
     loaded = {path.stem: KeySchedule.load(path) for path in schedules}
     pipe = load_pipeline(**(pipeline or {}))
+    folder = writable_folder(folder)
     of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
     if suite:
         return write_suite(folder, pipe, measured, captions, refined=list(loaded.values()), **of_run)

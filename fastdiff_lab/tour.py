@@ -16,12 +16,15 @@ import papermill
 from nbconvert import HTMLExporter
 
 from .comparison import brief
+from .evaluation import generators
 from .files import writable_folder, write_text
 from .pipelines import check_source
 from .schedule import KeySchedule
 
+PAGE = "tour.html"
 QUICKSTART = "00_quickstart.ipynb"
 LAB = "09_interactive_lab.ipynb"
+UNFINISHED = "unfinished"  # the folder of a tour that was not finished, inside the tour's
 
 
 def notebooks_folder() -> Path:
@@ -39,8 +42,9 @@ def run_tour(output: Path, **parameters: object) -> Path:
 
     >>> run_tour(Path("runs/tour"), num_inference_steps=50)  # doctest: +SKIP
 
-    `parameters`: values for the notebook's parameter cell. What is finished stays when it is interrupted: the notebook is saved
-    after each cell, and exported as far as it got. Raises OSError if the folder cannot be written, ValueError for steps below 1.
+    `parameters`: values for the notebook's parameter cell. An interrupted tour leaves what was there and stays in the folder `unfinished`
+    beside it: the notebook is saved after each cell, and exported as far as it got. A finished one replaces the files of one before.
+    Raises OSError if the folder cannot be written, ValueError for steps below 1 and a seed that no generator takes.
     """
     steps = parameters.get("num_inference_steps", 50)
     if not isinstance(steps, int) or steps < 1:
@@ -51,11 +55,13 @@ def run_tour(output: Path, **parameters: object) -> Path:
         check_source(str(source))  # before a folder is made
     if source is not None and Path(str(source)).is_dir():
         parameters["source"] = str(Path(str(source)).resolve())  # the notebook runs in another folder
+    generators([parameters.get("seed", 0)])  # type: ignore[list-item]  # raises for a seed that is none
     folder = writable_folder(output)
-    notebook = folder / QUICKSTART
+    part = writable_folder(folder / UNFINISHED)
+    notebook = part / QUICKSTART
     try:
         papermill.execute_notebook(
-            notebooks_folder() / QUICKSTART, notebook, parameters={**parameters, "output": str(folder)}, cwd=str(folder),
+            notebooks_folder() / QUICKSTART, notebook, parameters={**parameters, "output": "."}, cwd=str(part),
             kernel_name="python3", log_output=False,
         )  # fmt: skip
     except (papermill.PapermillExecutionError, KeyboardInterrupt) as stop:
@@ -64,7 +70,11 @@ def run_tour(output: Path, **parameters: object) -> Path:
         if isinstance(stop, KeyboardInterrupt):
             raise
         raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}") from None
-    page = export(notebook)
+    export(notebook)
+    for file in sorted(part.iterdir()):  # the page is the last one
+        file.replace(folder / file.name)
+    part.rmdir()
+    page = folder / PAGE
     print(brief(pd.read_csv(folder / "table.csv")).to_string(index=False))
     print(f"page: {os.path.relpath(page)}")
     return page
@@ -76,6 +86,6 @@ def export(notebook: Path) -> Path:
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
     # The template asks CDNs for MathJax, RequireJS, Mermaid and widgets; the notebook needs none of them.
     body = re.sub(r"<script\b(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>", "", body, flags=re.DOTALL)
-    page = notebook.with_name("tour.html")
+    page = notebook.with_name(PAGE)
     write_text(page, body)
     return page

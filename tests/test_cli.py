@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.metadata import version
+from pathlib import Path
 
+import nbformat
+import pandas as pd
 import papermill
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fastdiff_lab import KeySchedule, cli, tour
+from fastdiff_lab import KeySchedule, cli, derive_schedule, tour
+from fastdiff_lab.asked import fitting_keys
+from fastdiff_lab.comparison import SHOWN
 from fastdiff_lab.exercises import ContestEntry
+from fastdiff_lab.reuse_costs import ReuseCosts
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
 PROMPT = "a small red circle at the left on a blue background"
@@ -42,14 +50,14 @@ def test_from_measurement_to_picture(tmp_path):
     result = invoke(
         "calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1
     )
-    assert result.exit_code == 0 and f"fastdiff-lab derive {costs}" in result.output
+    assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --keys 4" in result.output
     front = invoke("derive", costs).output
     assert len(front.splitlines()) == 1 + 7 and "0-7 of 8" in front  # 2 to 8 keys: 8 steps in groups of 4 at most
     assert invoke("derive", costs, "--keys", 3, "--output", schedule).exit_code == 0
     derived = KeySchedule.load(schedule)
     assert len(derived.keys) == 3 and derived.measured_on["order"] == 1
     assert invoke("derive", costs, "--keys", 3, "--refine", 3, "--output", schedule).exit_code == 0
-    assert "refined in 3 runs" in KeySchedule.load(schedule).source
+    assert re.search("refined in 3 runs|of 3 runs of refinement none came nearer", KeySchedule.load(schedule).source)
     result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 8, "--output", picture)
     assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
     with pytest.warns(UserWarning, match="order 1, here 0"):
@@ -76,6 +84,9 @@ def test_sample_draws_a_picture(tmp_path, keys, calls):
     ("options", "message"),
     [
         (["--steps", 0], "0 steps asked; accepted: a whole number of 1 or more"),
+        (["--steps", 1000, "--keys", "none"], "1000 steps asked of DDIMScheduler, which chooses among 1000 training time-steps"),
+        (["--steps", 2000, "--keys", "none"], "accepted: a whole number from 1 to 999"),
+        (["--seed", 10**23, "--steps", 9], f"seed={10**23} asked; accepted: a whole number from"),
         (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
         (["--keys", "7 of 10", "--steps", 10], "must be a key"),
         (["--model", "/no/folder"], "no folder '/no/folder'"),
@@ -90,12 +101,95 @@ def test_bad_options(monkeypatch, capsys, tmp_path, options, message):
 
 
 def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
-    assert "cannot write" in failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "none" / "a.png")
+    for command in (["sample", PROMPT], ["calibrate"]):
+        output = [] if command == ["calibrate"] else ["--output"]
+        said = failed(monkeypatch, capsys, *command, *output, tmp_path / "none" / "a.png")
+        assert (
+            f"cannot write {tmp_path / 'none' / 'a.png'}: the folder {tmp_path / 'none'} does not exist; accepted: a file in"
+            in said
+        )
+        assert "nothing can be written to the folder /proc" in failed(monkeypatch, capsys, *command, *output, "/proc/a.png")
+        assert f"cannot write {tmp_path}: it is a folder" in failed(monkeypatch, capsys, *command, *output, tmp_path)
     blocked = tmp_path / "file"
     blocked.write_text("mine")
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "tour", "--output", blocked)
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "train", "--output", blocked)
+    KeySchedule.paper(50).save(tmp_path / "mine.json")
+    compare = ["compare", "--schedule", tmp_path / "mine.json"]
+    assert "cannot write to the output folder" in failed(monkeypatch, capsys, *compare, "--output", blocked)
+    said = failed(monkeypatch, capsys, *compare, "--output", tmp_path / "out", "--store", blocked / "store.sqlite")
+    assert f"cannot open {blocked / 'store.sqlite'}" in said
     assert blocked.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("command", "accepted"),
+    [
+        (["derive"], "a file that ReuseCosts.save wrote"),
+        (["sample", PROMPT, "--schedule"], "a fastdiff_lab.KeySchedule file"),
+        (["compare", "--schedule"], "a fastdiff_lab.KeySchedule file"),
+        (["calibrate", "costs.safetensors", "--prompts"], "a text file with a prompt per line"),
+    ],
+)
+def test_files_to_read_that_are_none(monkeypatch, capsys, tmp_path, command, accepted):
+    monkeypatch.chdir(tmp_path)
+    assert f"error: {tmp_path} is a folder; accepted: {accepted}" in failed(monkeypatch, capsys, *command, tmp_path)
+    assert f"error: none.json does not exist; accepted: {accepted}" in failed(monkeypatch, capsys, *command, "none.json")
+    assert not any(tmp_path.iterdir())
+
+
+def test_prompts_that_are_none(monkeypatch, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n  \n")
+    said = failed(monkeypatch, capsys, "calibrate", tmp_path / "c.safetensors", "--prompts", tmp_path / "prompts.txt")
+    assert "prompts.txt has no prompt; accepted: a text file with a prompt per line" in said
+    result = invoke("calibrate", tmp_path / "c.safetensors", "--count", 0)
+    assert result.exit_code == 2 and "Invalid value for '--count'" in result.output
+
+
+def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
+    schedule, picture = tmp_path / "schedule.json", tmp_path / "a.png"
+    KeySchedule.paper(50).save(schedule)
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--keys", 5, "--schedule", schedule, "--output", picture)
+    assert f"--keys 5 and --schedule {schedule} asked; accepted: one of the two" in said and not picture.exists()
+    costs = Path(notebooks_folder()).parent / "data" / "calibration" / "ddim-50" / "encoder-0.safetensors"
+    said = failed(monkeypatch, capsys, "derive", costs, "--refine", 2)
+    assert "--refine 2 asked without --keys; accepted: both, or neither for the front" in said
+
+
+@pytest.mark.parametrize("command", [["sample", PROMPT], ["calibrate"], ["compare", "--schedule", "mine.json"]])
+def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*command, "--order", 2)
+    assert result.exit_code == 2 and "Invalid value for '--order'" in result.output and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "stopped_in", "said"),
+    [
+        (["sample", PROMPT], "pipelines.load_pipeline", "stopped"),
+        (["calibrate"], "calibration.calibrate", "stopped; the same command goes on"),
+        (["compare", "--suite"], "suite_report.compare_into", "stopped; the same command goes on"),
+    ],
+)
+def test_a_command_that_is_stopped_says_so(monkeypatch, tmp_path, command, stopped_in, said):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"fastdiff_lab.{stopped_in}", stop)
+    result = invoke(*command)
+    assert result.exit_code == 130 and result.stderr.splitlines() == [said]
+
+
+def test_the_version():
+    result = invoke("--version")
+    assert result.exit_code == 0 and result.output == f"fastdiff-lab {version('fastdiff-lab')}\n"
+
+
+def test_the_number_of_keys_that_calibrate_names_can_be_derived():
+    for steps, longest, keys in ((50, 25, 9), (10, 10, 5), (3, 3, 2), (50, 2, 25)):
+        costs = ReuseCosts(torch.ones(1, 1, steps, longest + 1), (0,), torch.ones(1, steps + 1), {"order": 0})
+        assert fitting_keys(costs) == keys == len(derive_schedule(costs, keys).keys)
 
 
 def test_unknown_words(monkeypatch, capsys, tmp_path):
@@ -109,7 +203,7 @@ def test_training_needs_time(monkeypatch, capsys):
 
 def test_training_needs_its_device(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "shapes"
-    assert "device='warp' asked; on this machine: cpu" in failed(
+    assert "device='warp' asked; on this machine: cpu (torch knows no device of that name)" in failed(
         monkeypatch, capsys, "train", "--device", "warp", "--output", folder
     )
     assert not folder.exists()
@@ -119,7 +213,8 @@ def test_training_needs_its_device(monkeypatch, capsys, tmp_path):
 def test_the_tour_leaves_a_page_that_asks_nothing_of_the_network(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("PYTEST_CURRENT_TEST", raising=False)
     page = run_tour(tmp_path, num_inference_steps=10)
-    assert {"tour.html", "table.csv", "recording.safetensors", "schedule.json"} <= {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"tour.html", "table.csv", "recording.safetensors", "schedule.json"} <= names and "unfinished" not in names
     text = page.read_text()
     scripts = re.findall(r"<script\b.*?</script>", text, flags=re.DOTALL)
     assert not any("http" in script for script in scripts) and 'href="http' not in text.split("<body", 1)[0]
@@ -143,6 +238,7 @@ def test_a_tour_needs_steps(monkeypatch, capsys, tmp_path):
     folder = tmp_path / "tour"
     assert "0 steps asked; accepted: a whole number" in failed(monkeypatch, capsys, "tour", "--steps", 0, "--output", folder)
     assert "the paper's 9 keys asked for 5 steps" in failed(monkeypatch, capsys, "tour", "--steps", 5, "--output", folder)
+    assert f"seed={10**22} asked" in failed(monkeypatch, capsys, "tour", "--seed", 10**22, "--output", folder)
     assert not folder.exists()
 
 
@@ -153,6 +249,29 @@ def test_a_tour_whose_notebook_stops(monkeypatch, tmp_path):
     monkeypatch.setattr(papermill, "execute_notebook", stop)
     with pytest.raises(ValueError, match="the notebook stopped with ZeroDivisionError: division by zero"):
         run_tour(tmp_path)
+
+
+def test_a_stopped_tour_leaves_a_finished_one_as_it_is(monkeypatch, capsys, tmp_path):
+    def begun(source, notebook, cwd, **kwargs):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("half")]), notebook)
+        pd.DataFrame([dict.fromkeys(SHOWN, 1.0)]).to_csv(Path(cwd) / "table.csv", index=False)
+
+    def stopped(*args, **kwargs):
+        begun(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    finished = {name: f"finished {name}" for name in ("tour.html", "table.csv", "00_quickstart.ipynb")}
+    for name, text in finished.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(papermill, "execute_notebook", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_tour(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in finished} == finished
+    assert "half" in (tmp_path / "unfinished" / "tour.html").read_text()
+    assert "stopped; as far as it got: " in capsys.readouterr().out
+    monkeypatch.setattr(papermill, "execute_notebook", begun)
+    page = run_tour(tmp_path)
+    assert page == tmp_path / "tour.html" and "half" in page.read_text() and not (tmp_path / "unfinished").exists()
 
 
 def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):

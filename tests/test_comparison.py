@@ -246,6 +246,27 @@ def test_bad_options_of_compare(options, error, message):
         fl.compare(given.pop("pipe"), given.pop("arms"), given.pop("prompts"), **given)
 
 
+@pytest.mark.parametrize(
+    ("arms", "options", "message"),
+    [
+        ({"mine": fl.KeySchedule.paper(50)}, {}, "the schedule is for 50 steps, this run makes 10 denoiser calls with DDIM"),
+        ({"mine": fl.KeySchedule.uniform(5, 2)}, {}, "the schedule is for 5 steps, this run makes 10 denoiser calls with DDIM"),
+        (
+            {"fits": fl.KeySchedule.uniform(10, 2), "mine": fl.KeySchedule.uniform(20, 2)},
+            {},
+            "the schedule is for 20 steps, this run makes 10",
+        ),
+        ({}, {"reference_steps": 2000}, "2000 steps asked of DDIMScheduler, which .* accepted: a whole number from 1 to 1000"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_picture_is_drawn(pipe, monkeypatch, arms, options, message):
+    monkeypatch.setattr(drawing, "_run", lambda *_: pytest.fail("a picture was drawn"))
+    scheduler = pipe.scheduler
+    with pytest.raises(ValueError, match=message):
+        fl.compare_pictures(pipe, arms, PROMPTS, **options, **OPTIONS)
+    assert pipe.scheduler is scheduler and "_compiled_call_impl" not in vars(pipe.unet)
+
+
 def test_tasks_are_compared_to_the_untouched_run():
     with pytest.raises(ValueError, match="arms paper given; accepted: 'untouched' among them"):
         compare_tasks(fl.load_pipeline(), {"paper": Arm(steps=2)}, [("a red ring", 0)], {"num_inference_steps": 4})

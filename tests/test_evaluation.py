@@ -11,7 +11,7 @@ from PIL import Image
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments, sample
+from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments, denoiser_calls, sample
 from fastdiff_lab.flops import count_flops
 from fastdiff_lab.metrics import fidelity, mean_psnr
 from fastdiff_lab.shapes.data import held_out_scenes
@@ -130,6 +130,34 @@ def test_bad_input(pipe):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
     with pytest.raises(ValueError, match="a schedule or other plain steps, not both"):
         Arm(fl.KeySchedule.paper(50), steps=3)
+
+
+@pytest.mark.parametrize(("scheduler", "most"), [("ddim", 999), ("pndm", 999), ("dpm-solver++", 999), ("euler", 1000)])
+def test_steps_that_the_training_does_not_know(scheduler, most):
+    """Beyond the table of noise levels (DDIM), or all at one time-step (DPM-Solver++): diffusers says nothing, or IndexError."""
+    pipe = fl.load_pipeline(scheduler=scheduler)
+    for steps in (most + 1, 2000):
+        message = (
+            f"{steps} steps asked of .*, which chooses among 1000 training time-steps; accepted: a whole number from 1 to {most}"
+        )
+        for run in (lambda pipe, steps: sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=steps), denoiser_calls):
+            with pytest.raises(ValueError, match=message):
+                run(pipe, steps)
+    assert denoiser_calls(pipe, most) >= most
+    assert denoiser_calls(evenly_spaced(pipe), 1000) >= 1000
+
+
+def evenly_spaced(pipe):
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="linspace")
+    return pipe
+
+
+@pytest.mark.parametrize("seed", [10**22, -(10**22)])
+def test_seeds_that_no_generator_takes(pipe, seed):
+    with pytest.raises(
+        ValueError, match=f"seed={seed} asked; accepted: a whole number from -9223372036854775808 to 18446744073709"
+    ):
+        sample(pipe, Arm(), PROMPTS[:1], [seed], num_inference_steps=2)
 
 
 def test_plots_take_tables_and_axes():

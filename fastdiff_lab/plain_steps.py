@@ -1,0 +1,50 @@
+"""Schedulers for other numbers of plain steps, and the numbers of steps that there can be.
+
+- `plain_scheduler(scheduler, steps, of)`: the scheduler for fewer or more steps that begins where a run of `of` steps does
+- `calls_of(scheduler, steps)`: how often a run calls the denoiser
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffusers import DDIMScheduler
+
+
+def plain_scheduler(scheduler: Any, steps: int, of: int) -> Any:
+    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same.
+
+    >>> plain_scheduler(pipe.scheduler, 9, of=50)  # doctest: +SKIP
+
+    Nearly so where they would end below time-step 0, or so high that DDIM and PNDM leave noise in their result.
+    """
+    kind, config = type(scheduler), scheduler.config
+    if steps > of:
+        return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
+
+    def first(steps: int, **options: Any) -> float:
+        probe = kind.from_config(config, **options)
+        probe.set_timesteps(steps)
+        return float(probe.timesteps[0])
+
+    offset = round(first(of) - first(steps, timestep_spacing="leading", steps_offset=0))
+    if not hasattr(scheduler, "sigmas"):  # with them, the last step always ends at 0
+        offset = min(offset, config.num_train_timesteps // steps)
+    return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
+
+
+def calls_of(own: Any, steps: int) -> int | None:
+    """The denoiser calls of a run, or None where the scheduler does not refuse the steps and yet has no place for them.
+
+    >>> calls_of(DDIMScheduler(steps_offset=1), 1000)  # none: the first time-step would be 1000, one beyond the last
+    """
+    scheduler, trained = type(own).from_config(own.config), own.config.get("num_train_timesteps")
+    if trained is not None and steps > trained:
+        return None
+    scheduler.set_timesteps(steps)
+    if trained is None:
+        return len(scheduler.timesteps)
+    # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
+    beyond = not hasattr(own, "sigmas") and bool(scheduler.timesteps.max() >= trained)
+    stands = steps > 1 and len(scheduler.timesteps.unique()) == 1
+    return None if beyond or stands else len(scheduler.timesteps)
