@@ -288,7 +288,9 @@ def log_snr(scheduler: Any, timestep: Any) -> float:
     if alphas is None:
         raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
     if float(scheduler.timesteps.min()) < 0:
-        raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has continuous time-steps here; accepted: axis='step'")
+        raise ValueError(
+            f"axis='log_snr' asked, but {type(scheduler).__name__} has continuous time-steps here; accepted: axis='step'"
+        )
     alpha = float(alphas[int(timestep)])
     return math.log(alpha / (1 - alpha))
 

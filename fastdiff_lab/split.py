@@ -292,14 +292,28 @@ def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditiona
 
     Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
     null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
+    InstructPix2Pix and perturbed-attention guidance have a third block of rows.
     """
     model = denoiser_of(pipe)
     rows = len(arguments[sample_argument(model)])
-    first, second = slice(0, rows // 2), slice(rows // 2, rows)
-    if half == "all" or rows % 2 or not _is_guided(pipe, model, arguments, first, second):
+    blocks = _blocks_of_rows(pipe, model)
+    size = rows // len(blocks)
+    is_whole = half == "all" or rows % len(blocks) != 0
+    if is_whole or not ("perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))):
         return slice(0, rows)
-    prompt_is_first = isinstance(model, DiTTransformer2DModel)
-    return first if prompt_is_first == (half == "conditional") else second
+    place = blocks.index(half if half in blocks else "conditional")
+    return slice(place * size, (place + 1) * size)
+
+
+def _blocks_of_rows(pipe: Any, model: nn.Module) -> tuple[str, ...]:
+    """What the blocks of rows are when a pipeline guides."""
+    if isinstance(model, DiTTransformer2DModel):
+        return ("conditional", "unconditional")
+    if "InstructPix2Pix" in type(pipe).__name__:
+        return ("conditional", "of the picture", "unconditional")
+    if getattr(pipe, "do_perturbed_attention_guidance", False):
+        return ("unconditional",) * bool(pipe.do_classifier_free_guidance) + ("conditional", "perturbed")
+    return ("unconditional", "conditional")
 
 
 def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:

@@ -164,7 +164,9 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        return comparison.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][0].latent
+        return comparison.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][
+            0
+        ].latent
 
     before = latent(store=tmp_path / "kept.sqlite")
     change(pipe)
