@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .runs import time_step_value
 from .schedule import KeySchedule
-from .split import row_mixing, several_runs
+from .split import several_runs
+from .steering import row_mixing
 
 FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")

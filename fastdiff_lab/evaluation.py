@@ -29,6 +29,7 @@ from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
 from .split import denoiser_of
+from .steering import processors_kept
 from .token_merging import check_ratio, token_merging
 
 
@@ -38,8 +39,8 @@ class Arm:
 
     `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
-    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more steps than that run, DDIM
-    from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
+    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it, since they end at 0 or above);
+    with more steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
     this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but DeepCache, this share
     of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
 
@@ -226,7 +227,7 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
         return call
 
-    with replaced_call(model, catch), suppress(Found):
+    with replaced_call(model, catch), suppress(Found), processors_kept(model):
         run()
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from torch import nn
 
-from .split import adapter_scales, denoiser_of
+from .split import denoiser_of
+from .steering import adapter_scales
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64

@@ -20,6 +20,7 @@ from .flops import on_meta
 from .recorded import STATISTICS, Recording, unknown_layer
 from .runs import RunTracker
 from .split import denoiser_of, frames_of, guided_rows, inner_layers, sample_argument, split_denoiser
+from .steering import processors_kept
 
 _UNTOUCHED = "record untouched runs: leave encoder_propagation first"
 HALVES = ("conditional", "unconditional", "all")
@@ -160,7 +161,8 @@ def bytes_to_keep(pipe: Any, keep: Layers, *args: Any, half: str = "conditional"
     recorder = _Asking(pipe, Recording(), chosen_layers(keep, [name for name, _ in model.named_modules() if name]), 0, half)
     handle = model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)
     try:
-        pipe(*args, **kwargs)
+        with processors_kept(model):
+            pipe(*args, **kwargs)
     except _Told:
         return recorder.told
     finally:

@@ -16,7 +16,9 @@ from systems.refused import REFUSED
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.evaluation import first_arguments
 from fastdiff_lab.pipelines import with_settings_of
+from fastdiff_lab.recording import bytes_to_keep
 
 ROWS = {system.name: system for system in SYSTEMS}
 CLOSE = 1e-10
@@ -352,6 +354,24 @@ def _pix2pix():
         },
         ("conditional", "of the picture", "unconditional"),
     )
+
+
+def test_a_run_that_is_broken_off_leaves_no_processors_behind():
+    """Perturbed-attention guidance installs its own for each call, and takes them away at the end only."""
+    pipe, call, _ = _perturbed(5.0)
+    pipe.set_progress_bar_config(disable=True)
+    before, kept = output(pipe, call), dict(pipe.unet.attn_processors)
+    with pytest.raises(ValueError, match="mixes the rows of a batch"), fl.encoder_propagation(pipe, KeySchedule(6, (0, 3))):
+        output(pipe, call)
+    assert pipe.unet.attn_processors == kept
+    bytes_to_keep(pipe, "mid_block", **call)
+    assert pipe.unet.attn_processors == kept
+    first_arguments(pipe.unet, lambda: pipe(**call))
+    assert pipe.unet.attn_processors == kept
+    options = {name: value for name, value in call.items() if name not in ("prompt", "guidance_scale", "num_inference_steps")}
+    with pytest.raises(ValueError, match="mixes the rows of a batch"):
+        fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, options=options | {"num_images_per_prompt": 1})
+    assert pipe.unet.attn_processors == kept and torch.equal(output(pipe, call), before)
 
 
 @pytest.mark.parametrize("make", [lambda: _perturbed(5.0), lambda: _perturbed(1.0), _pix2pix])
