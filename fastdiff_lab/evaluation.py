@@ -40,9 +40,9 @@ class Arm:
     `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
     `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
     with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it, since they end at 0 or above);
-    with more steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's own package with
-    this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but DeepCache, this share
-    of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
+    with more steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead,
+    DeepCache's own package with this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with
+    any but DeepCache, this share of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
 
     Raises ValueError for a schedule, other steps or DeepCache together, and for DeepCache with token merging.
     """
