@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .runs import time_step_value
 from .schedule import KeySchedule
-from .split import row_mixing, several_runs
+from .split import several_runs
+from .steering import row_mixing
 
 FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
@@ -40,9 +41,13 @@ def guidance_of(pipe: Any) -> float | None:
 def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     """Warns where the schedule was measured with another guidance scale than the run has."""
     measured, used = (schedule.measured_on or {}).get("guidance_scale"), guidance_of(pipe)
-    if measured is not None and used is not None and not math.isclose(measured, used, rel_tol=_SAME_GUIDANCE):
+    if measured is None or used is None:
+        return
+    # A file from elsewhere may hold a text here, or a number that no float can.
+    is_number = isinstance(measured, int | float) and abs(measured) < 1e9
+    if not (is_number and math.isclose(measured, used, rel_tol=_SAME_GUIDANCE)):
         warnings.warn(
-            f"this schedule was measured with guidance scale {measured}, this run has {used}; its keys need not be good here",
+            f"this schedule was measured with guidance scale {str(measured)[:80]}, this run has {used}; its keys need not be good here",
             stacklevel=3,
         )
 

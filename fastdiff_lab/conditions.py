@@ -85,8 +85,16 @@ def _version(tensor: Tensor) -> int | None:
 
 
 def _kept(value: Any) -> Any:
-    """`value` with each tensor replaced by itself and its version counter, which counts writes in place."""
-    return map_tensors(lambda tensor, _: _Kept((tensor, _version(tensor))), value)
+    """`value` with each tensor replaced by itself and its version counter, which counts writes in place.
+
+    Where none are counted a copy is kept, to be compared by value; on a device, that would make the host wait at each step.
+    """
+
+    def keep(tensor: Tensor, _: str) -> _Kept:
+        kept = tensor.clone() if tensor.is_inference() and tensor.device.type == "cpu" else tensor
+        return _Kept((kept, _version(kept)))
+
+    return map_tensors(keep, value)
 
 
 class _Kept(tuple):

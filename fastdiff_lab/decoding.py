@@ -27,12 +27,12 @@ from .split import (
     CONDITIONS,
     HELD_RESIDUALS,
     Split,
-    adapter_scales,
     controlnet_of,
     denoiser_of,
     frames_of,
     sample_argument,
 )
+from .steering import adapter_scales
 
 # What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.

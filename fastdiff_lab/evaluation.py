@@ -30,6 +30,7 @@ from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
 from .split import by_picture, denoiser_of
+from .steering import processors_kept
 from .token_merging import check_ratio, token_merging
 
 
@@ -287,7 +288,7 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
         return call
 
-    with replaced_call(model, catch), suppress(Found):
+    with replaced_call(model, catch), suppress(Found), processors_kept(model):
         run()
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 

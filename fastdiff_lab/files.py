@@ -77,13 +77,13 @@ def read_json(source: str | Path, place: str, schema: str, version: int) -> dict
     """
     if isinstance(source, Path):
         check_readable(source, f"a {schema} file")
+    size = source.stat().st_size if isinstance(source, Path) else len(source)
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"{place} has {size} bytes; accepted: at most {MAX_JSON_BYTES}")
     try:
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
-        if size > MAX_JSON_BYTES:
-            raise ValueError(f"{place} has {size} bytes; accepted: at most {MAX_JSON_BYTES}")
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
         document = json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is no JSON ({error}); accepted: a {schema} file") from None
     if not isinstance(document, dict) or document.get("schema") != schema:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor, nn
 
-from .split import adapter_scales, denoiser_of
+from .split import denoiser_of
+from .steering import adapter_scales
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64

@@ -22,7 +22,8 @@ from .fingerprint import differences
 from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
 from .schedule import KeySchedule
-from .split import Split, denoiser_of, inner_loop, processors_kept, split_denoiser
+from .split import Split, denoiser_of, inner_loop, split_denoiser
+from .steering import processors_kept
 
 if TYPE_CHECKING:  # some builds of torch have none
     from torch.distributed import ProcessGroup
@@ -134,8 +135,8 @@ def installed(state: Decoding) -> Iterator[Decoding]:
             stack.enter_context(replaced_call(state.controlnet, lambda inner: lambda *a, **k: state.call_controlnet(inner, a, k)))
         stack.enter_context(replaced_call(model, lambda inner: lambda *a, **k: state.call_denoiser(inner, a, k)))
         loop = inner_loop(state.pipe)
+        stack.enter_context(processors_kept(model, after_errors_only=loop is None))
         if loop is not None:
-            stack.enter_context(processors_kept(model))
             stack.enter_context(replaced_method(state.pipe, loop, partial(_announced, state)))
         yield state
 

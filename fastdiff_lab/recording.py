@@ -20,6 +20,7 @@ from .flops import on_meta
 from .recorded import STATISTICS, Recording, unknown_layer
 from .runs import RunTracker
 from .split import denoiser_of, frames_of, guided_rows, inner_layers, sample_argument, split_denoiser
+from .steering import processors_kept
 
 _UNTOUCHED = "record untouched runs: leave encoder_propagation first"
 HALVES = ("conditional", "unconditional", "all")
@@ -39,7 +40,7 @@ class _Recorder:
         self.begin_run()
 
     def begin_run(self) -> None:
-        self.step, self.rows = -1, slice(None)
+        self.step, self.all_rows, self.rows = -1, 0, slice(None)
         self.values: dict[tuple[str, int, str], Tensor] = {}
         self.before: dict[str, Tensor] = {}
         self.kept: dict[str, list[Tensor]] = {name: [] for name in self.keep}
@@ -53,13 +54,23 @@ class _Recorder:
             self.start(run.planned if run.planned is not None else run.timesteps)
         if run.planned is not None and not run.is_at(arguments["timestep"], step):
             raise ValueError(f"step {step} did not come at its planned time-step; {_UNTOUCHED}")
+        self.choose_rows(step, arguments)
         if step == 0:
-            # Guidance may end in mid-run, but the rows that are recorded are those of the first step.
-            sample = arguments[sample_argument(self.model)]
-            rows, frames = guided_rows(self.pipe, arguments, self.half), frames_of(self.model, sample)
-            self.rows = slice(rows.start * frames, rows.stop * frames)
             self.check_size(arguments)
         self.step = step
+
+    def choose_rows(self, step: int, arguments: dict) -> None:
+        """The same pictures at each step, also where guidance ends in mid-run and the prompt's rows become the only ones."""
+        sample = arguments[sample_argument(self.model)]
+        if step and len(sample) == self.all_rows:
+            return
+        rows, frames = guided_rows(self.pipe, arguments, self.half), frames_of(self.model, sample)
+        if step and (self.half != "conditional" or (rows.stop - rows.start) * frames != self.rows.stop - self.rows.start):
+            raise ValueError(
+                f"the denoiser gets {len(sample)} rows at step {step} and got {self.all_rows} before, so half={self.half!r} is no longer "
+                "the same pictures; accepted: half='conditional' where guidance ends in mid-run"
+            )
+        self.all_rows, self.rows = len(sample), slice(rows.start * frames, rows.stop * frames)
 
     def start(self, timesteps: Tensor) -> None:
         time_steps = tuple(timesteps.tolist())
@@ -150,7 +161,8 @@ def bytes_to_keep(pipe: Any, keep: Layers, *args: Any, half: str = "conditional"
     recorder = _Asking(pipe, Recording(), chosen_layers(keep, [name for name, _ in model.named_modules() if name]), 0, half)
     handle = model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)
     try:
-        pipe(*args, **kwargs)
+        with processors_kept(model):
+            pipe(*args, **kwargs)
     except _Told:
         return recorder.told
     finally:
@@ -241,7 +253,8 @@ def record(
     `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all".
 
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
-    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half` or a run whose features hold NaN (at
+    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, for one that has no rows any more
+    after guidance ended in mid-run, or for a run whose features hold NaN (at
     its end: it says at which step), MemoryError where the features need more than `max_bytes`.
     """
     model = denoiser_of(pipe)

@@ -26,6 +26,7 @@ from .hooks import replaced_call, replaced_method
 from .propagation import check_not_accelerated, installed
 from .schedule import KeySchedule
 from .split import CONDITIONS, denoiser_of, sample_argument, split_denoiser
+from .steering import processors_kept
 
 
 class _Enough(Exception):
@@ -42,7 +43,7 @@ class Call:
 
     def run(self, pipe: Any) -> None:
         """Calls the pipeline, as far as the block around it lets it go."""
-        with suppress(_Enough), torch.no_grad():
+        with suppress(_Enough), processors_kept(denoiser_of(pipe)), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
 
 

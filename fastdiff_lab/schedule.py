@@ -19,6 +19,7 @@ from .files import read_json, write_text
 SCHEMA = "fastdiff_lab.KeySchedule"
 VERSION = 1
 MAX_STEPS = 100_000
+_NUMBER = r"\d{1,18}"  # Python refuses to read numbers of thousands of digits
 
 
 def _index(num_steps: int, time_steps: Iterable[int]) -> tuple[int, ...]:
@@ -157,7 +158,8 @@ class KeySchedule:
 
         Raises ValueError for anything else.
         """
-        match = re.fullmatch(r"\s*(\d+(?:-\d+)?(?:\s*,\s*\d+(?:-\d+)?)*)\s+of\s+(\d+)\s*", str(text), re.ASCII)
+        part = rf"{_NUMBER}(?:-{_NUMBER})?"
+        match = re.fullmatch(rf"\s*({part}(?:\s*,\s*{part})*)\s+of\s+({_NUMBER})\s*", str(text), re.ASCII)
         if match is None or len(str(text)) > 10 * MAX_STEPS:
             raise ValueError(f"cannot read {str(text)[:80]!r} as a key schedule; accepted: text such as '0-3,5,10 of 20'")
         num_steps = int(match[2])
@@ -168,6 +170,8 @@ class KeySchedule:
             if int(last or first) >= num_steps:
                 raise ValueError(f"key step {last or first} asked in {str(text)[:80]!r}; accepted: 0 to {num_steps - 1}")
             keys.extend(range(int(first), int(last or first) + 1))
+            if len(keys) > num_steps:  # refused below; a short text can name billions
+                break
         return cls(num_steps, tuple(keys))
 
     def __str__(self) -> str:

@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,6 @@ from diffusers import (
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
 )
-from diffusers.models.attention import GatedSelfAttentionDense
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from torch import Tensor, nn
@@ -71,10 +69,6 @@ HELD_RESIDUALS = (
 )
 # Entries of dictionaries that hold one entry for all rows.
 SHARED_BY_ROWS = ("ip_adapter_masks",)
-# Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
-_ROW_MIXING = ("CrossFrameAttn", "PAG")
-
-_FREEU = ("s1", "s2", "b1", "b2")
 
 
 @dataclass(frozen=True)
@@ -228,23 +222,6 @@ def controlnet_of(pipe: Any) -> nn.Module | None:
     return model if isinstance(model, _CONTROLNETS) else None
 
 
-def _processors(model: nn.Module) -> list[Any]:
-    """The attention processors: plain objects, or modules where they hold weights (IP-Adapter).
-
-    Looked up where they stand: asking hundreds of modules for an attribute that they lack takes milliseconds in each run.
-    """
-    found = (vars(module).get("processor") or module._modules.get("processor") for module in model.modules())
-    return [processor for processor in found if processor is not None]
-
-
-def row_mixing(pipe: Any) -> str | None:
-    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
-    if inner_loop(pipe) is not None:
-        return type(pipe).__name__
-    names = {type(processor).__name__ for processor in _processors(denoiser_of(pipe))}
-    return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
-
-
 def inner_loop(pipe: Any) -> str | None:
     """The method that Text2Video-Zero calls for each of its loops, with the time-steps of the loop; other pipelines have none."""
     return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
@@ -253,31 +230,6 @@ def inner_loop(pipe: Any) -> str | None:
 def several_runs(pipe: Any) -> str | None:
     """What makes a pipeline go through the time-steps several times in one call: Text2Video-Zero's loops, FreeInit."""
     return inner_loop(pipe) or ("free_init" if (getattr(pipe, "_free_init_num_iters", None) or 1) > 1 else None)
-
-
-@contextmanager
-def processors_kept(model: Any) -> Iterator[None]:
-    """Afterwards the model has its attention processors again: an interrupted Text2Video-Zero leaves its own behind."""
-    before = dict(model.attn_processors)
-    try:
-        yield
-    finally:
-        if any(now is not before.get(name) for name, now in model.attn_processors.items()):
-            model.set_attn_processor(dict(before))
-
-
-def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
-    """Where what steers a model beside its weights stands: scales of LoRA, IP-Adapter and FreeU, GLIGEN's switch.
-
-    Pairs of an object and the name of its attribute, which is not there where FreeU never was.
-    """
-    watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
-    for module in model.modules():
-        if isinstance(vars(module).get("scaling"), dict):
-            watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]
-        if isinstance(module, GatedSelfAttentionDense):
-            watched.append((module, "enabled"))
-    return watched + [(p, "scale") for p in _processors(model) if isinstance(getattr(p, "scale", None), list)]
 
 
 def is_first_stage(scheduler: Any) -> bool:
@@ -292,14 +244,28 @@ def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditiona
 
     Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
     null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
+    InstructPix2Pix and perturbed-attention guidance have a third block of rows.
     """
     model = denoiser_of(pipe)
     rows = len(arguments[sample_argument(model)])
-    first, second = slice(0, rows // 2), slice(rows // 2, rows)
-    if half == "all" or rows % 2 or not _is_guided(pipe, model, arguments, first, second):
+    blocks = _blocks_of_rows(pipe, model)
+    size = rows // len(blocks)
+    is_whole = half == "all" or rows % len(blocks) != 0
+    if is_whole or not ("perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))):
         return slice(0, rows)
-    prompt_is_first = isinstance(model, DiTTransformer2DModel)
-    return first if prompt_is_first == (half == "conditional") else second
+    place = blocks.index(half if half in blocks else "conditional")
+    return slice(place * size, (place + 1) * size)
+
+
+def _blocks_of_rows(pipe: Any, model: nn.Module) -> tuple[str, ...]:
+    """What the blocks of rows are when a pipeline guides."""
+    if isinstance(model, DiTTransformer2DModel):
+        return ("conditional", "unconditional")
+    if "InstructPix2Pix" in type(pipe).__name__:
+        return ("conditional", "of the picture", "unconditional")
+    if getattr(pipe, "do_perturbed_attention_guidance", False):
+        return ("unconditional",) * bool(pipe.do_classifier_free_guidance) + ("conditional", "perturbed")
+    return ("unconditional", "conditional")
 
 
 def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:

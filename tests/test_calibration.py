@@ -280,6 +280,11 @@ def test_a_schedule_used_elsewhere_warns_with_both_names():
     with pytest.warns(UserWarning, match="scheduler DDIMScheduler, here EulerDiscreteScheduler"):
         with fl.encoder_propagation(other, schedule, order=1):
             pass
+    for foreign in ('"five"', "1" + "0" * 400, "NaN"):
+        text = KeySchedule(STEPS, [0, 2], measured_on={"guidance_scale": "here"}).to_json().replace('"here"', foreign)
+        with pytest.warns(UserWarning, match="measured with guidance scale .*, this run has 3.0"):
+            with fl.encoder_propagation(pipe, KeySchedule.from_json(text)):
+                pipe(["1"], generator=[torch.Generator()], num_inference_steps=STEPS, guidance_scale=3.0)
     with pytest.warns(UserWarning, match="measured with guidance scale 5.0, this run has 3.0"):
         with fl.encoder_propagation(pipe, schedule, order=1):
             pipe(["1"], generator=[torch.Generator()], num_inference_steps=STEPS, guidance_scale=3.0)

@@ -164,9 +164,8 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        return drawing.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)["untouched"][
-            0
-        ].latent
+        pictures = drawing.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
+        return pictures["untouched"][0].latent
 
     before = latent(store=tmp_path / "kept.sqlite")
     change(pipe)

@@ -254,6 +254,7 @@ def test_features_are_freed_after_the_last_group():
     [
         ({"order": 3}, "order=3 asked; accepted: 0 .features held, the paper., 1 .along a line. or 2"),
         ({"order": True}, "order=True asked"),
+        ({"order": 1.0}, "order=1.0 asked"),
         ({"damping": 1.5}, "damping=1.5 asked; accepted: a number from 0 to 1"),
         ({"axis": "time"}, "axis='time' asked; accepted: step, log_snr"),
         ({"parts": "mid"}, "parts='mid' asked; accepted: all, skips, bottleneck"),

@@ -9,6 +9,7 @@ import torch
 from models import (
     FAMILIES,
     SCHEDULERS,
+    WIDTH,
     conditions,
     controlnet_pipeline,
     denoiser_calls,
@@ -499,6 +500,32 @@ def test_a_text_overwritten_in_place():
     with pytest.raises(ValueError, match="step 6 .*its encoder_hidden_states is another"):
         with fl.encoder_propagation(pipe, KEYS):
             loop(pipe, 10, overwriting)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_text_overwritten_in_place_by_a_callback(mode):
+    """In inference mode nobody counts what is written into a tensor."""
+    pipe = pipeline()
+
+    def overwrite(pipe, step, timestep, values):
+        if step == 5:
+            values["prompt_embeds"].mul_(0.5)
+        return values
+
+    with mode(), fl.encoder_propagation(pipe, KEYS):
+        run(pipe)
+        with pytest.raises(ValueError, match="step 6 .*its encoder_hidden_states is another"):
+            run(pipe, callback_on_step_end=overwrite, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_text_made_in_inference_mode_and_used_outside():
+    pipe = pipeline()
+    with torch.inference_mode():
+        text = torch.zeros(2, 6, WIDTH, dtype=torch.float64)
+    options = {"prompt_embeds": text, "guidance": 1.0}
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        run(pipe, **options)
+    assert counts.forward_calls == 4
 
 
 def test_an_adapter_scale_changed_in_mid_run():

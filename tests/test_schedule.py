@@ -111,6 +111,10 @@ def test_text_that_is_no_schedule(text):
 def test_a_huge_range_is_refused_before_it_is_made():
     with pytest.raises(ValueError, match="key step 99999999999 asked"):
         KeySchedule.parse("0-99999999999 of 50")
+    with pytest.raises(ValueError, match="key step 0 comes after 99999 in keys"):
+        KeySchedule.parse(",".join(["0-99999"] * 10_000) + " of 100000")
+    with pytest.raises(ValueError, match="cannot read '0 of 1000.*' as a key schedule"):
+        KeySchedule.parse("0 of 1" + "0" * 5000)
 
 
 GOOD = json.loads(KeySchedule.paper(50).to_json())
@@ -121,6 +125,7 @@ GOOD = json.loads(KeySchedule.paper(50).to_json())
     [
         ("{", "is no JSON"),
         ("[" * 100_000, "is no JSON"),
+        ("1" * 5000, "is no JSON"),
         ("[]", "is no fastdiff_lab.KeySchedule"),
         (json.dumps(GOOD | {"schema": "other"}), "its schema is 'other'"),
         (json.dumps(GOOD | {"version": 9}), "has version '9'.*accepted: 1"),

@@ -7,14 +7,18 @@ import threading
 import pytest
 import torch
 from accelerate import disk_offload
+from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPAGPipeline
 from models import state
 from systems import SYSTEMS
 from systems.base import of, output
+from systems.parts import UNET, drawn, unet
 from systems.refused import REFUSED
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.evaluation import first_arguments
 from fastdiff_lab.pipelines import with_settings_of
+from fastdiff_lab.recording import bytes_to_keep
 
 ROWS = {system.name: system for system in SYSTEMS}
 CLOSE = 1e-10
@@ -308,6 +312,81 @@ def _cutting(step: int, names: tuple[str, ...]):
 
 
 CUT = {"sd": ("prompt_embeds",), "sdxl": ("prompt_embeds", "add_text_embeds", "add_time_ids")}
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_a_run_whose_guidance_ends_is_recorded(pictures):
+    pipe = ROWS["sd"].build()
+    call = {**ROWS["sd"].call, "num_images_per_prompt": pictures} | _cutting(2, CUT["sd"])
+    seen = []
+    handle = pipe.unet.mid_block.register_forward_hook(lambda module, args, result: seen.append(result.clone()))
+    with fl.record(pipe, keep=["mid_block"]) as recording:
+        output(pipe, call)
+    handle.remove()
+    assert [len(features) for features in seen] == 3 * [2 * pictures] + 3 * [pictures]
+    assert torch.equal(recording["mid_block"], torch.stack([features[-pictures:] for features in seen], dim=1))
+    for half in ("unconditional", "all"):
+        with pytest.raises(ValueError, match=rf"gets {pictures} rows at step 3 and got {2 * pictures} before, so half='{half}'"):
+            with fl.record(pipe, half=half):
+                output(pipe, call)
+
+
+def _perturbed(guidance):
+    plain = ROWS["sd"].build()
+    pipe = StableDiffusionPAGPipeline(**plain.components, requires_safety_checker=False, pag_applied_layers=["mid"])
+    call = {**ROWS["sd"].call, "guidance_scale": guidance, "negative_prompt": None}
+    return pipe, call, ("unconditional",) * (guidance > 1) + ("conditional", "perturbed")
+
+
+def _pix2pix():
+    plain = ROWS["sd-inpaint-9"].build()
+    plain.unet = unet(UNET | {"in_channels": 8})
+    pipe = StableDiffusionInstructPix2PixPipeline(**plain.components, requires_safety_checker=False)
+    call = {name: value for name, value in ROWS["sd"].call.items() if name not in ("height", "width")}
+    return (
+        pipe,
+        call
+        | {
+            "image": drawn(2, 3, 16, 16),
+            "prompt": ["a red circle", "a blue star"],
+            "num_images_per_prompt": 1,
+            "negative_prompt": None,
+        },
+        ("conditional", "of the picture", "unconditional"),
+    )
+
+
+def test_a_run_that_is_broken_off_leaves_no_processors_behind():
+    """Perturbed-attention guidance installs its own for each call, and takes them away at the end only."""
+    pipe, call, _ = _perturbed(5.0)
+    pipe.set_progress_bar_config(disable=True)
+    before, kept = output(pipe, call), dict(pipe.unet.attn_processors)
+    with pytest.raises(ValueError, match="mixes the rows of a batch"), fl.encoder_propagation(pipe, KeySchedule(6, (0, 3))):
+        output(pipe, call)
+    assert pipe.unet.attn_processors == kept
+    bytes_to_keep(pipe, "mid_block", **call)
+    assert pipe.unet.attn_processors == kept
+    first_arguments(pipe.unet, lambda: pipe(**call))
+    assert pipe.unet.attn_processors == kept
+    options = {name: value for name, value in call.items() if name not in ("prompt", "guidance_scale", "num_inference_steps")}
+    with pytest.raises(ValueError, match="mixes the rows of a batch"):
+        fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, options=options | {"num_images_per_prompt": 1})
+    assert pipe.unet.attn_processors == kept and torch.equal(output(pipe, call), before)
+
+
+@pytest.mark.parametrize("make", [lambda: _perturbed(5.0), lambda: _perturbed(1.0), _pix2pix])
+def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(make):
+    pipe, call, blocks = make()
+    pipe.set_progress_bar_config(disable=True)
+    found = {}
+    for half in ("conditional", "unconditional", "all"):
+        with fl.record(pipe, keep=["down_blocks.1"], half=half) as recording:
+            output(pipe, call)
+        found[half] = recording["down_blocks.1"]
+    by_block = dict(zip(blocks, found["all"].chunk(len(blocks)), strict=True))
+    assert len(found["all"]) == 2 * len(blocks)
+    for half in ("conditional", "unconditional"):
+        assert torch.equal(found[half], by_block[half if half in blocks else "conditional"])
 
 
 @pytest.mark.parametrize("name", CUT)

@@ -1,0 +1,66 @@
+"""What acts on a denoiser beside its weights: attention processors, and the scales of adapters.
+
+- `row_mixing(pipe)`: what mixes the rows of a batch
+- `processors_kept(model)`: a run that is broken off leaves no processors behind
+- `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from diffusers.models.attention import GatedSelfAttentionDense
+from torch import nn
+
+from .split import denoiser_of, inner_loop
+
+# Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
+_ROW_MIXING = ("CrossFrameAttn", "PAG")
+_FREEU = ("s1", "s2", "b1", "b2")
+
+
+def _processors(model: nn.Module) -> list[Any]:
+    """The attention processors: plain objects, or modules where they hold weights (IP-Adapter).
+
+    Looked up where they stand: asking hundreds of modules for an attribute that they lack takes milliseconds in each run.
+    """
+    found = (vars(module).get("processor") or module._modules.get("processor") for module in model.modules())
+    return [processor for processor in found if processor is not None]
+
+
+def row_mixing(pipe: Any) -> str | None:
+    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
+    if inner_loop(pipe) is not None:
+        return type(pipe).__name__
+    names = {type(processor).__name__ for processor in _processors(denoiser_of(pipe))}
+    return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
+
+
+@contextmanager
+def processors_kept(model: Any, after_errors_only: bool = False) -> Iterator[None]:
+    """Afterwards the model has its attention processors again: Text2Video-Zero and PAG leave their own behind if they are broken off."""
+    before = dict(getattr(model, "attn_processors", {}))
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        changed = any(now is not before.get(name) for name, now in getattr(model, "attn_processors", {}).items())
+        if changed and not (ended and after_errors_only):
+            model.set_attn_processor(dict(before))
+
+
+def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
+    """Where what steers a model beside its weights stands: scales of LoRA, IP-Adapter and FreeU, GLIGEN's switch.
+
+    Pairs of an object and the name of its attribute, which is not there where FreeU never was.
+    """
+    watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
+    for module in model.modules():
+        if isinstance(vars(module).get("scaling"), dict):
+            watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]
+        if isinstance(module, GatedSelfAttentionDense):
+            watched.append((module, "enabled"))
+    return watched + [(p, "scale") for p in _processors(model) if isinstance(getattr(p, "scale", None), list)]
