@@ -2,7 +2,7 @@
 
 - `run_suite(pipe, costs, prompts, ...)`: the table, and the pictures behind it
 - `suite_pictures`, `suite_table`: the two halves of it
-- `held_out_prompts(count)`: captions that no training and no calibration uses
+- `held_out_prompts(count)`, `check_held_out(costs, prompts)`: captions that no training and no calibration uses
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def suite_pictures(
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
     arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined)
-    _check_held_out(costs, prompts)
+    check_held_out(costs, prompts)
     deepcache_helper()  # missing, it is missed before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
 
-def _check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
+def check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
     """Raises ValueError for a prompt that costs were measured on: keys derived from it would be judged on what they were made for."""
     known = {str(prompt) for given in costs.values() for prompt in given.about.get("prompts", ())}
     seen = next((prompt for prompt in prompts if prompt in known), None)

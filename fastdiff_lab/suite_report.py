@@ -110,10 +110,11 @@ def write_suite(
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
     about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
-    _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]} | _of_quality(options))
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
     )
+    # Only now: what is refused, or stopped, leaves the files of a comparison before it together.
+    _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]} | _of_quality(options))
     _write_table(pictures, place / "pictures.csv")
     table = suite_table(pipe, costs, pictures, repeats=repeats, **of_run, **counts)
     _write_table(table, place / "table.csv")
@@ -144,8 +145,8 @@ def write_comparison(
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
     described = {name: arm.about() for name, arm in arms.items()}
-    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats} | _of_quality(options))
     pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)
+    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats} | _of_quality(options))
     _write_table(pictures, place / "pictures.csv")
     table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
     _write_table(table, place / "table.csv")

@@ -198,12 +198,12 @@ def main(
     quality = quality_of(
         asked, metric_weights=weights, real_pictures=real, pictures=pictures, device=on, caption_prefix=CLIP_PREFIX
     )
-    about = {"captions": captions, "weights": weights, "real": real, "metrics": asked, "guidance": guidance, "steps": steps}
-    write_text(place / "about.json", json.dumps(about_run(pipe) | {"asked": about}, indent=2, default=str) + "\n")
     table, rows = table_1(
         pipe, sampler, tasks, quality=quality, schedules=loaded, num_inference_steps=steps, guidance_scale=guidance, repeats=repeats,
         batch=batch, store=store or place / "pictures.sqlite",
     )  # fmt: skip
+    about = {"captions": captions, "weights": weights, "real": real, "metrics": asked, "guidance": guidance, "steps": steps}
+    write_text(place / "about.json", json.dumps(about_run(pipe) | {"asked": about}, indent=2, default=str) + "\n")
     for name, found in (("pictures", rows), ("table_1", table)):
         write_whole(place / f"{name}.csv", partial(found.to_csv, index=False, float_format="%.7g"))
     typer.echo(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))

@@ -8,6 +8,7 @@ import torch
 
 import fastdiff_lab as fl
 from fastdiff_lab.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
+from fastdiff_lab.key_rules import compare_rules, rules
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
@@ -91,3 +92,27 @@ def test_keys_for_the_mean_the_median_and_the_worst(pipe, costs):
     few, all_keys = table[table["num_keys"] == 3], table[table["num_keys"] == 8]
     assert (few["worst"] <= few["pooled"]).all() and (few["pooled"] <= few["typical"]).all()
     assert np.allclose(all_keys[["pooled", "typical", "worst"]], 100)
+
+
+def test_rules_need_one_recording_and_give_as_many_keys(pipe):
+    with fl.record(pipe, keep=["down_blocks.0", "mid_block"]) as recording:
+        pipe(PROMPTS[:2], generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)], **STEPS)
+    for count in (1, 3, 8):
+        found = rules(recording, count)
+        assert {len(keys.keys) for keys in found.values()} == {count} and all(keys.num_steps == 8 for keys in found.values())
+    with pytest.raises(ValueError, match="9"):
+        rules(recording, 9)
+
+
+def test_rules_beside_derived_keys(pipe, costs):
+    new = [scene.caption() for scene in held_out_scenes(2)]
+    table = compare_rules(pipe, costs, new, counts=(3,), guidance_scale=5.0, **STEPS).set_index("rule")
+    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 6
+    assert (
+        (table["order"] == 1).all() and (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
+    )
+    assert table.loc["derived", "ahead"] == 0
+    # Pooled over the same pictures, the difference is that of the two arms.
+    assert np.allclose(table.loc["derived", "psnr"] - table["psnr"], table["ahead"])
+    with pytest.raises(ValueError, match="prompts that calibration has not seen"):
+        compare_rules(pipe, costs, PROMPTS[:1], counts=(3,), **STEPS)

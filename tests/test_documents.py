@@ -85,6 +85,20 @@ def test_differences_are_those_that_were_measured():
         assert len(said) >= least and set(said) <= known, set(said) - known
 
 
+@pytest.mark.long
+def test_the_code_in_the_readme_runs_and_gives_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[1]
+    ran: dict = {}
+    exec(compile(code, "README.md", "exec"), ran)
+    printed = capsys.readouterr().out
+    assert f"# {ran['schedule']};" in code
+    counts = re.search(r"print\(counts\)  # ([^:]*):", code)[1]
+    assert all(part in printed for part in counts.split(", ")) and (tmp_path / "ring.png").stat().st_size > 1000
+    assert list(ran["change"].columns) == re.search(r"a table: (.*)", code)[1].split(", ")
+    assert "derived" in set(ran["table"]["arm"])
+
+
 def test_every_row_has_its_arm():
     assert list(rows("README.md", "what runs between key steps")) == list(IN_README)
     assert list(rows("docs/results.md", "arm")) == list(IN_RESULTS)

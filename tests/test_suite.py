@@ -270,7 +270,10 @@ def test_the_command_compares_schedules(tmp_path):
     assert result.exit_code == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["arm"].tolist() == ["untouched", "uniform 2", "plain 2 steps", "mine, prediction held", "mine"]
-    assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["arms"]["mine"]["order"] == 1
+    about = (tmp_path / "out" / "about.json").read_text()
+    assert json.loads(about)["asked"]["arms"]["mine"]["order"] == 1
+    refused = invoke("--schedule", tmp_path / "mine.json", "--prompts", 1, "--seeds", 1, "--steps", 5, "--output", tmp_path / "out")
+    assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
 
 
 def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):

@@ -1,0 +1,123 @@
+"""Keys by rules that need no calibration, beside derived ones: `python -m fastdiff_lab.key_rules`.
+
+- `rules(recording, num_keys)`: the schedules that a recording's features suggest
+- `compare_rules(pipe, costs, prompts, ...)`: how near each comes, and by how much derived keys are ahead of it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from .analysis import step_clusters, step_similarity
+from .comparison import compare_pictures
+from .derivation import accumulated_change, derive_schedule
+from .evaluation import Arm, generators
+from .files import write_whole
+from .metrics import interval, mean_psnr, paired_difference
+from .pipelines import embedded_costs, load_pipeline
+from .recorded import Recording
+from .recording import record
+from .reuse_costs import ReuseCosts
+from .schedule import KeySchedule
+from .split import denoiser_of, split_denoiser
+from .suite import check_held_out, held_out_prompts
+from .suite_arms import COUNTS
+
+
+def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
+    """Keys at equal shares of what encoder or decoder features have changed, and at the first steps of clusters of alike steps.
+
+    >>> rules(recording, 9)["accumulated change"]  # doctest: +SKIP
+
+    `recording`: the clusters look at the layers whose features were kept. `num_keys`: from 1 to the number of steps.
+    Raises ValueError for other numbers. Section 3.2 of the paper looks at the same changes, and chooses its keys by hand.
+    """
+    similar = np.mean([step_similarity(recording, layer) for layer in recording.features], axis=0)
+    first = tuple(np.flatnonzero(np.diff(step_clusters(similar, num_keys), prepend=-1)).tolist())
+    return {
+        "accumulated change": accumulated_change(recording, num_keys),
+        "accumulated squared change": accumulated_change(recording, num_keys, kind="squared"),
+        "accumulated change of the decoder": accumulated_change(recording, num_keys, part="decoder"),
+        "step clusters": KeySchedule(recording.num_steps, first, f"first steps of {num_keys} clusters"),
+    }
+
+
+def compare_rules(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    counts: Sequence[int] = COUNTS,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 5.0,
+    **options: Any,
+) -> pd.DataFrame:
+    """Runs uniform, derived and each rule's keys on the same pictures; the rules look at the captions that were calibrated on.
+
+    >>> compare_rules(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
+
+    `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
+    Other options as for `compare_pictures`. Returns one row per rule and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
+    of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), worst; ahead, ahead_low, ahead_high: by how much derived
+    keys are ahead of the rule's on the same pictures, in dB (95 %). Raises ValueError for prompts of `costs`, and what `compare_pictures` and
+    `derive_schedule` raise.
+    """
+    check_held_out({("encoder", costs.order): costs}, prompts)
+    run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    recording = _recorded(pipe, [str(prompt) for prompt in costs.about["prompts"]], run)
+    schedules = {count: _schedules(recording, costs, count) for count in counts}
+    arms = {f"{count} {rule}": Arm(keys, order=costs.order) for count, found in schedules.items() for rule, keys in found.items()}
+    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run, **options)
+    return pd.DataFrame(
+        [
+            {"num_keys": count, "order": costs.order, "rule": rule, "key_steps": str(keys)} | _row(pictures, count, rule)
+            for count, found in schedules.items()
+            for rule, keys in found.items()
+        ]
+    )
+
+
+def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recording:
+    encoder = list(split_denoiser(denoiser_of(pipe)).encoder)
+    with torch.no_grad(), record(pipe, keep=encoder) as recording:
+        pipe(list(prompts), generator=generators(range(len(prompts))), **run)
+    return recording
+
+
+def _schedules(recording: Recording, costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
+    given = {"uniform": KeySchedule.uniform(costs.num_steps, count), "derived": derive_schedule(costs, count)}
+    return given | rules(recording, count)
+
+
+def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
+    found = pictures[pictures["arm"] == f"{count} {rule}"]
+    low, high = interval(found["mse"], mean_psnr)
+    near = {"psnr": mean_psnr(found["mse"]), "psnr_low": low, "psnr_high": high, "worst": found["psnr"].min()}
+    ahead = paired_difference(pictures, f"{count} derived", f"{count} {rule}")
+    return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    prompts: Annotated[int, typer.Option(help="Held-out captions, half of them with two objects.")] = 32,
+    seeds: Annotated[int, typer.Option(help="Seeds of each.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/rules.sqlite"),
+) -> None:
+    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
+    torch.set_num_threads(threads)
+    pipe, captions = load_pipeline(), held_out_prompts(prompts)
+    tables = [compare_rules(pipe, embedded_costs(order=order), captions, seeds=range(seeds), store=store) for order in (0, 1)]
+    write_whole(output, lambda place: pd.concat(tables).to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(pd.concat(tables).drop(columns="key_steps").round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)
