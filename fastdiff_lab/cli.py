@@ -170,6 +170,9 @@ def derive(
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
     over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
+    power: Annotated[
+        int, typer.Option(min=1, max=2, help="Errors of groups add up squared (2) or as they are (1: try it for order 1).")
+    ] = 2,
     refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
     pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
     threads: Threads = None,
@@ -190,10 +193,10 @@ def derive(
     if keys is None:
         if refine:
             raise ValueError(f"--refine {refine} asked without --keys; accepted: both, or neither for the front")
-        typer.echo(schedule_front(measured, over=over).drop(columns="cost").to_string(index=False))
+        typer.echo(schedule_front(measured, over=over, power=power).drop(columns="cost").to_string(index=False))
         return
     check_writable(output)
-    schedule = derive_schedule(measured, keys, over=over)
+    schedule = derive_schedule(measured, keys, over=over, power=power)
     if refine:
         _use(threads)
         pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)

@@ -21,7 +21,7 @@ from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 
 
-def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean") -> KeySchedule:
+def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", power: int = 2) -> KeySchedule:
     """The schedule with `num_keys` keys whose groups cost least, exactly, by dynamic programming.
 
     >>> costs = fl.calibrate(pipe, prompts, order=1)  # doctest: +SKIP
@@ -30,29 +30,30 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean") -> 
 
     `costs`: from `calibrate`; use the schedule with the same `order`. `num_keys`: from 1 to the number of steps; too few cannot span
     the run if `calibrate` looked at short spans only. `over`: "mean", "median" or "worst" of the pictures that were measured; a few
-    pictures that flip to something else dominate the mean.
+    pictures that flip to something else dominate the mean. `power`: how the errors of groups add up: 2 as independent ones do, which is
+    nearer to real runs of held features; 1 as if all went the same way, nearer where they are extrapolated (docs/results.md).
 
     Raises ValueError, saying which numbers of keys there are.
     """
-    best = optimal_keys(costs.spans(over), most=costs.num_steps)
+    best = optimal_keys(costs.spans(over, power), most=costs.num_steps)
     if isinstance(num_keys, bool) or num_keys not in best:
         raise ValueError(
             f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured)"
         )
-    return _schedule(costs, best[num_keys][0], over)
+    return _schedule(costs, best[num_keys][0], over, power)
 
 
-def schedule_front(costs: ReuseCosts, *, over: str = "mean") -> pd.DataFrame:
+def schedule_front(costs: ReuseCosts, *, over: str = "mean", power: int = 2) -> pd.DataFrame:
     """The best schedule for every number of keys: the curve to pick from.
 
     >>> schedule_front(costs)[["num_keys", "predicted_error"]].plot(x="num_keys", logy=True)  # doctest: +SKIP
 
-    Returns columns num_keys, schedule (KeySchedule), cost (sum over the groups), predicted_error (root of the cost: the distance of the
-    final latents to the untouched run's, if the errors of the groups were independent).
+    `over`, `power`: as for `derive_schedule`. Returns columns num_keys, schedule (KeySchedule), cost (sum over the groups), predicted_error
+    (the distance of the final latents to the untouched run's: with power 2 the root of the cost, with power 1 the cost).
     """
-    best = optimal_keys(costs.spans(over), most=costs.num_steps)
+    best = optimal_keys(costs.spans(over, power), most=costs.num_steps)
     rows = [
-        {"num_keys": count, "schedule": _schedule(costs, keys, over), "cost": cost, "predicted_error": cost**0.5}
+        {"num_keys": count, "schedule": _schedule(costs, keys, over, power), "cost": cost, "predicted_error": cost ** (1 / power)}
         for count, (keys, cost) in best.items()
     ]
     return pd.DataFrame(rows)
@@ -76,8 +77,8 @@ def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, over: str = "mean")
     return tuple(found)
 
 
-def _schedule(costs: ReuseCosts, keys: tuple[int, ...], over: str) -> KeySchedule:
-    source = f"derived, {len(keys)} keys, {over} of {costs.num_pictures} pictures"
+def _schedule(costs: ReuseCosts, keys: tuple[int, ...], over: str, power: int) -> KeySchedule:
+    source = f"derived, {len(keys)} keys, {over} of {costs.num_pictures} pictures" + ", errors added unsquared" * (power == 1)
     return KeySchedule(costs.num_steps, keys, source, costs.measured_on)
 
 

@@ -21,6 +21,7 @@ from .files import check_readable, write_whole
 SCHEMA = "fastdiff_lab.ReuseCosts"
 VERSION = 1
 OVER: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "median": np.median, "worst": np.max}
+POWERS = (1, 2)
 MAX_BYTES = 2**28
 
 
@@ -74,18 +75,20 @@ class ReuseCosts:
         found[..., 1] = 0.0  # nothing is reused
         return np.where(step + length <= self.num_steps, found, np.nan)
 
-    def spans(self, over: str = "mean") -> np.ndarray:
-        """The cost of each span for `optimal_keys`, the squared error: array (gaps, steps, longest + 1), infinite where not measured.
+    def spans(self, over: str = "mean", power: int = 2) -> np.ndarray:
+        """The cost of each span for `optimal_keys`: array (gaps, steps, longest + 1), infinite where not measured.
 
         With order 0 there is one gap; with order 1 every gap from 0 (no key before) to `longest`, between the measured ones by
-        interpolation over the logarithm of the gap. `over`: "mean", "median" or "worst" of the pictures. Raises ValueError for another.
+        interpolation over the logarithm of the gap. `over`: "mean", "median" or "worst" of the pictures. `power`: 2 for the squared error,
+        1 for its norm. Raises ValueError for others.
         """
         if over not in OVER:
             raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
-        squares = self.errors() ** 2
-        cost = OVER[over](squares, axis=0)
+        if isinstance(power, bool) or power not in POWERS:
+            raise ValueError(f"power={power!r} asked; accepted: 2 (squared errors are added) or 1 (errors are)")
+        cost = OVER[over](self.errors() ** power, axis=0)
         cost = np.where(np.isnan(cost), np.inf, cost)
-        return cost if self.order == 0 else _for_every_gap(cost, self.gaps, self.longest)
+        return cost if self.order == 0 else _for_every_gap(cost ** (1 / power), self.gaps, self.longest) ** power
 
     def subset(self, pictures: list[int]) -> ReuseCosts:
         """The costs of some of the pictures."""
@@ -145,16 +148,16 @@ def _fit(displacement: Tensor, sensitivity: Tensor, gaps: list) -> bool:
     )
 
 
-def _for_every_gap(cost: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
-    """From the measured gaps to all: the root of the cost, linear in the logarithm of the gap; beyond the last one as at it."""
-    dense = np.full((longest + 1, *cost.shape[1:]), np.inf)
-    dense[0] = cost[0]  # no key before: only the first key of a run, whose features are held
+def _for_every_gap(error: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
+    """From the measured gaps to all: the error, linear in the logarithm of the gap; beyond the last one as at it."""
+    dense = np.full((longest + 1, *error.shape[1:]), np.inf)
+    dense[0] = error[0]  # no key before: only the first key of a run, whose features are held
     dense[0, 1:] = np.inf
     known = np.asarray(gaps[1:])
     for gap in range(1, longest + 1):
         above = min(int(np.searchsorted(known, gap)), len(known) - 1)
         below = above - 1 if gap < known[above] else above
         share = 0.0 if above == below else float(np.log(gap / known[below]) / np.log(known[above] / known[below]))
-        roots = np.sqrt(cost[1 + below]) * (1 - share) + (np.sqrt(cost[1 + above]) * share if share else 0)
-        dense[gap, gap:] = roots[gap:] ** 2
+        between = error[1 + below] * (1 - share) + (error[1 + above] * share if share else 0)
+        dense[gap, gap:] = between[gap:]
     return dense

@@ -113,6 +113,36 @@ def test_a_schedule_for_the_worst_picture():
     assert max(fl.derive_schedule(costs, 3, over="median").keys) <= 4
 
 
+def test_errors_that_add_up_unsquared():
+    """One long group and three without error (3 in all), or two shorter ones (2 + 2): squares prefer the two, plain sums the one."""
+    displacement = torch.full((1, 1, 8, 9), 9.0)
+    displacement[0, 0, :, 1] = 0.0
+    displacement[0, 0, 0, 3] = displacement[0, 0, 3, 5] = 2.0
+    displacement[0, 0, 1, 7] = 3.0
+    costs = costs_of(displacement)
+    squared, plain = (fl.derive_schedule(costs, 2, power=power) for power in (2, 1))
+    assert squared.keys == (0, 3) and plain.keys == (0, 1) and "unsquared" in plain.source and "unsquared" not in squared.source
+    front = {power: fl.schedule_front(costs, power=power).set_index("num_keys").loc[2] for power in (2, 1)}
+    assert front[2]["predicted_error"] == pytest.approx(8**0.5) and front[1]["predicted_error"] == front[1][
+        "cost"
+    ] == pytest.approx(3)
+    assert costs.spans(power=1)[0, 0, 3] == pytest.approx(costs.spans()[0, 0, 3] ** 0.5)
+
+
+def test_at_order_one_unsquared_errors_lie_between_those_of_measured_gaps():
+    displacement = torch.rand(3, 3, 12, 7)
+    costs = costs_of(displacement, (0, 1, 4), order=1)
+    spans = costs.spans(power=1)
+    assert spans[4, 6, 3] == pytest.approx(float(displacement[:, 2, 6, 3].mean()))
+    assert spans[2, 6, 3] == pytest.approx(float(displacement[:, 1:, 6, 3].mean()))  # 2 is half-way from 1 to 4 by its logarithm
+
+
+@pytest.mark.parametrize("power", [0, 3, True, 1.5, "2"])
+def test_another_power(power):
+    with pytest.raises(ValueError, match="power=.* asked; accepted: 2 .squared errors are added. or 1"):
+        fl.derive_schedule(costs_by_length(10, 4), 5, power=power)
+
+
 def test_a_derived_schedule_says_where_it_comes_from():
     schedule = fl.derive_schedule(costs_by_length(8, 8), 2)
     assert schedule.measured_on["model"] == "UNet2DConditionModel" and "derived, 2 keys" in schedule.source
