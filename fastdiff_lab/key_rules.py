@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 import typer
 
+from .ablation import MOST_PSNR
 from .analysis import step_clusters, step_similarity
 from .comparison import compare_pictures
 from .derivation import accumulated_change, derive_schedule
@@ -65,9 +66,9 @@ def compare_rules(
 
     `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
     Other options as for `compare_pictures`. Returns one row per rule and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
-    of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), worst, pictures; ahead, ahead_low, ahead_high: by how much derived
-    keys are ahead of the rule's on the same pictures, in dB (95 %). Raises ValueError for prompts of `costs`, and what `compare_pictures` and
-    `derive_schedule` raise.
+    of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), typical (mean of the pictures' PSNR, identical ones
+    count as 100 dB), worst, pictures; ahead, ahead_low, ahead_high: by how much derived keys are ahead of the rule's on the same pictures,
+    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, and what `compare_pictures` and `derive_schedule` raise.
     """
     check_held_out({("encoder", costs.order): costs}, prompts)
     run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
@@ -104,6 +105,7 @@ def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
         "psnr": mean_psnr(found["mse"]),
         "psnr_low": low,
         "psnr_high": high,
+        "typical": found["psnr"].clip(upper=MOST_PSNR).mean(),
         "worst": found["psnr"].min(),
         "pictures": len(found),
     }
