@@ -19,6 +19,7 @@ from .deepcache import deepcache_flops
 from .evaluation import Arm, first_arguments, one_picture, sample
 from .flops import FlopCount, count_flops, total_flops
 from .split import controlnet_of, denoiser_of
+from .steering import processors_kept
 from .token_merging import token_merging_flops
 
 
@@ -77,7 +78,10 @@ def operations(
 def controlnet_flops(pipe: Any, run: Callable[[], Any]) -> int:
     """Operations of one call of the pipeline's ControlNet, which is held with the encoder; 0 without one. `run`: calls the pipeline."""
     controlnet = controlnet_of(pipe)
-    return 0 if controlnet is None else total_flops(controlnet, first_arguments(controlnet, run))
+    if controlnet is None:
+        return 0
+    with processors_kept(denoiser_of(pipe)):
+        return total_flops(controlnet, first_arguments(controlnet, run))
 
 
 def flops_kind(arm: Arm) -> tuple:

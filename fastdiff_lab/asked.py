@@ -1,6 +1,7 @@
 """What a shell asks for, made into values, or refused in a sentence before anything is computed.
 
-- `key_schedule(keys, file, calls)`: key steps by a word, a number, a text or a file
+- `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
+- `derived_order(schedule)`: the order that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
 - `check_picture(path)`: refuses a path that no picture can be written to
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -17,25 +19,34 @@ from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .shapes.data import calibration_scenes
 
+_DIGITS = 18  # of a number of keys
 
-def key_schedule(keys: str | None, file: Path | None, calls: int) -> KeySchedule | None:
-    """The key steps of a run of `calls` denoiser calls; None for an untouched one.
 
-    >>> str(key_schedule("3", None, 10))
+def key_schedule(keys: str | None, file: Path | None) -> Callable[[int], KeySchedule | None]:
+    """The key steps, as a function of a run's denoiser calls; None for an untouched one.
+
+    >>> str(key_schedule("3", None)(10))
     '0,3,7 of 10'
 
     `keys`: "none", "paper", a count of uniform keys, or the text of a schedule; None for the paper's. `file`: of `KeySchedule.save`, instead.
-    Raises ValueError for both.
+    What is wrong for any number of calls raises ValueError at once, before a model is loaded.
     """
-    if file is not None:
-        if keys is not None:
-            raise ValueError(f"--keys {keys} and --schedule {file} asked; accepted: one of the two")
-        return KeySchedule.load(file)
-    if keys == "none":
-        return None
-    if keys is None or keys == "paper":
-        return KeySchedule.of_paper(calls)
-    return KeySchedule.uniform(calls, int(keys)) if keys.isdecimal() else KeySchedule.parse(keys)
+    if file is not None and keys is not None:
+        raise ValueError(f"--keys {keys} and --schedule {file} asked; accepted: one of the two")
+    if file is None and keys in (None, "paper"):
+        return KeySchedule.of_paper
+    if keys is not None and keys.isdecimal() and len(keys) <= _DIGITS:
+        return lambda calls: KeySchedule.uniform(calls, int(keys))
+    given = KeySchedule.load(file) if file is not None else None if keys == "none" else KeySchedule.parse(str(keys))
+    return lambda calls: given
+
+
+def derived_order(schedule: KeySchedule | None) -> int:
+    """The order that a schedule says it was derived for; 0 where it says none. Raises ValueError where a file says what is no order."""
+    found = ((schedule and schedule.measured_on) or {}).get("order", 0)
+    if isinstance(found, bool) or found not in (0, 1):
+        raise ValueError(f"the schedule says that it was measured with order {str(found)[:80]!r}; accepted: 0 or 1, or say --order")
+    return int(found)
 
 
 def prompt_lines(file: Path | None, count: int) -> list[str]:
@@ -56,7 +67,7 @@ def prompt_lines(file: Path | None, count: int) -> list[str]:
 def check_picture(path: Path) -> None:
     """Raises OSError or ValueError for a path that no picture can be written to."""
     check_writable(path)
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats are only read
         raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
 
 

@@ -100,16 +100,16 @@ def sample(
     ),
 ) -> None:
     """Draw one picture with the accelerated sampler."""
-    from .asked import check_picture, key_schedule
+    from .asked import check_picture, derived_order, key_schedule
     from .evaluation import Arm, denoiser_calls
     from .evaluation import sample as draw
     from .pipelines import load_pipeline
 
     check_picture(output)
+    schedule_for = key_schedule(keys, schedule)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-    chosen = key_schedule(keys, schedule, denoiser_calls(pipe, steps))
-    derived_for = int(((chosen and chosen.measured_on) or {}).get("order", 0))
-    arm = Arm(chosen, order=derived_for if order is None else order, prior_noise=prior_noise)
+    chosen = schedule_for(denoiser_calls(pipe, steps))
+    arm = Arm(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
     drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=guidance)
     drawn.images[0].save(output)
     counts = drawn.counts

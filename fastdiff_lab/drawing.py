@@ -112,7 +112,8 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
     try:
         for arm, (prompt, seed) in reversed(runs.values()):
             pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the run itself repeats them
                 first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
     finally:
         pipe.scheduler = own

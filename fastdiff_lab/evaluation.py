@@ -25,7 +25,7 @@ from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
-from .plain_steps import calls_of, plain_scheduler
+from .plain_steps import RefusedByScheduler, calls_of, most_steps, plain_scheduler
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
@@ -123,7 +123,8 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
             pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
         steps = num_inference_steps if arm.steps is None else arm.steps
-        denoiser_calls(pipe, steps)  # raises for steps that the scheduler cannot make
+        with suppress(RefusedByScheduler):  # what the scheduler itself refuses, a pipeline may ask of it with further options
+            denoiser_calls(pipe, steps)
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
         if arm.schedule is not None:
@@ -132,6 +133,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
             counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
         if arm.prior_noise:
             stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
+        stack.enter_context(processors_kept(denoiser_of(pipe), after_errors_only=True))
         yield counts, steps
 
 
@@ -303,11 +305,11 @@ def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
     """
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    calls, trained = calls_of(pipe.scheduler, num_inference_steps), pipe.scheduler.config.get("num_train_timesteps")
+    calls = calls_of(pipe.scheduler, num_inference_steps)
     if calls is None:
-        most = next(steps for steps in range(min(num_inference_steps - 1, trained), 0, -1) if calls_of(pipe.scheduler, steps))
+        trained, most = pipe.scheduler.config.get("num_train_timesteps"), most_steps(pipe.scheduler, num_inference_steps)
         raise ValueError(
             f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
-            f"accepted: a whole number from 1 to {most}"
+            f"accepted: {'none' if most is None else f'a whole number from 1 to {most}'}"
         )
     return calls

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Extrapolation:
     parts: str = "all"
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order not in (0, 1, 2):
+        if isinstance(self.order, bool) or not isinstance(self.order, Integral) or self.order not in (0, 1, 2):
             raise ValueError(f"order={self.order!r} asked; accepted: 0 (features held, the paper), 1 (along a line) or 2")
         if isinstance(self.damping, bool) or not isinstance(self.damping, int | float) or not 0 <= self.damping <= 1:
             raise ValueError(f"damping={self.damping!r} asked; accepted: a number from 0 to 1")

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from .ablation import MOST_PSNR
 from .analysis import step_clusters, step_similarity
 from .comparison import compare_pictures
 from .derivation import accumulated_change, derive_schedule
-from .evaluation import Arm, generators
+from .evaluation import Arm, denoiser_calls, generators, run_options
 from .files import write_whole
 from .metrics import interval, mean_psnr, paired_difference
 from .pipelines import embedded_costs, load_pipeline
@@ -29,7 +29,7 @@ from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .split import denoiser_of, split_denoiser
 from .suite import check_held_out, held_out_prompts
-from .suite_arms import COUNTS
+from .suite_arms import COUNTS, check_costs
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
@@ -38,8 +38,13 @@ def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
     >>> rules(recording, 9)["accumulated change"]  # doctest: +SKIP
 
     `recording`: the clusters look at the layers whose features were kept. `num_keys`: from 1 to the number of steps.
-    Raises ValueError for other numbers. Section 3.2 of the paper looks at the same changes, and chooses its keys by hand.
+    Raises ValueError for other numbers, and where no features were kept. Section 3.2 of the paper looks at the same changes, and chooses its
+    keys by hand.
     """
+    if not recording.features:
+        raise ValueError(
+            "this recording kept no features; accepted: one of record(pipe, keep=[...]) with some of the encoder's blocks"
+        )
     similar = np.mean([step_similarity(recording, layer) for layer in recording.features], axis=0)
     first = tuple(np.flatnonzero(np.diff(step_clusters(similar, num_keys), prepend=-1)).tolist())
     return {
@@ -55,32 +60,44 @@ def compare_rules(
     costs: ReuseCosts,
     prompts: Sequence[str],
     *,
+    of_predictions: ReuseCosts | None = None,
     counts: Sequence[int] = COUNTS,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
-    **options: Any,
+    guidance_scale: float | None = 5.0,
+    options: Mapping[str, Any] | None = None,
+    **kept: Any,
 ) -> pd.DataFrame:
     """Runs uniform, derived and each rule's keys on the same pictures; the rules look at the captions that were calibrated on.
 
     >>> compare_rules(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
 
     `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
-    Other options as for `compare_pictures`. Returns one row per rule and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
+    `of_predictions`: the same of predictions, for the rival that reuses them. `counts`: numbers of keys, below that of the steps.
+    Others as for `compare_pictures`.
+
+    Returns one row per rule (or rival, with as many denoiser calls) and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
     of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), typical (mean of the pictures' PSNR, identical ones
     count as 100 dB), worst, pictures; ahead, ahead_low, ahead_high: by how much derived keys are ahead of the rule's on the same pictures,
-    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, and what `compare_pictures` and `derive_schedule` raise.
+    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, costs of another number of steps or as many keys as steps, MemoryError
+    where the encoder's features of all calibrated prompts are too large to keep, and what `compare_pictures` and `derive_schedule` raise.
     """
-    check_held_out({("encoder", costs.order): costs}, prompts)
-    run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    recording = _recorded(pipe, [str(prompt) for prompt in costs.about["prompts"]], run)
-    schedules = {count: _schedules(recording, costs, count) for count in counts}
-    arms = {f"{count} {rule}": Arm(keys, order=costs.order) for count, found in schedules.items() for rule, keys in found.items()}
-    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run, **options)
+    given = {("encoder", costs.order): costs} | ({("prediction", costs.order): of_predictions} if of_predictions else {})
+    check_held_out(given, prompts)
+    check_costs(denoiser_calls(pipe, num_inference_steps), given)
+    if max(counts) >= costs.num_steps:
+        raise ValueError(f"{max(counts)} keys of {costs.num_steps} steps asked; accepted: fewer keys than steps")
+    recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, options))
+    ways = {count: _ways(recording, costs, of_predictions, count) for count in counts}
+    arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options} | kept
+    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run)
+    about = [
+        (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in counts for rule, arm in ways[count].items()
+    ]
     return pd.DataFrame(
         [
-            {"num_keys": count, "order": costs.order, "rule": rule, "key_steps": str(keys)} | _row(pictures, count, rule)
-            for count, found in schedules.items()
-            for rule, keys in found.items()
+            {"num_keys": count, "order": costs.order, "rule": rule, "key_steps": keys} | _row(pictures, count, rule)
+            for count, rule, keys in about
         ]
     )
 
@@ -92,10 +109,17 @@ def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recordi
     return recording
 
 
-def _schedules(recording: Recording, costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
-    given = {"uniform": KeySchedule.uniform(costs.num_steps, count), "derived": derive_schedule(costs, count)}
-    given["derived, errors unsquared"] = derive_schedule(costs, count, power=1)
-    return given | rules(recording, count)
+def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Arm]:
+    schedules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | _derived(costs, count) | rules(recording, count)
+    arms = {rule: Arm(keys, order=costs.order) for rule, keys in schedules.items()}
+    if of_predictions is not None:
+        rivals = _derived(of_predictions, count)
+        arms |= {f"predictions, {name} for them": Arm(keys, "prediction", costs.order) for name, keys in rivals.items()}
+    return arms | {"as many plain steps": Arm(steps=count)}
+
+
+def _derived(costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
+    return {"derived": derive_schedule(costs, count), "derived (errors unsquared)": derive_schedule(costs, count, power=1)}
 
 
 def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
@@ -123,7 +147,11 @@ def main(
     """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
     torch.set_num_threads(threads)
     pipe, captions = load_pipeline(), held_out_prompts(prompts)
-    tables = [compare_rules(pipe, embedded_costs(order=order), captions, seeds=range(seeds), store=store) for order in (0, 1)]
+    of_run: dict[str, Any] = {"seeds": range(seeds), "store": store}
+    tables = [
+        compare_rules(pipe, embedded_costs(order=order), captions, of_predictions=embedded_costs("prediction", order), **of_run)
+        for order in (0, 1)
+    ]
     write_whole(output, lambda place: pd.concat(tables).to_csv(place, index=False, float_format="%.6g"))
     typer.echo(pd.concat(tables).drop(columns="key_steps").round(1).to_string(index=False))
 

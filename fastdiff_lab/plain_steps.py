@@ -1,7 +1,7 @@
 """Schedulers for other numbers of plain steps, and the numbers of steps that there can be.
 
 - `plain_scheduler(scheduler, steps, of)`: the scheduler for fewer or more steps that begins where a run of `of` steps does
-- `calls_of(scheduler, steps)`: how often a run calls the denoiser
+- `calls_of(scheduler, steps)`, `most_steps(scheduler, below)`: how often a run calls the denoiser, and how many steps it can have
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def plain_scheduler(scheduler: Any, steps: int, of: int) -> Any:
     return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
 
 
+class RefusedByScheduler(ValueError):
+    """What a scheduler itself says of a number of steps."""
+
+
 def calls_of(own: Any, steps: int) -> int | None:
     """The denoiser calls of a run, or None where the scheduler does not refuse the steps and yet has no place for them.
 
@@ -41,10 +45,29 @@ def calls_of(own: Any, steps: int) -> int | None:
     scheduler, trained = type(own).from_config(own.config), own.config.get("num_train_timesteps")
     if trained is not None and steps > trained:
         return None
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise RefusedByScheduler(str(error)) from error
     if trained is None:
         return len(scheduler.timesteps)
     # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
     beyond = not hasattr(own, "sigmas") and bool(scheduler.timesteps.max() >= trained)
     stands = steps > 1 and len(scheduler.timesteps.unique()) == 1
     return None if beyond or stands else len(scheduler.timesteps)
+
+
+def most_steps(own: Any, below: int) -> int | None:
+    """The largest number of steps below a given one that a scheduler can make; None if there is none.
+
+    >>> most_steps(DDIMScheduler(steps_offset=1), 2000)
+    999
+    """
+
+    def can(steps: int) -> bool:
+        try:
+            return bool(calls_of(own, steps))
+        except RefusedByScheduler:
+            return False
+
+    return next((steps for steps in range(min(below - 1, own.config.num_train_timesteps), 0, -1) if can(steps)), None)

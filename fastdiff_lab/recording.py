@@ -269,6 +269,7 @@ def record(
     recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))
     recorder = _Recorder(pipe, recording, kept, max_bytes, half)
     with ExitStack() as stack:
+        stack.enter_context(processors_kept(model, after_errors_only=True))
         handles = [model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)]
         for name in names:
             after = lambda module, args, output, name=name: recorder.after_layer(name, output)

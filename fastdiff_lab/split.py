@@ -248,7 +248,7 @@ def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditiona
     """
     model = denoiser_of(pipe)
     rows = len(arguments[sample_argument(model)])
-    blocks = _blocks_of_rows(pipe, model)
+    blocks = _blocks_of_rows(pipe, model, arguments[sample_argument(model)])
     size = rows // len(blocks)
     is_whole = half == "all" or rows % len(blocks) != 0
     if is_whole or not ("perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))):
@@ -257,14 +257,18 @@ def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditiona
     return slice(place * size, (place + 1) * size)
 
 
-def _blocks_of_rows(pipe: Any, model: nn.Module) -> tuple[str, ...]:
+def _blocks_of_rows(pipe: Any, model: nn.Module, sample: Tensor) -> tuple[str, ...]:
     """What the blocks of rows are when a pipeline guides."""
     if isinstance(model, DiTTransformer2DModel):
         return ("conditional", "unconditional")
     if "InstructPix2Pix" in type(pipe).__name__:
         return ("conditional", "of the picture", "unconditional")
     if getattr(pipe, "do_perturbed_attention_guidance", False):
-        return ("unconditional",) * bool(pipe.do_classifier_free_guidance) + ("conditional", "perturbed")
+        guides = getattr(pipe, "do_classifier_free_guidance", None)
+        if guides is None:  # PixArt-Sigma does not tell; the same sample comes once for each block
+            third = len(sample) // 3
+            guides = len(sample) == 3 * third and torch.equal(sample[:third], sample[third : 2 * third])
+        return ("unconditional",) * bool(guides) + ("conditional", "perturbed")
     return ("unconditional", "conditional")
 
 

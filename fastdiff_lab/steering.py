@@ -21,35 +21,36 @@ _ROW_MIXING = ("CrossFrameAttn", "PAG")
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
-def _processors(model: nn.Module) -> list[Any]:
-    """The attention processors: plain objects, or modules where they hold weights (IP-Adapter).
+def _processors(model: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """Modules with their attention processors: plain objects, or modules where they hold weights (IP-Adapter).
 
     Looked up where they stand: asking hundreds of modules for an attribute that they lack takes milliseconds in each run.
     """
-    found = (vars(module).get("processor") or module._modules.get("processor") for module in model.modules())
-    return [processor for processor in found if processor is not None]
+    found = ((module, vars(module).get("processor") or module._modules.get("processor")) for module in model.modules())
+    return [(module, processor) for module, processor in found if processor is not None]
 
 
 def row_mixing(pipe: Any) -> str | None:
     """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
     if inner_loop(pipe) is not None:
         return type(pipe).__name__
-    names = {type(processor).__name__ for processor in _processors(denoiser_of(pipe))}
+    names = {type(processor).__name__ for _, processor in _processors(denoiser_of(pipe))}
     return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
 
 
 @contextmanager
 def processors_kept(model: Any, after_errors_only: bool = False) -> Iterator[None]:
     """Afterwards the model has its attention processors again: Text2Video-Zero and PAG leave their own behind if they are broken off."""
-    before = dict(getattr(model, "attn_processors", {}))
+    before = _processors(model)
     ended = False
     try:
         yield
         ended = True
     finally:
-        changed = any(now is not before.get(name) for name, now in getattr(model, "attn_processors", {}).items())
-        if changed and not (ended and after_errors_only):
-            model.set_attn_processor(dict(before))
+        now = dict(_processors(model))
+        for module, processor in before if not (ended and after_errors_only) else ():
+            if now.get(module) is not processor:
+                module.set_processor(processor)  # type: ignore[operator]
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
@@ -63,4 +64,4 @@ def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
             watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]
         if isinstance(module, GatedSelfAttentionDense):
             watched.append((module, "enabled"))
-    return watched + [(p, "scale") for p in _processors(model) if isinstance(getattr(p, "scale", None), list)]
+    return watched + [(p, "scale") for _, p in _processors(model) if isinstance(getattr(p, "scale", None), list)]

@@ -2,6 +2,7 @@
 
 - `suite_arms(num_steps, costs)`: the arms by name
 - `suite_columns(num_steps, costs)`: what each of them is, in tidy columns
+- `check_costs(num_steps, costs)`: refuses costs of other runs
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def suite_columns(
 
 
 def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Sequence[KeySchedule]) -> list[Entry]:
-    _check_costs(num_steps, costs)
+    check_costs(num_steps, costs)
     plain = [Entry(Arm(steps=steps), "plain") for steps in PLAIN_STEPS if steps < num_steps]
     deepcache = [Entry(Arm(deepcache=interval), "deepcache") for interval in DEEPCACHE_INTERVALS]
     found = [
@@ -108,7 +109,8 @@ def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Seque
     return list({entry.name: entry for entry in found}.values())
 
 
-def _check_costs(num_steps: int, costs: Costs) -> None:
+def check_costs(num_steps: int, costs: Costs) -> None:
+    """Raises ValueError for costs of another number of steps, or of another order than they are given for."""
     for (what, order), given in costs.items():
         if what not in REUSED or order not in ORDERS or given.order != order:
             raise ValueError(

@@ -59,7 +59,6 @@ def compare_into(
     measured = read_costs(costs)
     loaded = {path.stem: KeySchedule.load(path) for path in schedules}
     pipe = load_pipeline(**(pipeline or {}))
-    folder = writable_folder(folder)
     of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
     if suite:
         return write_suite(folder, pipe, measured, captions, refined=list(loaded.values()), **of_run)
@@ -100,23 +99,23 @@ def write_suite(
     store: str | Path | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Runs the suite and leaves about.json, pictures.csv, paired.csv, table.csv and suite.png in a folder, each as soon as it is known.
+    """Runs the suite and leaves about.json, pictures.csv, paired.csv, table.csv and suite.png in a folder, all at the end.
 
     >>> write_suite("runs/suite", pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
-    Arguments as for `run_suite`; returns its table. Each file is written whole or not at all.
+    Arguments as for `run_suite`; returns its table. What is refused, or stopped, leaves the files of a comparison before it as they are;
+    pictures that are drawn stay in the store. Raises OSError for a folder that cannot be written.
     """
-    place = Path(folder)
+    place = writable_folder(Path(folder))
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
     about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
     )
-    # Only now: what is refused, or stopped, leaves the files of a comparison before it together.
+    table = suite_table(pipe, costs, pictures, repeats=repeats, **of_run, **counts)
     _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]} | _of_quality(options))
     _write_table(pictures, place / "pictures.csv")
-    table = suite_table(pipe, costs, pictures, repeats=repeats, **of_run, **counts)
     _write_table(table, place / "table.csv")
     _write_table(paired(pictures, table), place / "paired.csv")
     figure = plot_suite(table, plot.figure(15, 7))
@@ -135,20 +134,20 @@ def write_comparison(
     repeats: int = 3,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compares schedules (or arms) and leaves about.json, pictures.csv and table.csv in a folder, each as soon as it is known.
+    """Compares schedules (or arms) and leaves about.json, pictures.csv and table.csv in a folder, all at the end.
 
     >>> write_comparison("runs/compare", pipe, {"mine": KeySchedule.load("schedule.json")}, prompts)  # doctest: +SKIP
 
-    Arguments as for `compare`; returns its table. Each file is written whole or not at all.
+    Arguments as for `compare`; returns its table. Files and errors as for `write_suite`.
     """
-    place = Path(folder)
+    place = writable_folder(Path(folder))
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
     described = {name: arm.about() for name, arm in arms.items()}
     pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)
+    table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
     _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats} | _of_quality(options))
     _write_table(pictures, place / "pictures.csv")
-    table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
     _write_table(table, place / "table.csv")
     return table
 

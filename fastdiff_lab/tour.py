@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -42,8 +43,9 @@ def run_tour(output: Path, **parameters: object) -> Path:
 
     >>> run_tour(Path("runs/tour"), num_inference_steps=50)  # doctest: +SKIP
 
-    `parameters`: values for the notebook's parameter cell. An interrupted tour leaves what was there and stays in the folder `unfinished`
-    beside it: the notebook is saved after each cell, and exported as far as it got. A finished one replaces the files of one before.
+    `parameters`: values for the notebook's parameter cell. An interrupted tour leaves what was there, and stays in the folder's `unfinished`
+    until the next tour: the notebook is saved after each cell, and exported as far as it got. A finished one replaces the files of one
+    before.
     Raises OSError if the folder cannot be written, ValueError for steps below 1 and a seed that no generator takes.
     """
     steps = parameters.get("num_inference_steps", 50)
@@ -57,7 +59,10 @@ def run_tour(output: Path, **parameters: object) -> Path:
         parameters["source"] = str(Path(str(source)).resolve())  # the notebook runs in another folder
     generators([parameters.get("seed", 0)])  # type: ignore[list-item]  # raises for a seed that is none
     folder = writable_folder(output)
-    part = writable_folder(folder / UNFINISHED)
+    part = folder / UNFINISHED
+    if part.is_dir():
+        shutil.rmtree(part)  # of a tour before this one
+    part = writable_folder(part)
     notebook = part / QUICKSTART
     try:
         papermill.execute_notebook(
@@ -71,9 +76,9 @@ def run_tour(output: Path, **parameters: object) -> Path:
             raise
         raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}") from None
     export(notebook)
-    for file in sorted(part.iterdir()):  # the page is the last one
+    for file in sorted(path for path in part.iterdir() if path.is_file()):  # the page is the last one
         file.replace(folder / file.name)
-    part.rmdir()
+    shutil.rmtree(part)  # with the checkpoints that JupyterLab may have made there
     page = folder / PAGE
     print(brief(pd.read_csv(folder / "table.csv")).to_string(index=False))
     print(f"page: {os.path.relpath(page)}")

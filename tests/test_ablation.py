@@ -102,12 +102,15 @@ def test_rules_need_one_recording_and_give_as_many_keys(pipe):
         assert {len(keys.keys) for keys in found.values()} == {count} and all(keys.num_steps == 8 for keys in found.values())
     with pytest.raises(ValueError, match="9"):
         rules(recording, 9)
+    recording.features.clear()
+    with pytest.raises(ValueError, match="this recording kept no features"):
+        rules(recording, 2)
 
 
 def test_rules_beside_derived_keys(pipe, costs):
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_rules(pipe, costs, new, counts=(3,), guidance_scale=5.0, **STEPS).set_index("rule")
-    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 7 and (table["pictures"] == 2).all()
+    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 8 and (table["pictures"] == 2).all()
     assert (
         (table["order"] == 1).all() and (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     )
@@ -116,3 +119,7 @@ def test_rules_beside_derived_keys(pipe, costs):
     assert np.allclose(table.loc["derived", "psnr"] - table["psnr"], table["ahead"])
     with pytest.raises(ValueError, match="prompts that calibration has not seen"):
         compare_rules(pipe, costs, PROMPTS[:1], counts=(3,), **STEPS)
+    with pytest.raises(ValueError, match="8 keys of 8 steps asked; accepted: fewer keys than steps"):
+        compare_rules(pipe, costs, new, counts=(3, 8), **STEPS)
+    with pytest.raises(ValueError, match="the costs for .* are of runs of 8 steps, this one makes 9 denoiser calls"):
+        compare_rules(pipe, costs, new, counts=(3,), num_inference_steps=9)

@@ -89,6 +89,7 @@ def test_sample_draws_a_picture(tmp_path, keys, calls):
         (["--seed", 10**23, "--steps", 9], f"seed={10**23} asked; accepted: a whole number from"),
         (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
         (["--keys", "7 of 10", "--steps", 10], "must be a key"),
+        (["--keys", "1" * 5000, "--steps", 10], "as a key schedule"),
         (["--model", "/no/folder"], "no folder '/no/folder'"),
         (["--guidance", "nan"], "guidance_scale=nan asked; accepted: a finite number"),
         (["--steps", 5], "the paper's 9 keys asked for 5 steps; accepted: 9 steps or more"),
@@ -269,14 +270,39 @@ def test_a_stopped_tour_leaves_a_finished_one_as_it_is(monkeypatch, capsys, tmp_
     assert {name: (tmp_path / name).read_text() for name in finished} == finished
     assert "half" in (tmp_path / "unfinished" / "tour.html").read_text()
     assert "stopped; as far as it got: " in capsys.readouterr().out
+    for folder in (tmp_path, tmp_path / "unfinished"):  # JupyterLab's, where both were opened
+        (folder / ".ipynb_checkpoints").mkdir()
+        (folder / ".ipynb_checkpoints" / "00_quickstart-checkpoint.ipynb").write_text("{}")
+    (tmp_path / "unfinished" / "stale.csv").write_text("of the tour before")
     monkeypatch.setattr(papermill, "execute_notebook", begun)
     page = run_tour(tmp_path)
+    assert not (tmp_path / "stale.csv").exists()
     assert page == tmp_path / "tour.html" and "half" in page.read_text() and not (tmp_path / "unfinished").exists()
 
 
 def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):
     said = failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.xyz")
     assert "cannot write a picture as 'a.xyz'; accepted: names that end in .png" in said
+
+
+def test_a_picture_of_a_kind_that_is_only_read_is_refused(monkeypatch, capsys, tmp_path):
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.psd")
+    assert "cannot write a picture as 'a.psd'" in said
+
+
+@pytest.mark.parametrize("order", ['"five"', "1e999", "1.7", "NaN", "true"])
+def test_a_foreign_order_is_refused(monkeypatch, capsys, tmp_path, order):
+    text = KeySchedule(10, [0, 5], measured_on={"order": "here"}).to_json().replace('"here"', order)
+    (tmp_path / "foreign.json").write_text(text)
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--schedule", tmp_path / "foreign.json", "--steps", 10,
+                  "--output", tmp_path / "a.png")  # fmt: skip
+    assert "the schedule says that it was measured with order" in said and not (tmp_path / "a.png").exists()
+
+
+def test_what_is_wrong_with_a_schedule_is_told_before_a_model_is_loaded(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("fastdiff_lab.pipelines.load_pipeline", lambda *_, **__: pytest.fail("loaded"))
+    for wrong in (["--schedule", tmp_path / "none.json"], ["--keys", "many"], ["--keys", 3, "--schedule", tmp_path / "none.json"]):
+        assert "accepted: " in failed(monkeypatch, capsys, "sample", PROMPT, *wrong, "--output", tmp_path / "a.png")
 
 
 def test_a_tour_of_no_model_leaves_no_folder(monkeypatch, capsys, tmp_path):

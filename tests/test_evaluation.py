@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, LCMScheduler
 from models import SCHEDULERS, conditions, denoiser_pipe, unet
 from PIL import Image
 
@@ -188,3 +188,14 @@ def test_plots_take_tables_and_axes():
     grid = plot.picture_grid({"a": [black], "b": [black]}, plot.figure())
     assert len(grid.axes) == 4
     assert 'alt="a &lt;b&gt; &quot;c&quot;"' in plot.html_image(figure, 'a <b> "c"')
+
+
+def test_steps_that_a_pipeline_asks_of_its_scheduler_with_further_options():
+    """LCM refuses 60 steps of its own 50, unless more are asked of the teacher."""
+    pipe = fl.load_pipeline()
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        denoiser_calls(pipe, 60)
+    with as_arm(pipe, Arm(), 60) as (_, steps):
+        pipe.scheduler.set_timesteps(steps, original_inference_steps=100)
+    assert len(pipe.scheduler.timesteps) == 60

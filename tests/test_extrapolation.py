@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -255,6 +256,7 @@ def test_features_are_freed_after_the_last_group():
         ({"order": 3}, "order=3 asked; accepted: 0 .features held, the paper., 1 .along a line. or 2"),
         ({"order": True}, "order=True asked"),
         ({"order": 1.0}, "order=1.0 asked"),
+        ({"order": np.int64(3)}, "order=.*3.* asked"),
         ({"damping": 1.5}, "damping=1.5 asked; accepted: a number from 0 to 1"),
         ({"axis": "time"}, "axis='time' asked; accepted: step, log_snr"),
         ({"parts": "mid"}, "parts='mid' asked; accepted: all, skips, bottleneck"),
@@ -263,6 +265,10 @@ def test_features_are_freed_after_the_last_group():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         Extrapolation(**options)
+
+
+def test_an_order_from_a_table():
+    assert Extrapolation(np.int64(1)) == Extrapolation(1)
 
 
 def test_up_blocks_are_not_extrapolated():

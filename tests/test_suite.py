@@ -15,7 +15,7 @@ from models import denoiser_pipe
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import cli, drawing, plot
+from fastdiff_lab import cli, drawing, plot, suite_report
 from fastdiff_lab.deepcache import deepcache, deepcache_flops
 from fastdiff_lab.distances import frechet_distance, kernel_distance
 from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
@@ -28,7 +28,7 @@ from fastdiff_lab.suite import held_out_prompts, run_suite
 from fastdiff_lab.suite_arms import suite_arms, suite_columns
 from fastdiff_lab.suite_claims import paired
 from fastdiff_lab.suite_plot import plot_suite
-from fastdiff_lab.suite_report import compare_into, read_costs
+from fastdiff_lab.suite_report import compare_into, read_costs, write_comparison, write_suite
 
 PROMPTS = held_out_prompts(2)
 SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
@@ -274,6 +274,32 @@ def test_the_command_compares_schedules(tmp_path):
     assert json.loads(about)["asked"]["arms"]["mine"]["order"] == 1
     refused = invoke("--schedule", tmp_path / "mine.json", "--prompts", 1, "--seeds", 1, "--steps", 5, "--output", tmp_path / "out")
     assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
+
+
+@pytest.mark.filterwarnings("ignore:this run has 4 steps")
+def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path):
+    pipe, out = fl.load_pipeline(), tmp_path / "out"
+    run = {"num_inference_steps": 4, "guidance_scale": 1.0, "repeats": 0}
+    write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(suite_report, "with_costs", _stop)
+        write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
+    assert set(before) == {"about.json", "pictures.csv", "table.csv"}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def _stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_drawn(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(suite_report, "compare_pictures", _stop)
+    with pytest.raises(OSError, match="cannot write to the output folder"):
+        write_comparison(tmp_path / "file", fl.load_pipeline(), {}, ["a red circle"])
+    with pytest.raises(OSError, match="cannot write to the output folder"):
+        write_suite(tmp_path / "file", fl.load_pipeline(), {}, ["a red circle"])
 
 
 def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):

@@ -7,7 +7,12 @@ import threading
 import pytest
 import torch
 from accelerate import disk_offload
-from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPAGPipeline
+from diffusers import (
+    PixArtSigmaPAGPipeline,
+    StableDiffusionControlNetPAGPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGPipeline,
+)
 from models import state
 from systems import SYSTEMS
 from systems.base import of, output
@@ -16,7 +21,8 @@ from systems.refused import REFUSED
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.evaluation import first_arguments
+from fastdiff_lab.arm_costs import controlnet_flops
+from fastdiff_lab.evaluation import Arm, first_arguments, sample
 from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.recording import bytes_to_keep
 
@@ -338,6 +344,13 @@ def _perturbed(guidance):
     return pipe, call, ("unconditional",) * (guidance > 1) + ("conditional", "perturbed")
 
 
+def _perturbed_without_telling():
+    """PixArt-Sigma's pipeline does not say whether it guides."""
+    row = ROWS["pixart"]
+    pipe = PixArtSigmaPAGPipeline(**row.build().components, pag_applied_layers="blocks.1")
+    return pipe, {**row.call, "num_images_per_prompt": 2}, ("unconditional", "conditional", "perturbed")
+
+
 def _pix2pix():
     plain = ROWS["sd-inpaint-9"].build()
     plain.unet = unet(UNET | {"in_channels": 8})
@@ -374,15 +387,37 @@ def test_a_run_that_is_broken_off_leaves_no_processors_behind():
     assert pipe.unet.attn_processors == kept and torch.equal(output(pipe, call), before)
 
 
-@pytest.mark.parametrize("make", [lambda: _perturbed(5.0), lambda: _perturbed(1.0), _pix2pix])
+def _break_off(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_run_that_is_broken_off_while_it_is_recorded_or_sampled_leaves_no_processors_behind():
+    pipe, call, _ = _perturbed(5.0)
+    kept = dict(pipe.unet.attn_processors)
+    with pytest.raises(MemoryError), fl.record(pipe, keep=["mid_block"], max_bytes=10):
+        output(pipe, call)
+    assert pipe.unet.attn_processors == kept
+    with pytest.raises(KeyboardInterrupt):
+        sample(pipe, Arm(), ["a red circle"], [0], num_inference_steps=6, options={"callback_on_step_end": _break_off})
+    assert pipe.unet.attn_processors == kept
+
+
+def test_operations_of_a_controlnet_are_counted_and_no_processors_left_behind():
+    row = ROWS["controlnet"]
+    pipe = StableDiffusionControlNetPAGPipeline(**row.build().components, requires_safety_checker=False, pag_applied_layers=["mid"])
+    kept = dict(pipe.unet.attn_processors)
+    assert controlnet_flops(pipe, lambda: pipe(**row.call)) > 0 and pipe.unet.attn_processors == kept
+
+
+@pytest.mark.parametrize("make", [lambda: _perturbed(5.0), lambda: _perturbed(1.0), _perturbed_without_telling, _pix2pix])
 def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(make):
     pipe, call, blocks = make()
     pipe.set_progress_bar_config(disable=True)
-    found = {}
+    found, layer = {}, "down_blocks.1" if hasattr(pipe, "unet") else "transformer_blocks.0"
     for half in ("conditional", "unconditional", "all"):
-        with fl.record(pipe, keep=["down_blocks.1"], half=half) as recording:
+        with fl.record(pipe, keep=[layer], half=half) as recording:
             output(pipe, call)
-        found[half] = recording["down_blocks.1"]
+        found[half] = recording[layer]
     by_block = dict(zip(blocks, found["all"].chunk(len(blocks)), strict=True))
     assert len(found["all"]) == 2 * len(blocks)
     for half in ("conditional", "unconditional"):
