@@ -231,6 +231,8 @@ for count in (9, 17):
 # - What a method costs depends on the machine: compare at equal calls *and* at equal operations.
 # - Predictions held or extrapolated, and simply fewer steps, are the rivals to beat; they need none of the decoder's work between keys.
 # - Extrapolated features need short groups. With few keys hold them, or take fewer plain steps.
+# - Means over few pictures hang on the few that flip: two more seeds moved arms of 17 keys by 7 to 10 dB, more than their intervals said
+#   ([table](../docs/results.md#more-seeds-and-rules-that-need-no-calibration)).
 # - Few-step models (LCM, Turbo) leave nothing to skip.
 # - On Stable Diffusion's weights and on a GPU this has not been measured by us; `fastdiff-lab compare --suite --model FOLDER --device cuda` does it.
 #

@@ -13,6 +13,7 @@ from fastdiff_lab.shapes.scenes import parse_caption
 ROOT = Path(__file__).parent.parent
 SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("arm")
 PICTURES = pd.read_csv(ROOT / "data/suite/ddim-50/pictures.csv")
+RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
 ONE_OBJECT = PICTURES[[parse_caption(prompt)["objects"] == "1" for prompt in PICTURES["prompt"]]]
 
 IN_README = {
@@ -77,7 +78,8 @@ def claims(page: str) -> list[tuple[float, ...]]:
 
 
 def test_differences_are_those_that_were_measured():
-    measured = pd.concat([pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv")])
+    of_rules = RULES.rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
+    measured = pd.concat([of_rules, *(pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv"))])
     rounded = {tuple(round(value, 1) for value in row) for row in measured[["difference", "low", "high"]].itertuples(index=False)}
     known = rounded | {(-difference, -high, -low) for difference, low, high in rounded}
     for page, least in (("README.md", 4), ("docs/results.md", 12), ("docs/teaching.md", 1)):
@@ -117,3 +119,11 @@ def test_the_results_say_what_was_measured(label, name):
     arm = SUITE.loc[name]
     costs = [str(int(arm.forward_calls)), f"{arm.gflops:.1f}", f"{arm.seconds:.2f}", f"{arm.ratio:.2f}"]
     assert rows("docs/results.md", "arm")[label] == [*costs, psnr(arm), worst(arm), right(name)]
+
+
+def test_the_table_of_rules_says_what_was_measured():
+    arms = {(arm.rule, arm.order, arm.num_keys): f"{arm.psnr:.1f} ({arm.typical:.1f})" for arm in RULES.itertuples()}
+    said = rows("docs/results.md", "rule")
+    assert list(said) == list(dict.fromkeys(RULES["rule"])) and set(RULES["pictures"]) == {128}
+    for rule, cells in said.items():
+        assert cells == [arms[rule, order, count] for order, count in ((0, 7), (0, 9), (0, 17), (1, 13), (1, 17))]
