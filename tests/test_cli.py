@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -101,6 +103,10 @@ def test_bad_options(monkeypatch, capsys, tmp_path, options, message):
     assert not (tmp_path / "a.png").exists()
 
 
+def _not_permitted(**_):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     for command in (["sample", PROMPT], ["calibrate"]):
         output = [] if command == ["calibrate"] else ["--output"]
@@ -109,7 +115,10 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
             f"cannot write {tmp_path / 'none' / 'a.png'}: the folder {tmp_path / 'none'} does not exist; accepted: a file in"
             in said
         )
-        assert "nothing can be written to the folder /proc" in failed(monkeypatch, capsys, *command, *output, "/proc/a.png")
+        with monkeypatch.context() as patched:  # as root, a folder without permissions would take files all the same
+            patched.setattr(tempfile, "TemporaryFile", _not_permitted)
+            said = failed(monkeypatch, capsys, *command, *output, tmp_path / "a.png")
+        assert f"nothing can be written to the folder {tmp_path} (Permission denied)" in said
         assert f"cannot write {tmp_path}: it is a folder" in failed(monkeypatch, capsys, *command, *output, tmp_path)
     blocked = tmp_path / "file"
     blocked.write_text("mine")
