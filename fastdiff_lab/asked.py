@@ -4,14 +4,16 @@
 - `derived_order(schedule)`: the order that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
 - `check_picture(path)`: refuses a path that no picture can be written to
+- `refuse_unused(context, why, names)`: refuses options that would be ignored
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import typer
 from PIL import Image
 
 from .files import check_readable, check_writable
@@ -69,6 +71,17 @@ def check_picture(path: Path) -> None:
     check_writable(path)
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats are only read
         raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
+
+
+def refuse_unused(context: typer.Context, why: str, names: Iterable[str]) -> None:
+    """Raises ValueError for the options among `names` that were said; `why` they would be ignored."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    said = [name for name, source in sources.items() if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")]
+    if said:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in said)
+        raise ValueError(
+            f"{options} asked {why}, which ignores {'it' if len(said) == 1 else 'them'}; accepted: one without the other"
+        )
 
 
 def fitting_keys(costs: ReuseCosts) -> int:

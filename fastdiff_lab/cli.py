@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 from typer.core import TyperGroup
+
+from .cli_options import Device, Dtype, Guidance, Model, Order, PaperSteps, Scheduler, Seed, Steps, Threads, Version
 
 GO_ON = ("calibrate", "compare", "bench", "train")  # each keeps what it has
 
@@ -30,28 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 
-Model = Annotated[Optional[str], typer.Option(help="Folder or hub id of a diffusers pipeline; without it, the embedded one.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.")]
-Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
-Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more.")]
-PaperSteps = Annotated[int, typer.Option(help="Denoising steps, 1 or more; the paper's keys need 9.")]
-Guidance = Annotated[float, typer.Option(help="Guidance scale; 1 or less turns guidance off.")]
-Threads = Annotated[Optional[int], typer.Option(help="CPU threads; without it, as many as torch takes.")]
-Order = Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated.")]
-Scheduler = Annotated[Optional[str], typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; without it, the model's own.")]
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"fastdiff-lab {version('fastdiff-lab')}")
-        raise typer.Exit
-
 
 @app.callback()
-def _options(
-    shown: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")] = False,
-) -> None: ...
+def _options(shown: Version = False) -> None: ...
 
 
 @app.command()
@@ -77,6 +59,7 @@ def tour(
 
 @app.command()
 def sample(
+    ctx: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a small red circle at the left on a blue background'.")],
     keys: Annotated[
         Optional[str], typer.Option(help="'none' (untouched), 'paper' (if not said), a count, or '0-3,5 of 20'.")
@@ -100,12 +83,14 @@ def sample(
     ),
 ) -> None:
     """Draw one picture with the accelerated sampler."""
-    from .asked import check_picture, derived_order, key_schedule
+    from .asked import check_picture, derived_order, key_schedule, refuse_unused
     from .evaluation import Arm, denoiser_calls
     from .evaluation import sample as draw
     from .pipelines import load_pipeline
 
     check_picture(output)
+    if keys == "none":
+        refuse_unused(ctx, "with --keys none", ["order"])
     schedule_for = key_schedule(keys, schedule)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = schedule_for(denoiser_calls(pipe, steps))
@@ -121,6 +106,7 @@ def sample(
 
 @app.command()
 def calibrate(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
     prompts: Annotated[
         Optional[Path], typer.Option(help="Text file with a prompt per line; without it, captions of drawn scenes.")
@@ -143,12 +129,14 @@ def calibrate(
     scheduler: Scheduler = None,
 ) -> None:
     """Measure what reusing features costs at each step."""
-    from .asked import fitting_keys, prompt_lines
+    from .asked import fitting_keys, prompt_lines, refuse_unused
     from .calibration import calibrate as measure
     from .files import check_writable
     from .pipelines import load_pipeline
 
     check_writable(output)
+    if prompts is not None:
+        refuse_unused(ctx, "with --prompts", ["count"])
     lines = prompt_lines(prompts, count)
     _use(threads)
     costs = measure(
@@ -167,6 +155,7 @@ def _use(threads: int | None) -> None:
 
 @app.command()
 def derive(
+    ctx: typer.Context,
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
     over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
@@ -183,6 +172,7 @@ def derive(
     output: Annotated[Path, typer.Option(help="JSON file to write; one that is there is replaced.")] = Path("schedule.json"),
 ) -> None:
     """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
+    from .asked import refuse_unused
     from .derivation import derive_schedule, schedule_front
     from .files import check_writable
     from .pipelines import load_pipeline
@@ -190,9 +180,10 @@ def derive(
     from .reuse_costs import ReuseCosts
 
     measured = ReuseCosts.load(costs)
+    if not refine:
+        refuse_unused(ctx, "without --refine", ["pictures", "threads", "model", "device", "dtype", "scheduler"])
     if keys is None:
-        if refine:
-            raise ValueError(f"--refine {refine} asked without --keys; accepted: both, or neither for the front")
+        refuse_unused(ctx, "without --keys", ["refine", "output"])
         typer.echo(schedule_front(measured, over=over, power=power).drop(columns="cost").to_string(index=False))
         return
     check_writable(output)
@@ -207,6 +198,7 @@ def derive(
 
 @app.command()
 def compare(
+    ctx: typer.Context,
     schedule: Annotated[Optional[list[Path]], typer.Option(help="File of a key schedule to compare; give it for each.")] = None,
     order: Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
     suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
@@ -230,9 +222,12 @@ def compare(
     store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
 ) -> None:
     """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
+    from .asked import refuse_unused
     from .comparison import brief
     from .suite_report import compare_into
 
+    if suite:
+        refuse_unused(ctx, "with --suite", ["order"])
     table = compare_into(
         output, schedules=schedule or [], order=order, suite=suite, costs=costs or [], prompts=prompts, seeds=seeds,
         num_inference_steps=steps, guidance_scale=guidance, reference_steps=reference or None, repeats=repeats, batch=batch,

@@ -162,8 +162,16 @@ def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
     said = failed(monkeypatch, capsys, "sample", PROMPT, "--keys", 5, "--schedule", schedule, "--output", picture)
     assert f"--keys 5 and --schedule {schedule} asked; accepted: one of the two" in said and not picture.exists()
     costs = Path(notebooks_folder()).parent / "data" / "calibration" / "ddim-50" / "encoder-0.safetensors"
-    said = failed(monkeypatch, capsys, "derive", costs, "--refine", 2)
-    assert "--refine 2 asked without --keys; accepted: both, or neither for the front" in said
+    for command, said in (
+        (["derive", costs, "--refine", 2], "--refine asked without --keys, which ignores it; accepted: one without the other"),
+        (["derive", costs, "--output", schedule], "--output asked without --keys"),
+        (["derive", costs, "--keys", 9, "--pictures", 4, "--model", "nowhere"], "--pictures and --model asked without --refine"),
+        (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", picture], "--order asked with --keys none"),
+        (["calibrate", picture, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
+        (["compare", "--suite", "--order", 1], "--order asked with --suite"),
+    ):
+        assert said in failed(monkeypatch, capsys, *command)
+    assert KeySchedule.load(schedule) == KeySchedule.paper(50) and not picture.exists()
 
 
 @pytest.mark.parametrize("command", [["sample", PROMPT], ["calibrate"], ["compare", "--schedule", "mine.json"]])
