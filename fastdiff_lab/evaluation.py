@@ -25,7 +25,7 @@ from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
-from .plain_steps import RefusedByScheduler, calls_of, most_steps, plain_scheduler
+from .plain_steps import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
 from .prior_noise import prior_noise_injection
 from .propagation import encoder_propagation
 from .schedule import KeySchedule
@@ -123,7 +123,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
             pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps)
             stack.callback(setattr, pipe, "scheduler", scheduler)
         steps = num_inference_steps if arm.steps is None else arm.steps
-        with suppress(RefusedByScheduler):  # what the scheduler itself refuses, a pipeline may ask of it with further options
+        with suppress(SchedulerRefusesError):  # what the scheduler itself refuses, a pipeline may ask of it with further options
             denoiser_calls(pipe, steps)
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))

@@ -33,7 +33,7 @@ def plain_scheduler(scheduler: Any, steps: int, of: int) -> Any:
     return kind.from_config(config, timestep_spacing="leading", steps_offset=max(offset, 0))
 
 
-class RefusedByScheduler(ValueError):
+class SchedulerRefusesError(ValueError):
     """What a scheduler itself says of a number of steps."""
 
 
@@ -48,7 +48,7 @@ def calls_of(own: Any, steps: int) -> int | None:
     try:
         scheduler.set_timesteps(steps)
     except ValueError as error:
-        raise RefusedByScheduler(str(error)) from error
+        raise SchedulerRefusesError(f"{steps} steps asked of {type(own).__name__}, which refuses them: {error}") from None
     if trained is None:
         return len(scheduler.timesteps)
     # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
@@ -67,7 +67,7 @@ def most_steps(own: Any, below: int) -> int | None:
     def can(steps: int) -> bool:
         try:
             return bool(calls_of(own, steps))
-        except RefusedByScheduler:
+        except SchedulerRefusesError:
             return False
 
     return next((steps for steps in range(min(below - 1, own.config.num_train_timesteps), 0, -1) if can(steps)), None)
