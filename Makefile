@@ -45,8 +45,8 @@ test: setup
 # a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
 # (cpython issue 106905).
 test-all: setup $(VENV)/.classroom
-	$(BIN)/python -m pytest -m long
-	$(BIN)/python -m pytest -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/*.ipynb notebooks/exercises/*.ipynb notebooks/exercises/solutions/*.ipynb
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/*.ipynb notebooks/exercises/*.ipynb notebooks/exercises/solutions/*.ipynb
 
 lab: setup
 	$(BIN)/fastdiff-lab lab

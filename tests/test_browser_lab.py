@@ -14,6 +14,7 @@ from fastdiff_lab import KeySchedule
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.xdist_group("lab"),  # one page for all of them
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
 ]
 CELLS = [
