@@ -224,7 +224,7 @@ def compare(
     """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
     from .asked import refuse_unused
     from .comparison import brief
-    from .suite_report import compare_into
+    from .suite.report import compare_into
 
     if suite:
         refuse_unused(ctx, "with --suite", ["order"])

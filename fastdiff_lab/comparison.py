@@ -22,7 +22,7 @@ from .cautions import check_is_one_run
 from .drawing import draw_missing
 from .evaluation import Arm, denoiser_calls
 from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
-from .quality import Quality, quality_of
+from .quality.scores import Quality, quality_of
 from .schedule import KeySchedule
 from .split import denoiser_of
 from .store import Store

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .drawing import Task
 from .metrics import fidelity, interval, mean_psnr
-from .quality import Quality
+from .quality.scores import Quality
 from .shapes.judge import prompt_accuracy
 from .shapes.scenes import parse_caption
 from .store import Result

@@ -313,7 +313,7 @@ for order in costs:
           f"the real error is up to {part['max'].max():.1f} times the sum of single spans")  # fmt: skip
 
 # %% [markdown]
-# A dozen schedules on two pictures are few. The same with thirty schedules on four pictures, made once by `python -m fastdiff_lab.ablation`. Where
+# A dozen schedules on two pictures are few. The same with thirty schedules on four pictures, made once by `python -m fastdiff_lab.studies.ablation`. Where
 # features or predictions are extrapolated, thirteen of them have no prediction (their first keys lie at a gap that was not measured) and are left out:
 
 # %%
@@ -339,7 +339,7 @@ excess.to_frame("rank correlation of longest group and real / predicted").style.
 # %% [markdown]
 # ## 7. On what, and how, should one calibrate?
 #
-# Three questions that take longer than this notebook may; `python -m fastdiff_lab.ablation` answers them, its tables lie in `data/ablation`.
+# Three questions that take longer than this notebook may; `python -m fastdiff_lab.studies.ablation` answers them, its tables lie in `data/ablation`.
 # How many captions does it take? Keys derived from disjoint parts of sixteen pictures, judged by the costs of all sixteen (`encoder-0`:
 # features held, `encoder-1`: extrapolated, and so for predictions):
 

@@ -36,7 +36,7 @@ from IPython.display import HTML
 import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.pipelines import embedded_folder
-from fastdiff_lab.suite_plot import plot_suite
+from fastdiff_lab.suite.plot import plot_suite
 
 folder = embedded_folder().parent / "suite" / "ddim-50"
 table, pictures, paired = (pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in ("table", "pictures", "paired"))

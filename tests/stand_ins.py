@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fastdiff_lab.pipelines import embedded_folder, no_progress_bars
-from fastdiff_lab.quality_networks import InceptionV3, alexnet_features
+from fastdiff_lab.quality.networks import InceptionV3, alexnet_features
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fastdiff_lab as fl
-from fastdiff_lab.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
-from fastdiff_lab.key_rules import compare_rules, rules
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
+from fastdiff_lab.studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
+from fastdiff_lab.studies.key_rules import compare_rules, rules
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
 STEPS = {"num_inference_steps": 8}

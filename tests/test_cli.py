@@ -186,7 +186,7 @@ def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
     [
         (["sample", PROMPT], "pipelines.load_pipeline", "stopped"),
         (["calibrate"], "calibration.calibrate", "stopped; the same command goes on"),
-        (["compare", "--suite"], "suite_report.compare_into", "stopped; the same command goes on"),
+        (["compare", "--suite"], "suite.report.compare_into", "stopped; the same command goes on"),
     ],
 )
 def test_a_command_that_is_stopped_says_so(monkeypatch, tmp_path, command, stopped_in, said):

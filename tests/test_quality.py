@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, cli, comparison, drawing, picture_table
-from fastdiff_lab.quality import METRICS, quality_of
-from fastdiff_lab.quality_networks import InceptionV3
-from fastdiff_lab.quality_weights import load_clip, load_inception, load_lpips, read_tensors
-from fastdiff_lab.real_pictures import as_square, opened, picture_files
+from fastdiff_lab.quality.networks import InceptionV3
+from fastdiff_lab.quality.real_pictures import as_square, opened, picture_files
+from fastdiff_lab.quality.scores import METRICS, quality_of
+from fastdiff_lab.quality.weights import load_clip, load_inception, load_lpips, read_tensors
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 
@@ -198,7 +198,7 @@ def test_foreign_weight_files_are_refused_and_not_run(tmp_path, monkeypatch, wei
     safetensors.torch.save_file({"fc.bias": torch.zeros(1)}, tmp_path / f"{INCEPTION}.safetensors")
     with pytest.raises(ValueError, match=r"is no weight file of Inception v3: 'Conv2d_1a_3x3.conv.weight' is missing"):
         load_inception(tmp_path)
-    monkeypatch.setattr("fastdiff_lab.quality_weights.MAX_BYTES", 10)
+    monkeypatch.setattr("fastdiff_lab.quality.weights.MAX_BYTES", 10)
     with pytest.raises(ValueError, match=r"safetensors has \d+ bytes; accepted: at most 10"):
         load_inception(tmp_path)
 

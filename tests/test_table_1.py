@@ -14,12 +14,13 @@ from stand_ins import write_pictures, write_weights
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, drawing, table_1
-from fastdiff_lab.captions import read_captions
+from fastdiff_lab import Arm, drawing
 from fastdiff_lab.evaluation import denoiser_arguments, sample
 from fastdiff_lab.flops import count_flops
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.table_1 import PUBLISHED, beside_published, table_arms
+from fastdiff_lab.studies import table_1
+from fastdiff_lab.studies.captions import read_captions
+from fastdiff_lab.studies.table_1 import PUBLISHED, beside_published, table_arms
 from fastdiff_lab.token_merging import token_merging, token_merging_flops, tomesd_package
 
 PROMPTS = ["a red ring on a blue background", "a small white star on a red background"]
@@ -66,7 +67,7 @@ def test_foreign_captions(tmp_path, text, monkeypatch):
         ValueError, match=r"captions.json is no file of captions \(.*accepted: COCO's JSON, with annotations that have id"
     ):
         read_captions(file, 1)
-    monkeypatch.setattr("fastdiff_lab.captions.MAX_BYTES", 2)
+    monkeypatch.setattr("fastdiff_lab.studies.captions.MAX_BYTES", 2)
     file.write_text("{} ")
     with pytest.raises(ValueError, match="captions.json has 3 bytes; accepted: at most 2"):
         read_captions(file, 1)

@@ -1,4 +1,4 @@
-"""What several devices give for one picture: `torchrun --nproc-per-node 2 -m fastdiff_lab.scaling`.
+"""What several devices give for one picture: `torchrun --nproc-per-node 2 -m fastdiff_lab.studies.scaling`.
 
 - `share_of(schedule, size)`: what one of several processes evaluates
 - `measure(pipe, group)`: seconds of one process and of all, and how far their latents are apart
@@ -18,16 +18,16 @@ import torch
 import torch.distributed as dist
 import typer
 
-from .bench.halves import ceilings
-from .evaluation import Arm, denoiser_arguments, denoiser_calls, sample
-from .files import write_text
-from .full_pipelines import PROMPT
-from .machine import about_run
-from .pipelines import load_pipeline
-from .propagation import encoder_propagation
-from .ranks import Ranks
-from .schedule import KeySchedule
-from .split import denoiser_of
+from ..bench.halves import ceilings
+from ..evaluation import Arm, denoiser_arguments, denoiser_calls, sample
+from ..files import write_text
+from ..full_pipelines import PROMPT
+from ..machine import about_run
+from ..pipelines import load_pipeline
+from ..propagation import encoder_propagation
+from ..ranks import Ranks
+from ..schedule import KeySchedule
+from ..split import denoiser_of
 
 
 def share_of(schedule: KeySchedule, size: int) -> KeySchedule:

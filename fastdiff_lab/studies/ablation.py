@@ -1,4 +1,4 @@
-"""What was tried and how it did, as tables that anyone can measure again: `python -m fastdiff_lab.ablation`.
+"""What was tried and how it did, as tables that anyone can measure again: `python -m fastdiff_lab.studies.ablation`.
 
 - `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
 - `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
@@ -20,19 +20,19 @@ import torch
 import typer
 from tqdm import tqdm
 
-from .comparison import compare_pictures
-from .derivation import derive_schedule, group_costs
-from .evaluation import Arm
-from .extrapolation import Extrapolation
-from .files import write_whole
-from .memory import peak_bytes
-from .metrics import mean_psnr
-from .pipelines import load_pipeline
-from .refinement import final_errors
-from .replay import Call, seen
-from .reuse_costs import OVER, ReuseCosts
-from .schedule import KeySchedule
-from .shapes.data import calibration_scenes, held_out_scenes
+from ..comparison import compare_pictures
+from ..derivation import derive_schedule, group_costs
+from ..evaluation import Arm
+from ..extrapolation import Extrapolation
+from ..files import write_whole
+from ..memory import peak_bytes
+from ..metrics import mean_psnr
+from ..pipelines import load_pipeline
+from ..refinement import final_errors
+from ..replay import Call, seen
+from ..reuse_costs import OVER, ReuseCosts
+from ..schedule import KeySchedule
+from ..shapes.data import calibration_scenes, held_out_scenes
 
 TRIED = {
     "held": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torchmetrics.multimodal.clip_score import CLIPScore
 from tqdm import tqdm
 
-from .distances import frechet_distance, kernel_distance
-from .quality_weights import load_clip, load_inception, load_lpips
+from ..distances import frechet_distance, kernel_distance
 from .real_pictures import as_square, opened, picture_files
+from .weights import load_clip, load_inception, load_lpips
 
 OF_SETS = ("fid", "kid")
 METRICS = (*OF_SETS, "clip_score", "lpips")

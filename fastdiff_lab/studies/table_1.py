@@ -1,4 +1,4 @@
-"""The rows of the paper's Table 1 that a sampler has, with our schedules beside them: `python -m fastdiff_lab.table_1 --help`.
+"""The rows of the paper's Table 1 that a sampler has, with our schedules beside them: `python -m fastdiff_lab.studies.table_1 --help`.
 
 - `table_arms(sampler, calls, schedules)`: the arms by name
 - `table_1(pipe, sampler, tasks, ...)`: costs and qualities of the arms, beside the published numbers
@@ -18,19 +18,19 @@ import pandas as pd
 import torch
 import typer
 
+from ..comparison import compare_tasks, with_costs
+from ..deepcache import deepcache_helper
+from ..evaluation import Arm, denoiser_calls
+from ..files import writable_folder, write_text, write_whole
+from ..machine import about_run
+from ..picture_table import UNTOUCHED, Task
+from ..pipelines import load_pipeline
+from ..quality.scores import METRICS, Quality, quality_of
+from ..schedule import KeySchedule
+from ..split import denoiser_of
+from ..suite.arms import DEEPCACHE_INTERVALS, PRIOR_NOISE
+from ..token_merging import tomesd_package
 from .captions import read_captions
-from .comparison import compare_tasks, with_costs
-from .deepcache import deepcache_helper
-from .evaluation import Arm, denoiser_calls
-from .files import writable_folder, write_text, write_whole
-from .machine import about_run
-from .picture_table import UNTOUCHED, Task
-from .pipelines import load_pipeline
-from .quality import METRICS, Quality, quality_of
-from .schedule import KeySchedule
-from .split import denoiser_of
-from .suite_arms import DEEPCACHE_INTERVALS, PRIOR_NOISE
-from .token_merging import tomesd_package
 
 STEPS = {"ddim": 50, "dpm-solver++": 20}
 TOKENS_MERGED = 0.5  # tomesd's own ratio; the paper does not state its

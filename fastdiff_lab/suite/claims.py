@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .metrics import paired_difference
+from ..metrics import paired_difference
 
 Pair = tuple[str, dict[str, Any], dict[str, Any]]  # the claim, and what its two arms are
 

@@ -1,6 +1,6 @@
 """How far sets of pictures are from sets of drawn scenes, by the features of our judge: no FID and no KID, which are Inception's.
 
-`python -m fastdiff_lab.scene_distance` measures it on the embedded pipeline.
+`python -m fastdiff_lab.studies.scene_distance` measures it on the embedded pipeline.
 
 - `scene_distance(pipe, arms, count, ...)`: one row per arm
 - `scene_features(images)`: what the judge sees in pictures
@@ -18,16 +18,16 @@ import typer
 from PIL import Image
 from torch import Tensor
 
-from .derivation import derive_schedule
-from .distances import frechet_distance, kernel_distance
-from .drawing import drawn
-from .evaluation import Arm
-from .files import write_whole
-from .pipelines import embedded_costs, load_pipeline
-from .schedule import KeySchedule
-from .shapes.data import as_tensor, held_out_scenes
-from .shapes.judge import load_judge
-from .shapes.scenes import draw
+from ..derivation import derive_schedule
+from ..distances import frechet_distance, kernel_distance
+from ..drawing import drawn
+from ..evaluation import Arm
+from ..files import write_whole
+from ..pipelines import embedded_costs, load_pipeline
+from ..schedule import KeySchedule
+from ..shapes.data import as_tensor, held_out_scenes
+from ..shapes.judge import load_judge
+from ..shapes.scenes import draw
 
 _AT_ONCE = 100  # pictures that the judge looks at together
 

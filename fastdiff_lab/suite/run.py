@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from .comparison import compare_pictures, with_costs
-from .deepcache import deepcache_helper
-from .evaluation import denoiser_calls
-from .schedule import KeySchedule
-from .shapes.data import held_out_scenes
-from .suite_arms import COUNTS, Costs, suite_arms, suite_columns
+from ..comparison import compare_pictures, with_costs
+from ..deepcache import deepcache_helper
+from ..evaluation import denoiser_calls
+from ..schedule import KeySchedule
+from ..shapes.data import held_out_scenes
+from .arms import COUNTS, Costs, suite_arms, suite_columns
 
 
 def run_suite(

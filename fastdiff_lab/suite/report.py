@@ -16,17 +16,17 @@ from typing import Any
 import pandas as pd
 import torch
 
-from . import plot
-from .comparison import compare_pictures, default_arms, with_costs
-from .evaluation import Arm, denoiser_calls
-from .files import writable_folder, write_text, write_whole
-from .machine import about_run
-from .pipelines import load_pipeline
-from .reuse_costs import ReuseCosts
-from .schedule import KeySchedule
-from .suite import Costs, held_out_prompts, suite_pictures, suite_table
-from .suite_claims import paired
-from .suite_plot import plot_suite
+from .. import plot
+from ..comparison import compare_pictures, default_arms, with_costs
+from ..evaluation import Arm, denoiser_calls
+from ..files import writable_folder, write_text, write_whole
+from ..machine import about_run
+from ..pipelines import load_pipeline
+from ..reuse_costs import ReuseCosts
+from ..schedule import KeySchedule
+from .claims import paired
+from .plot import plot_suite
+from .run import Costs, held_out_prompts, suite_pictures, suite_table
 
 
 def compare_into(

@@ -17,9 +17,9 @@ import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPProcessor
 
-from .hooks import replaced_method
-from .pipelines import no_progress_bars
-from .quality_networks import InceptionV3, alexnet_features
+from ..hooks import replaced_method
+from ..pipelines import no_progress_bars
+from .networks import InceptionV3, alexnet_features
 
 MAX_BYTES = 4 * 2**30
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from .plot import PETROFF
+from ..plot import PETROFF
 
 PANELS = {
     "forward_calls": "sequential denoiser calls per picture",

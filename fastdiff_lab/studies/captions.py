@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from .picture_table import Task
+from ..picture_table import Task
 
 MAX_BYTES = 512 * 2**20
 

@@ -1,4 +1,4 @@
-"""Keys by rules that need no calibration, beside derived ones: `python -m fastdiff_lab.key_rules`.
+"""Keys by rules that need no calibration, beside derived ones: `python -m fastdiff_lab.studies.key_rules`.
 
 - `rules(recording, num_keys)`: the schedules that a recording's features suggest
 - `compare_rules(pipe, costs, prompts, ...)`: how near each comes, and by how much derived keys are ahead of it
@@ -15,21 +15,21 @@ import pandas as pd
 import torch
 import typer
 
+from ..analysis import step_clusters, step_similarity
+from ..comparison import compare_pictures
+from ..derivation import accumulated_change, derive_schedule
+from ..evaluation import Arm, denoiser_calls, generators, run_options
+from ..files import write_whole
+from ..metrics import interval, mean_psnr, paired_difference
+from ..pipelines import embedded_costs, load_pipeline
+from ..recorded import Recording
+from ..recording import record
+from ..reuse_costs import ReuseCosts
+from ..schedule import KeySchedule
+from ..split import denoiser_of, split_denoiser
+from ..suite.arms import COUNTS, check_costs
+from ..suite.run import check_held_out, held_out_prompts
 from .ablation import MOST_PSNR
-from .analysis import step_clusters, step_similarity
-from .comparison import compare_pictures
-from .derivation import accumulated_change, derive_schedule
-from .evaluation import Arm, denoiser_calls, generators, run_options
-from .files import write_whole
-from .metrics import interval, mean_psnr, paired_difference
-from .pipelines import embedded_costs, load_pipeline
-from .recorded import Recording
-from .recording import record
-from .reuse_costs import ReuseCosts
-from .schedule import KeySchedule
-from .split import denoiser_of, split_denoiser
-from .suite import check_held_out, held_out_prompts
-from .suite_arms import COUNTS, check_costs
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:

@@ -14,10 +14,10 @@ from itertools import product
 
 import pandas as pd
 
-from .derivation import derive_schedule
-from .evaluation import Arm
-from .reuse_costs import ReuseCosts
-from .schedule import KeySchedule
+from ..derivation import derive_schedule
+from ..evaluation import Arm
+from ..reuse_costs import ReuseCosts
+from ..schedule import KeySchedule
 
 COUNTS = (5, 7, 9, 13, 17)
 PLAIN_STEPS = (5, 7, 9, 13, 17, 25, 37)
