@@ -98,8 +98,9 @@ def compare(
     Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
     picture, up to the latents; of the whole call for video, DiT and pixels), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of
     the averaged error in dB, `ssim`, `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval
-    `_low`, `_high`; the same with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture) in
-    the same way; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
+    `_low`, `_high`; `psnr_typical`, the mean of the pictures' PSNR (identical ones count as 100 dB), which a few that flip move
+    less; all of these with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture), with worst
+    and interval; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
     all attributes right; NaN if the prompts are no captions of scenes). The embedded pipeline was taught one object in a picture only: its
     captions of two, half of `held_out_prompts`, count as wrong in every arm. `pictures` is the sample size.
 

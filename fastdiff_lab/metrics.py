@@ -1,7 +1,7 @@
 """How near pictures come to others, with intervals.
 
 - `fidelity(images, baseline)`: PSNR and SSIM of each picture
-- `mean_psnr(mse)`: the PSNR of an averaged error
+- `mean_psnr(mse)`, `typical_psnr(psnr)`: the PSNR of an averaged error; the average of pictures' PSNR
 - `interval(values, statistic)`: a bootstrap interval, paired between arms
 - `paired_difference(pictures, one, other, ...)`: by how much one arm beats another, on the same pictures
 """
@@ -19,6 +19,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 RESAMPLES = 2000
 LEVEL = 0.95
+MOST_PSNR = 100.0  # dB, of identical pictures, which have no finite one
 
 
 def fidelity(images: Sequence[Image.Image], baseline: Sequence[Image.Image]) -> pd.DataFrame:
@@ -45,6 +46,11 @@ def mean_psnr(mse: Sequence[float] | np.ndarray | pd.Series) -> float:
     """PSNR of the averaged squared error in dB: a mean of decibels would hide the worst pictures."""
     error = float(np.mean(mse))
     return float("inf") if error == 0 else -10 * float(np.log10(error))
+
+
+def typical_psnr(psnr: Sequence[float] | np.ndarray | pd.Series) -> float:
+    """The mean of pictures' PSNR in dB, which a few bad ones move little; identical ones count as 100 dB."""
+    return float(np.minimum(psnr, MOST_PSNR).mean())
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series, statistic: Callable = np.mean) -> tuple[float, float]:

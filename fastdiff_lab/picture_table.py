@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .drawing import Task
-from .metrics import fidelity, interval, mean_psnr
+from .metrics import fidelity, interval, mean_psnr, typical_psnr
 from .quality.scores import Quality
 from .shapes.judge import prompt_accuracy
 from .shapes.scenes import parse_caption
@@ -117,7 +117,11 @@ def _summary(rows: pd.DataFrame) -> dict[str, float]:
             continue
         low, high = interval(rows[f"{prefix}mse"], mean_psnr)
         found |= {f"{prefix}psnr": mean_psnr(rows[f"{prefix}mse"]), f"{prefix}psnr_worst": rows[f"{prefix}psnr"].min()}
-        found |= {f"{prefix}psnr_low": low, f"{prefix}psnr_high": high}
+        found |= {
+            f"{prefix}psnr_low": low,
+            f"{prefix}psnr_high": high,
+            f"{prefix}psnr_typical": typical_psnr(rows[f"{prefix}psnr"]),
+        }
         found |= _spread(rows, f"{prefix}ssim", "min") | _spread(rows, f"{prefix}latent_mse", "max")
     for name, worst in OF_PICTURES.items():
         found |= _spread(rows, name, worst) if name in rows else {}

@@ -26,7 +26,7 @@ from ..evaluation import Arm
 from ..extrapolation import Extrapolation
 from ..files import write_whole
 from ..memory import peak_bytes
-from ..metrics import mean_psnr
+from ..metrics import MOST_PSNR, mean_psnr, typical_psnr
 from ..pipelines import load_pipeline
 from ..refinement import final_errors
 from ..replay import Call, seen
@@ -40,8 +40,6 @@ TRIED = {
     "order 1, skips only": Extrapolation(1, parts="skips"), "order 1, bottleneck only": Extrapolation(1, parts="bottleneck"),
     "order 2": Extrapolation(2),
 }  # fmt: skip
-
-MOST_PSNR = 100.0  # dB, of identical pictures, which have no finite one
 
 
 def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float) -> Call:
@@ -172,8 +170,8 @@ def averages(
     of_arm, rows = dict(iter(pictures.groupby("arm"))), []
     for (keys, over), schedule in derived.items():
         found = of_arm[f"{keys} {over}"]
-        each = found["psnr"].clip(upper=MOST_PSNR)
-        near = {"pooled": min(mean_psnr(found["mse"]), MOST_PSNR), "typical": each.mean(), "worst": each.min()}
+        pooled, worst = (min(value, MOST_PSNR) for value in (mean_psnr(found["mse"]), found["psnr"].min()))
+        near = {"pooled": pooled, "typical": typical_psnr(found["psnr"]), "worst": worst}
         rows.append({"num_keys": keys, "over": over, "schedule": str(schedule), **near, "pictures": len(found)})
     return pd.DataFrame(rows)
 

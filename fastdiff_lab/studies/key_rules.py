@@ -20,7 +20,7 @@ from ..comparison import compare_pictures
 from ..derivation import accumulated_change, derive_schedule
 from ..evaluation import Arm, denoiser_calls, generators, run_options
 from ..files import write_whole
-from ..metrics import interval, mean_psnr, paired_difference
+from ..metrics import interval, mean_psnr, paired_difference, typical_psnr
 from ..pipelines import embedded_costs, load_pipeline
 from ..recorded import Recording
 from ..recording import record
@@ -29,7 +29,6 @@ from ..schedule import KeySchedule
 from ..split import denoiser_of, split_denoiser
 from ..suite.arms import COUNTS, check_costs
 from ..suite.run import check_held_out, held_out_prompts
-from .ablation import MOST_PSNR
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
@@ -129,7 +128,7 @@ def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
         "psnr": mean_psnr(found["mse"]),
         "psnr_low": low,
         "psnr_high": high,
-        "typical": found["psnr"].clip(upper=MOST_PSNR).mean(),
+        "typical": typical_psnr(found["psnr"]),
         "worst": found["psnr"].min(),
         "pictures": len(found),
     }
