@@ -68,9 +68,7 @@ def test_costs_and_fidelity(table):
     assert table.loc["prediction", "gflops"] < table.loc["paper", "gflops"] < table.loc["untouched", "gflops"]
     assert (table["gmacs"] * 2 == table["gflops"]).all() and (table["pictures"] == 3).all()
     assert (table["psnr_worst"] <= table["psnr"] + 1e-6).all() and table["prompt_accuracy"].between(0, 1).all()
-    assert (
-        table["psnr"].clip(upper=100) <= table["psnr_typical"] + 1e-6
-    ).all()  # the error of a mean is above that of a typical one
+    assert (table["psnr"].clip(upper=100) <= table["psnr_typical"] + 1e-6).all()  # few large errors count less
     assert table.loc["untouched", "psnr_typical"] == 100
     assert (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     assert (table["ssim_low"] <= table["ssim"] + 1e-12).all() and (table["latent_mse"] <= table["latent_mse_worst"] + 1e-12).all()
