@@ -285,7 +285,7 @@ print(
 # - A curve of change gives a list of keys in one line of code; so do clusters of similar steps. Both ask about features.
 # - What one wants to know is the error that reaches the *end*. It has to be measured, which is what
 #   [notebook 06](06_derive_a_schedule.ipynb) does. On six pictures measured keys need not win; see the line above.
-# - On 128 pictures ([table](../docs/results.md#more-seeds-and-rules-that-need-no-calibration)) measured keys are 2 dB ahead of accumulated change
+# - On 128 pictures ([table](../docs/results.md#rules-that-need-no-calibration)) measured keys are 2 dB ahead of accumulated change
 #   with nine keys, and 1 dB behind it with seventeen.
 #
 # ## To try
