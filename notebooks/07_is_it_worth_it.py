@@ -223,7 +223,8 @@ at = lambda what, keys, order, count: table[(table["what"] == what) & (table["ke
 plain = table[table["what"] == "plain"].set_index("num_keys")["psnr"]
 for count in (9, 17):
     held, line = at("features", "derived", 0, count), at("features", "derived", 1, count)
-    rivals = {"plain steps": plain[count], "predictions held": at("predictions", "derived for predictions", 0, count), "predictions extrapolated": at("predictions", "derived for predictions", 1, count)}
+    rivals = {"plain steps": plain[count], "predictions held at the same keys": at("predictions", "derived", 0, count)}
+    rivals |= {f"predictions {way} at keys derived for that": at("predictions", "derived for predictions", order, count) for order, way in enumerate(("held", "extrapolated"))}
     name = max(rivals, key=rivals.get)
     word = "above" if max(held, line) > rivals[name] else "below"
     print(f"{count} calls: features held {held:.1f} dB, extrapolated {line:.1f} dB, {word} the best rival: {name}, {rivals[name]:.1f} dB")
