@@ -110,7 +110,7 @@ def test_rules_need_one_recording_and_give_as_many_keys(pipe):
 def test_rules_beside_derived_keys(pipe, costs):
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_rules(pipe, costs, new, counts=(3,), guidance_scale=5.0, **STEPS).set_index("rule")
-    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 8 and (table["pictures"] == 2).all()
+    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 9 and (table["pictures"] == 2).all()
     assert (
         (table["order"] == 1).all() and (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -97,6 +98,16 @@ def test_the_verdict_at_the_top():
     assert f"at derived keys are {derived.ratio:.1f}x faster on two CPU threads and {derived.psnr:.1f} dB from" in top
     assert f"copied here, {paper.psnr:.1f} dB." in top and f"as fast and nearer ({plain.psnr:.1f} dB)" in top
     assert f"faster and nearer ({held.ratio:.1f}x, {held.psnr:.1f} dB)" in top
+
+
+def test_the_verdict_of_the_notebook_was_printed_from_this_table():
+    cells = nbformat.read(ROOT / "notebooks/07_is_it_worth_it.ipynb", as_version=4).cells
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    for count in (9, 17):
+        held, extrapolated = (SUITE.loc[f"features, derived {count}, order {order}", "psnr"] for order in (0, 1))
+        rival = SUITE.loc[f"predictions, derived {count}, order 0", "psnr"]
+        line = f"{count} calls: features held {held:.1f} dB, extrapolated {extrapolated:.1f} dB, below the best rival: predictions held at the"
+        assert f"{line} same keys, {rival:.1f} dB" in printed
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,8 @@ def compare_rules(
     >>> compare_rules(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
 
     `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
-    `of_predictions`: the same of predictions, for the rival that reuses them. `counts`: numbers of keys, below that of the steps.
+    Predictions reused at the derived keys stand beside them;
+    `of_predictions`: costs of predictions, for the same at keys of their own. `counts`: numbers of keys, below that of the steps.
     Others as for `compare_pictures`.
 
     Returns one row per rule (or rival, with as many denoiser calls) and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
@@ -111,6 +113,9 @@ def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recordi
 def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Arm]:
     schedules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | _derived(costs, count) | rules(recording, count)
     arms = {rule: Arm(keys, order=costs.order) for rule, keys in schedules.items()}
+    # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+    derived = replace(schedules["derived"], measured_on=None)
+    arms["predictions, derived for features"] = Arm(derived, "prediction", costs.order)
     if of_predictions is not None:
         rivals = _derived(of_predictions, count)
         arms |= {f"predictions, {name} for them": Arm(keys, "prediction", costs.order) for name, keys in rivals.items()}

@@ -51,6 +51,8 @@ def _named(arms: pd.DataFrame, about: dict[str, Any]) -> pd.Series | None:
 def _pairs(arms: pd.DataFrame) -> Iterator[Pair]:
     for count in sorted(arms.loc[arms["keys"] == "uniform", "num_keys"].unique()):
         yield from _of_derived(count)
+    yield from _of_predictions(arms)
+    yield "13 plain steps over features held at 9 derived keys", {"what": "plain", "num_keys": 13}, _at("features", "derived", 9)
     yield from _of_noise(arms)
     yield from _of_paper(arms)
 
@@ -77,6 +79,22 @@ def _of_derived(count: float) -> Iterator[Pair]:
     uniform = ours | {"keys": "uniform"}
     yield "features over predictions at the same uniform keys", uniform, uniform | {"what": "predictions"}
     yield "extrapolated over held at uniform keys", uniform, uniform | {"order": 0}
+
+
+def _at(what: str, keys: str, count: float) -> dict[str, Any]:
+    return {"what": what, "keys": keys, "order": 0, "num_keys": count}
+
+
+def _of_predictions(arms: pd.DataFrame) -> Iterator[Pair]:
+    """Held predictions at keys that were derived for features, beside those of their own and as many plain steps."""
+    for count in sorted(arms.loc[(arms["what"] == "predictions") & (arms["keys"] == "derived"), "num_keys"].unique()):
+        held = _at("predictions", "derived", count)
+        yield (
+            "predictions at keys derived for features over keys of their own",
+            held,
+            _at("predictions", "derived for predictions", count),
+        )
+        yield "predictions at keys derived for features over as many plain steps", held, {"what": "plain", "num_keys": count}
 
 
 def _of_noise(arms: pd.DataFrame) -> Iterator[Pair]:
