@@ -49,7 +49,11 @@ def mean_psnr(mse: Sequence[float] | np.ndarray | pd.Series) -> float:
 
 
 def typical_psnr(psnr: Sequence[float] | np.ndarray | pd.Series) -> float:
-    """The mean of pictures' PSNR in dB, which a few bad ones move little; identical ones count as 100 dB."""
+    """The mean of pictures' PSNR in dB, which a few bad ones move little; identical ones count as 100 dB.
+
+    >>> typical_psnr([20.0, 30.0, float("inf")])
+    50.0
+    """
     return float(np.minimum(psnr, MOST_PSNR).mean())
 
 

@@ -51,14 +51,14 @@ def _named(arms: pd.DataFrame, about: dict[str, Any]) -> pd.Series | None:
 def _pairs(arms: pd.DataFrame) -> Iterator[Pair]:
     for count in sorted(arms.loc[arms["keys"] == "uniform", "num_keys"].unique()):
         yield from _of_derived(count)
-    yield from _of_predictions(arms)
-    yield "13 plain steps over features held at 9 derived keys", {"what": "plain", "num_keys": 13}, _at("features", "derived", 9)
+    nine = {"what": "features", "keys": "derived", "order": 0, "num_keys": 9}
+    yield "13 plain steps over features held at 9 derived keys", {"what": "plain", "num_keys": 13}, nine
     yield from _of_noise(arms)
     yield from _of_paper(arms)
 
 
 def _of_derived(count: float) -> Iterator[Pair]:
-    """Extrapolated features at derived keys, beside every rival with as many keys."""
+    """Features at derived keys, and predictions held at them, beside every rival with as many keys."""
     for order in (1, 0):
         at = {"order": order, "num_keys": count}
         ours = {"what": "features", "keys": "derived", **at}
@@ -79,22 +79,9 @@ def _of_derived(count: float) -> Iterator[Pair]:
     uniform = ours | {"keys": "uniform"}
     yield "features over predictions at the same uniform keys", uniform, uniform | {"what": "predictions"}
     yield "extrapolated over held at uniform keys", uniform, uniform | {"order": 0}
-
-
-def _at(what: str, keys: str, count: float) -> dict[str, Any]:
-    return {"what": what, "keys": keys, "order": 0, "num_keys": count}
-
-
-def _of_predictions(arms: pd.DataFrame) -> Iterator[Pair]:
-    """Held predictions at keys that were derived for features, beside those of their own and as many plain steps."""
-    for count in sorted(arms.loc[(arms["what"] == "predictions") & (arms["keys"] == "derived"), "num_keys"].unique()):
-        held = _at("predictions", "derived", count)
-        yield (
-            "predictions at keys derived for features over keys of their own",
-            held,
-            _at("predictions", "derived for predictions", count),
-        )
-        yield "predictions at keys derived for features over as many plain steps", held, {"what": "plain", "num_keys": count}
+    held = {"what": "predictions", "keys": "derived", "order": 0, "num_keys": count}
+    yield "predictions at keys derived for features over keys of their own", held, held | {"keys": "derived for predictions"}
+    yield "predictions at keys derived for features over as many plain steps", held, {"what": "plain", "num_keys": count}
 
 
 def _of_noise(arms: pd.DataFrame) -> Iterator[Pair]:
