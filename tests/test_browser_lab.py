@@ -14,9 +14,10 @@ from fastdiff_lab import KeySchedule
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.xdist_group("lab"),  # one page for all of them
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
 ]
+# What JupyterLab itself says when a kernel is restarted before it answered, for instance its debugger.
+CANCELED = "Canceled future for"
 CELLS = [
     "import fastdiff_lab as fl\nfrom fastdiff_lab.widgets import recording_explorer, schedule_lab\npipe = fl.load_pipeline()",
     'prompt = "a large red star at the left on a white background"',
@@ -47,7 +48,8 @@ def session(tmp_path_factory):
         watched.page.locator(".fd-run").first.wait_for()
         watched.page.set_default_timeout(60_000)
         yield watched, folder
-        assert not watched.foreign and not watched.errors
+        assert not watched.foreign
+        assert not [error for error in watched.errors if CANCELED not in error]
 
 
 @pytest.fixture
