@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from .arm_costs import of_one_picture, operations
 from .cautions import check_is_one_run
 from .drawing import draw_missing
 from .evaluation import Arm, denoiser_calls
+from .fingerprint import in_words
 from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
 from .quality.scores import Quality, quality_of
 from .schedule import KeySchedule
@@ -83,9 +86,10 @@ def compare(
     >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
 
     `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
-    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only. `prompts`: texts, or class labels for
-    DiTPipeline. `guidance_scale`: None for a pipeline that takes none under this name. `options`: further arguments of the pipeline, alike
-    for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one picture, one above the other).
+    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only. `prompts`: texts, class labels for
+    DiTPipeline, PIL pictures for Stable Video Diffusion. `guidance_scale`: None for a pipeline that takes none under this name. `options`:
+    further arguments of the pipeline, alike for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one
+    picture, one above the other).
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
@@ -115,7 +119,7 @@ def compare(
         pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
         metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **of_run,
     )  # fmt: skip
-    return with_costs(pipe, ways, pictures, repeats=repeats, **of_run)
+    return with_costs(pipe, ways, pictures, prompt=prompts[0], repeats=repeats, **of_run)
 
 
 def _of_run(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -130,6 +134,7 @@ def with_costs(
     arms: Mapping[str, Arm],
     pictures: pd.DataFrame,
     *,
+    prompt: Any = None,
     num_inference_steps: int = 50,
     guidance_scale: float | None = 5.0,
     options: Mapping[str, Any] | None = None,
@@ -139,12 +144,13 @@ def with_costs(
 
     >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
 
-    `arms`: each arm of `pictures` by its name. Other arguments and result as for `compare`.
+    `arms`: each arm of `pictures` by its name. `prompt`: what is timed; None: the first of `pictures` (where prompts are
+    pictures themselves, give one). Other arguments and result as for `compare`.
     """
     _check_whole("repeats", repeats, 0)
     of_run = _of_run(num_inference_steps, guidance_scale, options)
-    prompt, seed = pictures["prompt"].iloc[0], int(pictures["seed"].iloc[0])
-    prompt = prompt if isinstance(prompt, str) else int(prompt)
+    seed = int(pictures["seed"].iloc[0])
+    prompt = in_words(pictures["prompt"].iloc[0]) if prompt is None else prompt
     quality = summarised(pictures)
     costs = of_one_picture(pipe, arms, (prompt, seed), repeats, of_run).assign(**operations(pipe, arms, quality, prompt, of_run))
     costs = costs.assign(ratio=costs.loc[UNTOUCHED, "seconds"] / costs["seconds"])[
@@ -176,8 +182,9 @@ def compare_pictures(
 
     >>> compare_pictures(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("arm")["psnr"].min()  # doctest: +SKIP
 
-    Returns one row per arm, prompt and seed: evaluations, `mse`, `psnr`, `ssim`, `latent_mse` to the untouched run (and to the
-    reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of an arm, and stand in each of its rows.
+    Returns one row per arm, prompt and seed (a picture that is a prompt stands as a digest): evaluations, `mse`, `psnr`, `ssim`,
+    `latent_mse` to the untouched run (and to the reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of
+    an arm, and stand in each of its rows.
     """
     _check_call(pipe, prompts, guidance_scale, options, metrics)
     _check_whole("batch", batch, 1)
@@ -204,13 +211,7 @@ def compare_pictures(
 def _check_call(
     pipe: Any, prompts: Any, guidance_scale: float | None, options: Mapping[str, Any] | None, metrics: Sequence[str]
 ) -> None:
-    if isinstance(prompts, str):
-        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
-    other = next((prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, str | int)), None)
-    if other is not None:
-        raise TypeError(
-            f"prompt {other!r} given; accepted: texts, or class labels as whole numbers; what is the same for all goes into options"
-        )
+    _check_prompts(pipe, prompts, metrics)
     ours = sorted({"num_inference_steps", "guidance_scale", "generator", "output_type"} & set(options or {}))
     if ours:
         raise ValueError(
@@ -221,6 +222,20 @@ def _check_call(
         raise ValueError(
             f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; accepted: no metrics, which are of pictures"
         )
+
+
+def _check_prompts(pipe: Any, prompts: Any, metrics: Sequence[str]) -> None:
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
+    takes_pictures = next(iter(inspect.signature(pipe.__call__).parameters)) == "image"
+    kinds, words = ((Image.Image,), "PIL pictures") if takes_pictures else ((str, int), "texts, or class labels as whole numbers")
+    other = next((prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, kinds)), None)
+    if other is not None:
+        raise TypeError(
+            f"prompt {other!r} given to {type(pipe).__name__}; accepted: {words}; what is the same for all goes into options"
+        )
+    if "clip_score" in metrics and not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
 
 
 def compare_tasks(

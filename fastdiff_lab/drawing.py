@@ -25,7 +25,7 @@ from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
 
-Task = tuple[Any, int]  # prompt (or class label) and seed
+Task = tuple[Any, int]  # prompt (or class label, or picture) and seed
 LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
 
 
@@ -59,7 +59,7 @@ def _settings(pipe: Any, options: dict[str, Any]) -> str:
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:
-    text = json.dumps([settings, arm.about(), task], sort_keys=True)
+    text = json.dumps([settings, arm.about(), in_words(task)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -122,7 +122,7 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
     done = store.keys()
     for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
-        left = [task for task in dict.fromkeys(tasks) if _key(of, arm, task) not in done]
+        left = [task for key, task in {_key(of, arm, task): task for task in tasks}.items() if key not in done]
         yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
 
 

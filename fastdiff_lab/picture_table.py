@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from .drawing import Task
+from .fingerprint import in_words
 from .metrics import fidelity, interval, mean_psnr, typical_psnr
 from .quality.scores import Quality
 from .shapes.judge import prompt_accuracy
@@ -67,7 +68,7 @@ def _joined(features: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _rows(
     name: str, tasks: Sequence[Task], mine: list[Result], others: dict[str, list[Result]], quality: Quality | None, judged: bool
 ) -> pd.DataFrame:
-    table = pd.DataFrame({"arm": name, "prompt": [prompt for prompt, _ in tasks], "seed": [seed for _, seed in tasks]})
+    table = pd.DataFrame({"arm": name, "prompt": [in_words(prompt) for prompt, _ in tasks], "seed": [seed for _, seed in tasks]})
     table = table.join(pd.DataFrame([{n: r.counts[n] for n in ("encoder_calls", "decoder_calls", "forward_calls")} for r in mine]))
     for prefix, other in others.items():
         table = table.join(_nearness(mine, other).add_prefix(prefix))

@@ -11,6 +11,7 @@ from models import state
 from PIL import Image
 from systems import ROWS, options_of
 from systems.base import as_tensor
+from systems.video import stable_video
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, KeySchedule
@@ -25,6 +26,7 @@ NAMES = (
     "if-3",
     "text-to-video",
     "animatediff",
+    "stable-video",
     "i2vgen-xl",
     "ldm-text",
     "dit",
@@ -32,16 +34,26 @@ NAMES = (
 )
 
 
+PICTURES = [Image.fromarray(pixels, "RGB") for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
+
+
 def pictures_of(name: str) -> dict:
-    """`options_of`, but for the output type, which `compare` gives."""
-    return {key: value for key, value in options_of(name).items() if key != "output_type"}
+    """`options_of`, but for what `compare` gives: the output type, and the pictures that are prompts."""
+    ours = {"output_type", "image"} if name == "stable-video" else {"output_type"}
+    return {key: value for key, value in options_of(name).items() if key not in ours}
+
+
+def built(name: str):
+    """The row's pipeline; Stable Video Diffusion's with a picture encoder for PIL pictures."""
+    return stable_video(224) if name == "stable-video" else ROWS[name].build()
 
 
 def asked(name: str, pipe) -> tuple[list, dict]:
     """Prompts and options for `compare`."""
     system = ROWS[name]
     takes = inspect.signature(pipe.__call__).parameters
-    return [3, 5] if "class_labels" in takes else TEXTS, {
+    prompts = {"class_labels": [3, 5], "image": PICTURES}.get(next(iter(takes)), TEXTS)
+    return prompts, {
         "num_inference_steps": system.call.get("num_inference_steps", 50),
         "guidance_scale": 5.0 if "guidance_scale" in takes else None,
         "options": pictures_of(name),
@@ -51,7 +63,7 @@ def asked(name: str, pipe) -> tuple[list, dict]:
 @pytest.mark.parametrize("name", NAMES)
 def test_arms_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
-    pipe = system.build()
+    pipe = built(name)
     prompts, options = asked(name, pipe)
     sample(pipe, Arm(), prompts[:1], [0], **options)  # a pipeline remembers its last call's options
     before = state(pipe) if name != "dpm-single" else None  # its scheduler changes its own settings in each run
@@ -119,6 +131,17 @@ def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     assert mse(1 - edges) != first and mse(edges.clone()) == first
 
 
+def test_pictures_are_prompts_of_stable_video_diffusion(tmp_path, monkeypatch):
+    pipe, arms = built("stable-video"), {"two": KeySchedule(6, [0, 2])}
+    prompts, options = asked("stable-video", pipe)
+    call = {"rivals": False, "store": tmp_path / "kept.sqlite", **options}
+    timed = fl.compare(pipe, arms, prompts, repeats=1, **call)
+    assert (timed["seconds"] > 0).all() and (timed["pictures"] == 2).all()
+    monkeypatch.setattr("fastdiff_lab.drawing._run", None)  # a picture with the same pixels is the same prompt
+    again = fl.compare_pictures(pipe, arms, [picture.copy() for picture in prompts], **call)
+    assert again["prompt"].tolist() == [in_words(picture) for picture in prompts] * 2
+
+
 def test_arguments_in_words():
     picture, other = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
     assert in_words(picture) == in_words(picture.copy()) != in_words(other)
@@ -140,8 +163,10 @@ def test_arguments_in_words():
             ValueError,
             "comparison asked of DDIMPipeline, which is called with a number of pictures",
         ),
-        ("stable-video", {}, ValueError, "guidance_scale=5.0 asked of StableVideoDiffusionPipeline"),
-        ("sd", {"prompts": [Image.new("RGB", (2, 2))]}, TypeError, "prompt <PIL.*accepted: texts, or class labels"),
+        ("stable-video", {"prompts": PICTURES}, ValueError, "guidance_scale=5.0 asked of StableVideoDiffusionPipeline"),
+        ("sd", {"prompts": PICTURES}, TypeError, "prompt <PIL.*given to StableDiffusionPipeline; accepted: texts, or class labels"),
+        ("stable-video", {}, TypeError, "prompt 'a red circle' given to StableVideoDiffusionPipeline; accepted: PIL pictures"),
+        ("dit", {"prompts": [3], "metrics": ["clip_score"]}, ValueError, "metrics clip_score asked of prompts that are no texts"),
         ("sd", {"prompts": [True]}, TypeError, "prompt True given"),
         ("sd", {"options": {"generator": None, "eta": 0.0}}, ValueError, "options with generator given; accepted: arguments"),
         ("sd", {"options": {"callback_on_step_end": print}}, TypeError, "given among the pipeline's arguments"),
