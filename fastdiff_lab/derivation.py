@@ -18,7 +18,7 @@ import pandas as pd
 from .analysis import feature_change
 from .recorded import Recording
 from .reuse_costs import ReuseCosts
-from .schedule import KeySchedule
+from .schedule import KeySchedule, check_num_keys
 
 
 def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", power: int = 2) -> KeySchedule:
@@ -156,7 +156,7 @@ def accumulated_change(recording: Recording, num_keys: int, *, part: str = "enco
     Raises ValueError for a number of keys out of range.
     """
     steps = recording.num_steps
-    KeySchedule.uniform(steps, num_keys)  # raises for a wrong number
+    check_num_keys(num_keys, steps)
     table = feature_change(recording, kind)
     change = table[table["part"] == part].groupby("step")["value"].mean().reindex(range(steps), fill_value=0.0)
     passed = change.cumsum().to_numpy()

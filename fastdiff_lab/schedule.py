@@ -1,6 +1,7 @@
 """At which steps the encoder runs: an immutable value that round-trips through text and JSON.
 
 - `KeySchedule`: the number of steps, the key steps, and where they come from
+- `check_num_keys(num_keys, num_steps)`: refuses numbers of keys that no schedule has
 - `PAPER_KEYS`: the published key steps, each with its source; they stand here and nowhere else
 """
 
@@ -113,7 +114,7 @@ class KeySchedule:
         Raises ValueError unless 1 <= `num_keys` <= `num_steps`.
         """
         _check_num_steps(num_steps)
-        _check_num_keys(num_keys, num_steps)
+        check_num_keys(num_keys, num_steps)
         keys = [(2 * i * num_steps + num_keys) // (2 * num_keys) for i in range(num_keys)]
         return cls(num_steps, tuple(keys), f"uniform, {num_keys} keys")
 
@@ -215,7 +216,7 @@ class KeySchedule:
         Raises ValueError if there are more keys than steps.
         """
         _check_num_steps(num_steps)
-        _check_num_keys(len(self.keys), num_steps)
+        check_num_keys(len(self.keys), num_steps)
         keys: list[int] = []
         for position, key in enumerate(self.keys):
             wanted = (2 * key * num_steps + self.num_steps) // (2 * self.num_steps)
@@ -281,7 +282,11 @@ def _check_num_steps(num_steps: object) -> None:
         raise ValueError(f"num_steps={num_steps!r} asked; accepted: a whole number from 1 to {MAX_STEPS}")
 
 
-def _check_num_keys(num_keys: object, num_steps: int) -> None:
+def check_num_keys(num_keys: object, num_steps: int) -> None:
+    """Raises ValueError for a number of keys that a run of so many steps cannot have.
+
+    >>> check_num_keys(9, 50)
+    """
     if not _is_whole(num_keys) or not 1 <= num_keys <= num_steps:  # type: ignore[operator]
         raise ValueError(f"num_keys={num_keys!r} asked for {num_steps} steps; accepted: a whole number from 1 to {num_steps}")
 

@@ -10,6 +10,7 @@ import fastdiff_lab as fl
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 from fastdiff_lab.studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
 from fastdiff_lab.studies.key_rules import compare_rules, rules
+from fastdiff_lab.studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
 STEPS = {"num_inference_steps": 8}
@@ -123,3 +124,36 @@ def test_rules_beside_derived_keys(pipe, costs):
         compare_rules(pipe, costs, new, counts=(3, 8), **STEPS)
     with pytest.raises(ValueError, match="the costs for .* are of runs of 8 steps, this one makes 9 denoiser calls"):
         compare_rules(pipe, costs, new, counts=(3,), num_inference_steps=9)
+
+
+def test_published_time_steps_are_found_again_among_all_of_training(pipe):
+    """With a step for every time-step of training, the keys are the ones that Align Your Steps was published with."""
+    from diffusers.schedulers import AysSchedules
+
+    levels = noise_levels(pipe.scheduler, 999)
+    keys = published_keys(levels, len(OPTIMISED))["Align Your Steps"].keys
+    found = 999 - np.array(keys)  # DDIM's time-steps, from 999 down to 1
+    assert np.abs(found - AysSchedules["StableDiffusionTimesteps"]).max() <= 2
+
+
+def test_published_keys_are_as_many_as_asked_and_denser_where_they_say(pipe):
+    before = pipe.scheduler.timesteps
+    levels = noise_levels(pipe.scheduler, 50)
+    assert pipe.scheduler.timesteps is before
+    assert levels.shape == (51,) and (np.diff(levels) < 0).all()
+    for count in (1, 2, 9, 49, 50):
+        assert {len(keys.keys) for keys in published_keys(levels, count).values()} == {count}
+    assert np.array_equal(published_keys(np.geomspace(10, 0.1, 9), 8)["uniform log-SNR"].keys, range(8))
+    last = {rule: keys.keys[-3] for rule, keys in published_keys(levels, 9).items()}
+    assert last["Align Your Steps"] < last["Karras"] < last["uniform log-SNR"]
+    with pytest.raises(ValueError, match="num_keys=51 asked for 50 steps"):
+        published_keys(levels, 51)
+
+
+def test_published_keys_beside_derived_ones(pipe):
+    with torch.no_grad():
+        costs, of_predictions = (fl.calibrate(pipe, PROMPTS[:2], what=what, **STEPS) for what in ("encoder", "prediction"))
+    new = [scene.caption() for scene in held_out_scenes(2)]
+    table = compare_published(pipe, costs, new, of_predictions=of_predictions, counts=(3,), guidance_scale=5.0, **STEPS)
+    assert len(table) == 12 and table["rule"].is_unique and (table["pictures"] == 2).all()
+    assert table.set_index("rule").loc["derived", "ahead"] == 0

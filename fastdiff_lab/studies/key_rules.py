@@ -2,6 +2,7 @@
 
 - `rules(recording, num_keys)`: the schedules that a recording's features suggest
 - `compare_rules(pipe, costs, prompts, ...)`: how near each comes, and by how much derived keys are ahead of it
+- `compare_ways(pipe, ways, prompts, ...)`: the same of any arms, for several numbers of keys
 """
 
 from __future__ import annotations
@@ -89,17 +90,27 @@ def compare_rules(
         raise ValueError(f"{max(counts)} keys of {costs.num_steps} steps asked; accepted: fewer keys than steps")
     recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, options))
     ways = {count: _ways(recording, costs, of_predictions, count) for count in counts}
-    arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options} | kept
+    table = compare_ways(pipe, ways, prompts, **run)
+    table.insert(1, "order", costs.order)
+    return table
+
+
+def compare_ways(pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], **run: Any) -> pd.DataFrame:
+    """Runs every arm on the same pictures: one row per number of keys and rule, beside the arm "derived" of that number.
+
+    >>> compare_ways(pipe, {9: {"derived": Arm(schedule), "as many plain steps": Arm(steps=9)}}, prompts)  # doctest: +SKIP
+
+    `ways`: for each number of keys the arms by rule, "derived" among them. `run`: as for `compare_pictures`.
+    Returns the columns of `compare_rules`, without the order. Raises what `compare_pictures` raises.
+    """
+    arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
     pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run)
     about = [
-        (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in counts for rule, arm in ways[count].items()
+        (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in ways for rule, arm in ways[count].items()
     ]
     return pd.DataFrame(
-        [
-            {"num_keys": count, "order": costs.order, "rule": rule, "key_steps": keys} | _row(pictures, count, rule)
-            for count, rule, keys in about
-        ]
+        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(pictures, count, rule) for count, rule, keys in about]
     )
 
 
