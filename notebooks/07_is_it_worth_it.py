@@ -51,7 +51,7 @@ print(f"fastdiff_lab {fl.__version__}: {len(table)} arms, {len(pictures) // len(
 # worst?
 
 # %%
-HTML(plot.html_image(plot_suite(table, plot.figure(15, 7)), "PSNR to the untouched run against calls, seconds and operations, a line per family of arms"))
+HTML(plot.html_image(plot_suite(table, plot.figure(12, 10)), "PSNR to the untouched run against calls, seconds and operations, a line per family of arms"))
 
 # %% [markdown]
 # The grey line is the untouched run's own distance to the converged one (the same seed with 1,000 steps): what lies above it differs less from the
@@ -198,7 +198,7 @@ HTML(plot.html_image(plot.picture_grid(drawn, plot.figure(8, 11)), "The three ha
 
 # %%
 solver = pd.read_csv(folder.parent / "dpm-solver++-20" / "table.csv").assign(keys=lambda found: found["keys"].fillna(""))
-HTML(plot.html_image(plot_suite(solver, plot.figure(15, 7)), "DPM-Solver++ with 20 steps: PSNR to the untouched run against calls, seconds and operations"))
+HTML(plot.html_image(plot_suite(solver, plot.figure(12, 10)), "DPM-Solver++ with 20 steps: PSNR to the untouched run against calls, seconds and operations"))
 
 # %%
 best_of(solver)

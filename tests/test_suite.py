@@ -197,10 +197,11 @@ def test_the_claims_are_differences_of_the_table(suite):
 
 def test_the_figure_has_every_family(suite):
     table, _ = suite
-    figure = plot_suite(table, plot.figure(15, 7))
-    assert [ax.get_xlabel().split()[0] for ax in figure.axes] == ["sequential", "seconds", "GFLOPs"]
-    assert all(ax.get_xscale() == "log" for ax in figure.axes) and "(dB)" in figure.axes[0].get_ylabel()
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    figure = plot_suite(table, plot.figure(12, 10))
+    *panels, legend = figure.axes
+    assert [ax.get_xlabel().split()[0] for ax in panels] == ["sequential", "seconds", "GFLOPs"]
+    assert all(ax.get_xscale() == "log" for ax in panels) and "(dB)" in figure.axes[0].get_ylabel()
+    names = [text.get_text() for text in legend.get_legend().get_texts()]
     assert {"features extrapolated, derived keys", "predictions held, the paper's keys", "plain sampler, fewer steps"} <= set(names)
     assert len(names) == len(set(names))
     looks = [
@@ -208,8 +209,15 @@ def test_the_figure_has_every_family(suite):
     ]
     assert len(looks) == len(set(map(str, looks))) == len(names)
     assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"][0]
-    untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(10, 7))
-    assert len(untimed.axes) == 2
+    own = table[(table["what"] == "predictions") & (table["keys"] == "derived for predictions")]
+    of_features = [own.assign(keys="derived", order=order) for order in (0, 1)]
+    both = plot_suite(pd.concat([table, *of_features]), plot.figure(12, 10))
+    told = [text.get_text() for text in both.axes[-1].get_legend().get_texts()]
+    assert {text for text in told if "derived for" in text} == {text for text in names if "derived for" in text} | {
+        "predictions held, keys derived for features"  # and not extrapolated
+    }
+    untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(12, 10))
+    assert [bool(ax.lines) for ax in untimed.axes] == [True, True, False]
 
 
 def test_held_out_captions_half_of_two_objects():

@@ -1,6 +1,6 @@
 """The suite as a figure: fidelity against what it costs.
 
-- `plot_suite(table, target)`: three panels, one line per family of arms
+- `plot_suite(table, target)`: up to three panels, one line per family of arms
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PANELS = {
     "seconds": "seconds per picture",
     "gflops": "GFLOPs per picture (2 per multiply-add)",
 }
+OWN, OF_FEATURES = "derived for predictions", "derived for features"
 # (what, keys) -> colour and marker; the order is told by the line: dashed where held, solid where extrapolated.
 LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "uniform"): (PETROFF[0], "o"),
@@ -29,12 +30,15 @@ LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "paper"): (PETROFF[2], "*"),
     ("predictions", "uniform"): (PETROFF[4], "^"),
     ("predictions", "derived"): (PETROFF[5], "v"),
-    ("predictions", "refined"): (PETROFF[6], "H"),
+    ("predictions", OWN): (PETROFF[5], "v"),
+    ("predictions", OF_FEATURES): (PETROFF[6], "<"),
+    ("predictions", "refined"): (PETROFF[9], "H"),
     ("predictions", "paper"): (PETROFF[7], "P"),
     ("plain", ""): ("black", "D"),
     ("deepcache", ""): (PETROFF[8], "X"),
 }
-NAMES = {"paper": "the paper's", "plain": "plain sampler, fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
+NAMES = {"paper": "the paper's keys", OWN: "keys derived for them", OF_FEATURES: "keys derived for features"}
+PLAIN = {"plain": "plain sampler, fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
 SINGLE = ("paper", "refined")  # not at every number of keys
 HOW = {0.0: "held", 1.0: "extrapolated"}
 
@@ -42,31 +46,34 @@ HOW = {0.0: "held", 1.0: "extrapolated"}
 def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
     """PSNR to the untouched run against sequential calls, seconds and GFLOPs; higher and further left is better.
 
-    >>> plot_suite(table, plot.figure(14, 6)).savefig("suite.png")  # doctest: +SKIP
+    >>> plot_suite(table, plot.figure(12, 10)).savefig("suite.png")  # doctest: +SKIP
 
-    `table`: from `run_suite`. Predictions are drawn at the keys derived for predictions where there are such. Arms with prior noise are
-    left out. The grey line is the untouched run's own PSNR to the converged reference, if that was run: what lies above it is nearer to
-    the untouched run than that is to the exact solution. Seconds are left out where none were measured.
+    `table`: from `run_suite`. Arms with prior noise are left out, and predictions extrapolated at the keys derived for features where
+    others were derived for them. The grey line is the untouched run's own PSNR to the converged reference, if that was run: what lies
+    above it is nearer to the untouched run than that is to the exact solution. Seconds are left out where none were measured.
     """
     drawn = _drawn(table)
-    panels = {name: label for name, label in PANELS.items() if drawn[name].notna().any()}
-    for place, (ax, (name, label)) in enumerate(zip(target.subplots(1, len(panels), sharey=True, squeeze=False)[0],
-                                                    panels.items(), strict=True)):  # fmt: skip
+    panels = [name for name in PANELS if drawn[name].notna().any()]
+    cells = [*panels, *["legend"] * (4 - len(panels))]
+    axes: dict[str, Axes] = target.subplot_mosaic([cells[:2], cells[2:]], sharey=True)
+    for place, name in enumerate(panels):
+        ax = axes[name]
         _panel(ax, drawn, name)
         _reference_line(ax, table)
-        ax.set(xscale="log", xlabel=label, ylabel="" if place else "PSNR to the untouched run (dB)")
+        ax.set(xscale="log", xlabel=PANELS[name], ylabel="" if place % 2 else "PSNR to the untouched run (dB)")
         _plain_ticks(ax)
-    target.legend(*target.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    axes["legend"].set_axis_off()
+    axes["legend"].legend(*axes[panels[0]].get_legend_handles_labels(), loc="center", ncols=len(panels) % 2 or 2, fontsize="small")
     return target
 
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
-    """The arms that are drawn, with predictions at the keys that were derived for them."""
+    """The arms that are drawn; predictions extrapolated at the keys of features are not, if they have keys of their own."""
     shown = table[~table["noise"].astype(bool) & (table["what"] != "untouched") & np.isfinite(table["psnr"])]
-    own = "derived for predictions"
-    if (shown["keys"] == own).any():
-        shown = shown[(shown["what"] != "predictions") | (shown["keys"] != "derived")]
-    return shown.replace({"keys": {own: "derived"}})
+    if not (shown["keys"] == OWN).any():
+        return shown
+    of_features = (shown["what"] == "predictions") & (shown["keys"] == "derived")
+    return shown.assign(keys=shown["keys"].mask(of_features, OF_FEATURES))[~of_features | (shown["order"] == 0)]
 
 
 def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
@@ -90,8 +97,8 @@ def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
 
 def _label(what: str, keys: str, order: Any) -> str:
     if order is None:
-        return NAMES[what]
-    return f"{what} {HOW[order]}, {NAMES.get(keys, keys)} keys"
+        return PLAIN[what]
+    return f"{what} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
 
 
 def _reference_line(ax: Axes, table: pd.DataFrame) -> None:

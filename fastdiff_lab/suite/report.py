@@ -118,7 +118,7 @@ def write_suite(
     _write_table(pictures, place / "pictures.csv")
     _write_table(table, place / "table.csv")
     _write_table(paired(pictures, table), place / "paired.csv")
-    figure = plot_suite(table, plot.figure(15, 7))
+    figure = plot_suite(table, plot.figure(12, 10))
     write_whole(place / "suite.png", lambda file: figure.savefig(file, format="png", dpi=110))
     return table
 
