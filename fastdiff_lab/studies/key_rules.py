@@ -152,13 +152,15 @@ def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
     return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
 
 
-def main(
-    output: Annotated[Path, typer.Argument(help="CSV file to write.")],
-    prompts: Annotated[int, typer.Option(help="Held-out captions, half of them with two objects.")] = 32,
-    seeds: Annotated[int, typer.Option(help="Seeds of each.")] = 4,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/rules.sqlite"),
-) -> None:
+Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
+Captions = Annotated[int, typer.Option("--prompts", help="Held-out captions, half of them with two objects.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+Kept = Annotated[Path, typer.Option("--store", help="File that keeps each picture.")]
+RULES_STORE = Path("runs/rules.sqlite")
+
+
+def main(output: Output, prompts: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
     """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
     torch.set_num_threads(threads)
     pipe, captions = load_pipeline(), held_out_prompts(prompts)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +27,7 @@ from ..reuse_costs import ReuseCosts
 from ..schedule import KeySchedule, check_num_keys
 from ..suite.arms import check_costs
 from ..suite.run import check_held_out, held_out_prompts
-from .key_rules import compare_ways
+from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
 
 COUNTS = (5, 7, 9, 10, 13, 17)  # Align Your Steps was published for 10
 KARRAS_RHO = 7
@@ -120,13 +119,7 @@ def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, cou
     return arms | {"as many plain steps": Arm(steps=count)}
 
 
-def main(
-    output: Annotated[Path, typer.Argument(help="CSV file to write.")],
-    prompts: Annotated[int, typer.Option(help="Held-out captions, half of them with two objects.")] = 32,
-    seeds: Annotated[int, typer.Option(help="Seeds of each.")] = 4,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/rules.sqlite"),
-) -> None:
+def main(output: Output, prompts: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
     """Compare published time-steps with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
     torch.set_num_threads(threads)
     costs, of_predictions = embedded_costs(), embedded_costs("prediction")
