@@ -22,6 +22,7 @@ from diffusers import (
     I2VGenXLUNet,
     MultiControlNetModel,
     PixArtTransformer2DModel,
+    SparseControlNetModel,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -40,7 +41,7 @@ _TRANSFORMERS: dict[type, tuple[str, ...]] = {
     DiTTransformer2DModel: ("norm_out",),
     PixArtTransformer2DModel: ("norm_out", "proj_out"),
 }
-_CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
+_CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel, SparseControlNetModel)
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 # The axis of the sample that counts frames: inside these models each frame is a row.

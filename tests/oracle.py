@@ -136,6 +136,7 @@ class VideoOracle:
         temb, options = self.conditions(batch, frames, timestep, given, sample.dtype)
         if step in self.keys:
             self.encode(sample.transpose(1, 2).reshape(batch * frames, channels, height, width), temb, options)
+            self.steer(given)
         decoded = self.decode(temb, options)
         return decoded.reshape(batch, frames, -1, height, width).transpose(1, 2)
 
@@ -144,6 +145,12 @@ class VideoOracle:
         text = given["encoder_hidden_states"]
         text = text if len(text) == batch * frames else text.repeat_interleave(frames, 0)
         return temb, {"encoder_hidden_states": text, "num_frames": frames}
+
+    def steer(self, given: dict[str, Any]) -> None:
+        """What a ControlNet gives is added once all is encoded."""
+        if "down_block_additional_residuals" in given:
+            self.skips = [a + b for a, b in zip(self.skips, given["down_block_additional_residuals"], strict=True)]
+        self.bottleneck = self.bottleneck + given.get("mid_block_additional_residual", 0)
 
     def of(self, block: Any, options: dict) -> dict:
         return options if getattr(block, "has_cross_attention", False) else {k: v for k, v in options.items() if k[0] != "e"}

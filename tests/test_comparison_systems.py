@@ -26,6 +26,7 @@ NAMES = (
     "if-3",
     "text-to-video",
     "animatediff",
+    "animatediff-controlnet",
     "stable-video",
     "i2vgen-xl",
     "ldm-text",
@@ -34,7 +35,7 @@ NAMES = (
 )
 
 
-PICTURES = [Image.fromarray(pixels, "RGB") for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
+PICTURES = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
 
 
 def pictures_of(name: str) -> dict:

@@ -33,6 +33,7 @@ CASES = {
     "text to video": (ROWS["text-to-video"].build, TEXTS, options_of("text-to-video"), 5.0),
     "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
     "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
+    "AnimateDiff, ControlNet": (ROWS["animatediff-controlnet"].build, TEXTS[:1], options_of("animatediff-controlnet"), 5.0),
     "Stable Video Diffusion": (video_pipeline, [picture(0), picture(1)], VIDEO, None),
     "ControlNet": (ROWS["controlnet"].build, TEXTS[:1], options_of("controlnet"), 5.0),
     "ControlNetUnion": (ROWS["controlnet-union"].build, TEXTS[:1], options_of("controlnet-union"), 5.0),

@@ -6,12 +6,16 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AnimateDiffControlNetPipeline,
     AnimateDiffPipeline,
+    AnimateDiffSparseControlNetPipeline,
+    AnimateDiffVideoToVideoPipeline,
     AutoencoderKLTemporalDecoder,
     EulerDiscreteScheduler,
     I2VGenXLPipeline,
     I2VGenXLUNet,
     MotionAdapter,
+    SparseControlNetModel,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
     TextToVideoZeroPipeline,
@@ -19,9 +23,10 @@ from diffusers import (
     UNetSpatioTemporalConditionModel,
 )
 from models import redraw_zeros
+from PIL import Image
 
 from .base import PAPERS, System, done, given
-from .parts import WIDTH, assembled, autoencoder, built, drawn, picture_encoder, scheduler, text_parts
+from .parts import UNET, WIDTH, assembled, autoencoder, built, controlnet, drawn, picture_encoder, scheduler, text_parts
 from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
 from .steered import picture_processor
 
@@ -57,7 +62,7 @@ def i2vgen() -> Any:
 
 
 def _always_drawn_alike(draw: Any) -> Any:
-    """I2VGen-XL draws the picture's latents without its generator, so that no two of its runs are the same."""
+    """I2VGen-XL and SparseCtrl draw their pictures' latents without the generator, so that no two of their runs are the same."""
 
     def drawing(*args: Any, **kwargs: Any) -> Any:
         with torch.random.fork_rng():
@@ -86,7 +91,7 @@ def stable_video(side: int = 16) -> Any:
     )  # fmt: skip
 
 
-def animatediff() -> Any:
+def animatediff(kind: type = AnimateDiffPipeline, **parts: Any) -> Any:
     """A Stable Diffusion UNet and a motion adapter, made one model by the pipeline."""
     options = {
         "motion_norm_num_groups": 4,
@@ -95,8 +100,19 @@ def animatediff() -> Any:
         "motion_layers_per_block": 1,
     }
     adapter = built(lambda: MotionAdapter(block_out_channels=(8, 16), **options), 7)
-    pipe = stable_diffusion(AnimateDiffPipeline, motion_adapter=adapter, safety_checker=...)
+    pipe = stable_diffusion(kind, motion_adapter=adapter, safety_checker=..., **parts)
     redraw_zeros(pipe.unet)
+    return pipe
+
+
+def sparsectrl() -> Any:
+    """AnimateDiff with a ControlNet of motion modules, which is given some of the frames."""
+    names = ("block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim", "attention_head_dim")
+    options = {name: UNET[name] for name in names} | {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
+    kinds = ("CrossAttnDownBlockMotion", "DownBlockMotion")
+    net = built(lambda: SparseControlNetModel(down_block_types=kinds, **options), 3)
+    pipe = animatediff(AnimateDiffSparseControlNetPipeline, controlnet=net)
+    pipe.prepare_image = _always_drawn_alike(pipe.prepare_image)
     return pipe
 
 
@@ -115,10 +131,17 @@ def _still(pipe: Any) -> None:
 
 FRAMES = LATENT | {"num_frames": 3}
 PICTURE = drawn(1, 3, 16, 16)
+EDGES = [*drawn(3, 3, 16, 16, seed=11)]
 ZERO = {
     "prompt": "a red circle", "video_length": 3, "num_inference_steps": 8, "t0": 4, "t1": 6, "output_type": "latent",
     "height": 16, "width": 16, "motion_field_strength_x": 100, "motion_field_strength_y": 100,
 }  # fmt: skip
+
+
+def _pil(picture: torch.Tensor) -> Image.Image:
+    return Image.fromarray((255 * picture[0].permute(1, 2, 0)).byte().numpy())
+
+
 SYSTEMS = (
     System(
         "text2video-zero", "Text2Video-Zero", text_to_video_zero, ZERO,
@@ -148,6 +171,22 @@ SYSTEMS = (
     ),
     System(
         "animatediff", "AnimateDiff", animatediff, FRAMES, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
+    ),
+    System(
+        "animatediff-controlnet", "AnimateDiff with a ControlNet, an edge picture for each frame",
+        lambda: animatediff(AnimateDiffControlNetPipeline, controlnet=controlnet()), FRAMES | {"conditioning_frames": EDGES},
+        OTHER_TEXT | {"control pictures": given(conditioning_frames=[1 - frame for frame in EDGES])}, controlnets=1,
+    ),
+    System(
+        "animatediff-sparsectrl", "AnimateDiff with SparseCtrl, edges for one frame",
+        sparsectrl, FRAMES | {"conditioning_frames": _pil(PICTURE), "controlnet_frame_indices": [0]},
+        OTHER_TEXT | {"frame": given(controlnet_frame_indices=[2]), "control picture": given(conditioning_frames=_pil(1 - PICTURE))},
+        controlnets=1, note="draws the control pictures' latents without its generator (not in the test), so it cannot be calibrated",
+    ),
+    System(
+        "animatediff-video", "AnimateDiff, video to video", lambda: animatediff(AnimateDiffVideoToVideoPipeline),
+        {name: value for name, value in FRAMES.items() if name != "num_frames"} | {"video": EDGES, "strength": 0.7, "num_inference_steps": 8},
+        OTHER_TEXT | {"video": given(video=[1 - frame for frame in EDGES])}, calls=5, size="animatediff",
     ),
     System(
         "animatediff-free-init", "AnimateDiff with FreeInit, two iterations", with_free_init, FRAMES,
