@@ -21,7 +21,7 @@ from tqdm import tqdm
 from .cautions import check_is_one_run, guidance_of
 from .evaluation import denoiser_calls, run_options
 from .extrapolation import Extrapolation
-from .fingerprint import identity, in_words
+from .fingerprint import identity, in_words, pipeline_digest
 from .flops import count_flops
 from .replay import Call, Trajectory, latents_after, memory_of, seen
 from .reuse_costs import ReuseCosts
@@ -134,7 +134,8 @@ def calibrate(
     guidance = guidance_of(pipe) if guidance_scale is None else guidance_scale
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
     measured_on = {**identity(pipe), **run, "pictures": len(prompts)}
-    state = _State.begin(plan, measured_on, _about(prompts, seeds, options), store)
+    about = _about(prompts, seeds, options) | ({"pipeline": pipeline_digest(pipe)} if store else {})
+    state = _State.begin(plan, measured_on, about, store)
     with tqdm(desc="calibration", total=len(calls) * (num_steps - 1), leave=False) as bar:
         for part, call in zip(parts, calls, strict=True):
             trajectory = first if call is calls[0] else seen(pipe, call, num_steps)
@@ -203,7 +204,7 @@ class _State:
             return cls(fresh, None if store is None else Path(store))
         found = ReuseCosts.load(store)
         same = (
-            all(found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options"))
+            all(found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline"))
             and found.measured_on == measured_on
         )
         if not same or found.displacement.shape != displacement.shape:

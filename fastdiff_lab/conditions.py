@@ -132,4 +132,8 @@ class Conditions:
         other = [n for n in self.arguments.keys() | arguments.keys() if not _same(self.arguments.get(n), arguments.get(n))]
         if other:
             return f"its {sorted(other)[0]} is another"
-        return None if scales == self.scales else "a scale of LoRA, IP-Adapter or FreeU is another"
+        return (
+            None
+            if scales == self.scales
+            else "an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+        )

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .callers import is_called_by
 from .cautions import check_finite, check_rows_stay_apart, warn_of_other_guidance
-from .conditions import Conditions, repeat_rows, rounded
+from .conditions import Conditions, repeat_rows
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
 from .ranks import Ranks, alike, looked_at
@@ -32,7 +33,7 @@ from .split import (
     frames_of,
     sample_argument,
 )
-from .steering import adapter_scales
+from .steering import Steered
 
 # What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
@@ -99,7 +100,7 @@ class Decoding:
         self.ahead: dict[int, Any] = {}  # step -> prediction that is known already
         self.conditions: Conditions | None = None  # of the last key step
         self.key_step = -1
-        self.scales_at: list = []
+        self.steered: Steered | None = None
 
     def forget_keys(self) -> None:
         """Drops what was seen at key steps."""
@@ -107,7 +108,9 @@ class Decoding:
         self.predictions.clear()
 
     def call_denoiser(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
-        """The pipeline's call of the denoiser: one prediction, evaluated now or before."""
+        """The pipeline's call of the denoiser: one prediction, evaluated now or before. Calls of other pipelines are none of ours."""
+        if not is_called_by(self.pipe):
+            return inner(*args, **kwargs)
         arguments = self.signature.bind(self.model, *args, **kwargs).arguments
         arguments.pop("self")
         self.positional = tuple(arguments)[: len(args)]
@@ -146,17 +149,29 @@ class Decoding:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         warn_of_other_guidance(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
+        self.check_parts()
         self.check_ranks(sample)
         self.counts.runs += 1
-        self.scales_at = adapter_scales(self.model)
+        self.steered = Steered(self.model)
+
+    def check_parts(self) -> None:
+        """Raises RuntimeError where a part that our layer is on is no longer the pipeline's."""
+        held = self.split.held(self.what)
+        pairs = [("controlnet", self.controlnet, controlnet_of(self.pipe))]
+        pairs += [(name, child, self.model.get_submodule(name)) for name, child in held.items()]
+        replaced = next((name for name, ours, here in pairs if ours is not here), None)
+        if replaced is not None:
+            raise RuntimeError(
+                f"{replaced!r} was replaced inside the encoder_propagation block; make the change before it, or leave it and enter again"
+            )
 
     def check_ranks(self, sample: Tensor) -> None:
         if self.ranks.size > 1:
             self.ranks.check_same("schedule", str(self.schedule))
             self.ranks.check_same("latents", looked_at(sample), alike)
 
-    def scales(self) -> list:
-        return [rounded(getattr(owner, name, None)) for owner, name in self.scales_at]
+    def steering(self) -> list:
+        return [] if self.steered is None else self.steered.now()
 
     def compared(self, arguments: dict) -> dict:
         # The residuals of a held ControlNet are ours already, and its own arguments are compared at its own call.
@@ -170,7 +185,7 @@ class Decoding:
         if run.planned is not None and not run.is_at(timestep, step):
             return f"it comes at time-step {time_step_value(timestep)}, not at the planned one"
         rows = len(arguments[self.sample_name])
-        return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.scales())
+        return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.steering())
 
     def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
@@ -190,6 +205,7 @@ class Decoding:
             self.begin_group(step, rows, arguments, difference)
         with self.features.during(now):
             output = self.as_called(inner, self.expanded(run, mine, arguments, now))
+            self.check_called()
         self.count(now)
         decoded = dict(zip(mine, _per_step(output[0], now.rows, now.times), strict=True))
         self.ahead = {at: _like(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
@@ -200,6 +216,17 @@ class Decoding:
             self.forget_keys()
         return prediction
 
+    def check_called(self) -> None:
+        """Raises RuntimeError if the host's forward went round a held child: what it gave is not what was asked for then."""
+        missing = next((name for name in self.split.held(self.what) if name not in self.features.called), None)
+        if missing is not None:
+            self.forget()
+            raise RuntimeError(
+                f"the forward of {type(self.model).__name__} did not call its {missing!r}, so nothing can be held there: it was compiled or "
+                "traced as a whole, or another accelerator skips blocks; compile its blocks instead (pipe.unet.compile_repeated_blocks()), "
+                "and switch the other accelerator off"
+            )
+
     def as_called(self, inner: Callable, arguments: dict) -> Any:
         """The host's forward, called as the pipeline did: hooks of others (token merging's) look at what came by position."""
         named = dict(arguments)
@@ -209,7 +236,7 @@ class Decoding:
         if difference is not None or self.residuals.is_other:
             self.forget_keys()  # no line runs through features of other conditions
         self.key_step = step
-        self.conditions = Conditions(rows, self.compared(arguments), self.scales())
+        self.conditions = Conditions(rows, self.compared(arguments), self.steering())
 
     def predicted(self, run: Run, steps: range, output: Any) -> dict[int, Any]:
         """The predictions of a group from those of the last key steps: held, or extrapolated."""
@@ -267,6 +294,8 @@ class Decoding:
         return arguments | repeated | {"timestep": time_steps}
 
     def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
+        if not is_called_by(self.pipe):
+            return inner(*args, **kwargs)
         residuals, evaluated = self.residuals.call(inner, args, kwargs)
         self.counts.controlnet_calls += evaluated
         return residuals

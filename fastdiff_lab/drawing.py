@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from .evaluation import Arm, first_arguments, sample
-from .fingerprint import in_words, scheduler_config, steering, weights_digest
+from .fingerprint import in_words, pipeline_digest, scheduler_config, steering
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
@@ -55,7 +55,7 @@ def _settings(pipe: Any, options: dict[str, Any]) -> str:
     model = denoiser_of(pipe)
     device = str(next(model.parameters()).device.type)
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
-    return weights_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
+    return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:

@@ -27,7 +27,7 @@ from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
 from .plain_steps import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
 from .prior_noise import prior_noise_injection
-from .propagation import encoder_propagation
+from .propagation import check_not_accelerated, encoder_propagation
 from .schedule import KeySchedule
 from .split import by_picture, denoiser_of
 from .steering import processors_kept
@@ -117,6 +117,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
     >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background", num_inference_steps=steps)
     """
+    check_not_accelerated(pipe)
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:

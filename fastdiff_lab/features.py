@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,9 +61,15 @@ class HeldFeatures:
         self.forget()
 
     def forget(self) -> None:
-        self.now: Pass | None = None
+        self.mine = threading.local()
+        self.called: set[str] = set()
         self.kept: dict[str, Any] = {}
         self.entered.clear()
+
+    @property
+    def now(self) -> Pass | None:
+        """The pass that this thread is in: in another one, another pipeline may call the same children."""
+        return getattr(self.mine, "now", None)
 
     @contextmanager
     def during(self, now: Pass) -> Iterator[None]:
@@ -70,17 +77,18 @@ class HeldFeatures:
         if now.is_key:
             self.kept = {}
             self.entered.add(now.places[0], {})
-        self.now = now
+        self.mine.now, self.called = now, set()
         try:
             yield
         finally:
-            self.now = None
+            self.mine.now = None
 
     def call(self, name: str, inner: Callable, args: tuple, kwargs: dict) -> Any:
         """A held child's call: evaluated on one step's rows at a key step, answered with what is kept at the others."""
         now = self.now
         if now is None:
             return inner(*args, **kwargs)
+        self.called.add(name)
         if not now.is_key:
             return self.reused(name, now, args, kwargs)
         args, kwargs = self.of_one_step(name, now, args, kwargs)

@@ -1,6 +1,7 @@
 """What a pipeline is, in a few words: so that what was measured on one is not taken for another.
 
 - `weights_digest(pipe)`: a fingerprint of its weights
+- `pipeline_digest(pipe)`: a fingerprint of all that its pictures depend on
 - `steering(pipe)`: what acts beside the weights, such as the scale of a LoRA
 - `scheduler_config(pipe)`: its scheduler's settings
 - `identity(pipe)`: class, weights and scheduler, as text
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .split import denoiser_of
-from .steering import adapter_scales
+from .steering import adapter_scales, processors
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
@@ -38,7 +39,37 @@ def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
         model = getattr(pipe, part, None)
         for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
             digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.flatten()[:_SEEN_PER_TENSOR].float().cpu().numpy().tobytes())
+            digest.update(_seen(model, name, tensor, slice(_SEEN_PER_TENSOR)))
+    return digest.hexdigest()
+
+
+def _seen(model: nn.Module, name: str, tensor: Tensor, part: slice) -> bytes:
+    """Some entries of a weight; sequential offloading keeps them elsewhere. Nothing where they cannot be read."""
+    if tensor.is_meta:
+        owner, _, leaf = name.rpartition(".")
+        kept = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None) or {}
+        if leaf not in kept:
+            return b""
+        tensor = kept[leaf]
+    return tensor.flatten()[part].float().cpu().numpy().tobytes()
+
+
+def pipeline_digest(pipe: Any) -> str:
+    """A fingerprint of all that a pipeline's pictures depend on beside scales: every model, words added to tokenizers, attention processors.
+
+    >>> pipeline_digest(pipe)[:8]  # doctest: +SKIP
+    'e3b0c442'
+    """
+    parts = dict(sorted(getattr(pipe, "components", {}).items()))
+    models = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
+    digest = hashlib.sha256(weights_digest(pipe, (*_PARTS, *(name for name in models if name not in _PARTS))).encode())
+    for model in models.values():  # what is added to a model comes last: rows of new words, adapters
+        for name, tensor in model.state_dict().items():
+            digest.update(_seen(model, name, tensor, slice(-_SEEN_PER_TENSOR, None)))
+    words = {name: part.get_added_vocab() for name, part in parts.items() if hasattr(part, "get_added_vocab")}
+    kinds = [type(processor).__name__ for _, processor in processors(denoiser_of(pipe))]
+    kinds += [type(module).__name__ for module in denoiser_of(pipe).modules()]  # token merging changes them
+    digest.update(json.dumps([words, kinds], sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
@@ -63,7 +94,8 @@ def scheduler_config(pipe: Any) -> dict[str, Any]:
 
     Nor with the list of those left at their defaults: diffusers makes it from a set, so its order differs from process to process.
     """
-    return {name: value for name, value in dict(pipe.scheduler.config).items() if name not in _NO_SETTINGS}
+    settings = {name: value for name, value in dict(pipe.scheduler.config).items() if name not in _NO_SETTINGS}
+    return settings | {"_class_name": type(pipe.scheduler).__name__}  # diffusers adds it when it saves or loads one
 
 
 def identity(pipe: Any) -> dict[str, str]:

@@ -43,7 +43,7 @@ def _switchable(inner: Callable, outer: Callable) -> tuple[Callable, Callable[[]
     """`outer` until it is switched off, then `inner`: for a layer that something else was put upon."""
     current = [outer]
 
-    @functools.wraps(inner)  # pipelines look at a step's signature to see whether it takes a generator
+    @functools.wraps(inner, updated=())
     def call(*args, **kwargs):
         return current[0](*args, **kwargs)
 
@@ -85,7 +85,25 @@ def replaced_method(owner: Any, name: str, make: Callable[[Callable], Callable])
     inner = getattr(owner, name)
     call, switch_off = _switchable(inner, make(inner))
     try:
-        with _attribute(owner, name, call, f"{type(owner).__name__}.{name}"):
+        with _attribute(owner, name, _OwnMethod(owner, name, call), f"{type(owner).__name__}.{name}"):
             yield
     finally:
         switch_off()
+
+
+class _OwnMethod:
+    """A replaced method that a copy of its owner does not take along: the copy has its own plain one."""
+
+    def __init__(self, owner: Any, name: str, call: Callable) -> None:
+        self.owner, self.name, self.call = owner, name, call
+        self.__wrapped__ = call  # pipelines look at a step's signature to see whether it takes a generator
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict) -> Callable:
+        owner = memo.get(id(self.owner), self.owner)
+        return getattr(type(owner), self.name).__get__(owner)
+
+    def __reduce__(self) -> tuple:
+        return getattr, (self.owner, self.name)

@@ -22,7 +22,7 @@ from .fingerprint import differences
 from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
 from .schedule import KeySchedule
-from .split import Split, denoiser_of, inner_loop, split_denoiser
+from .split import Split, controlnet_of, denoiser_of, inner_loop, split_denoiser
 from .steering import processors_kept
 
 if TYPE_CHECKING:  # some builds of torch have none
@@ -40,7 +40,7 @@ def _check_options(
         raise ValueError(f"what={what!r} asked; accepted: {', '.join(HELD)}")
     if order.order and what == "decoder":
         raise ValueError(f"order={order.order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
-    if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
+    if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
         raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for no limit")
     for name, asked in (("max_rows", max_rows), ("process_group", process_group)):
         if asked is not None and not (parallel and what == "encoder"):
@@ -63,9 +63,12 @@ def _warn_of_other_use(pipe: Any, schedule: KeySchedule, order: int, what: str) 
 
 
 def check_not_accelerated(pipe: Any) -> None:
-    """Raises RuntimeError inside an `encoder_propagation` block of the same pipeline."""
-    if denoiser_of(pipe) in _accelerated:
-        raise RuntimeError("this pipeline is accelerated already; leave the outer encoder_propagation block first")
+    """Raises RuntimeError inside an `encoder_propagation` block of the same pipeline, or of one with the same denoiser or ControlNet."""
+    taken = next((model for model in (denoiser_of(pipe), controlnet_of(pipe)) if model in _accelerated), None)
+    if taken is not None:
+        raise RuntimeError(
+            f"this pipeline is accelerated already (its {type(taken).__name__}); leave the outer encoder_propagation block first"
+        )
 
 
 @contextmanager
@@ -126,8 +129,10 @@ def installed(state: Decoding) -> Iterator[Decoding]:
     """While the block lasts, the calls of the pipeline's denoiser, of its held children and of its ControlNet go through `state`."""
     model = state.model
     with ExitStack() as stack:
-        _accelerated.add(model)
-        stack.callback(_accelerated.discard, model)
+        for shared in (model, state.controlnet):
+            if shared is not None:
+                _accelerated.add(shared)
+                stack.callback(_accelerated.discard, shared)
         stack.callback(state.forget)
         stack.callback(state.residuals.forget)
         _hold_features(stack, state, state.split)

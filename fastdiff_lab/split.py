@@ -220,7 +220,7 @@ def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
 def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
-    return model if isinstance(model, _CONTROLNETS) else None
+    return model if isinstance(getattr(model, "_orig_mod", model), _CONTROLNETS) else None  # torch.compile wraps it
 
 
 def inner_loop(pipe: Any) -> str | None:

@@ -58,7 +58,8 @@ APART = """
 
 `tests/test_systems_apart.py`: fp16, bf16, channels_last, attention and VAE slicing and tiling, model offload, sequential offload (weights on
 disk), group offload by blocks and by leaves, the offloads switched on before and inside the block; two pipelines in two threads; LoRA scales
-and image-to-image strengths changed between runs. None of this was run on a GPU: there was none.
+and image-to-image strengths changed between runs. `tests/test_shared_parts.py`: pipelines that share a UNet or ControlNet with one that is
+accelerated (`from_pipe`, `**pipe.components`) run untouched, also in other threads. None of this was run on a GPU: there was none.
 
 ## What cannot work
 

@@ -540,7 +540,9 @@ def test_an_adapter_scale_changed_in_mid_run():
             pipe.unet.set_adapters("default", weights=0.3)
         return conditions()
 
-    with pytest.raises(ValueError, match="step 6 .*a scale of LoRA, IP-Adapter or FreeU is another"):
+    with pytest.raises(
+        ValueError, match="step 6 .*an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+    ):
         with fl.encoder_propagation(pipe, KEYS):
             loop(pipe, 10, scaling)
 
@@ -553,7 +555,9 @@ def test_freeu_switched_on_in_mid_run():
             pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
         return values
 
-    with pytest.raises(ValueError, match="step 6 .*a scale of LoRA, IP-Adapter or FreeU is another"):
+    with pytest.raises(
+        ValueError, match="step 6 .*an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+    ):
         with fl.encoder_propagation(pipe, KEYS):
             run(pipe, callback_on_step_end=switching)
 
