@@ -88,16 +88,17 @@ recording.save(output / "recording.safetensors")
 f"{recording.num_samples} samples, {recording.num_steps} steps, {len(recording.layers)} layers"
 
 # %% [markdown]
-# **Change from step to step** (Fig. 3a). On the left as the paper measures it: the mean squared difference. On the right relative to the
-# length of the feature itself, so that layers with large and small features can be compared.
+# **Change from step to step** (Fig. 3a). Above as the paper measures it: the mean squared difference. Below relative to the length of the
+# feature itself, so that layers with large and small features can be compared. A line per block; bands go from the lowest to the highest of
+# the four prompts.
 
 # %%
 squared, relative = fl.feature_change(recording), fl.feature_change(recording, kind="relative")
-figure = plot.figure(11, 4)
-left, right = figure.subplots(1, 2)
-plot.change_over_steps(squared, left, label="mean squared change").set_yscale("log")
-plot.change_over_steps(relative, right, label="relative change")
-alt = "Change of each block's features over the steps; left squared on a log axis, right relative to the feature's length"
+figure = plot.figure(9, 6.4)
+for row, (change, label) in zip(figure.subplots(2, 2, sharey="row"), ((squared, "mean squared change"), (relative, "relative change")), strict=True):
+    for ax, part in zip(row, ("encoder", "decoder"), strict=True):
+        plot.change_over_steps(change[change["part"] == part], ax, label=label).set(yscale="log", title=part)
+alt = "Change of each block's features over the steps, encoder on the left, decoder on the right; above squared, below relative to the feature's length"
 HTML(plot.html_image(figure, alt))
 
 # %%
@@ -139,7 +140,7 @@ HTML(plot.html_image(figure, "Principal components of two encoder and two decode
 # ## 3. The accelerated sampler
 #
 # The encoder runs at nine key steps only, the other steps are decoded from the features of the last key. All steps of a group are
-# decoded in one batch, so 50 steps need nine calls of the UNet.
+# decoded in one batch, so 50 steps need nine calls of the UNet (`forward_calls`; `decoder_calls` are the steps that were decoded).
 
 # %%
 calls = recording.num_steps
@@ -188,7 +189,7 @@ HTML(plot.html_image(figure, "Pictures of six arms for three prompts, and their 
 #
 # `compare` runs each *arm*, one way of sampling, on held-out captions, that is on texts that the pipeline was not trained on. One row per
 # arm: its calls of the encoder and of the whole UNet, operations and seconds of one picture, and `ratio`, how many times faster it is than
-# untouched. PSNR (in dB; 10 dB more is a tenth of the squared error) and SSIM (1: equal) tell how near the pictures are to the untouched
+# untouched. PSNR (in dB, of the squared error averaged over all pictures; 10 dB more is a tenth of it) and SSIM (1: equal) tell how near the pictures are to the untouched
 # run's, `psnr_worst` how near the worst one is. `prompt_accuracy` is the share of pictures in which a small classifier finds every
 # attribute that the prompt asks for. *Prediction held*: between keys nothing is computed, the UNet's last prediction is used again.
 

@@ -22,7 +22,7 @@
 # - tell a **step** from its **time-step**, and read the noise level $\bar\alpha$ at each,
 # - write down guidance and the DDIM update (the paper's Eq. 1), and show that both are what the library does,
 # - look at the latents on the way, and at the clean picture that the denoiser predicts at each step, and
-# - say why ten requested steps may be ten or nineteen calls of the denoiser.
+# - say why ten requested steps may be ten, eleven or nineteen calls of the denoiser.
 #
 # Everything runs offline on a CPU in less than a minute.
 
@@ -225,7 +225,7 @@ print(f"alpha-bar now {a:.5f}, next {b:.5f}: a step of {float(by_hand.sub(z_T).n
 
 # %% [markdown]
 # The paper writes both in one (Eq. 1). In words: scale the latent by the ratio of the picture's weights, and add the prediction times the
-# change of the noise-to-picture ratio:
+# picture's new weight times the change of the noise-to-picture ratio:
 #
 # $$z_{t-1} = \sqrt{\frac{\bar\alpha_{t-1}}{\bar\alpha_t}}\; z_t
 #   + \sqrt{\bar\alpha_{t-1}}\left(\sqrt{\frac{1}{\bar\alpha_{t-1}}-1} - \sqrt{\frac{1}{\bar\alpha_t}-1}\right)\epsilon$$
@@ -360,7 +360,8 @@ kinds = {name: getattr(diffusers, kind) for name, kind in SCHEDULERS.items()}
 variants = {name: kind.from_config(scheduler.config) for name, kind in kinds.items()}
 variants["pndm, as SD 1.5 sets it"] = kinds["pndm"].from_config(scheduler.config, skip_prk_steps=True)
 rows = []
-for name, pipe.scheduler in variants.items():
+for name, variant in variants.items():
+    pipe.scheduler = variant
     pipe.scheduler.set_timesteps(10)
     rows.append((name, 10, denoiser_calls(pipe, 10), len(set(pipe.scheduler.timesteps.tolist()))))
 pipe.scheduler = scheduler
@@ -403,8 +404,8 @@ print("10 requested from Heun:", fl.KeySchedule.uniform(int(calls.set_index("sch
 #
 # - A run: text embeddings once, then per step one call of the denoiser with two rows (without and with the prompt), guidance, and an
 #   update; at the end one decoding. By hand and by the library the latents agree to rounding.
-# - A **step** counts calls of the denoiser, its **time-step** is the noise level in training's count. For DDIM calls and requested steps
-#   are equally many, for other schedulers not.
+# - A **step** counts calls of the denoiser, its **time-step** is the noise level in training's count. For DDIM and most others calls and
+#   requested steps are equally many, for PNDM, Heun and KDPM2 not.
 # - DDIM's update uses the prediction only. It jumps to the predicted clean latent and back to the next noise level, with the same noise.
 # - The time is spent in the denoiser. Whatever makes its calls cheaper makes sampling faster.
 #

@@ -312,17 +312,20 @@ HTML(plot.html_image(figure, "Norms of the blocks' features: ours as boxes on th
 
 # %% [markdown]
 # Larger maps have larger norms even if every place holds the same number. Divided by the side of the map, the norm is the typical size
-# of a place, comparable between blocks (for the paper we take the sides of the blocks' outputs, which it does not say):
+# of a place, comparable between blocks (for the paper we take the sides of the blocks' outputs, which it does not say). And this is the
+# size of the **channels' mean**, in which channels of different sign cancel. How large the features themselves are says their root mean
+# square, in the last column:
 
 # %%
 side = {name: recording[name].shape[-1] for name in paper_norm}
 side_large = dict(zip(paper_norm, [32, 16, 8, 8, 8, 16, 32, 64, 64], strict=True))
 medians = norms.groupby("layer")["value"].median()
+rms = {name: float(recording[name].float().square().mean().sqrt()) for name in paper_norm}
 rows = [
-    (name, names[name], paper_norm[name], medians[name], paper_norm[name] / side_large[name], medians[name] / side[name])
+    (name, names[name], paper_norm[name], medians[name], paper_norm[name] / side_large[name], medians[name] / side[name], rms[name])
     for name in paper_norm
 ]
-columns = ["block", "in the paper", "paper, norm", "ours, norm", "paper, by side", "ours, by side"]
+columns = ["block", "in the paper", "paper, norm", "ours, norm", "paper, by side", "ours, by side", "ours, RMS"]
 sizes_table = pd.DataFrame(rows, columns=columns)
 sizes_table.style.hide(axis="index").format(precision=2)
 
@@ -330,7 +333,7 @@ sizes_table.style.hide(axis="index").format(precision=2)
 is_decoder = sizes_table["block"].map(split.part) == "decoder"
 larger = sizes_table[is_decoder].iloc[:, 2:].mean() / sizes_table[~is_decoder].iloc[:, 2:].mean()
 print("decoder / encoder, mean over blocks:", ", ".join(f"{name} {value:.1f}" for name, value in larger.items()))
-finding("3b", "norms: decoder 5 to 30 times the encoder's", "median norm, decoder / encoder", larger["ours, norm"])
+finding("3b", "norms: decoder 5 to 30 times the encoder's", "median norm by side, decoder / encoder", larger["ours, by side"])
 
 # %% [markdown]
 # Figure 3c is the standard deviation of those norms over the steps. Next to it the same **divided by the mean norm**: by how many per
@@ -360,8 +363,9 @@ finding("3c", "spread of the norm: decoder far above encoder", "std, decoder / e
 # ## 8. Does the conclusion survive normalisation?
 #
 # If one layer's features are 10 times as large as another's, and both turn by the same angle, its *squared* change is 100 times as
-# large. So a difference in Figure 3a **must** appear wherever norms differ as in Figure 3b, whether or not the encoder is steadier. Two
-# measures without that flaw: the **relative** change $\lVert F_t - F_{t-1}\rVert / \lVert F_{t-1}\rVert$, and the **cosine** change, 1
+# large. So wherever the features' size (RMS) differs, a difference in Figure 3a must appear, whether or not the encoder is steadier. The
+# norms of Figure 3b do not tell, because in them channels cancel: here they differ, but the RMS (printed under the table of section 7)
+# differs as little as the squared change. For Stable Diffusion it was not published. Two measures without that flaw: the **relative** change $\lVert F_t - F_{t-1}\rVert / \lVert F_{t-1}\rVert$, and the **cosine** change, 1
 # minus the cosine of the angle.
 
 # %%
@@ -384,7 +388,10 @@ def by_prompt(table):
 rows = {(kind, "blocks"): by_prompt(table[table["layer"] != "conv_in"]) for kind, table in kinds.items()}
 rows |= {(kind, "with conv_in"): by_prompt(table) for kind, table in kinds.items()}
 ratios = pd.DataFrame(rows).T.rename_axis(["change", "of"]).sort_index()
-ratios.style.format(precision=2).set_caption("decoder / encoder, over prompts")
+ratios.style.format(precision=2).set_caption("decoder / encoder of each prompt: mean, lowest and highest")
+
+# %% [markdown]
+# (The findings divide the means over all prompts, in which prompts that change more count more: another ratio than the mean of ratios.)
 
 # %% [markdown]
 # Encoder against decoder over the steps in the three measures, mean over the blocks of each part, with a band over the prompts. On which
@@ -406,8 +413,7 @@ finding("(3a)", "not measured", "relative change, decoder / encoder", ratio_of(k
 finding("(3a)", "not measured", "cosine change, decoder / encoder", ratio_of(kinds["cosine"]), comparable=False)
 
 # %% [markdown]
-# How to read this. A ratio near 1 for relative and cosine change means: the decoder is *not* less steady than the encoder; at most it
-# has larger features. Then this observation alone does not say why the encoder, of all parts, should be left out. There is another
+# How to read this. A ratio near 1 for relative and cosine change means: the decoder is *not* less steady than the encoder. Then this observation alone does not say why the encoder, of all parts, should be left out. There is another
 # reason: with held encoder features the decoder still works at every step and gets that step's own time embedding, so the prediction
 # can follow the time-step (notebook 04 holds other things for comparison). What relative change is on Stable Diffusion's weights, we
 # have not measured.
@@ -473,11 +479,12 @@ pd.DataFrame(rows, columns=["groups", "key steps", "longest group"]).style.hide(
 # %%
 early = {name: sum(key < 10 for key in schedule.keys) for name, schedule in schedules.items()}
 print("keys in the first ten steps:", early)
-finding("keys", "keys lie early: 5 of 9 in the first ten steps", "first ten steps, keys from encoder features / uniform",
-        early["from encoder features"] / early["uniform"])  # fmt: skip
+finding("keys", "keys lie early: 5 of 9 in the first ten steps", "first ten steps, clusters of encoder features / uniform",
+        early["from encoder features"] / early["uniform"], comparable=False)  # fmt: skip
 
 # %% [markdown]
-# Look at the longest group too. Clustering puts steps apart that are unlike *each other*, and what remains can be one long group; it
+# They come early, but look at the longest group: these are no usable keys, which is why the finding does not count. Clustering puts
+# steps apart that are unlike *each other*, and what remains can be one long group; it
 # does not ask how far a group's last step is from its first, which is what holding needs.
 
 # %% [markdown]
@@ -518,6 +525,8 @@ finding("(Tab. 14)", "pictures suffer more if the decoder is held: FID 22.97 aga
         "1 - cosine while held, decoder / encoder", ratio, comparable=False)  # fmt: skip
 
 # %% [markdown]
+# (FID is the distance of many pictures from real ones, by the features of a network: lower is better.)
+#
 # Two warnings. Near in angle is not near in the picture: what counts is what the decoder makes of a held feature, and how much that
 # step matters for the final picture. Groups found by similarity are groups of alike features and no more; whether they are good key
 # steps must be measured on pictures.

@@ -21,7 +21,7 @@
 # - turn a curve of recorded change into a list of key steps, with a rule that fits on one line,
 # - get another list from *which steps look alike*, and a third from what reuse was measured to cost,
 # - draw five schedules of nine keys as strips, and compare them by the pictures that come out, and
-# - say what the curve does not know, with a number.
+# - say how much of it the drift of features explains, with a number.
 #
 # The features are *held* between keys here, as in the paper. Everything runs offline on a CPU in less than a minute.
 
@@ -213,9 +213,9 @@ print(f"the paper's keys are {abs(gain):.1f} dB {'above' if gain > 0 else 'below
 # pictures show an order of magnitude; notebook 07 has intervals.
 
 # %% [markdown]
-# ## 6. What the curve misses
+# ## 6. How much does the drift of features explain?
 #
-# For each schedule: how far is a held feature from the one it stands for, on average over the steps? If the curve were all that matters,
+# For each schedule: how far is a held feature from the one it stands for, on average over the steps? If that were all that matters,
 # the schedule with the smallest distance would give the best pictures.
 
 
@@ -233,12 +233,12 @@ against.style.format({"distance of held features": "{:.4f}", "PSNR, dB": "{:.1f}
 nearest, best_pictures = drift.idxmin(), psnr.idxmax()
 print(f"features nearest to the true ones: {nearest}; pictures nearest to the untouched ones: {best_pictures}")
 agreement = drift.corr(psnr, method="spearman")
-print(f"rank correlation of distance and PSNR over the five (-1: the curve is all that matters): {agreement:.2f}")
+print(f"rank correlation of distance and PSNR over the five (-1: the distance alone ranks the schedules): {agreement:.2f}")
 
 # %% [markdown]
-# A correlation near -1 says that the curve tells bad keys from good ones. But schedules that are about as good it may rank wrongly: compare the
-# neighbours in the table. Why shows span by span. Take every group of six steps, wherever it begins: how far do features drift in it, and
-# what did reusing them there cost at the *end* of the run, as measured?
+# A correlation near -1 says that the drift of features tells bad keys from good ones. Schedules that are about as good it may rank wrongly:
+# compare the neighbours in the table. Now the same for single groups. Take every group of six steps, wherever it begins: how far do features
+# drift in it, and what did reusing them there cost at the *end* of the run, as measured on sixteen pictures?
 
 # %%
 length = 6
@@ -251,7 +251,9 @@ f"rank correlation over {len(starts)} groups of {length} steps: {rank:.2f}"
 # %%
 ax = (figure := plot.figure(7, 3)).subplots()
 ax.plot(starts, drifts / drifts.mean(), "--", color=plot.PETROFF[1], label="drift of the encoder's features")
-ax.plot(starts, errors / errors.mean(), color=plot.PETROFF[0], label="error in the final latents")
+ax.plot(starts, errors / errors.mean(), color=plot.PETROFF[0], label="error in the final latents, mean of pictures")
+middle = np.sqrt(costs.spans("median")[0, starts, length])
+ax.plot(starts, middle / middle.mean(), ":", color=plot.PETROFF[0], label="the same, median picture")
 ax.set(xlabel=f"step at which a group of {length} begins", ylabel="relative to the mean", ylim=(0, None))
 ax.legend()
 HTML(
@@ -265,7 +267,8 @@ apart = np.abs(drifts / drifts.mean() - errors / errors.mean())
 print(f"where the two disagree most: a group that begins at step {starts[apart.argmax()]}")
 
 # %% [markdown]
-# Between a changed feature and a changed picture stand three things that the curve does not see:
+# Drift explains most of it, then. (The plateau up to step 13 is one picture that ends as another one: see the median, and notebook 06.) Where
+# the two disagree, three things stand between a changed feature and a changed picture that the drift does not see:
 #
 # 1. the **decoder**: it may hardly use what has changed, or use it much;
 # 2. the **scheduler**: how far the latents move at a step differs from step to step;

@@ -18,7 +18,7 @@
 # every rival had the same captions, seeds and machine, and asks when holding or extrapolating encoder features is the best thing to do.
 #
 # After this notebook you can
-# - read a front of fidelity against cost, and see that the answer depends on what costs: calls, seconds or operations,
+# - read a front of fidelity against cost, for three costs: calls, seconds and operations,
 # - tell a difference from noise by its paired interval,
 # - say when not to use encoder propagation.
 #
@@ -54,11 +54,13 @@ print(f"fastdiff_lab {fl.__version__}: {len(table)} arms, {len(pictures) // len(
 HTML(plot.html_image(plot_suite(table, plot.figure(12, 10)), "PSNR to the untouched run against calls, seconds and operations, a line per family of arms"))
 
 # %% [markdown]
-# The grey line is the untouched run's own distance to the converged one (the same seed with 1,000 steps): what lies above it differs less from the
+# The dash-dotted line is the untouched run's own distance to the converged one (the same seed with 1,000 steps): what lies above it differs less from the
 # untouched run than that does from the exact solution.
 #
 # In numbers, the three nearest for each number of sequential calls. An arm's name says what is reused (features or predictions), at which keys and how
-# many, and how: order 0 holds, order 1 extrapolates. `ratio`: times faster than untouched. `psnr` in dB is that of the error averaged over all
+# many, and how: order 0 holds, order 1 extrapolates. *derived* keys come from what reusing features costs, those *derived for predictions* from what
+# reusing predictions costs; *refined* ones were moved one by one, as real runs got better (notebook 06). DeepCache evaluates the outermost layers of
+# the UNet at every step, and all of it at every second, third or fifth. `ratio`: times faster than untouched. `psnr` in dB is that of the error averaged over all
 # pictures, `psnr_typical` the mean of the pictures' own, `psnr_worst` the worst. `prompt_accuracy` counts all captions; half of them have two
 # objects, which the pipeline was never taught, so the untouched run does not reach 50 %, either.
 
@@ -102,6 +104,10 @@ fronts["forward_calls"].style.hide(axis="index").format(precision=1)
 fronts["seconds"].style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
+# Features are on none of the three fronts: at each price predictions or plain steps are nearer. They come nearest to the front by calls (held, with 9 keys
+# or more, within 2 dB) and are farthest from it by operations, because the decoder works at every step.
+
+# %% [markdown]
 # ## 3. Call-bound or arithmetic-bound?
 #
 # A GPU that one image leaves idle pays per call: a decoder batch of fifteen steps costs about what a batch of one does. A busy CPU, or a GPU with a large
@@ -121,6 +127,10 @@ def cheapest(wanted: float, share: float) -> str:
 
 shares = [0.0, 0.25, 0.5, 0.75, 1.0]
 pd.DataFrame({f"{wanted} dB": [cheapest(wanted, share) for share in shares] for wanted in (25, 30, 35, 40, 45)}, index=pd.Index(shares, name="s")).style.format_index("{:.2f}")
+
+# %% [markdown]
+# The rows are equal: held predictions, and from 40 dB on plain steps, are the cheapest whatever the machine, because they save calls and operations
+# alike. It would depend on the machine if features came nearer with as many calls; they would then win where *s* is small.
 
 # %% [markdown]
 # ## 4. Tell a difference from noise
@@ -203,15 +213,28 @@ HTML(plot.html_image(plot_suite(solver, plot.figure(12, 10)), "DPM-Solver++ with
 # %%
 best_of(solver)
 
+# %%
+solver_paired = pd.read_csv(folder.parent / "dpm-solver++-20" / "paired.csv")
+held = solver_paired[(solver_paired["order"] == 0) & solver_paired["claim"].str.match("features over predictions at keys|derived over as many")]
+held[["claim", "num_keys", "difference", "low", "high"]].style.hide(axis="index").format(precision=1)
+
+# %% [markdown]
+# There is: held at derived keys, features are nearer than as many plain steps from 7 keys on. But predictions held at keys of their own are nearer or
+# level, up to 13 keys; with 17 of the 20 steps, features are ahead, at a gain in time of 1.2.
+
 # %% [markdown]
 # ## 7. As good, if not the same?
 #
 # A picture may differ from the untouched run's and be as good. So a thousand pictures per arm are compared with drawn scenes, as sets: the *kernel distance* (as in KID,
-# but on features of our own judge of scenes, not Inception's) is 0 on average for sets alike. `drawn scenes` is what other drawn scenes get; `deviation` is that of the kernel distance between
-# subsets, `frechet_distance` as in FID, on the same features.
+# but on features of our own judge of scenes, not Inception's) is 0 on average for sets alike. `drawn scenes` is what other drawn scenes get; `deviation` is the kernel distance's
+# standard deviation over random subsets of the pictures, `frechet_distance` as in FID, on the same features.
 
 # %%
 pd.read_csv(folder.parent / "scene_distance.csv").style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# By this measure derived keys and the untouched run are not told apart (they differ by less than the deviations); the paper's nine are farther away. All are
+# far from drawn scenes: the pipeline's own faults weigh more than the acceleration.
 
 # %% [markdown]
 # ## When not to use it
@@ -240,7 +263,7 @@ for count in (9, 17):
 #   extrapolated at 17 derived keys fell by 7 and 10 dB, far below their intervals. Look at the typical picture, too.
 # - At 17 keys a rule that needs no calibration (accumulated change) is 1 dB ahead of derived keys, at 9 another one is level:
 #   [table](../docs/results.md#rules-that-need-no-calibration).
-# - Few-step models (LCM, Turbo) leave nothing to skip.
+# - Models that were distilled to a few steps (LCM, Turbo: 1 to 8) leave nothing to skip.
 # - On Stable Diffusion's weights and on a GPU this has not been measured by us; `fastdiff-lab compare --suite --model FOLDER --device cuda` does it.
 #
 # Next: [your own model](08_your_own_model.ipynb).

@@ -69,7 +69,8 @@ architectures = pd.DataFrame(rows)
 architectures.style.hide(axis="index").format({"denoiser's parameters, M": "{:.0f}", "encoder's share": "{:.0%}"}, precision=2)
 
 # %% [markdown]
-# More speed than this ceiling can only come from decoding steps in parallel on a device that one picture leaves idle. The paper reports
+# More speed than this ceiling can only come from decoding steps in parallel on a device that one picture leaves idle, or from an encoder
+# that takes more of the time than of the operations (on our small pipeline it does: notebook 05). The paper reports
 # 2.42 s down to 1.42 s (1.7x) for Stable Diffusion with DDIM (Table 1): look at the column, and say where the rest must come from.
 # `fastdiff-lab bench --device cuda` times these architectures on your device, with random weights and beside the ceiling by time.
 
@@ -156,7 +157,7 @@ if flops:
 # %% [markdown]
 # ## 3. Calibrate within a budget
 #
-# `calibrate` says what it will take before it starts, and with a budget shortens the spans it looks at until that is kept. More prompts and a
+# With `budget` in seconds, `calibrate` first estimates what it will take, and shortens the spans it looks at until that is kept. More prompts and a
 # larger budget give better keys; prompts like those that you will use. `store="costs.part"` makes a calibration that can be stopped and goes on.
 
 # %%

@@ -49,7 +49,8 @@ pipe = fl.load_pipeline()
 f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}"
 
 # %% [markdown]
-# One untouched run is recorded, so that the lab can show the measured change of the features above the strip.
+# One untouched run is recorded, so that the lab can show the measured change of the features above the strip, instead of the predicted error
+# (choose it there).
 
 # %%
 prompt = "a large red star at the left on a white background"
@@ -61,9 +62,9 @@ f"{recording.num_steps} steps, {len(recording.layers)} layers"
 # ## 1. The lab
 #
 # 1. **The strip**: dark squares are key steps, the bands are their groups. Click a step, drag a key, or use the keyboard (Tab to the strip,
-#    arrows, Space). The bars above show the error that each group is predicted to make: a tall bar asks for a key in its middle.
+#    arrows, Space). The bars above show the error that each group is predicted to make, on a logarithmic axis: a tall bar asks for a key in its middle.
 # 2. **The numbers** follow at once; nothing is run. The curve on the right shows the best schedule for every number of keys: your point can
-#    come down to it, never below it. The slider moves along it.
+#    come down to it, never below it. The slider moves along it. The ceiling by time has to be measured first, by its button.
 # 3. **Run** draws the untouched and the accelerated picture, and their difference. Then change one thing and run again.
 
 # %%
@@ -105,7 +106,8 @@ HTML(lab.page())
 # ## 3. The history
 #
 # Is the order of the predicted errors that of the real ones (`latent_error`)? Both are root mean squares of a value of the final latents; `psnr`
-# in dB is of the picture, `ratio` is how many times faster than untouched. One picture is no proof; it is the place to look for surprises.
+# in dB is of the picture, `ratio` is how many times faster than untouched (one run each; notebook 00 has medians).
+# One picture is no proof; it is the place to look for surprises.
 
 # %%
 digits = {"predicted_error": "{:.3f}", "latent_error": "{:.3f}", "psnr": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}"}

@@ -156,4 +156,4 @@ def test_published_keys_beside_derived_ones(pipe):
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_published(pipe, costs, new, of_predictions=of_predictions, counts=(3,), guidance_scale=5.0, **STEPS)
     assert len(table) == 12 and table["rule"].is_unique and (table["pictures"] == 2).all()
-    assert table.set_index("rule").loc["derived", "ahead"] == 0
+    assert table.set_index("rule").loc["predictions, derived for features", "ahead"] == 0

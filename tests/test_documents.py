@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("arm")
 PICTURES = pd.read_csv(ROOT / "data/suite/ddim-50/pictures.csv")
 RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
+PUBLISHED = pd.read_csv(ROOT / "data/ablation/published.csv")
 ONE_OBJECT = PICTURES[[parse_caption(prompt)["objects"] == "1" for prompt in PICTURES["prompt"]]]
 
 IN_README = {
@@ -82,7 +83,7 @@ def claims(page: str) -> list[tuple[float, ...]]:
 
 
 def test_differences_are_those_that_were_measured():
-    of_rules = RULES.rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
+    of_rules = pd.concat([RULES, PUBLISHED]).rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
     measured = pd.concat([of_rules, *(pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv"))])
     rounded = {tuple(round(value, 1) for value in row) for row in measured[["difference", "low", "high"]].itertuples(index=False)}
     known = rounded | {(-difference, -high, -low) for difference, low, high in rounded}
@@ -159,3 +160,11 @@ def test_the_table_of_rules_says_what_was_measured():
     assert list(said) == list(dict.fromkeys(RULES["rule"])) and set(RULES["pictures"]) == {128}
     for rule, cells in said.items():
         assert cells == [arms[rule, order, count] for order, count in ((0, 7), (0, 9), (0, 17), (1, 13), (1, 17))]
+
+
+def test_the_table_of_published_time_steps_says_what_was_measured():
+    arms = {(arm.rule, arm.num_keys): f"{arm.psnr:.1f} ({arm.typical:.1f})" for arm in PUBLISHED.itertuples()}
+    said = rows("docs/results.md", "keys")
+    assert list(said) == list(dict.fromkeys(PUBLISHED["rule"])) and set(PUBLISHED["pictures"]) == {128}
+    for rule, cells in said.items():
+        assert cells == [arms[rule, count] for count in (7, 9, 10, 13, 17)]

@@ -7,7 +7,7 @@ import re
 import sys
 from contextlib import contextmanager
 from functools import cache, partial
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import nbformat
@@ -20,7 +20,7 @@ from fastdiff_lab.exercises import ContestEntry, check, contest, show
 from fastdiff_lab.exercises.checking import EXERCISES, NAMES, verdict
 from fastdiff_lab.exercises.exercise import nearness
 from fastdiff_lab.exercises.hooks_and_features import _hooks, pipeline
-from fastdiff_lab.exercises.schedules import cost_of
+from fastdiff_lab.exercises.schedules import cost_of, random_costs
 from fastdiff_lab.exercises.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
 from fastdiff_lab.exercises.values import as_arrays, described, own_copy, same
 
@@ -326,7 +326,7 @@ def test_the_hidden_test_catches_an_answer_that_knows_the_visible_inputs(name):
         hidden_test(name)(planted)
 
 
-def test_the_hidden_test_catches_twelve_skips_written_down():
+def test_twelve_skips_written_down_are_wrong_for_another_unet():
     def twelve(unet, arguments):
         names = ["conv_in", *(f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2))]
         found, handles = {}, []
@@ -343,9 +343,68 @@ def test_the_hidden_test_catches_twelve_skips_written_down():
             handle.remove()
         return list(found.values())
 
-    assert check("collect_skips", twelve).passed
+    assert "4 inputs: 3 " in check("collect_skips", twelve).text
     with modules_kept(), pytest.raises(AssertionError, match="NOT RIGHT YET"):
         hidden_test("collect_skips")(twelve)
+
+
+def test_an_encoder_that_saves_nothing_is_told():
+    def answer_with(every_step: bool, fresh_bottleneck: bool):
+        def propagate(pipe, text, z, keys, num_steps, guidance):
+            unet, held = pipe.unet, None
+            pipe.scheduler.set_timesteps(num_steps)
+            for step, t in enumerate(pipe.scheduler.timesteps):
+                now = encoded(unet, z, t, text) if every_step or fresh_bottleneck or step in keys else held
+                held = now if step in keys else (held[0], now[1]) if fresh_bottleneck else held
+                without, with_prompt = decoded(unet, *held, t, text).chunk(2)
+                z = pipe.scheduler.step(without + guidance * (with_prompt - without), t, z).prev_sample
+            return z
+
+        return propagate
+
+    assert check("propagate", answer_with(False, False)).passed
+    for wasteful in (answer_with(True, False), answer_with(False, True)):
+        report = check("propagate", wasteful)
+        assert not report.passed and "ran at 5 steps; it should run at the 2 keys only" in report.text, report
+
+
+def encoded(unet, z, t, text):
+    """Skips and bottleneck of both halves."""
+    sample, temb = unet.conv_in(torch.cat([z, z])), embedded(unet, t, 2 * len(z))
+    skips = [sample]
+    for block in unet.down_blocks:
+        more = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
+        sample, out = block(sample, temb, **more)
+        skips += out
+    return skips, unet.mid_block(sample, temb, encoder_hidden_states=text)
+
+
+def embedded(unet, t, rows: int):
+    return unet.time_embedding(unet.time_proj(t.expand(rows)))
+
+
+def decoded(unet, skips, sample, t, text):
+    temb, skips = embedded(unet, t, len(sample)), list(skips)
+    for block in unet.up_blocks:
+        mine, skips = tuple(skips[-len(block.resnets) :]), skips[: -len(block.resnets)]
+        more = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
+        sample = block(sample, mine, temb, **more)
+    return unet.conv_out(unet.conv_act(unet.conv_norm_out(sample)))
+
+
+def test_keys_that_are_cheaper_than_uniform_ones_are_not_called_uniform():
+    costs = random_costs(np.random.default_rng(1), 8, 8)
+    mistaken = [list(mistake(costs, 3)) for mistake in EXERCISES["best_keys"].mistakes.values()]
+    every = sorted(([0, *rest] for rest in combinations(range(1, 8), 2)), key=lambda keys: cost_of(costs, keys))
+    second = next(keys for keys in every[1:] if keys not in mistaken)
+    assert cost_of(costs, second) < min(cost_of(costs, keys) for keys in mistaken if keys != every[0])
+    report = check("best_keys", lambda costs, num_keys: second, inputs=[(costs, 3)])
+    assert not report.passed and "perhaps" not in report.text, report
+
+
+def test_damping_without_a_line_is_refused():
+    with pytest.raises(ValueError, match=r"damping=0\.2 asked with order 0, which holds features"):
+        ContestEntry(fl.KeySchedule.uniform(50, 7), damping=0.2)
 
 
 @FUNCTIONS

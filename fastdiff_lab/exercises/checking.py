@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from . import contest, hooks_and_features, propagation, schedules
-from .exercise import Exercise, Verdict
+from .exercise import Exercise, Verdict, nearness
 from .values import described, own_copy, same, shown
 
 EXERCISES: dict[str, Exercise] = {
@@ -33,7 +33,7 @@ NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; all else would let the library answer in the student's place.
 ALLOWED_FILES = ("schedule.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
-ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed")
+ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed", "_encodes_at_keys_only")
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,19 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
         return Verdict("raised", f"{type(error).__name__}: {error}{_place(error)}")
     if broken and found is not None:
         return Verdict("broke a rule", "; ".join(broken), found=found)
-    judged = _judged(exercise, exercise.expected, found, arguments)
+    judged = _judged(exercise.judge, exercise.expected, found, arguments)
     if judged.is_right and not same(given, arguments):
         names = [name for name, new, old in zip(exercise.arguments, given, arguments, strict=True) if not same(new, old)]
         return Verdict("changed its input", f"the result is right, but your function wrote into {', '.join(names)}; work on a copy")
     return replace(judged, found=found)
 
 
-def _judged(exercise: Exercise, right: Callable, found: Any, arguments: tuple) -> Verdict:
+def _judged(judge: Callable[[Any, Any, tuple], Verdict], right: Callable, found: Any, arguments: tuple) -> Verdict:
     """What was found beside what the function `right` gives."""
     with torch.no_grad():
         expected = right(*own_copy(arguments))
         try:
-            return exercise.judge(found, expected, arguments)
+            return judge(found, expected, arguments)
         except Exception as error:  # whatever an answer may give: the student gets a sentence
             what = f"a {type(found).__name__} that cannot be compared ({type(error).__name__}: {error})"
             return Verdict("wrong type", f"found {what}; expected {shown(expected)}")
@@ -147,7 +147,7 @@ def _place(error: Exception) -> str:
 
 
 def _mistakes(exercise: Exercise, found: Any, arguments: tuple) -> Iterable[str]:
-    """The known mistakes whose result is what was found."""
+    """The known mistakes whose very result is what was found, not one that is as good."""
     for sentence, mistake in exercise.mistakes.items() if found is not None else ():
-        if _judged(exercise, mistake, found, arguments).is_right:
+        if _judged(nearness, mistake, found, arguments).is_right:
             yield sentence

@@ -72,6 +72,10 @@ class ContestEntry:
             )
         if not isinstance(self.order, int):
             raise TypeError(f"order={str(self.order)[:80]!r} given; accepted: 0, 1 or 2")
+        if self.order == 0 and self.damping != 1:
+            raise ValueError(
+                f"damping={self.damping!r} asked with order 0, which holds features; accepted: order 1 or 2, or damping 1"
+            )
         weight = self.prior_noise
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise ValueError(f"prior_noise={str(weight)[:80]} asked; accepted: a number from 0 to 1")

@@ -80,6 +80,19 @@ RELATIVE_CHANGE = Exercise(
 def _calls(rng: np.random.Generator) -> Iterator[tuple[nn.Module, dict]]:
     for rows, height, width in ((2, 16, 16), (1, 24, 8), (3, 17, 11)):
         yield call_of(pipeline().unet, rng, rows, height, width)
+    yield call_of(_smaller(), rng, 2, 8, 8)  # another number of blocks and layers
+
+
+@cache
+def _smaller() -> nn.Module:
+    """A UNet of two blocks with one layer each, with random weights."""
+    config = {
+        "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return type(pipeline().unet).from_config(config).requires_grad_(False)
 
 
 def call_of(unet: Any, rng: np.random.Generator, rows: int, height: int, width: int) -> tuple[nn.Module, dict]:

@@ -96,12 +96,14 @@ def compare_rules(
     return table
 
 
-def compare_ways(pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], **run: Any) -> pd.DataFrame:
-    """Runs every arm on the same pictures: one row per number of keys and rule, beside the arm "derived" of that number.
+def compare_ways(
+    pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], *, ours: str = "derived", **run: Any
+) -> pd.DataFrame:
+    """Runs every arm on the same pictures: one row per number of keys and rule, beside one arm of that number.
 
     >>> compare_ways(pipe, {9: {"derived": Arm(schedule), "as many plain steps": Arm(steps=9)}}, prompts)  # doctest: +SKIP
 
-    `ways`: for each number of keys the arms by rule, "derived" among them. `run`: as for `compare_pictures`.
+    `ways`: for each number of keys the arms by rule. `ours`: the rule among them whose lead is told. `run`: as for `compare_pictures`.
     Returns the columns of `compare_rules`, without the order. Raises what `compare_pictures` raises.
     """
     arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
@@ -110,7 +112,7 @@ def compare_ways(pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequ
         (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in ways for rule, arm in ways[count].items()
     ]
     return pd.DataFrame(
-        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(pictures, count, rule) for count, rule, keys in about]
+        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(pictures, count, rule, ours) for count, rule, keys in about]
     )
 
 
@@ -137,7 +139,7 @@ def _derived(costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
     return {"derived": derive_schedule(costs, count), "derived (errors unsquared)": derive_schedule(costs, count, power=1)}
 
 
-def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
+def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, float]:
     found = pictures[pictures["arm"] == f"{count} {rule}"]
     low, high = interval(found["mse"], mean_psnr)
     near = {
@@ -148,7 +150,7 @@ def _row(pictures: pd.DataFrame, count: int, rule: str) -> dict[str, float]:
         "worst": found["psnr"].min(),
         "pictures": len(found),
     }
-    ahead = paired_difference(pictures, f"{count} derived", f"{count} {rule}")
+    ahead = paired_difference(pictures, f"{count} {ours}", f"{count} {rule}")
     return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
 
 

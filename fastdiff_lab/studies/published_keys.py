@@ -31,6 +31,7 @@ from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, comp
 
 COUNTS = (5, 7, 9, 10, 13, 17)  # Align Your Steps was published for 10
 KARRAS_RHO = 7
+OURS = "predictions, derived for features"
 OPTIMISED = np.array(AysSchedules["StableDiffusionSigmas"][:-1])
 
 
@@ -96,14 +97,15 @@ def compare_published(
     >>> compare_published(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1], **costs)  # doctest: +SKIP
 
     `costs`, `of_predictions`: of runs of `num_inference_steps`, of order 0. `prompts`: none of theirs. `counts`: numbers of keys.
-    Others as for `compare_pictures`. Returns the columns of `compare_rules` without the order, and raises what it raises.
+    Others as for `compare_pictures`. Returns the columns of `compare_rules` without the order; what is told to be ahead are predictions
+    held at the keys derived for features, the nearest that costs as little as published time-steps do. Raises what `compare_rules` raises.
     """
     given = {("encoder", 0): costs, ("prediction", 0): of_predictions}
     check_held_out(given, prompts)
     check_costs(denoiser_calls(pipe, num_inference_steps), given)
     levels = noise_levels(pipe.scheduler, num_inference_steps)
     ways = {count: _ways(levels, costs, of_predictions, count) for count in counts}
-    return compare_ways(pipe, ways, prompts, num_inference_steps=num_inference_steps, **kept)
+    return compare_ways(pipe, ways, prompts, ours=OURS, num_inference_steps=num_inference_steps, **kept)
 
 
 def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, count: int) -> dict[str, Arm]:

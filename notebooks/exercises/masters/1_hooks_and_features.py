@@ -292,4 +292,4 @@ def test_step_similarity_on_other_inputs(env):
 #
 # - A change that is to be compared between layers is a *share* of the feature's size.
 # - Hooks reach into a model from outside; whoever registers one removes it.
-# - The bottleneck's features point the same way for many neighbouring steps: this is what encoder propagation lives on.
+# - The bottleneck's features point the same way for many neighbouring steps: encoder propagation lives on that. So do the decoder's here (notebook 02), so this alone is no reason to leave out the encoder.

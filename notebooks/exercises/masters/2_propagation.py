@@ -195,8 +195,8 @@ def propagate(pipe, text, z, keys, num_steps, guidance):
         now = embed(pipe.unet, t, rows)
         if step in keys:
             skips, hidden = encode(pipe.unet, rows, now, text)
-        unguided, guided = decode(pipe.unet, skips, hidden, now, text).chunk(2)
-        noise = unguided + guidance * (guided - unguided)
+        without, with_prompt = decode(pipe.unet, skips, hidden, now, text).chunk(2)
+        noise = without + guidance * (with_prompt - without)
         z = pipe.scheduler.step(noise, t, z).prev_sample
     return z
 # END SOLUTION
@@ -210,8 +210,8 @@ def propagate(pipe, text, z, keys, num_steps, guidance):
         if step in keys:
             now = embed(pipe.unet, t, rows)
             skips, hidden = encode(pipe.unet, rows, now, text)
-        unguided, guided = decode(pipe.unet, skips, hidden, now, text).chunk(2)
-        noise = unguided + guidance * (guided - unguided)
+        without, with_prompt = decode(pipe.unet, skips, hidden, now, text).chunk(2)
+        noise = without + guidance * (with_prompt - without)
         z = pipe.scheduler.step(noise, t, z).prev_sample
     return z
 """ # END PROMPT
@@ -269,7 +269,7 @@ def test_propagate_on_other_inputs(env):
 # - `features` and `text` are those of the key step: 2 x pictures rows, first all empty, then all prompt.
 # - `time_steps` are those of the group's n steps, a tensor of shape (n,).
 #
-# Call `decode` once. Return the guided predictions `unguided + guidance * (guided - unguided)` as a tensor (n, pictures, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
+# Call `decode` once. Return the guided predictions `without + guidance * (with_prompt - without)` as a tensor (n, pictures, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -297,8 +297,8 @@ def decode_group(decode, features, text, time_steps, guidance):
     n, rows = len(time_steps), len(text)
     batch = [feature.repeat(n, 1, 1, 1) for feature in features]
     predictions = decode(batch, text.repeat(n, 1, 1), time_steps.repeat_interleave(rows))
-    unguided, guided = predictions.unflatten(0, (n, rows)).chunk(2, dim=1)
-    return unguided + guidance * (guided - unguided)
+    without, with_prompt = predictions.unflatten(0, (n, rows)).chunk(2, dim=1)
+    return without + guidance * (with_prompt - without)
     # END SOLUTION
 
 # %% [raw]

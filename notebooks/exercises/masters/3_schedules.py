@@ -55,7 +55,7 @@ f"{type(pipe.unet).__name__} with {sum(p.numel() for p in pipe.unet.parameters()
 # ### Costs of spans
 #
 # `costs[key, length]` says what it costs (as squared error of the final latents) if the features of step `key` serve `length` steps: the key step itself and the `length - 1` steps after it. A step alone costs nothing. Groups
-# that were not measured, and those that would go beyond the last step, cost `inf`. These are the measured costs of the embedded pipeline:
+# that would go beyond the last step cost `inf`. Groups longer than the table is wide were not measured; you will not be asked for them. These are the measured costs of the embedded pipeline:
 
 # %%
 costs = fl.embedded_costs().spans()[0]
@@ -307,7 +307,7 @@ def test_extrapolate_on_other_inputs(env):
 # - `order` (0, 1, 2), `damping` (0 to 1: the share of the way that is gone along the line), `axis` ("step" or "log_snr") and `parts` ("all", "skips", "bottleneck"), as in `fl.Extrapolation`,
 # - `prior_noise` (0 to 1; the paper's is 0.003).
 #
-# The score is the mean PSNR to the untouched pictures, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in, so practise with several: `check("contest", entry, seed=3)`. Four pictures are few: scores of one
+# The score is the mean of the pictures' PSNR to the untouched ones, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in, so practise with several: `check("contest", entry, seed=3)`. Four pictures are few: scores of one
 # seed scatter by several dB, so look at more than one before you believe a difference. `check` passes what is no worse than the weakest of three well-known schedules; the contest begins there. `entry.save("name.json")` writes the file to hand in.
 
 # %% [raw]
@@ -321,7 +321,7 @@ def test_extrapolate_on_other_inputs(env):
 # <details>
 # <summary>Hint</summary>
 #
-# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good beginning (also with `over="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule?
+# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good beginning (also with `over="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule (`order=1, damping=0.2`)?
 #
 # </details>
 
@@ -377,4 +377,5 @@ def test_contest_on_other_inputs(env):
 #
 # - A schedule is a path through the costs of its groups; the best path is found exactly, in an instant.
 # - What is exact for the *sum* of costs need not be the best in a real run: that is why there is a contest.
+# - Extrapolation is nearer group by group, and may lose in a real run with few keys, because it multiplies the errors of earlier groups ([notebook 07](../07_is_it_worth_it.ipynb): by 14 dB with nine).
 # - Scores of few pictures scatter. Compare on the same captions and seeds, and on more than a handful.
