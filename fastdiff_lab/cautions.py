@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .runs import time_step_value
 from .schedule import KeySchedule
@@ -69,6 +69,14 @@ def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
     mixing = row_mixing(pipe) if parallel else None
     if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
+
+
+def check_not_deepcached(model: nn.Module) -> None:
+    """Raises RuntimeError where DeepCache's own package has put its forward in the place of the model's."""
+    if getattr(vars(model).get("forward"), "__module__", "").startswith("DeepCache"):
+        raise RuntimeError(
+            f"DeepCache is switched on for this {type(model).__name__}, and both at once are neither; call its helper's disable() first"
+        )
 
 
 def check_is_one_run(pipe: Any, guidance_scale: float | None, asked: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .callers import is_called_by
-from .cautions import check_finite, check_rows_stay_apart, warn_of_other_guidance
+from .cautions import check_finite, check_not_deepcached, check_rows_stay_apart, warn_of_other_guidance
 from .conditions import Conditions, repeat_rows
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
@@ -155,7 +155,8 @@ class Decoding:
         self.steered = Steered(self.model)
 
     def check_parts(self) -> None:
-        """Raises RuntimeError where a part that our layer is on is no longer the pipeline's."""
+        """Raises RuntimeError where a part that our layer is on is no longer the pipeline's, or is DeepCache's."""
+        check_not_deepcached(self.model)
         held = self.split.held(self.what)
         pairs = [("controlnet", self.controlnet, controlnet_of(self.pipe))]
         pairs += [(name, child, self.model.get_submodule(name)) for name, child in held.items()]

@@ -43,7 +43,7 @@ def _switchable(inner: Callable, outer: Callable) -> tuple[Callable, Callable[[]
     """`outer` until it is switched off, then `inner`: for a layer that something else was put upon."""
     current = [outer]
 
-    @functools.wraps(inner, updated=())
+    @functools.wraps(inner)
     def call(*args, **kwargs):
         return current[0](*args, **kwargs)
 
@@ -95,6 +95,7 @@ class _OwnMethod:
     """A replaced method that a copy of its owner does not take along: the copy has its own plain one."""
 
     def __init__(self, owner: Any, name: str, call: Callable) -> None:
+        vars(self).update(vars(call))  # marks of the layers below
         self.owner, self.name, self.call = owner, name, call
         self.__wrapped__ = call  # pipelines look at a step's signature to see whether it takes a generator
 

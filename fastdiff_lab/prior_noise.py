@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -102,3 +103,7 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):
         setattr(pipe.scheduler.step, _MARK, True)
         yield
+    if pipe.scheduler is not injection.scheduler:
+        warnings.warn(
+            "pipe.scheduler was replaced inside the prior_noise_injection block; the runs of the new one got no noise", stacklevel=3
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import threading
 from functools import partial
@@ -22,6 +23,7 @@ from fastdiff_lab import Arm, KeySchedule
 from fastdiff_lab.callers import is_called_by
 from fastdiff_lab.evaluation import sample
 from fastdiff_lab.fingerprint import identity, pipeline_digest, scheduler_config
+from fastdiff_lab.hooks import replaced_method
 
 KEYS = KeySchedule(6, (0, 2))
 
@@ -260,3 +262,39 @@ def test_a_pipeline_that_calls_a_part_of_its_own_is_accelerated():
     with fl.encoder_propagation(combined, KEYS) as counts:
         assert torch.equal(drawn(combined), expected)
     assert counts.encoder_calls == 2
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_deepcache_and_propagation_at_once(before):
+    from DeepCache import DeepCacheSDHelper
+
+    pipe = stable_diffusion()
+    plain, helper = drawn(pipe), DeepCacheSDHelper(pipe=pipe)
+    helper.set_params(cache_interval=2, cache_branch_id=0)
+    if before:
+        helper.enable()
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False):
+        if not before:
+            helper.enable()
+        with pytest.raises(RuntimeError, match="DeepCache is switched on for this UNet2DConditionModel"):
+            drawn(pipe)
+        helper.disable()
+    assert torch.equal(drawn(pipe), plain)
+
+
+def test_a_scheduler_that_was_replaced_while_noise_is_injected():
+    pipe = stable_diffusion()
+    with pytest.warns(UserWarning, match=r"pipe\.scheduler was replaced inside"), fl.prior_noise_injection(pipe):
+        pipe.scheduler = scheduler()
+        drawn(pipe)
+
+
+def test_noise_is_not_injected_twice_under_another_layer():
+    pipe = stable_diffusion()
+    with fl.prior_noise_injection(pipe), replaced_method(pipe.scheduler, "step", lambda inner: inner):
+        with (
+            pytest.raises(RuntimeError, match="prior noise is injected into this pipeline already"),
+            fl.prior_noise_injection(pipe),
+        ):
+            pass
+        assert "eta" in inspect.signature(pipe.scheduler.step).parameters
