@@ -1,6 +1,6 @@
 """One block of encoder propagation: which calls of the denoiser are evaluated, and which are answered with what was decoded ahead.
 
-- `Propagation`: the state of the block
+- `Decoding`: the state of the block
 - `Counts`: what was evaluated in the block
 """
 
