@@ -45,13 +45,13 @@ def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
-    change, size = recording.statistics["change"], recording.statistics["mean_square"]
+    change, size = recording.statistic("change"), recording.statistic("mean_square")
     if kind == "squared":
         return _tidy(recording, change)
     before = size.roll(1, dims=1)
     if kind == "relative":
         return _tidy(recording, (change / before).sqrt())
-    return _tidy(recording, 1 - recording.statistics["product"] / (size * before).sqrt())
+    return _tidy(recording, 1 - recording.statistic("product") / (size * before).sqrt())
 
 
 def feature_norm(recording: Recording) -> pd.DataFrame:
@@ -61,7 +61,7 @@ def feature_norm(recording: Recording) -> pd.DataFrame:
 
     Returns columns sample, step, time_step, part, layer, value.
     """
-    return _tidy(recording, recording.statistics["norm"])
+    return _tidy(recording, recording.statistic("norm"))
 
 
 def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = None, sample: int = 0) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Who calls a denoiser: pipelines may share one, and only the one that is accelerated may be answered from what was held.
 
 - `is_called_by(pipe)`: does the coming call belong to this pipeline?
+- `call_of(pipe)`: the call of the pipeline that it belongs to
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,15 +25,31 @@ def is_called_by(pipe: Any) -> bool:
     """
     if not isinstance(pipe, DiffusionPipeline):
         return True
-    caller = _nearest_pipeline(sys._getframe(1))
+    caller = next((owner for owner, _ in _pipelines_called(sys._getframe(1))), None)
     return caller is None or caller is pipe or any(part is caller for part in vars(pipe).values())
 
 
-def _nearest_pipeline(frame: FrameType | None) -> DiffusionPipeline | None:
+def call_of(pipe: Any) -> FrameType | None:
+    """The frame of the pipeline's call that is going on in this thread; None in a loop written by hand.
+
+    >>> call_of(pipe) is None  # no pipeline is being called here  # doctest: +SKIP
+    True
+    """
+    if not isinstance(pipe, DiffusionPipeline):
+        return None
+    found = None
+    for _, found in _pipelines_called(sys._getframe(1)):
+        # The loop may be in a helper that is called once for each step; the pipeline's call is the same for all.
+        if found.f_code.co_name == "__call__":
+            break
+    return found
+
+
+def _pipelines_called(frame: FrameType | None) -> Iterator[tuple[DiffusionPipeline, FrameType]]:
+    """The pipelines whose methods are running in this thread, the nearest first, with their frames."""
     while frame is not None:
         if frame.f_code.co_varnames[:1] == ("self",):
             owner = frame.f_locals.get("self")
             if isinstance(owner, DiffusionPipeline):
-                return owner
+                yield owner, frame
         frame = frame.f_back
-    return None

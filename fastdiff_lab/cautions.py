@@ -24,6 +24,8 @@ FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 
 
+# Of the largest value: what another order of rows may change by rounding.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 _SAME_GUIDANCE = 0.01  # relative: in bfloat16, 2.7 is 2.703
 
 
@@ -50,6 +52,27 @@ def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
             f"this schedule was measured with guidance scale {str(measured)[:80]}, this run has {used}; its keys need not be good here",
             stacklevel=3,
         )
+
+
+def check_length(pipe: Any, schedule: KeySchedule, calls: int) -> None:
+    """Raises ValueError where a run makes another number of denoiser calls than the schedule is for."""
+    if calls == schedule.num_steps:
+        return
+    if several_runs(pipe) == "free_init" and getattr(pipe, "_free_init_use_fast_sampling", False):
+        raise ValueError(
+            f"{type(pipe).__name__} makes runs of different lengths in one call (FreeInit with use_fast_sampling), which no one schedule "
+            "fits; accepted: enable_free_init(use_fast_sampling=False)"
+        )
+    raise ValueError(
+        f"the schedule is for {schedule.num_steps} steps, this run has {calls} time-steps with {type(pipe.scheduler).__name__}; use "
+        f"schedule.rescaled({calls}), or call the pipeline with other steps. A call with runs of different lengths is not supported"
+    )
+
+
+def is_near(found: Tensor, expected: Tensor) -> bool:
+    """Are two results of the same arithmetic in another order of rows equal, but for rounding?"""
+    most = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
+    return most <= _ROUNDING.get(expected.dtype, 0.05)
 
 
 def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .callers import is_called_by
-from .cautions import check_finite, check_not_deepcached, check_rows_stay_apart, warn_of_other_guidance
+from .cautions import check_finite, check_length, check_not_deepcached, check_rows_stay_apart, is_near, warn_of_other_guidance
 from .conditions import Conditions, repeat_rows
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
 from .ranks import Ranks, alike, looked_at
 from .residuals import HeldResiduals
-from .runs import Run, RunTracker, time_step_value
+from .runs import Run, RunTracker, at_time_step, time_step_value
 from .schedule import KeySchedule
 from .split import (
     CONDITIONS,
@@ -33,7 +33,7 @@ from .split import (
     frames_of,
     sample_argument,
 )
-from .steering import Steered
+from .steering import Steered, foreign_parts
 
 # What is held between key steps, and the paper's names for it (Table 14). With all up blocks held the prediction is the key
 # step's, whatever the encoder does, so the paper's "decoder" and "encoder and decoder" propagation give the same pictures.
@@ -82,6 +82,10 @@ class Decoding:
         self.use(schedule)
         self.counts = Counts()
         self.positional: tuple[str, ...] = ()  # arguments that the coming call gives by position
+        self.reused = False  # has a step used what another one left?
+        self.was_called = False
+        self.others_calls = 0  # of other pipelines that share the denoiser
+        self.unproven: tuple[str, ...] = ()  # what may mix the rows of a batch, until that is checked
         self.known: Mapping[int, Any] = {}  # step -> prediction that is given instead of being evaluated (calibration)
         self.controlnet = controlnet_of(pipe)
         self.residuals = HeldResiduals(self.tracker, schedule)
@@ -101,6 +105,7 @@ class Decoding:
         self.conditions: Conditions | None = None  # of the last key step
         self.key_step = -1
         self.steered: Steered | None = None
+        self.why_key: str | None = None  # what made a step a key that is none in the schedule
 
     def forget_keys(self) -> None:
         """Drops what was seen at key steps."""
@@ -110,7 +115,9 @@ class Decoding:
     def call_denoiser(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
         """The pipeline's call of the denoiser: one prediction, evaluated now or before. Calls of other pipelines are none of ours."""
         if not is_called_by(self.pipe):
+            self.others_calls += 1
             return inner(*args, **kwargs)
+        self.was_called = True
         arguments = self.signature.bind(self.model, *args, **kwargs).arguments
         arguments.pop("self")
         self.positional = tuple(arguments)[: len(args)]
@@ -121,7 +128,7 @@ class Decoding:
             self.begin_run(sample)
         run, step, _ = self.tracker.advance(timestep)
         check_finite(sample, step, timestep)
-        difference = self.difference(run, step, timestep, arguments)
+        difference = self.difference(step, arguments)
         if step in self.known:
             prediction = own(self.known[step])
         elif step in self.ahead and difference is None:
@@ -129,7 +136,16 @@ class Decoding:
         else:
             prediction = self.evaluate(inner, run, step, arguments, difference)
         self.counts.steps += 1
+        self.look_at_adapters(step)
         return prediction
+
+    def look_at_adapters(self, step: int) -> None:
+        assert self.steered is not None
+        if step != self.key_step:
+            self.reused = True
+            self.steered.adapters.between_keys()
+        if step == self.of_run.num_steps - 1:
+            self.steered.adapters.at_key(self.key_step, step + 1)
 
     def use(self, schedule: KeySchedule) -> None:
         self.of_run = schedule
@@ -139,18 +155,14 @@ class Decoding:
         self.forget()
         run = self.tracker.run
         assert run is not None
-        all_steps = run.num_steps if run.start is None else len(run.timesteps)
-        if all_steps not in (None, self.schedule.num_steps):
-            raise ValueError(
-                f"the schedule is for {self.schedule.num_steps} steps, this run makes {all_steps} denoiser calls with "
-                f"{type(self.pipe.scheduler).__name__}; use schedule.rescaled({all_steps}), or call the pipeline with other steps"
-            )
-        if run.start is not None and run.num_steps is not None:
+        check_length(self.pipe, self.schedule, run.num_steps if run.start is None else len(run.timesteps))
+        if run.start is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         warn_of_other_guidance(self.pipe, self.schedule)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_parts()
         self.check_ranks(sample)
+        self.unproven = foreign_parts(self.split) if self.parallel else ()
         self.counts.runs += 1
         self.steered = Steered(self.model)
 
@@ -158,7 +170,7 @@ class Decoding:
         """Raises RuntimeError where a part that our layer is on is no longer the pipeline's, or is DeepCache's."""
         check_not_deepcached(self.model)
         held = self.split.held(self.what)
-        pairs = [("controlnet", self.controlnet, controlnet_of(self.pipe))]
+        pairs = [("denoiser", self.model, denoiser_of(self.pipe)), ("controlnet", self.controlnet, controlnet_of(self.pipe))]
         pairs += [(name, child, self.model.get_submodule(name)) for name, child in held.items()]
         replaced = next((name for name, ours, here in pairs if ours is not here), None)
         if replaced is not None:
@@ -179,12 +191,10 @@ class Decoding:
         names = CONDITIONS if self.controlnet is not None else CONDITIONS + HELD_RESIDUALS
         return {name: arguments[name] for name in names if arguments.get(name) is not None}
 
-    def difference(self, run: Run, step: int, timestep: Any, arguments: dict) -> str | None:
+    def difference(self, step: int, arguments: dict) -> str | None:
         """What keeps this call from using what was evaluated at the last key step; None if nothing does."""
         if self.conditions is None:
             return "no key step came before it"
-        if run.planned is not None and not run.is_at(timestep, step):
-            return f"it comes at time-step {time_step_value(timestep)}, not at the planned one"
         rows = len(arguments[self.sample_name])
         return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.steering())
 
@@ -195,9 +205,9 @@ class Decoding:
         group = self.group_of[step]
         is_key = step == group.start
         if not is_key and difference is not None:
-            if self.parallel and run.planned is not None:
+            if self.parallel:
                 raise self.refusal(step, arguments, difference)
-            is_key = True
+            is_key, self.why_key = True, difference
         rows = len(arguments[self.sample_name])
         steps = range(step, step + self.steps_at_once(run, group, step, rows, is_key))
         mine = self.ranks.share(steps, is_key)
@@ -209,6 +219,8 @@ class Decoding:
             self.check_called()
         self.count(now)
         decoded = dict(zip(mine, _per_step(output[0], now.rows, now.times), strict=True))
+        if self.proves(now):
+            self.prove(inner, run, {at: decoded[at] for at in (mine[0], mine[-1])}, arguments, now)
         self.ahead = {at: _like(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
         if self.what == "prediction":
             self.ahead = self.predicted(run, range(step, group.stop), output)
@@ -216,6 +228,26 @@ class Decoding:
         if steps.stop == self.of_run.num_steps:
             self.forget_keys()
         return prediction
+
+    def proves(self, now: Pass) -> bool:
+        """Is this the pass at which parallel decoding is checked, once in a run with parts that are not diffusers' own?"""
+        return bool(self.unproven) and now.times > 1
+
+    def prove(self, inner: Callable, run: Run, decoded: Mapping[int, Tensor], arguments: dict, together: Pass) -> None:
+        """Decodes two steps of the batch alone, and raises ValueError if one differs: something mixes the rows."""
+        for step, sample in decoded.items():
+            alone = replace(together, places=(self.place(run, step),), is_key=False)
+            with self.features.during(alone):
+                found = self.as_called(inner, arguments | {"timestep": at_time_step(arguments["timestep"], run.planned[step])})[0]
+            self.count(alone)
+            if not is_near(sample, found):
+                names, self.unproven = ", ".join(self.unproven), ()
+                self.forget()
+                raise ValueError(
+                    f"step {step} decoded alone differs from the same step in a batch with others, so {names} mixes the rows of a batch; "
+                    "use parallel_decoding=False"
+                )
+        self.unproven = ()
 
     def check_called(self) -> None:
         """Raises RuntimeError if the host's forward went round a held child: what it gave is not what was asked for then."""
@@ -234,6 +266,8 @@ class Decoding:
         return inner(*[named.pop(name) for name in self.positional], **named)
 
     def begin_group(self, step: int, rows: int, arguments: dict, difference: str | None) -> None:
+        if self.steered is not None:
+            self.steered.adapters.at_key(self.key_step, step)
         if difference is not None or self.residuals.is_other:
             self.forget_keys()  # no line runs through features of other conditions
         self.key_step = step
@@ -249,7 +283,7 @@ class Decoding:
         """Where a step lies on the axis of extrapolation."""
         if self.extrapolation.axis == "step":
             return float(step)
-        return log_snr(self.pipe.scheduler, (run.timesteps if run.planned is None else run.planned)[step])
+        return log_snr(self.pipe.scheduler, run.planned[step])
 
     def refusal(self, step: int, arguments: dict, difference: str) -> ValueError:
         return ValueError(
@@ -261,12 +295,13 @@ class Decoding:
         sample = arguments[self.sample_name]
         places = tuple(self.place(run, step) for step in mine)
         return Pass(
-            len(sample), frames_of(self.model, sample), places, is_key, is_last_use=steps.stop == group.stop,
+            len(sample), frames_of(self.model, sample), places, is_key,
+            is_last_use=steps.stop == group.stop and not (self.unproven and len(mine) > 1),
             is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
         )  # fmt: skip
 
     def steps_at_once(self, run: Run, group: range, step: int, rows: int, is_key: bool) -> int:
-        if not self.parallel or run.planned is None:
+        if not self.parallel:
             return 1
         if self.max_rows is None:
             return group.stop - step
@@ -283,7 +318,6 @@ class Decoding:
         """The arguments with the rows of all steps of a pass; the held residuals keep the rows of one, as the encoder does."""
         if now.times == 1 and self.ranks.size == 1:
             return arguments  # as the pipeline gave them; another rank's step has another time-step
-        assert run.planned is not None
         sample = arguments[self.sample_name]
         unknown = arguments.keys() - {self.sample_name, "timestep", "return_dict", *CONDITIONS, *HELD_RESIDUALS}
         if unknown:

@@ -2,6 +2,7 @@
 
 - `replaced_call(module, make)`: while the block lasts, calling `module` calls `make(inner)` instead
 - `replaced_method(owner, name, make)`: the same for a method of any object
+- `is_replaced(module)`: is it inside such a block?
 - `is_compiled(module)`: has someone else put a compiled version in the place of the module's calls?
 """
 
@@ -60,6 +61,11 @@ def is_compiled(module: nn.Module) -> bool:
     return slot is not None and not hasattr(slot, "is_fastdiff_lab")
 
 
+def is_replaced(module: nn.Module) -> bool:
+    """Is the module inside a `replaced_call` block?"""
+    return hasattr(vars(module).get(_SLOT), "is_fastdiff_lab")
+
+
 @contextmanager
 def replaced_call(module: nn.Module, make: Callable[[Callable], Callable]) -> Iterator[None]:
     """While the block lasts, `module(...)` calls `make(inner)(...)`, where `inner` is what it called before.
@@ -103,7 +109,9 @@ class _OwnMethod:
         return self.call(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict) -> Callable:
-        owner = memo.get(id(self.owner), self.owner)
+        if id(self.owner) not in memo:
+            return self  # a copy of the owner's state, which the owner itself gets back (panoramas, for each view)
+        owner = memo[id(self.owner)]
         return getattr(type(owner), self.name).__get__(owner)
 
     def __reduce__(self) -> tuple:

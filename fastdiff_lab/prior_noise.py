@@ -38,7 +38,7 @@ class _Injection:
         timestep, sample = call.arguments["timestep"], call.arguments["sample"]
         run, step, is_new = self.tracker.advance(timestep)
         if is_new:
-            self.begin_run(run.planned if run.planned is not None else run.timesteps, sample)
+            self.begin_run(run.planned, sample)
         value = self.values[min(step, len(self.values) - 1)]
         if value < self.below_time_step and value != self.last and is_first_stage(self.scheduler):
             call.arguments["sample"] = sample + self.weight * self.sample_scale() * self.initial

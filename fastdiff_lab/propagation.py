@@ -122,6 +122,24 @@ def encoder_propagation(
         Decoding(pipe, schedule, split, what=what, extrapolation=extrapolation, parallel=parallel, max_rows=max_rows, ranks=ranks)
     ) as state:
         yield state.counts
+        warn_of_nothing_accelerated(state)
+
+
+def warn_of_nothing_accelerated(state: Decoding) -> None:
+    """Warns at the end of a block in which no step used what another had left, though the schedule has such steps."""
+    kind = type(state.pipe).__name__
+    if denoiser_of(state.pipe) is not state.model:
+        why = f"the denoiser of {kind} was replaced inside it; enter the block after the change"
+    elif not state.was_called:
+        shared = (
+            f" ({state.others_calls} calls of its denoiser came from other pipelines that share it)" if state.others_calls else ""
+        )
+        why = f"{kind} made no denoiser call inside it{shared}; call this pipeline there"
+    elif state.why_key is not None and not state.reused:
+        why = f"every step was evaluated as a key step: at the last of them, {state.why_key}"
+    else:
+        return
+    warnings.warn(f"the encoder_propagation block accelerated nothing, or not all: {why}", stacklevel=4)
 
 
 @contextmanager
@@ -133,6 +151,7 @@ def installed(state: Decoding) -> Iterator[Decoding]:
             if shared is not None:
                 _accelerated.add(shared)
                 stack.callback(_accelerated.discard, shared)
+        stack.callback(state.tracker.forget)
         stack.callback(state.forget)
         stack.callback(state.residuals.forget)
         _hold_features(stack, state, state.split)

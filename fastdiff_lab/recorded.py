@@ -51,6 +51,12 @@ class Recording:
     def num_steps(self) -> int:
         return len(self.time_steps)
 
+    def statistic(self, name: str) -> Tensor:
+        """A statistic by its name, shape (samples, steps, layers). Raises ValueError where no run was recorded."""
+        if not self.statistics:
+            raise ValueError("nothing was recorded: no run was finished inside the record block")
+        return self.statistics[name]
+
     def __getitem__(self, layer: str) -> Tensor:
         """The kept features of a layer. Raises KeyError that says which layers were kept, or which names are close."""
         if layer in self.features:
@@ -67,8 +73,7 @@ class Recording:
 
     def save(self, path: str | Path) -> None:
         """Writes the recording as one safetensors file with a JSON header, whole or not at all."""
-        if not self.statistics:
-            raise ValueError("nothing was recorded: no run was finished inside the record block")
+        self.statistic("change")  # refuses an empty recording
         header = {"schema": SCHEMA, "version": VERSION, "layers": self.layers, "parts": self.parts}
         header |= {"time_steps": self.time_steps, "about": self.about}
         tensors = {f"statistics.{name}": tensor for name, tensor in self.statistics.items()}

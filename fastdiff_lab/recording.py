@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .callers import is_called_by
 from .flops import on_meta
+from .hooks import is_replaced, replaced_method
 from .recorded import STATISTICS, Recording, unknown_layer
 from .runs import RunTracker
-from .split import denoiser_of, frames_of, guided_rows, inner_layers, sample_argument, split_denoiser
+from .split import denoiser_of, frames_of, guided_rows, inner_layers, inner_loop, sample_argument, split_denoiser
 from .steering import processors_kept
 
-_UNTOUCHED = "record untouched runs: leave encoder_propagation first"
+_UNTOUCHED = "record untouched runs: leave the block that accelerates the pipeline first"
 HALVES = ("conditional", "unconditional", "all")
 Layers = Sequence[str] | str | Callable[[str], bool]
 
@@ -37,23 +41,28 @@ class _Recorder:
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
         self.signature = inspect.signature(type(self.model).forward)
+        self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
+        self.is_ours = True  # the call at hand; other pipelines may share the denoiser
         self.begin_run()
 
     def begin_run(self) -> None:
-        self.step, self.all_rows, self.rows = -1, 0, slice(None)
+        self.step, self.all_rows, self.rows, self.blocks = -1, 0, slice(None), 1
         self.values: dict[tuple[str, int, str], Tensor] = {}
         self.before: dict[str, Tensor] = {}
         self.kept: dict[str, list[Tensor]] = {name: [] for name in self.keep}
 
     def before_step(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.is_ours = is_called_by(self.pipe)
+        if not self.is_ours:
+            return
         arguments = self.signature.bind(module, *args, **kwargs).arguments
         arguments.pop("self")
         run, step, is_new = self.tracker.advance(arguments["timestep"])
         if is_new:
             self.begin_run()
-            self.start(run.planned if run.planned is not None else run.timesteps)
-        if run.planned is not None and not run.is_at(arguments["timestep"], step):
-            raise ValueError(f"step {step} did not come at its planned time-step; {_UNTOUCHED}")
+            if any(map(is_replaced, self.blocks_of_model)):
+                raise ValueError(f"a block of {type(self.model).__name__} is held; {_UNTOUCHED}")
+            self.start(run.planned)
         self.choose_rows(step, arguments)
         if step == 0:
             self.check_size(arguments)
@@ -71,6 +80,21 @@ class _Recorder:
                 "the same pictures; accepted: half='conditional' where guidance ends in mid-run"
             )
         self.all_rows, self.rows = len(sample), slice(rows.start * frames, rows.stop * frames)
+        self.blocks = 1 if len(sample) == rows.stop - rows.start else len(sample) // (rows.stop - rows.start)
+
+    def check_blocks(self, sample: Tensor) -> None:
+        """At the scheduler's first step of a run: refuses rows of which it is not known what they are.
+
+        Only here one sees how many pictures there are, and so how many blocks of rows: guidance by several texts has more than two.
+        """
+        if self.half == "all" or self.step != 0 or sample.dim() != 4 or not self.is_ours:
+            return
+        found = self.all_rows // len(sample)
+        if found not in (1, self.blocks):
+            raise ValueError(
+                f"half={self.half!r} asked of {type(self.pipe).__name__}, whose denoiser gets {found} blocks of rows for each picture, and "
+                "it is not known which belongs to the prompt; accepted: half='all'"
+            )
 
     def start(self, timesteps: Tensor) -> None:
         time_steps = tuple(timesteps.tolist())
@@ -101,6 +125,8 @@ class _Recorder:
         return {name: size * self.recording.num_steps for name, size in sizes.items()}
 
     def after_layer(self, name: str, output: Any) -> None:
+        if not self.is_ours:
+            return
         feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
         for statistic, value in statistics_of(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
@@ -110,7 +136,7 @@ class _Recorder:
             self.kept[name].append(feature.to("cpu", copy=True))
 
     def after_step(self, module: nn.Module, args: tuple, output: Any) -> None:
-        if self.step == self.recording.num_steps - 1:
+        if self.is_ours and self.step == self.recording.num_steps - 1:
             self.finish_run()
 
     def finish_run(self) -> None:
@@ -250,7 +276,8 @@ def record(
     `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes;
     `bytes_to_keep` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
     kept already needs their memory once more for a moment. During a run the recorded layers' features of one step are held as well.
-    `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all".
+    `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all". Guidance by several texts (semantic
+    guidance) has more than two parts, which only "all" accepts.
 
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
     Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, for one that has no rows any more
@@ -277,7 +304,24 @@ def record(
         handles.append(model.register_forward_hook(recorder.after_step))
         for handle in handles:
             stack.callback(handle.remove)
+        if inner_loop(pipe) is None:  # Text2Video-Zero replaces its scheduler in mid-run
+            stack.enter_context(replaced_method(pipe.scheduler, "step", partial(_looking_at_samples, recorder)))
         yield recording
+        if not recording.num_samples:
+            warnings.warn(
+                f"nothing was recorded: {type(pipe).__name__} finished no run inside the record block, or its denoiser was replaced there",
+                stacklevel=3,
+            )
+
+
+def _looking_at_samples(recorder: _Recorder, inner: Callable) -> Callable:
+    signature = inspect.signature(inner)
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        recorder.check_blocks(signature.bind(*args, **kwargs).arguments["sample"])
+        return inner(*args, **kwargs)
+
+    return step
 
 
 def _place(name: str, blocks: Sequence[str], inner: Sequence[str]) -> tuple[int, int]:

@@ -1,50 +1,54 @@
 """Which run of the pipeline a call belongs to, and which step of it.
 
 - `Run`: the planned time-steps of one run
-- `time_step_value(timestep)`: a call's time-step as a number
-- `RunTracker(pipe)`: recognises where one run ends and the next begins
+- `RunTracker(pipe)`: recognises where one run ends and the next begins, and refuses calls that fit none
+- `time_step_value(timestep)`, `at_time_step(given, planned)`: a call's time-step as a number, and a number as a call's time-step
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
+
+from .callers import call_of
 
 
 @dataclass
 class Run:
-    """One run: the scheduler's time-steps that it visits, as far as they are known beforehand.
+    """One run: the scheduler's time-steps that it visits.
 
     `timesteps`: the scheduler's own tensor; holding it keeps its identity unique while the run is the current one.
-    `planned`: the part of it that the run visits, shape (calls,), or None where that cannot be told beforehand.
+    `planned`: the part of it that the run visits, shape (calls,).
     `step`: how many steps have begun.
     `start`: where the run begins among the scheduler's time-steps if it is one of several loops over them, else None.
+    `call`: the pipeline's call that makes the run; None in a loop written by hand.
     """
 
     timesteps: Tensor
-    planned: Tensor | None
+    planned: Tensor
     step: int = 0
     start: int | None = None
+    call: FrameType | None = None
 
     @property
-    def num_steps(self) -> int | None:
-        return None if self.planned is None else len(self.planned)
+    def num_steps(self) -> int:
+        return len(self.planned)
 
     def is_at(self, timestep: Any, step: int) -> bool:
         """Is `timestep` the one planned for `step`? Time-steps taken from the scheduler's tensor compare without a device sync."""
-        if self.planned is None or step >= len(self.planned):
+        if step >= len(self.planned):
             return False
         expected = self.planned[step]
         if isinstance(timestep, Tensor) and timestep.data_ptr() == expected.data_ptr() and _is_one_value(timestep):
             return True
-        return (
-            bool((torch.as_tensor(timestep).flatten() == expected.cpu()).all())
-            if _on_cpu(timestep)
-            else bool((timestep.flatten() == expected.to(timestep.device)).all())
-        )
+        on_cpu = not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
+        given, expected = torch.as_tensor(timestep).flatten(), expected.cpu() if on_cpu else expected.to(timestep.device)
+        return bool((given == _as_rounded(expected, given)).all())
 
 
 def time_step_value(timestep: Any) -> float | int:
@@ -52,43 +56,85 @@ def time_step_value(timestep: Any) -> float | int:
     return torch.as_tensor(timestep).flatten()[0].item()
 
 
+def at_time_step(given: Any, planned: Tensor) -> Any:
+    """A planned time-step in the form in which a call gave another: a number, or a tensor of the same shape and type."""
+    return planned.to(given).expand(given.shape) if isinstance(given, Tensor) else planned.item()
+
+
 def _is_one_value(timestep: Tensor) -> bool:
     """Also one that is repeated for each row without copies, as DiT's pipeline does."""
     return timestep.numel() == 1 or not any(timestep.stride())
 
 
-def _on_cpu(timestep: Any) -> bool:
-    return not isinstance(timestep, Tensor) or timestep.device.type == "cpu"
+def _as_rounded(listed: Tensor, given: Tensor) -> Tensor:
+    """The scheduler's time-steps in the precision of the call: some pipelines give them in that of the latents."""
+    return listed.to(given.dtype) if given.is_floating_point() else listed
 
 
-def planned_timesteps(pipe: Any, timestep: Any) -> Tensor | None:
-    """The time-steps of the run whose first denoiser call comes with `timestep`, or None if that cannot be told.
+def planned_timesteps(pipe: Any, timestep: Any, by_hand: bool = True) -> Tensor:
+    """The time-steps of the run whose first denoiser call comes with `timestep`.
 
     A pipeline may visit a part of the scheduler's time-steps only: the last ones (image-to-image sets `begin_index`, or its
-    scheduler has none and only the count is known) or the first ones (SDXL's `denoising_end`).
+    scheduler has none and only the count is known) or the first ones (SDXL's `denoising_end`). A loop written by hand goes to the end.
+
+    Raises ValueError where the run is no part of them, or where nothing tells which part.
     """
-    timesteps = pipe.scheduler.timesteps
-    begin = getattr(pipe.scheduler, "begin_index", None)
-    count = getattr(pipe, "_num_timesteps", None)
-    if not isinstance(count, int) or not 1 <= count <= len(timesteps):
-        count = None
-    value = time_step_value(timestep)
-    values = timesteps.tolist()
-    if begin is None:
-        starts = [start for start, found in enumerate(values) if found == value]
-        ends_right = [start for start in starts if count is not None and start + count == len(values)]
-        starts = ends_right or [start for start in starts if start == 0] or starts
-        if len(starts) != 1:
-            return None
-        begin = starts[0]
-    count = len(values) - begin if count is None else count
-    if begin + count > len(values) or values[begin] != value:
-        return None
-    return timesteps[begin : begin + count]
+    timesteps = _timesteps_of(pipe)
+    given = torch.as_tensor(timestep).flatten()[:1].cpu()
+    starts = (_as_rounded(timesteps.cpu(), given) == given).nonzero().flatten().tolist()
+    if not starts:
+        raise ValueError(_of_another_scheduler(pipe, timestep))
+    count = _told_count(pipe, len(timesteps), by_hand)
+    begin = _begin(pipe.scheduler, starts, len(timesteps), count, by_hand)
+    end = len(timesteps) if count is None else (begin or 0) + count
+    if begin is None or end > len(timesteps):
+        raise ValueError(
+            f"a run of {type(pipe).__name__} begins at time-step {time_step_value(timestep)}, in the middle of its scheduler's "
+            f"{len(timesteps)}, and nothing tells where it ends; accepted: a run from the first time-step on, or a pipeline that sets "
+            "num_timesteps or its scheduler's begin_index. Make other calls (inversions, masks) outside the block"
+        )
+    return timesteps[begin:end]
+
+
+def _begin(scheduler: Any, starts: list[int], most: int, count: int | None, by_hand: bool) -> int | None:
+    """Where among the scheduler's time-steps a run begins whose first one stands at each of `starts`; None if that cannot be told."""
+    told: int | None = getattr(scheduler, "begin_index", None)
+    if told is not None:
+        return told if told in starts else None
+    if count is not None and most - count in starts:
+        return most - count
+    if 0 in starts:
+        return 0
+    return starts[0] if len(starts) == 1 and (by_hand or count is not None) else None
+
+
+def _told_count(pipe: Any, most: int, by_hand: bool) -> int | None:
+    """How many time-steps the pipeline says its run has; what it said of its last call means nothing in a loop by hand."""
+    count = None if by_hand and isinstance(pipe, DiffusionPipeline) else getattr(pipe, "_num_timesteps", None)
+    return count if isinstance(count, int) and 1 <= count <= most else None
+
+
+def _timesteps_of(pipe: Any) -> Tensor:
+    timesteps = getattr(pipe.scheduler, "timesteps", None)
+    if not isinstance(timesteps, Tensor):
+        raise ValueError(
+            f"{type(pipe.scheduler).__name__} has no time-steps yet. Call the pipeline, or set_timesteps, first; a run of another "
+            "scheduler (such as an inversion) belongs outside the block"
+        )
+    return timesteps
+
+
+def _of_another_scheduler(pipe: Any, timestep: Any) -> str:
+    values = _timesteps_of(pipe).tolist()
+    return (
+        f"{type(pipe).__name__} calls its denoiser at time-step {time_step_value(timestep)}, which is none of its "
+        f"{type(pipe.scheduler).__name__}'s (from {values[0]:g} to {values[-1]:g}). It goes through another scheduler, or in another "
+        "direction (inversion), which is not supported; make this call outside the block"
+    )
 
 
 class RunTracker:
-    """Recognises runs: one begins at a new `timesteps` tensor of the scheduler, or after the last planned step.
+    """Recognises runs: one begins with each call of the pipeline, at new time-steps, and after the last planned step.
 
     >>> tracker = RunTracker(pipe)  # doctest: +SKIP
     >>> run, step, is_new = tracker.advance(timestep)  # doctest: +SKIP
@@ -98,28 +144,56 @@ class RunTracker:
         self.pipe = pipe
         self.run: Run | None = None
 
+    def forget(self) -> None:
+        """Drops the run; it holds on to the pipeline's call."""
+        self.run = None
+
     def current(self, timestep: Any) -> tuple[Run, bool]:
-        """The run that the coming call belongs to, and whether it begins with it."""
-        timesteps = getattr(self.pipe.scheduler, "timesteps", None)
-        if not isinstance(timesteps, Tensor):
-            raise ValueError(
-                f"{type(self.pipe.scheduler).__name__} has no time-steps yet; call the pipeline, or set_timesteps, first"
+        """The run that the coming call belongs to, and whether it begins with it.
+
+        Raises ValueError for a call that is neither the next step of a run nor the first of one.
+        """
+        call, run = call_of(self.pipe), self.run
+        if run is not None and run.call is call and run.step < run.num_steps and self._goes_on(run, timestep):
+            return run, run.step == 0
+        self.run = Run(_timesteps_of(self.pipe), planned_timesteps(self.pipe, timestep, by_hand=call is None), call=call)
+        return self.run, True
+
+    def _goes_on(self, run: Run, timestep: Any) -> bool:
+        """Is the call the next step of this run? A pipeline may put an equal copy in the place of the scheduler's time-steps."""
+        timesteps = _timesteps_of(self.pipe)
+        same = run.timesteps is timesteps or (run.timesteps.shape == timesteps.shape and bool((run.timesteps == timesteps).all()))
+        if same and run.is_at(timestep, run.step):
+            return True
+        # At its second call a pipeline that is back at the first time-step makes two calls for each; a loop by hand may begin anew.
+        begins_anew = run.is_at(timestep, 0) and (run.step > 1 or (run.call is None and run.timesteps is not timesteps))
+        if same and run.step and not begins_anew:
+            raise ValueError(self._astray(run, timestep))
+        return False
+
+    def _astray(self, run: Run, timestep: Any) -> str:
+        kind, value, expected = type(self.pipe).__name__, time_step_value(timestep), time_step_value(run.planned[run.step])
+        if run.is_at(timestep, run.step - 1):
+            return (
+                f"{kind} calls its denoiser again at time-step {value}, before the next one ({expected}). Several calls at one time-step "
+                "(tiles, views, one for each half of the guidance) are not supported; put all rows into one call, or leave the block"
             )
-        run = self.run
-        if run is None or run.timesteps is not timesteps or run.step == (run.num_steps or -1):
-            self.run = Run(timesteps, planned_timesteps(self.pipe, timestep))
-            return self.run, True
-        return run, run.step == 0
+        return (
+            f"step {run.step} of {kind} comes at time-step {value}, not at the scheduler's next one ({expected}): steps were left out, or go "
+            "another way. Leave the blocks of other accelerators (encoder_propagation) first, or make this call outside the block"
+        )
 
     def begin_loop(self, planned: Tensor) -> None:
         """The pipeline says that it will go through these of the scheduler's time-steps: a run of their own."""
         timesteps = self.pipe.scheduler.timesteps
         places = range(len(timesteps) - len(planned) + 1)
         start = next((place for place in places if torch.equal(timesteps[place : place + len(planned)], planned)), None)
-        self.run = Run(timesteps, planned, start=start)
+        self.run = Run(timesteps, planned, start=start, call=call_of(self.pipe))
 
     def advance(self, timestep: Any) -> tuple[Run, int, bool]:
         """The run, the step that begins with this call, and whether it is the run's first."""
         run, is_new = self.current(timestep)
         step, run.step = run.step, run.step + 1
+        if run.step == run.num_steps:
+            run.call = None  # a frame holds on to all that the pipeline works with
         return run, step, is_new

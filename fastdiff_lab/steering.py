@@ -1,7 +1,7 @@
 """What acts on a denoiser beside its weights: attention processors, and the scales of adapters.
 
 - `processor_of(module)`, `processors(model)`: attention processors
-- `row_mixing(pipe)`: what mixes the rows of a batch
+- `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
 - `processors_kept(model)`: a run that is broken off leaves no processors behind
 - `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
 - `Steered`: all of it in one run
@@ -11,17 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import torch
 from diffusers.models.attention import GatedSelfAttentionDense
-from torch import nn
+from torch import Tensor, nn
 
 from .conditions import rounded
-from .split import denoiser_of, inner_loop
+from .split import Split, denoiser_of, inner_loop
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
+# Whose code keeps the rows of a batch apart, but for what `row_mixing` knows.
+_KNOWN = ("torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "tomesd", "fastdiff_lab")
+_SEEN_PER_TENSOR = 64
 _FREEU = ("s1", "s2", "b1", "b2")
+_OF_LORA = ("scaling", "_disable_adapters", "_active_adapter", "merged_adapters")
 
 
 def processor_of(module: nn.Module) -> Any:
@@ -42,8 +48,43 @@ def row_mixing(pipe: Any) -> str | None:
     """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
     if inner_loop(pipe) is not None:
         return type(pipe).__name__
-    names = {type(processor).__name__ for _, processor in processors(denoiser_of(pipe))}
-    return next((name for name in sorted(names) if name.startswith(_ROW_MIXING)), None)
+    kinds = {type(processor) for _, processor in processors(denoiser_of(pipe))}
+    return next((kind.__name__ for kind in sorted(kinds, key=str) if _mixes_rows(kind)), None)
+
+
+def _mixes_rows(kind: type) -> bool:
+    """Processors of single pipelines look at the whole batch: they share, replace or collect attention."""
+    return kind.__name__.startswith(_ROW_MIXING) or kind.__module__.startswith("diffusers.pipelines.")
+
+
+def foreign_parts(split: Split) -> tuple[str, ...]:
+    """What works inside the denoiser's blocks and is not of a known package: attention processors, forward hooks, replaced forwards.
+
+    >>> foreign_parts(split_denoiser(pipe.unet))  # doctest: +SKIP
+    ()
+
+    Nothing tells whether such a part keeps the rows of a batch apart.
+    """
+    modules = [module for child in (split.encoder | split.decoder).values() for module in child.modules()]
+    found: dict[str, None] = {}
+    for module in modules:
+        parts = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), vars(module).get("forward")]
+        processor = processor_of(module)
+        parts += [] if processor is None else [type(processor)]
+        found |= {_name_of(part): None for part in parts if part is not None and not _is_known(part)}
+    return tuple(found)
+
+
+def _is_known(part: Any) -> bool:
+    while isinstance(part, partial):
+        part = part.func
+    return getattr(part, "__module__", None) in (None, "") or part.__module__.partition(".")[0] in _KNOWN
+
+
+def _name_of(part: Any) -> str:
+    while isinstance(part, partial):
+        part = part.func
+    return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__name__)}"
 
 
 @contextmanager
@@ -70,10 +111,45 @@ def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
     watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
     for module in model.modules():
         if isinstance(vars(module).get("scaling"), dict):
-            watched += [(module, name) for name in ("scaling", "_disable_adapters", "_active_adapter") if hasattr(module, name)]
+            watched += [(module, name) for name in _OF_LORA if hasattr(module, name)]
         if isinstance(module, GatedSelfAttentionDense):
             watched.append((module, "enabled"))
     return watched + [(p, "scale") for _, p in processors(model) if isinstance(getattr(p, "scale", None), list)]
+
+
+class AdapterWeights:
+    """LoRA's weights from key step to key step: hot-swapping writes into them without a trace but their values.
+
+    >>> weights = AdapterWeights(pipe.unet)  # doctest: +SKIP
+    >>> weights.at_key(-1, 0)  # doctest: +SKIP
+
+    Some entries of each are compared on their device; that is read once for each key step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = model.named_parameters()
+        self.entries = [weight.detach().flatten()[:_SEEN_PER_TENSOR] for name, weight in named if ".lora_" in name]
+        self.kept: Tensor | None = None
+        self.written: list[Tensor] = []
+
+    def between_keys(self) -> None:
+        """At a step that uses features of the last key step."""
+        if self.kept is not None:
+            self.written.append((self._now() != self.kept).any())
+
+    def at_key(self, key_step: int, step: int) -> None:
+        """At a key step, and after the last step. Raises ValueError if the weights were others at a step since `key_step`."""
+        if not self.entries:
+            return
+        if self.written and bool(torch.stack(self.written).any()):
+            raise ValueError(
+                f"LoRA's weights were written over (hot-swapped) between key step {key_step} and step {step}, so steps used features "
+                "of other weights; make the step after the change a key step"
+            )
+        self.kept, self.written = self._now(), []
+
+    def _now(self) -> Tensor:
+        return torch.cat([entries.float() for entries in self.entries])
 
 
 class Steered:
@@ -88,8 +164,11 @@ class Steered:
         self.model = model
         self.scales_at = adapter_scales(model)
         self.attending = [module for module, _ in processors(model)]
+        self.weights = [weight for weight in model.parameters() if not weight.is_inference()]
+        self.adapters = AdapterWeights(model)
 
     def now(self) -> list:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
         attention = [id(processor_of(module)) for module in self.attending]
-        return [adapters, attention, *(rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]
+        versions = sum(weight._version for weight in self.weights)  # counts writes in place
+        return [adapters, attention, versions, *(rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

@@ -268,6 +268,7 @@ def test_a_file_that_is_not_ours(wrong, tmp_path, monkeypatch):
 # ---- using a schedule elsewhere
 
 
+@pytest.mark.filterwarnings("ignore:the encoder_propagation block accelerated nothing")
 def test_a_schedule_used_elsewhere_warns_with_both_names():
     pipe = Embeddings()
     schedule = fl.derive_schedule(calibrate(pipe, ["1"], num_inference_steps=STEPS, order=1), 3)

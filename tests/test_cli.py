@@ -89,7 +89,7 @@ def test_sample_draws_a_picture(tmp_path, keys, calls):
         (["--steps", 1000, "--keys", "none"], "1000 steps asked of DDIMScheduler, which chooses among 1000 training time-steps"),
         (["--steps", 2000, "--keys", "none"], "accepted: a whole number from 1 to 999"),
         (["--seed", 10**23, "--steps", 9], f"seed={10**23} asked; accepted: a whole number from"),
-        (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run makes 10 denoiser calls"),
+        (["--keys", "0,5 of 20", "--steps", 10], "the schedule is for 20 steps, this run has 10 time-steps"),
         (["--keys", "7 of 10", "--steps", 10], "must be a key"),
         (["--keys", "1" * 5000, "--steps", 10], "as a key schedule"),
         (["--model", "/no/folder"], "no folder '/no/folder'"),

@@ -250,12 +250,12 @@ def test_bad_options_of_compare(options, error, message):
 @pytest.mark.parametrize(
     ("arms", "options", "message"),
     [
-        ({"mine": fl.KeySchedule.paper(50)}, {}, "the schedule is for 50 steps, this run makes 10 denoiser calls with DDIM"),
-        ({"mine": fl.KeySchedule.uniform(5, 2)}, {}, "the schedule is for 5 steps, this run makes 10 denoiser calls with DDIM"),
+        ({"mine": fl.KeySchedule.paper(50)}, {}, "the schedule is for 50 steps, this run has 10 time-steps with DDIM"),
+        ({"mine": fl.KeySchedule.uniform(5, 2)}, {}, "the schedule is for 5 steps, this run has 10 time-steps with DDIM"),
         (
             {"fits": fl.KeySchedule.uniform(10, 2), "mine": fl.KeySchedule.uniform(20, 2)},
             {},
-            "the schedule is for 20 steps, this run makes 10",
+            "the schedule is for 20 steps, this run has 10",
         ),
         ({}, {"reference_steps": 2000}, "2000 steps asked of DDIMScheduler, which .* accepted: a whole number from 1 to 1000"),
     ],

@@ -69,9 +69,7 @@ def test_text2video_zero_is_serial():
 def test_text2video_zero_counts_the_time_steps_of_all_its_loops():
     system = ROWS["text2video-zero"]
     pipe = system.build()
-    with pytest.raises(
-        ValueError, match=r"for 7 steps, this run makes 8 denoiser calls with DDIMScheduler; use schedule.rescaled\(8\)"
-    ):
+    with pytest.raises(ValueError, match=r"for 7 steps, this run has 8 time-steps with DDIMScheduler; use schedule.rescaled\(8\)"):
         with fl.encoder_propagation(pipe, KeySchedule(7, [0, 2]), parallel_decoding=False):
             of(system, pipe)
 
@@ -192,7 +190,7 @@ def test_a_strength_that_changes_between_runs():
     untouched = output(pipe, weaker)
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
         first = of(system, pipe)
-        with pytest.raises(ValueError, match=r"is for 5 steps, this run makes 4 denoiser calls.*use schedule.rescaled\(4\)"):
+        with pytest.raises(ValueError, match=r"is for 5 steps, this run has 4 time-steps.*use schedule.rescaled\(4\)"):
             output(pipe, weaker)
         assert torch.equal(of(system, pipe), first)
     with fl.encoder_propagation(pipe, KeySchedule(4, range(4))):

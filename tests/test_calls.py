@@ -1,0 +1,362 @@
+"""Pipelines whose denoiser calls are not one for each time-step: accelerated rightly, or refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, StableDiffusionPanoramaPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from models import state
+from systems.base import output
+from systems.parts import UNET, built, scheduler
+from systems.stable_diffusion import LATENT, TEXT, stable_diffusion
+from systems.steered import with_lora
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+
+STEPS = 6
+KEYS = KeySchedule(STEPS, (0, 3))
+ALL = KeySchedule(STEPS, range(STEPS))
+
+
+class ByHand(StableDiffusionPipeline):
+    """A custom pipeline: `plan` tells at which time-steps, in which order and on which columns of the latents the denoiser is called."""
+
+    tells_count = True
+
+    def plan(self, times):
+        return [(t, slice(None)) for t in times]
+
+    def __call__(self, prompt, generator=None, num_inference_steps=STEPS, **_):
+        positive, negative = self.encode_prompt(prompt, "cpu", 1, True)
+        text = torch.cat([negative, positive])
+        self.scheduler.set_timesteps(num_inference_steps)
+        latents = torch.randn(1, 4, 8, 16, generator=generator, dtype=torch.float64)
+        if self.tells_count:
+            self._num_timesteps = len(self.scheduler.timesteps)
+        for t, part in self.plan(self.scheduler.timesteps):
+            tile = latents[..., part]
+            noise = self.unet(torch.cat([tile] * 2), t, encoder_hidden_states=text, return_dict=False)[0]
+            latents = latents.clone()
+            latents[..., part] = self.scheduler.step(noise[1:], t, tile, return_dict=False)[0]
+        return (latents,)
+
+
+class TwoTiles(ByHand):
+    def plan(self, times):
+        return [(t, slice(x, x + 8)) for t in times for x in (0, 8)]
+
+
+class EveryOther(ByHand):
+    def plan(self, times):
+        return [(t, slice(None)) for t in times[::2]]
+
+
+class Backwards(ByHand):
+    def plan(self, times):
+        return [(t, slice(None)) for t in times.flip(0)]
+
+
+class ViewAfterView(ByHand):
+    """All time-steps for one view, then all for the other."""
+
+    def plan(self, times):
+        return [(t, slice(x, x + 8)) for x in (0, 8) for t in times]
+
+
+class OneStepInTheMiddle(ByHand):
+    """As the masks of DiffEdit are made."""
+
+    tells_count = False
+
+    def plan(self, times):
+        return [(times[2], slice(None))]
+
+
+class OtherTimes(ByHand):
+    def plan(self, times):
+        return [(t + 1, slice(None)) for t in times]
+
+
+CALL = {"prompt": "a red circle"}
+REFUSED = {
+    TwoTiles: "calls its denoiser again at time-step 831, before the next one .665.",
+    EveryOther: "step 1 of EveryOther comes at time-step 499, not at the scheduler's next one .665.",
+    OneStepInTheMiddle: "in the middle of its scheduler's 6, and nothing tells where it ends",
+    OtherTimes: "is none of its DDIMScheduler's .from 831 to 1.",
+}
+WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"what": "prediction"}]
+
+
+@pytest.mark.parametrize("schedule", [KEYS, ALL], ids=["keys", "all"])
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("kind", REFUSED)
+def test_calls_that_are_not_one_for_each_time_step_are_refused(kind, way, schedule):
+    pipe = stable_diffusion(kind)
+    plain, before = output(pipe, CALL), state(pipe)
+    with fl.encoder_propagation(pipe, schedule, **way), pytest.raises(ValueError, match=REFUSED[kind]):
+        output(pipe, CALL)
+    assert state(pipe) == before and torch.equal(output(pipe, CALL), plain)
+
+
+@pytest.mark.parametrize("tells_count", [True, False])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+def test_two_tiles_are_refused_at_the_second(name, tells_count):
+    calls = []
+    pipe = stable_diffusion(TwoTiles, scheduler=scheduler(name))
+    pipe.tells_count = tells_count
+    number = len(scheduler_times(pipe))
+    pipe.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    with (
+        fl.encoder_propagation(pipe, KeySchedule(number, range(number))),
+        pytest.raises(ValueError, match="calls its denoiser again"),
+    ):
+        output(pipe, CALL)
+    assert len(calls) == 1
+
+
+def scheduler_times(pipe):
+    pipe.scheduler.set_timesteps(STEPS)
+    return pipe.scheduler.timesteps
+
+
+def test_a_loop_by_hand_with_a_call_for_each_half_of_the_guidance():
+    pipe = stable_diffusion()
+    pipe.scheduler.set_timesteps(STEPS)
+    row, text = torch.zeros(1, 4, 8, 8, dtype=torch.float64), torch.zeros(1, 6, UNET["cross_attention_dim"], dtype=torch.float64)
+    for _ in range(2):  # also after a run that was broken off
+        with fl.encoder_propagation(pipe, KEYS), pytest.raises(ValueError, match="calls its denoiser again at time-step 831"):
+            pipe.unet(row, pipe.scheduler.timesteps[0], encoder_hidden_states=text)
+            pipe.unet(row, pipe.scheduler.timesteps[0], encoder_hidden_states=text + 1)
+
+
+@pytest.mark.parametrize("kind", [TwoTiles, EveryOther, OtherTimes])
+def test_such_runs_are_not_recorded(kind):
+    pipe = stable_diffusion(kind)
+    with pytest.raises(ValueError, match="time-step"), fl.record(pipe, half="all"):
+        output(pipe, CALL)
+
+
+def test_time_steps_that_go_up_are_a_run_if_the_scheduler_says_so():
+    pipe = stable_diffusion(scheduler=DDIMInverseScheduler.from_config(scheduler().config))
+    plain = output(pipe, LATENT)
+    with fl.encoder_propagation(pipe, ALL):
+        assert torch.equal(output(pipe, LATENT), plain)
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        output(pipe, LATENT)
+    assert (counts.encoder_calls, counts.steps) == (2, STEPS)
+
+
+def test_a_run_against_the_schedulers_direction_is_refused():
+    pipe = stable_diffusion(Backwards)
+    pipe.tells_count = False
+    with (
+        fl.encoder_propagation(pipe, KEYS),
+        pytest.raises(ValueError, match="begins at time-step 1, in the middle of its scheduler's 6"),
+    ):
+        output(pipe, CALL)
+
+
+def test_a_run_of_another_scheduler_is_refused():
+    class Inverting(StableDiffusionPipeline):
+        def invert(self, generator):
+            other = DDIMInverseScheduler.from_config(self.scheduler.config)
+            other.set_timesteps(STEPS)
+            text = torch.zeros(1, 6, UNET["cross_attention_dim"], dtype=torch.float64)
+            for t in other.timesteps[1:]:
+                self.unet(torch.zeros(1, 4, 8, 8, dtype=torch.float64), t + 2, encoder_hidden_states=text)
+
+    pipe = stable_diffusion(Inverting)
+    with fl.encoder_propagation(pipe, KEYS), pytest.raises(ValueError, match="middle of its scheduler's 1000.*inversions"):
+        pipe.invert(None)
+    output(pipe, LATENT)  # now its scheduler has time-steps
+    with fl.encoder_propagation(pipe, KEYS), pytest.raises(ValueError, match="none of its DDIMScheduler's.*inversion"):
+        pipe.invert(None)
+
+
+def test_a_pass_for_each_view_is_a_run_for_each():
+    pipe = stable_diffusion(ViewAfterView)
+    plain = output(pipe, CALL)
+    with fl.encoder_propagation(pipe, ALL) as counts:
+        assert torch.equal(output(pipe, CALL), plain)
+    assert counts.runs == 2
+    with fl.encoder_propagation(pipe, KEYS) as counts:
+        serial_or_parallel = output(pipe, CALL)
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        assert (output(pipe, CALL) - serial_or_parallel).abs().max() < 1e-10
+    assert (counts.runs, counts.encoder_calls, counts.steps) == (2, 4, 2 * STEPS)
+
+
+def panorama(views: int):
+    pipe = stable_diffusion(StableDiffusionPanoramaPipeline)
+    pipe.get_views = lambda h, w, circular_padding=False: [(0, 8, 4 * x, 4 * x + 8) for x in range(views)]
+    return pipe, TEXT | {"output_type": "latent", "height": 16, "width": 16 + 8 * (views - 1), "view_batch_size": 8}
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_panorama_that_puts_its_schedulers_state_back_is_accelerated(views):
+    pipe, call = panorama(views)
+    plain, before = output(pipe, call), state(pipe)
+    with fl.encoder_propagation(pipe, ALL):
+        assert torch.equal(output(pipe, call), plain)
+    found = []
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel) as counts:
+            found.append(output(pipe, call))
+        assert (counts.runs, counts.encoder_calls, counts.steps) == (1, 2, STEPS)
+    assert (found[0] - found[1]).abs().max() < 1e-10 and (found[0] - plain).abs().max() > 1e-3
+    assert state(pipe) == before
+    with fl.record(pipe, half="all") as recording:
+        assert torch.equal(output(pipe, call), plain)
+    assert recording.num_steps == STEPS and recording.num_samples
+    with fl.prior_noise_injection(pipe, weight=0.1, below=0.9):
+        assert (output(pipe, call) - plain).abs().max() > 1e-3
+    assert torch.equal(output(pipe, call), plain) and "step" not in vars(pipe.scheduler)
+
+
+def test_a_panorama_with_a_call_for_each_view_is_refused():
+    pipe, call = panorama(3)
+    with fl.encoder_propagation(pipe, KEYS), pytest.raises(ValueError, match="calls its denoiser again"):
+        output(pipe, call | {"view_batch_size": 1})
+
+
+def test_a_run_that_was_broken_off_does_not_go_on_in_the_next_call():
+    pipe = stable_diffusion()
+
+    def stop(pipe, step, time_step, kept):
+        raise KeyboardInterrupt
+
+    with fl.encoder_propagation(pipe, KEYS):
+        expected = output(pipe, LATENT)
+        with pytest.raises(KeyboardInterrupt):
+            output(pipe, LATENT | {"callback_on_step_end": stop})
+        assert torch.equal(output(pipe, LATENT), expected)
+
+
+# ---- nothing accelerated
+
+
+def test_a_block_without_a_run_says_so():
+    pipe = stable_diffusion()
+    with pytest.warns(UserWarning, match="accelerated nothing.*made no denoiser call inside it; call this pipeline there"):
+        with fl.encoder_propagation(pipe, KEYS):
+            pass
+    with pytest.warns(UserWarning, match="nothing was recorded"), fl.record(pipe) as recording:
+        pass
+    for table in (fl.feature_change, fl.feature_norm):
+        with pytest.raises(ValueError, match="nothing was recorded: no run was finished inside the record block"):
+            table(recording)
+
+
+def test_runs_of_a_sibling_are_not_ours():
+    pipe = stable_diffusion()
+    sibling = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
+    plain = output(sibling, LATENT)
+    with pytest.warns(UserWarning, match=r"6 calls of its denoiser came from other pipelines"):
+        with fl.encoder_propagation(pipe, KEYS):
+            assert torch.equal(output(sibling, LATENT), plain)
+    with pytest.warns(UserWarning, match="nothing was recorded"), fl.record(pipe):
+        output(sibling, LATENT)
+
+
+def test_a_denoiser_replaced_in_the_block():
+    other = built(lambda: UNet2DConditionModel(**UNET), seed=7)
+    pipe = stable_diffusion()
+    with pytest.warns(UserWarning, match="the denoiser of StableDiffusionPipeline was replaced inside it"):
+        with fl.encoder_propagation(pipe, KEYS):
+            pipe.unet = other
+            output(pipe, LATENT)
+
+
+def test_a_step_that_is_always_evaluated_anew_says_why():
+    pipe = stable_diffusion()
+
+    def other_text(pipe, step, time_step, kept):
+        return kept | {"prompt_embeds": kept["prompt_embeds"] + 1}
+
+    call = LATENT | {"callback_on_step_end": other_text, "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"]}
+    plain = output(pipe, call)
+    with pytest.warns(UserWarning, match="every step was evaluated as a key step.*encoder_hidden_states is another"):
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False):
+            assert torch.equal(output(pipe, call), plain)
+
+
+def test_every_step_a_key_is_no_reason_to_warn(recwarn):
+    pipe = stable_diffusion()
+    with fl.encoder_propagation(pipe, ALL):
+        output(pipe, LATENT)
+    assert not [w for w in recwarn if "accelerated" in str(w.message)]
+
+
+# ---- weights changed in mid-run
+
+
+def lora(seed: int):
+    pipe = with_lora()
+    generator = torch.Generator().manual_seed(seed)
+    named = {name: weight for name, weight in pipe.unet.named_parameters() if ".lora_" in name}
+    return pipe, {name: torch.randn(weight.shape, generator=generator, dtype=weight.dtype) for name, weight in named.items()}
+
+
+def hot_swap(pipe, weights):
+    """As peft does it: data written in place, of which no version is counted."""
+    for name, weight in pipe.unet.named_parameters():
+        if name in weights:
+            weight.data.copy_(weights[name])
+
+
+def swapping_after(step_of_swap, weights):
+    def callback(pipe, step, time_step, kept):
+        if step == step_of_swap:
+            hot_swap(pipe, weights)
+        return kept
+
+    return LATENT | {"callback_on_step_end": callback}
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("after", [0, 3, 4])
+def test_lora_hot_swapped_between_keys_is_refused(parallel, after):
+    pipe, weights = lora(5)
+    with pytest.raises(ValueError, match=r"LoRA's weights were written over \(hot-swapped\) between key step"):
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+            output(pipe, swapping_after(after, weights))
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_lora_hot_swapped_before_a_key_is_seen_there(parallel):
+    pipe, weights = lora(5)
+    found = []
+    for mode in (parallel, False):
+        pipe, weights = lora(5)
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=mode):
+            found.append(output(pipe, swapping_after(2, weights)))
+    pipe, weights = lora(5)
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+        without = output(pipe, LATENT)
+    assert (found[0] - found[1]).abs().max() < 1e-10 and (found[0] - without).abs().max() > 1e-3
+
+
+def test_weights_written_in_place_in_mid_run():
+    def callback(pipe, step, time_step, kept):
+        if step == 3:
+            pipe.unet.mid_block.resnets[0].conv1.weight.mul_(1.3)
+        return kept
+
+    call = LATENT | {"callback_on_step_end": callback}
+    pipe = stable_diffusion()
+    with pytest.raises(ValueError, match="step 4 .*a weight"), fl.encoder_propagation(pipe, KEYS):
+        output(pipe, call)
+    pipe = stable_diffusion()
+    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
+        output(pipe, call)
+    assert counts.encoder_calls == 3  # the step after the change is a key by itself
+
+
+def test_a_copied_scheduler_is_plain():
+    pipe = stable_diffusion()
+    with fl.prior_noise_injection(pipe):
+        copied = copy.deepcopy(pipe.scheduler)
+    assert "step" not in vars(copied) or not hasattr(copied.step, "injects_prior_noise")
