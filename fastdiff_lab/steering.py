@@ -58,14 +58,14 @@ def _mixes_rows(kind: type) -> bool:
 
 
 def foreign_parts(split: Split) -> tuple[str, ...]:
-    """What works inside the denoiser's blocks and is not of a known package: attention processors, forward hooks, replaced forwards.
+    """What works inside the decoder and is not of a known package: attention processors, forward hooks, replaced forwards.
 
     >>> foreign_parts(split_denoiser(pipe.unet))  # doctest: +SKIP
     ()
 
-    Nothing tells whether such a part keeps the rows of a batch apart.
+    Nothing tells whether such a part keeps the rows of a batch apart. The encoder's never gets rows of several steps.
     """
-    modules = [module for child in (split.encoder | split.decoder).values() for module in child.modules()]
+    modules = [module for child in split.decoder.values() for module in child.modules()]
     found: dict[str, None] = {}
     for module in modules:
         parts = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), vars(module).get("forward")]
