@@ -1,6 +1,7 @@
 """What a prediction was decoded for: the arguments of a denoiser call, compared and repeated.
 
 - `repeat_rows`, `first_rows`: one rule each for making the rows of several steps, and for taking the first step's
+- `repeated_arguments`: the arguments of a call with the rows of several steps
 - `Conditions`: the arguments of a call, kept to be compared with a later call's
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .split import SHARED_BY_ROWS
+from .split import CONDITIONS, SHARED_BY_ROWS
 
 
 def map_tensors(function, value: Any, name: str = "") -> Any:
@@ -43,9 +44,18 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int =
             )
         if is_read_only and tensor.shape[0] == 1:
             return tensor.expand(times, *tensor.shape[1:])
-        return tensor.repeat(times, *[1] * (tensor.dim() - 1))
+        return torch.cat([tensor] * times)  # keeps the order of memory (channels last), which Tensor.repeat does not
 
     return value if times == 1 else map_tensors(repeat, value, name)
+
+
+def repeated_arguments(arguments: Mapping[str, Any], sample_name: str, rows: int, times: int, frames: int = 1) -> dict[str, Any]:
+    """Of a denoiser call's arguments, those with rows of their own, repeated for several steps.
+
+    Raises TypeError as `repeat_rows` does.
+    """
+    names = [sample_name, *(name for name in CONDITIONS if name in arguments)]
+    return {name: repeat_rows(arguments[name], rows, times, name, frames) for name in names}
 
 
 def first_rows(value: Any, rows: Collection[int], times: int) -> Any:

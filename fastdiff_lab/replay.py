@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from .conditions import Conditions
-from .decoding import Decoding, own
+from .decoding import Decoding
 from .evaluation import generators, synchronize
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .hooks import replaced_call, replaced_method
+from .predictions import own
 from .propagation import check_not_accelerated, installed
 from .schedule import KeySchedule
 from .split import CONDITIONS, denoiser_of, sample_argument, split_denoiser
