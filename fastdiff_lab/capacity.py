@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .accelerator import free_bytes
+from .accelerator import free_bytes, is_out_of_memory, release_cache
 from .conditions import repeated_arguments
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .features import HeldFeatures, Pass
@@ -28,6 +28,7 @@ from .hooks import replaced_call
 from .memory import Peak, peak_bytes
 from .split import Split, frames_of, sample_argument, split_denoiser
 
+Output = TypeVar("Output")
 # Of the free memory: the rest is for the scheduler, for scratch memory inside operations and for gaps between tensors.
 SHARE = 0.8
 _MANY = 8  # steps that a pass is counted with
@@ -159,9 +160,34 @@ class RowLimit:
         needed = _counted_once(model, arguments, split, extrapolation)
         self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)))
 
+    def bytes_told(self, model: nn.Module, arguments: Mapping[str, Any], steps: int, extrapolation: Extrapolation) -> int:
+        """Beside the weights, what decoding so many steps at once needs under this limit; told before a calibration."""
+        split, rows = split_denoiser(model), len(arguments[sample_argument(model)])
+        self.begin_run(model, arguments, extrapolation, split)
+        fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
+        return _counted_once(model, arguments, split, extrapolation).of(fewer)
+
     def steps_of(self, steps: int, rows: int) -> int:
         """How many of so many steps, of so many rows each, are decoded at once by this process."""
         return steps if self.survived is None else max(1, min(steps, self.survived // rows))
+
+    def in_passes(
+        self, steps: Sequence[int], rows: int, device: torch.device, attempt: Callable[[Sequence[int], bool, bool], Output]
+    ) -> Iterator[tuple[Sequence[int], Output]]:
+        """The steps, of so many rows each, with what `attempt(part, is_first, is_last)` gives: at once, or in parts once memory ran out.
+
+        Where memory runs out with a single step, raises what `attempt` does.
+        """
+        left = list(steps)
+        while left:
+            part = left[: self.steps_of(len(left), rows)]
+            found = _unless_full(attempt, part, rows, len(left) == len(steps), len(part) == len(left))
+            if found is None:
+                release_cache(device)
+                self.halve(len(part), rows)
+                continue
+            yield part, found[0]
+            left = left[len(part) :]
 
     def halve(self, steps: int, rows: int) -> None:
         """After memory ran out with so many steps, 2 or more, of so many rows each: half of them from now on, and a warning."""
@@ -171,3 +197,16 @@ class RowLimit:
             f"Give max_rows={self.survived} to begin with so many",
             stacklevel=2,
         )
+
+
+def _unless_full(attempt: Callable, part: Sequence[int], rows: int, is_first: bool, is_last: bool) -> tuple[Any] | None:
+    """What `attempt` gives; None if memory ran out and fewer steps may fit. With the error go its frames, and the tensors in them."""
+    try:
+        return (attempt(part, is_first, is_last),)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(part) == 1:
+            error.add_note(f"one step of {rows} rows does not fit; draw fewer pictures in one call")
+            raise
+        return None

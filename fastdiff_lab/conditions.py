@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .later import Later
 from .split import CONDITIONS, SHARED_BY_ROWS
 
 
@@ -80,12 +81,15 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
-def _same_tensor(kept: tuple[Tensor, int | None], given: Any) -> bool:
+def _same_tensor(kept: tuple[Tensor, int | None], given: Any, unread: list[Tensor]) -> bool:
     tensor, version = kept
-    if not isinstance(given, Tensor) or tensor.shape != given.shape:
+    if not isinstance(given, Tensor) or tensor.shape != given.shape or tensor.device != given.device:
         return False
     unchanged = version == _version(tensor)  # tensors of inference mode count no versions: theirs is None
     if unchanged and tensor.data_ptr() == given.data_ptr() and tensor.stride() == given.stride():
+        return True
+    if unchanged and tensor.device.type not in ("cpu", "meta"):
+        unread.append((tensor == given).all())
         return True
     return unchanged and torch.equal(tensor, given)
 
@@ -111,13 +115,16 @@ class _Kept(tuple):
     """A tensor and its version counter."""
 
 
-def _same(kept: Any, given: Any) -> bool:
+def _same(kept: Any, given: Any, unread: list[Tensor]) -> bool:
+    """Are these the same, if all in `unread` is true? What is on a device is put there instead of being read."""
     if isinstance(kept, _Kept):
-        return _same_tensor(kept, given)
+        return _same_tensor(kept, given, unread)
     if isinstance(kept, Mapping):
-        return isinstance(given, Mapping) and kept.keys() == given.keys() and all(_same(kept[k], given[k]) for k in kept)
+        alike = isinstance(given, Mapping) and kept.keys() == given.keys()
+        return alike and all(_same(kept[k], given[k], unread) for k in kept)
     if isinstance(kept, list | tuple):
-        return isinstance(given, list | tuple) and len(kept) == len(given) and all(map(_same, kept, given))
+        alike = isinstance(given, list | tuple) and len(kept) == len(given)
+        return alike and all(_same(one, other, unread) for one, other in zip(kept, given, strict=True))
     return isinstance(given, type(kept)) and bool(kept == given)
 
 
@@ -129,19 +136,25 @@ class Conditions:
     'it has 1 rows, not 2'
 
     Tensors are compared by identity first, so that the usual case (the pipeline passes the same tensors at every step)
-    needs no device sync, and by value where they are other objects.
+    needs no device sync, and by value where they are other objects: on a device, for arguments that are made anew at every step, only
+    when the run ends.
     """
 
     def __init__(self, rows: int, arguments: Mapping[str, Any], scales: list) -> None:
         self.rows, self.arguments, self.scales = rows, {n: _kept(a) for n, a in arguments.items()}, scales
 
-    def difference(self, rows: int, arguments: Mapping[str, Any], scales: list) -> str | None:
-        """In words, what differs in the given call; None if nothing does."""
+    def difference(
+        self, rows: int, arguments: Mapping[str, Any], scales: list, later: Later | None = None, step: int = 0
+    ) -> str | None:
+        """In words, what differs in the given call, that of `step`; None if nothing does, as far as `later` does not say more."""
         if rows != self.rows:
             return f"it has {rows} rows, not {self.rows}"
-        other = [n for n in self.arguments.keys() | arguments.keys() if not _same(self.arguments.get(n), arguments.get(n))]
-        if other:
-            return f"its {sorted(other)[0]} is another"
+        later = Later() if later is None else later
+        for name in sorted(self.arguments.keys() | arguments.keys()):
+            unread: list[Tensor] = []
+            same = _same(self.arguments.get(name), arguments.get(name), unread)
+            if not same or (unread and not later.is_same(name, step, unread)):
+                return f"its {name} is another"
         return (
             None
             if scales == self.scales

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .accelerator import is_out_of_memory, release_cache
 from .callers import is_called_by
 from .capacity import RowLimit
 from .cautions import check_finite, check_not_deepcached, check_rows_stay_apart, warn_of_other_guidance
@@ -20,6 +19,7 @@ from .conditions import Conditions, repeated_arguments
 from .counts import Counts
 from .extrapolation import HELD_FEATURES, Extrapolation, History, log_snr
 from .features import HeldFeatures, Pass
+from .later import Later
 from .predictions import as_given, own, per_step
 from .ranks import Ranks, alike, looked_at
 from .residuals import HeldResiduals
@@ -84,6 +84,7 @@ class Decoding:
         self.ahead: dict[int, Any] = {}  # step -> prediction that is known already
         self.conditions: Conditions | None = None  # of the last key step
         self.key_step = -1
+        self.later = Later()
         self.steered: Steered | None = None
 
     def forget_keys(self) -> None:
@@ -114,6 +115,8 @@ class Decoding:
         else:
             prediction = self.evaluate(inner, run, step, arguments, difference)
         self.counts.steps += 1
+        if run.num_steps == run.step:
+            self.later.check()
         return prediction
 
     def use(self, schedule: KeySchedule) -> None:
@@ -176,7 +179,9 @@ class Decoding:
         if run.planned is not None and not run.is_at(timestep, step):
             return f"it comes at time-step {time_step_value(timestep)}, not at the planned one"
         rows = len(arguments[self.sample_name])
-        return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.steering())
+        return self.conditions.difference(
+            rows=rows, arguments=self.compared(arguments), scales=self.steering(), later=self.later, step=step
+        )
 
     def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
@@ -210,37 +215,25 @@ class Decoding:
         `is_end`: no later step of the group is left.
         """
         found: dict[int, Tensor] = {}
-        left, rows, output = list(steps), len(arguments[self.sample_name]), None
-        while left:
-            part = left[: self.limit.steps_of(len(left), rows)]
-            now = self.coming_pass(run, part, arguments, is_key and not found, is_end and len(part) == len(left))
-            output = self.passed(inner, run, part, arguments, now)
-            if output is None:
-                release_cache(arguments[self.sample_name].device)
-                self.limit.halve(len(part), rows)
-                continue
-            self.count(now)
-            found |= zip(part, per_step(output[0], now.rows, now.times), strict=True)
-            left = left[len(part) :]
+
+        def attempt(part: Sequence[int], is_first: bool, is_last: bool) -> Any:
+            return self.passed(inner, run, part, arguments, is_key and is_first, is_end and is_last)
+
+        sample = arguments[self.sample_name]
+        for part, output in self.limit.in_passes(steps, len(sample), sample.device, attempt):
+            found |= zip(part, per_step(output[0], len(sample), len(part)), strict=True)
         if is_end:
             self.features.release()
         return output, found
 
-    def passed(self, inner: Callable, run: Run, steps: Sequence[int], arguments: dict, now: Pass) -> Any:
-        """The host's forward over the steps of a pass; None if memory ran out in it and fewer steps may fit."""
-        try:
-            with self.features.during(now):
-                output = self.as_called(inner, self.expanded(run, steps, arguments, now))
-                self.check_called()
-            return output
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            if now.times == 1:
-                error.add_note(f"one step of {now.rows} rows does not fit; draw fewer pictures in one call")
-                raise
-            self.features.abandon(now)
-            return None  # with the error go its frames, and the tensors in them
+    def passed(self, inner: Callable, run: Run, steps: Sequence[int], arguments: dict, is_key: bool, is_last: bool) -> Any:
+        """The host's forward over the steps of a pass."""
+        now = self.coming_pass(run, steps, arguments, is_key, is_last)
+        with self.features.during(now):
+            output = self.as_called(inner, self.expanded(run, steps, arguments, now))
+            self.check_called()
+        self.count(now)
+        return output
 
     def check_called(self) -> None:
         """Raises RuntimeError if the host's forward went round a held child: what it gave is not what was asked for then."""

@@ -19,8 +19,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .accelerator import device_of
+from .batches import in_halves
 from .evaluation import Arm, first_arguments, sample
 from .fingerprint import in_words, pipeline_digest, scheduler_config, steering
+from .finite import check_latents, finite_decoder
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
@@ -52,8 +55,7 @@ def drawn(
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
     """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
-    model = denoiser_of(pipe)
-    device = str(next(model.parameters()).device.type)
+    device = device_of(pipe).type
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
@@ -127,11 +129,21 @@ def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int
 
 
 def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
-    prompts, seeds = zip(*tasks, strict=True)
-    with torch.no_grad():
+    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, arm, tasks, options))
+    return dict(zip(keys, (result for _, part in drawn for result in part), strict=True))
+
+
+def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
+    prompts, seeds = zip(*tasks[part], strict=True)
+    of = _in_words(arm)
+    with torch.no_grad(), finite_decoder(pipe, of):
         drawn = sample(pipe, arm, prompts, seeds, **options)
-    counts = asdict(drawn.counts)
-    latents = drawn.latents.cpu()
-    return {
-        key: Result(latents[row].clone(), image, counts) for row, (key, image) in enumerate(zip(keys, drawn.images, strict=True))
-    }
+    counts, latents = asdict(drawn.counts), drawn.latents.cpu()
+    check_latents(latents, tasks[part], of)
+    return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
+
+
+def _in_words(arm: Arm) -> str:
+    """What an arm is, by the fields that make it another than the untouched run."""
+    plain = Arm().about()
+    return ", ".join(f"{name}={value}" for name, value in arm.about().items() if value != plain.get(name)) or "untouched"

@@ -81,14 +81,13 @@ class HeldFeatures:
         self.mine.now, self.called = now, set()
         try:
             yield
+        except RuntimeError:  # a pass that runs out of memory is tried again, with what it kept given back
+            if now.is_key:
+                self.kept = {}
+                self.entered.values[-1].clear()
+            raise
         finally:
             self.mine.now = None
-
-    def abandon(self, now: Pass) -> None:
-        """Lets go of what a pass that broke off has left, so that it can be tried again."""
-        if now.is_key:
-            self.kept = {}
-            self.entered.values[-1].clear()
 
     def release(self) -> None:
         """Lets go of what was kept for the steps of a group: they are all decoded."""
