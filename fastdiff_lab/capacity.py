@@ -150,7 +150,9 @@ class RowLimit:
         """Rows at most, as far as they are known beforehand; None for no limit."""
         return self.fitting if self.asked is None else self.asked
 
-    def begin_run(self, model: nn.Module, arguments: Mapping[str, Any], extrapolation: Extrapolation, split: Split) -> None:
+    def begin_run(
+        self, model: nn.Module, arguments: Mapping[str, Any], extrapolation: Extrapolation, split: Split, pictures: int = 1
+    ) -> None:
         """Looks how much memory is left, where nothing was asked and the device says it."""
         self.fitting = None
         sample = arguments[sample_argument(model)]
@@ -158,12 +160,17 @@ class RowLimit:
         if free is None:
             return
         needed = _counted_once(model, arguments, split, extrapolation)
-        self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)))
+        self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)) / pictures)
 
-    def bytes_told(self, model: nn.Module, arguments: Mapping[str, Any], steps: int, extrapolation: Extrapolation) -> int:
-        """Beside the weights, what decoding so many steps at once needs under this limit; told before a calibration."""
+    def bytes_told(
+        self, model: nn.Module, arguments: Mapping[str, Any], steps: int, extrapolation: Extrapolation, pictures: int = 1
+    ) -> int:
+        """Beside the weights, what decoding so many steps at once needs under this limit, told before a run.
+
+        `pictures`: how many calls like this one share the memory that is free.
+        """
         split, rows = split_denoiser(model), len(arguments[sample_argument(model)])
-        self.begin_run(model, arguments, extrapolation, split)
+        self.begin_run(model, arguments, extrapolation, split, pictures)
         fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
         return _counted_once(model, arguments, split, extrapolation).of(fewer)
 

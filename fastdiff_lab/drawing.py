@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 from tqdm import tqdm
 
 from .accelerator import device_of
+from .announcing import announce
 from .batches import in_halves
 from .evaluation import Arm, first_arguments, sample
 from .fingerprint import in_words, pipeline_digest, scheduler_config, steering
@@ -83,7 +85,8 @@ def draw_missing(
     the results would be kept under.) Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
     of, lost = _settings(pipe, options), 0
-    _check_runs(pipe, list(_pending(ways, tasks, of, batch, store)), options)
+    coming = list(_pending(ways, tasks, of, batch, store))
+    announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs))
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
@@ -104,11 +107,13 @@ def draw_missing(
     return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
 
 
-def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> None:
+def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
     """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
 
-    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do.
+    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do. Returns the arguments of
+    that call, for one picture.
     """
+    found: dict[str, Any] = {}
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
     own = pipe.scheduler
     try:
@@ -116,9 +121,10 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
             pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats them
-                first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
+                found = first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
     finally:
         pipe.scheduler = own
+    return found
 
 
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:

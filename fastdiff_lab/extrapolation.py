@@ -107,7 +107,7 @@ class History:
             return type(values[-1])(self.at(places, parts) for parts in zip(*values, strict=True))
         *older, newest = values
         if not older:  # a tensor of its own even so: FreeU writes into what it gets
-            return newest.repeat(len(places), *[1] * (newest.dim() - 1))
+            return torch.cat([newest] * len(places))
         return _combined(older, newest, self.weights(tuple(places), newest))
 
     def weights(self, places: tuple[float, ...], like: Tensor) -> list[Tensor]:

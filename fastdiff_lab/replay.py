@@ -158,6 +158,7 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
         def predict(*args: Any, **kwargs: Any) -> Any:
             if not found.arguments:
                 found.arguments = _arguments(model, args, kwargs)
+                found.arguments[name] = found.arguments[name].clone()  # pipelines may go on to write into it
             output = inner(*args, **kwargs)
             found.predictions.append(own(output))
             return output
@@ -165,6 +166,7 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
         return predict
 
     model = denoiser_of(pipe)
+    name = sample_argument(model)
     started = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(replaced_call(model, predicting))

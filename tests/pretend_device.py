@@ -28,6 +28,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.fingerprint import identity
 from fastdiff_lab.split import denoiser_of
 
 NAME = "pretend"
@@ -181,12 +182,22 @@ def checked(name: str, chosen: list[str] | None = None) -> dict[str, Any]:
                 WAITS.clear()
                 differences[way] = _difference(_run(system, there, ways(system)[way]), expected[way])
                 waits[way] = len(WAITS)
+        if chosen is None or "entering" in chosen:
+            differences["entering"], waits["entering"] = 0.0, waits["untouched"] + _waits_of_entering(system, there)
     return {
         "steps": sum(steps for steps, _ in system.keys_of_runs),
         "runs": len(system.keys_of_runs),
         "differences": differences,
         "waits": waits,
     }
+
+
+def _waits_of_entering(system: System, pipe: Any) -> int:
+    """Of the host, when a schedule that was measured on this pipeline is entered: its weights are looked at."""
+    schedule = KeySchedule(system.calls, system.keys, measured_on=identity(pipe))
+    WAITS.clear()
+    with fl.encoder_propagation(pipe, schedule, **system.options):
+        return len(WAITS)
 
 
 def _run(system: System, pipe: Any, block: Callable[[Any], Any]) -> Tensor:
@@ -201,23 +212,48 @@ def _difference(found: Any, expected: Any) -> float:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """`calibrate` and `compare` of a system whose call takes prompts: their tables there and here, and the waits of a replayed step."""
-    prompts, arms = ["a red circle", "a white ring"], {"keys": KeySchedule(6, [0, 2])}
+    """`calibrate` and `compare` of a system whose call takes prompts: how far its tables there are from those here, and how often it waits.
+
+    `runs`: denoiser runs of `calibrate` there; `waits`: of the host in them; `waits of a run`: of an untouched one.
+    """
+    system, prompts = ROWS[name], ["a red circle", "a white ring"]
     options = {"num_inference_steps": 6, "guidance_scale": 5.0}
-    here, there = ROWS[name].build(), moved(ROWS[name].build())
-    tables, costs = [], []
+    costs, tables, runs = [], [], 0
     with _plain_kernels():
-        for pipe in (here, there):
+        for pipe in (system.build(), moved(system.build())):
             with Machine():
-                costs.append(fl.calibrate(pipe, prompts, longest=3, order=1, **options))
-                if pipe is there:
-                    WAITS.clear()
-                tables.append(fl.compare(pipe, arms, prompts, repeats=0, **options))
-    same = float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max())
-    numbers = [
-        table.set_index("arm")[["psnr", "ssim", "latent_mse", "encoder_calls"]].replace(float("inf"), 999.0) for table in tables
-    ]
-    return {"costs": same, "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()), "waits": len(WAITS)}
+                WAITS.clear()
+                of(system, pipe)
+                of_a_run = len(WAITS)
+                WAITS.clear()
+                with _counted_runs(pipe) as seen:
+                    costs.append(fl.calibrate(pipe, prompts, longest=3, order=1, **options))
+                runs, waits = len(seen), len(WAITS)
+                tables.append(fl.compare(pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, repeats=0, **options))
+    names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
+    numbers = [table.set_index("arm")[names].replace(float("inf"), 999.0) for table in tables]
+    return {
+        "costs": float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max()),
+        "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()),
+        "runs": runs, "waits": waits, "waits of a run": of_a_run,
+    }  # fmt: skip
+
+
+@contextmanager
+def _counted_runs(pipe: Any) -> Iterator[list[int]]:
+    """The list grows by one at each run, which sets the scheduler's time-steps."""
+    runs: list[int] = []
+    inner = pipe.scheduler.set_timesteps
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        runs.append(1)
+        return inner(*args, **kwargs)
+
+    pipe.scheduler.set_timesteps = counted
+    try:
+        yield runs
+    finally:
+        del pipe.scheduler.set_timesteps
 
 
 def main(names: list[str]) -> None:
