@@ -14,7 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
 from .calibration import calibrate
 from .comparison import compare, compare_pictures
-from .decoding import Counts
+from .counts import Counts
 from .derivation import accumulated_change, derive_schedule, schedule_front
 from .evaluation import Arm
 from .extrapolation import Extrapolation

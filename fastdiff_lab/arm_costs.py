@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
+from .accelerator import begin_peak, device_of, peak_of
 from .deepcache import deepcache_flops
 from .evaluation import Arm, first_arguments, one_picture, sample
 from .flops import FlopCount, count_flops, total_flops
@@ -26,22 +26,20 @@ from .token_merging import token_merging_flops
 def of_one_picture(
     pipe: Any, ways: Mapping[str, Arm], task: tuple[Any, int], repeats: int, options: dict[str, Any]
 ) -> pd.DataFrame:
-    """`seconds` (median) and `peak_bytes` (CUDA only) of one picture per arm; the arms take turns, after one turn that is not timed.
+    """`seconds` (median) and `peak_bytes` (CUDA and XPU) of one picture per arm; the arms take turns, after one turn that is not timed.
 
     >>> of_one_picture(pipe, {"untouched": Arm()}, ("a red ring on a blue background", 0), 3, {})  # doctest: +SKIP
 
     `task`: prompt and seed. `repeats`: timed runs; 0 for none (NaN). `options`: as for `sample`.
     """
-    device = next(denoiser_of(pipe).parameters()).device
+    device = device_of(pipe)
     measured: dict[str, list[float]] = {name: [] for name in ways}
     peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
     for turn in range(repeats + 1 if repeats else 0):
         for name, arm in ways.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+            begin_peak(device)
             drawn = sample(pipe, arm, [task[0]], [task[1]], **options)
-            if device.type == "cuda":
-                peaks[name] = torch.cuda.max_memory_allocated(device)
+            peaks[name] = peak_of(device)
             if turn:
                 measured[name].append(drawn.seconds)
     seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})

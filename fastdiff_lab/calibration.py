@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .cautions import check_is_one_run, guidance_of
+from .batches import in_halves
+from .capacity import RowLimit
+from .cautions import check_is_one_run, guidance_of, warn_of_rounding
 from .evaluation import denoiser_calls, run_options
 from .extrapolation import Extrapolation
 from .fingerprint import identity, in_words, pipeline_digest
+from .finite import check_distances
 from .flops import count_flops
 from .replay import Call, Trajectory, latents_after, memory_of, seen
 from .reuse_costs import ReuseCosts
@@ -118,28 +122,34 @@ def calibrate(
     `budget`: seconds; spans are shortened until the estimate fits. `store`: file that keeps what is measured as it comes; the same call
     goes on where a stopped one was. `options`: further arguments of the pipeline.
 
-    Prints what it will take before it starts. Raises ValueError for options out of range, a pipeline whose call is not one run (as
+    Prints what it will take before it starts, in seconds and GiB. Where memory runs out, `max_rows` or `batch` is halved, with a
+    warning. Raises ValueError for options out of range, latents that are NaN, a pipeline whose call is not one run (as
     Text2Video-Zero's), a budget that is too small, or a store with other costs; RuntimeError inside an `encoder_propagation` block.
     """
     _check(prompts, seeds, order, what, batch, longest)
     check_is_one_run(pipe, guidance_scale, "calibration")
+    warn_of_rounding(
+        denoiser_of(pipe),
+        "calibration",
+        "small displacements are lost in rounding, so sensitivities are wrong",
+    )
     seeds = range(len(prompts)) if seeds is None else seeds
     settings = run_options(num_inference_steps, guidance_scale, options)
     parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
-    calls = [Call(tuple(prompts[part]), tuple(seeds[part]), settings) for part in parts]
     num_steps = denoiser_calls(pipe, num_inference_steps)
     plan = Plan(num_steps, min(longest, num_steps), order)
-    first = seen(pipe, calls[0], num_steps)
-    plan = _within(plan, first, pipe, len(calls), budget)
+    runs = in_halves(pipe, parts, lambda part: seen(pipe, Call(tuple(prompts[part]), tuple(seeds[part]), settings), num_steps))
+    first = next(runs)
+    limit = RowLimit(max_rows)
+    plan = _within(plan, first[1], pipe, len(parts), budget, limit, what)
     guidance = guidance_of(pipe) if guidance_scale is None else guidance_scale
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
     measured_on = {**identity(pipe), **run, "pictures": len(prompts)}
     about = _about(prompts, seeds, options) | ({"pipeline": pipeline_digest(pipe)} if store else {})
     state = _State.begin(plan, measured_on, about, store)
-    with tqdm(desc="calibration", total=len(calls) * (num_steps - 1), leave=False) as bar:
-        for part, call in zip(parts, calls, strict=True):
-            trajectory = first if call is calls[0] else seen(pipe, call, num_steps)
-            _Measuring(pipe, plan, trajectory, what, max_rows).fill(state, part, bar)
+    with tqdm(desc="calibration", total=len(parts) * (num_steps - 1), leave=False) as bar:
+        for part, trajectory in chain([first], runs):
+            _Measuring(pipe, plan, trajectory, what, limit).fill(state, part, bar)
     return state.costs
 
 
@@ -163,9 +173,10 @@ def _check(prompts: Any, seeds: Sequence[int] | None, order: Any, what: str, bat
         raise ValueError(f"{len(seeds)} seeds given for {len(prompts)} prompts; accepted: one for each")
 
 
-def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None) -> Plan:
+def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None, limit: RowLimit, what: str) -> Plan:
     """The plan, with spans as short as the budget asks for; says what it takes."""
-    flops = count_flops(denoiser_of(pipe), {name: value for name, value in seen_once.arguments.items() if value is not None})
+    arguments = {name: value for name, value in seen_once.arguments.items() if value is not None}
+    flops = count_flops(denoiser_of(pipe), arguments)
     per_call = seen_once.seconds / plan.num_steps
     decoder = per_call * (flops.decoder + flops.rest) / flops.total
 
@@ -179,10 +190,12 @@ def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: 
                 f"budget={budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; accepted: more"
             )
         plan = Plan(plan.num_steps, plan.longest - 1, plan.order)
+    longest = plan.longest if what == "encoder" else 1
+    needed = limit.bytes_told(denoiser_of(pipe), arguments, longest, Extrapolation(plan.order))
     shorter = "" if plan == asked else f" (spans of up to {plan.longest} steps instead of {asked.longest}, for the budget)"
     tqdm.write(
         f"calibration: {batches * plan.forward_calls} denoiser calls and {batches * plan.decoder_calls} decoder calls, "
-        f"about {seconds(plan):.0f} s{shorter}", file=sys.stderr,
+        f"about {seconds(plan):.0f} s and {needed / 2**30:.1f} GiB beside the weights{shorter}", file=sys.stderr,
     )  # fmt: skip
     return plan
 
@@ -205,7 +218,7 @@ class _State:
         found = ReuseCosts.load(store)
         same = (
             all(found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline"))
-            and found.measured_on == measured_on
+            and found.measured_on.items() <= measured_on.items()  # older files hold less
         )
         if not same or found.displacement.shape != displacement.shape:
             raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")
@@ -224,7 +237,7 @@ class _Measuring:
     plan: Plan
     trajectory: Trajectory
     what: str
-    max_rows: int | None
+    limit: RowLimit
 
     def fill(self, state: _State, rows: slice, bar: tqdm) -> None:
         costs = state.costs
@@ -247,14 +260,18 @@ class _Measuring:
         ahead = memory_of(self.pipe.scheduler)
         found = latents_after(
             self.pipe, self.trajectory, evaluated, KeySchedule(self.plan.num_steps, tuple(keys)), until,
-            extrapolation=Extrapolation(1 if gap else 0), what=self.what, max_rows=self.max_rows, lookahead=ahead,
+            extrapolation=Extrapolation(1 if gap else 0), what=self.what, max_rows=self.limit, lookahead=ahead,
         )  # fmt: skip
         last = self.plan.num_steps
-        return {
-            step: self.by_picture(latents - self.trajectory.samples[min(step + ahead, last)]).float().norm(dim=1).cpu()
+        distances = {
+            step: self.by_picture(latents.float() - self.trajectory.samples[min(step + ahead, last)].float()).norm(dim=1)
             for step, latents in found.items()
             if step > key
         }
+        read = torch.stack(list(distances.values())).cpu()
+        for step, of_pictures in zip(distances, read, strict=True):
+            check_distances(of_pictures, step)
+        return dict(zip(distances, read, strict=True))
 
     def by_picture(self, latents: Tensor) -> Tensor:
         return by_picture(self.pipe, latents, len(self.trajectory.call.prompts))

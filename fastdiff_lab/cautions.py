@@ -2,7 +2,7 @@
 
 - `check_rows_stay_apart`, `check_finite`, `check_is_one_run`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
-- `warn_of_other_guidance`, `warn_of_few_steps`: warnings
+- `warn_of_other_guidance`, `warn_of_few_steps`, `warn_of_rounding`: warnings
 """
 
 from __future__ import annotations
@@ -85,6 +85,15 @@ def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
             "nothing is gained by holding them; sample without encoder propagation",
             stacklevel=4,
         )
+
+
+def warn_of_rounding(model: nn.Module, asked: str, lost: str) -> None:
+    """Warns where the model runs in bfloat16, whose numbers have 8 bits.
+
+    `asked`: what for. `lost`: what goes wrong.
+    """
+    if next(model.parameters()).dtype == torch.bfloat16:
+        warnings.warn(f"{asked} asked in bfloat16: {lost}; take float32 or float16 for it (pipe.to(torch.float32))", stacklevel=3)
 
 
 def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:

@@ -1,6 +1,7 @@
 """What a prediction was decoded for: the arguments of a denoiser call, compared and repeated.
 
 - `repeat_rows`, `first_rows`: one rule each for making the rows of several steps, and for taking the first step's
+- `repeated_arguments`: the arguments of a call with the rows of several steps
 - `Conditions`: the arguments of a call, kept to be compared with a later call's
 """
 
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .split import SHARED_BY_ROWS
+from .later import Later
+from .split import CONDITIONS, SHARED_BY_ROWS
 
 
 def map_tensors(function, value: Any, name: str = "") -> Any:
@@ -43,9 +45,18 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int =
             )
         if is_read_only and tensor.shape[0] == 1:
             return tensor.expand(times, *tensor.shape[1:])
-        return tensor.repeat(times, *[1] * (tensor.dim() - 1))
+        return torch.cat([tensor] * times)  # keeps the order of memory (channels last), which Tensor.repeat does not
 
     return value if times == 1 else map_tensors(repeat, value, name)
+
+
+def repeated_arguments(arguments: Mapping[str, Any], sample_name: str, rows: int, times: int, frames: int = 1) -> dict[str, Any]:
+    """Of a denoiser call's arguments, those with rows of their own, repeated for several steps.
+
+    Raises TypeError as `repeat_rows` does.
+    """
+    names = [sample_name, *(name for name in CONDITIONS if name in arguments)]
+    return {name: repeat_rows(arguments[name], rows, times, name, frames) for name in names}
 
 
 def first_rows(value: Any, rows: Collection[int], times: int) -> Any:
@@ -70,12 +81,15 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
-def _same_tensor(kept: tuple[Tensor, int | None], given: Any) -> bool:
+def _same_tensor(kept: tuple[Tensor, int | None], given: Any, unread: list[Tensor]) -> bool:
     tensor, version = kept
-    if not isinstance(given, Tensor) or tensor.shape != given.shape:
+    if not isinstance(given, Tensor) or tensor.shape != given.shape or tensor.device != given.device:
         return False
     unchanged = version == _version(tensor)  # tensors of inference mode count no versions: theirs is None
     if unchanged and tensor.data_ptr() == given.data_ptr() and tensor.stride() == given.stride():
+        return True
+    if unchanged and tensor.device.type not in ("cpu", "meta"):
+        unread.append((tensor == given).all())
         return True
     return unchanged and torch.equal(tensor, given)
 
@@ -101,13 +115,16 @@ class _Kept(tuple):
     """A tensor and its version counter."""
 
 
-def _same(kept: Any, given: Any) -> bool:
+def _same(kept: Any, given: Any, unread: list[Tensor]) -> bool:
+    """Are these the same, if all in `unread` is true? What is on a device is put there instead of being read."""
     if isinstance(kept, _Kept):
-        return _same_tensor(kept, given)
+        return _same_tensor(kept, given, unread)
     if isinstance(kept, Mapping):
-        return isinstance(given, Mapping) and kept.keys() == given.keys() and all(_same(kept[k], given[k]) for k in kept)
+        alike = isinstance(given, Mapping) and kept.keys() == given.keys()
+        return alike and all(_same(kept[k], given[k], unread) for k in kept)
     if isinstance(kept, list | tuple):
-        return isinstance(given, list | tuple) and len(kept) == len(given) and all(map(_same, kept, given))
+        alike = isinstance(given, list | tuple) and len(kept) == len(given)
+        return alike and all(_same(one, other, unread) for one, other in zip(kept, given, strict=True))
     return isinstance(given, type(kept)) and bool(kept == given)
 
 
@@ -119,19 +136,25 @@ class Conditions:
     'it has 1 rows, not 2'
 
     Tensors are compared by identity first, so that the usual case (the pipeline passes the same tensors at every step)
-    needs no device sync, and by value where they are other objects.
+    needs no device sync, and by value where they are other objects: on a device, for arguments that are made anew at every step, only
+    when the run ends.
     """
 
     def __init__(self, rows: int, arguments: Mapping[str, Any], scales: list) -> None:
         self.rows, self.arguments, self.scales = rows, {n: _kept(a) for n, a in arguments.items()}, scales
 
-    def difference(self, rows: int, arguments: Mapping[str, Any], scales: list) -> str | None:
-        """In words, what differs in the given call; None if nothing does."""
+    def difference(
+        self, rows: int, arguments: Mapping[str, Any], scales: list, later: Later | None = None, step: int = 0
+    ) -> str | None:
+        """In words, what differs in the given call, that of `step`; None if nothing does, as far as `later` does not say more."""
         if rows != self.rows:
             return f"it has {rows} rows, not {self.rows}"
-        other = [n for n in self.arguments.keys() | arguments.keys() if not _same(self.arguments.get(n), arguments.get(n))]
-        if other:
-            return f"its {sorted(other)[0]} is another"
+        later = Later() if later is None else later
+        for name in sorted(self.arguments.keys() | arguments.keys()):
+            unread: list[Tensor] = []
+            same = _same(self.arguments.get(name), arguments.get(name), unread)
+            if not same or (unread and not later.is_same(name, step, unread)):
+                return f"its {name} is another"
         return (
             None
             if scales == self.scales

@@ -1,28 +1,29 @@
 """One block of encoder propagation: which calls of the denoiser are evaluated, and which are answered with what was decoded ahead.
 
 - `Decoding`: the state of the block
-- `Counts`: what was evaluated in the block
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .callers import is_called_by
+from .capacity import RowLimit
 from .cautions import check_finite, check_length, check_not_deepcached, check_rows_stay_apart, is_near, warn_of_other_guidance
-from .conditions import Conditions, repeat_rows
-from .extrapolation import HELD_FEATURES, Extrapolation, History
+from .conditions import Conditions, repeated_arguments
+from .counts import Counts
+from .extrapolation import HELD_FEATURES, Extrapolation, History, log_snr
 from .features import HeldFeatures, Pass
+from .later import Later
+from .predictions import as_given, own, per_step
 from .ranks import Ranks, alike, looked_at
 from .residuals import HeldResiduals
-from .runs import Run, RunTracker, at_time_step, time_step_value
+from .runs import Run, RunTracker, time_step_value
 from .schedule import KeySchedule
 from .split import (
     CONDITIONS,
@@ -40,24 +41,6 @@ from .steering import Steered, foreign_parts
 HELD = ("encoder", "decoder", "prediction")
 
 
-@dataclass
-class Counts:
-    """What was evaluated in the block, over all its runs.
-
-    `encoder_calls`: evaluations of the encoder (and bottleneck). `decoder_calls`: steps that were decoded; several may share a
-    forward. `forward_calls`: calls of the denoiser's own forward. `controlnet_calls`: evaluations of the ControlNet.
-    `runs`: runs begun. `steps`: denoiser calls of the pipeline that were answered; fewer than `runs` times the schedule's steps
-    if a run ended early.
-    """
-
-    encoder_calls: int = 0
-    decoder_calls: int = 0
-    forward_calls: int = 0
-    controlnet_calls: int = 0
-    runs: int = 0
-    steps: int = 0
-
-
 class Decoding:
     """The state of one `encoder_propagation` block."""
 
@@ -70,10 +53,11 @@ class Decoding:
         what: str = "encoder",
         extrapolation: Extrapolation = HELD_FEATURES,
         parallel: bool,
-        max_rows: int | None,
+        max_rows: int | RowLimit | None,
         ranks: Ranks | None = None,
     ) -> None:
-        self.pipe, self.schedule, self.what, self.parallel, self.max_rows = pipe, schedule, what, parallel, max_rows
+        self.pipe, self.schedule, self.what, self.parallel = pipe, schedule, what, parallel
+        self.limit = max_rows if isinstance(max_rows, RowLimit) else RowLimit(max_rows)
         self.split, self.extrapolation, self.ranks = split, extrapolation, ranks or Ranks()
         self.model = denoiser_of(pipe)
         self.sample_name = sample_argument(self.model)
@@ -104,6 +88,7 @@ class Decoding:
         self.ahead: dict[int, Any] = {}  # step -> prediction that is known already
         self.conditions: Conditions | None = None  # of the last key step
         self.key_step = -1
+        self.later = Later()
         self.steered: Steered | None = None
         self.why_key: str | None = None  # what made a step a key that is none in the schedule
 
@@ -126,6 +111,7 @@ class Decoding:
         _, is_new = self.tracker.current(timestep)
         if is_new:
             self.begin_run(sample)
+            self.look_for_room(arguments)
         run, step, _ = self.tracker.advance(timestep)
         check_finite(sample, step, timestep)
         difference = self.difference(step, arguments)
@@ -137,6 +123,8 @@ class Decoding:
             prediction = self.evaluate(inner, run, step, arguments, difference)
         self.counts.steps += 1
         self.look_at_adapters(step)
+        if run.num_steps == run.step:
+            self.later.check()
         return prediction
 
     def look_at_adapters(self, step: int) -> None:
@@ -178,6 +166,11 @@ class Decoding:
                 f"{replaced!r} was replaced inside the encoder_propagation block; make the change before it, or leave it and enter again"
             )
 
+    def look_for_room(self, arguments: dict) -> None:
+        if self.parallel:
+            self.limit.begin_run(self.model, arguments, self.extrapolation, self.split)
+            self.limit.fitting = self.ranks.least(self.limit.fitting)
+
     def check_ranks(self, sample: Tensor) -> None:
         if self.ranks.size > 1:
             self.ranks.check_same("schedule", str(self.schedule))
@@ -196,7 +189,9 @@ class Decoding:
         if self.conditions is None:
             return "no key step came before it"
         rows = len(arguments[self.sample_name])
-        return self.conditions.difference(rows=rows, arguments=self.compared(arguments), scales=self.steering())
+        return self.conditions.difference(
+            rows=rows, arguments=self.compared(arguments), scales=self.steering(), later=self.later, step=step
+        )
 
     def evaluate(self, inner: Callable, run: Run, step: int, arguments: dict, difference: str | None) -> Any:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
@@ -211,17 +206,10 @@ class Decoding:
         rows = len(arguments[self.sample_name])
         steps = range(step, step + self.steps_at_once(run, group, step, rows, is_key))
         mine = self.ranks.share(steps, is_key)
-        now = self.coming_pass(run, group, steps, mine, arguments, is_key)
         if is_key:
             self.begin_group(step, rows, arguments, difference)
-        with self.features.during(now):
-            output = self.as_called(inner, self.expanded(run, mine, arguments, now))
-            self.check_called()
-        self.count(now)
-        decoded = dict(zip(mine, _per_step(output[0], now.rows, now.times), strict=True))
-        if self.proves(now):
-            self.prove(inner, run, {at: decoded[at] for at in (mine[0], mine[-1])}, arguments, now)
-        self.ahead = {at: _like(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
+        output, decoded = self.decoded(inner, run, mine, arguments, is_key, is_end=steps.stop == group.stop)
+        self.ahead = {at: as_given(output, sample) for at, sample in self.ranks.gathered(steps, is_key, decoded).items()}
         if self.what == "prediction":
             self.ahead = self.predicted(run, range(step, group.stop), output)
         prediction = self.ahead.pop(step)
@@ -229,25 +217,47 @@ class Decoding:
             self.forget_keys()
         return prediction
 
-    def proves(self, now: Pass) -> bool:
-        """Is this the pass at which parallel decoding is checked, once in a run with parts that are not diffusers' own?"""
-        return bool(self.unproven) and now.times > 1
+    def decoded(
+        self, inner: Callable, run: Run, steps: Sequence[int], arguments: dict, is_key: bool, is_end: bool
+    ) -> tuple[Any, dict[int, Tensor]]:
+        """What the host's forward gave, and step -> prediction: from one pass, or from several where memory has run out.
 
-    def prove(self, inner: Callable, run: Run, decoded: Mapping[int, Tensor], arguments: dict, together: Pass) -> None:
-        """Decodes two steps of the batch alone, and raises ValueError if one differs: something mixes the rows."""
-        for step, sample in decoded.items():
-            alone = replace(together, places=(self.place(run, step),), is_key=False)
-            with self.features.during(alone):
-                found = self.as_called(inner, arguments | {"timestep": at_time_step(arguments["timestep"], run.planned[step])})[0]
-            self.count(alone)
-            if not is_near(sample, found):
-                names, self.unproven = ", ".join(self.unproven), ()
+        `is_end`: no later step of the group is left.
+        """
+        found: dict[int, Tensor] = {}
+
+        def attempt(part: Sequence[int], is_first: bool, is_last: bool) -> Any:
+            return self.passed(inner, run, part, arguments, is_key and is_first, is_end and is_last)
+
+        sample = arguments[self.sample_name]
+        for part, output in self.limit.in_passes(steps, len(sample), sample.device, attempt):
+            found |= zip(part, per_step(output[0], len(sample), len(part)), strict=True)
+        if self.unproven and len(steps) > 1:
+            self.prove(inner, run, {at: found[at] for at in (steps[0], steps[-1])}, arguments)
+        if is_end:
+            self.features.release()
+        return output, found
+
+    def passed(self, inner: Callable, run: Run, steps: Sequence[int], arguments: dict, is_key: bool, is_last: bool) -> Any:
+        """The host's forward over the steps of a pass."""
+        now = self.coming_pass(run, steps, arguments, is_key, is_last)
+        with self.features.during(now):
+            output = self.as_called(inner, self.expanded(run, steps, arguments, now))
+            self.check_called()
+        self.count(now)
+        return output
+
+    def prove(self, inner: Callable, run: Run, together: Mapping[int, Tensor], arguments: dict) -> None:
+        """Decodes steps of a batch alone, once in a run, and raises ValueError if one differs: something mixes the rows."""
+        names, self.unproven = ", ".join(self.unproven), ()
+        for step, sample in together.items():
+            alone = self.passed(inner, run, (step,), arguments, is_key=False, is_last=False)[0]
+            if not is_near(sample, alone):
                 self.forget()
                 raise ValueError(
                     f"step {step} decoded alone differs from the same step in a batch with others, so {names} mixes the rows of a batch; "
                     "use parallel_decoding=False"
                 )
-        self.unproven = ()
 
     def check_called(self) -> None:
         """Raises RuntimeError if the host's forward went round a held child: what it gave is not what was asked for then."""
@@ -261,8 +271,11 @@ class Decoding:
             )
 
     def as_called(self, inner: Callable, arguments: dict) -> Any:
-        """The host's forward, called as the pipeline did: hooks of others (token merging's) look at what came by position."""
-        named = dict(arguments)
+        """The host's forward, called as the pipeline did: hooks of others (token merging's) look at what came by position.
+
+        Lists are its own, since it takes T2I-Adapter's apart.
+        """
+        named = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
         return inner(*[named.pop(name) for name in self.positional], **named)
 
     def begin_group(self, step: int, rows: int, arguments: dict, difference: str | None) -> None:
@@ -277,7 +290,7 @@ class Decoding:
         """The predictions of a group from those of the last key steps: held, or extrapolated."""
         self.predictions.add(self.place(run, steps.start), output[0])
         at = {later: self.predictions.at([self.place(run, later)], self.predictions.values) for later in steps[1:]}
-        return {steps.start: own(output)} | {later: _like(output, sample) for later, sample in at.items()}
+        return {steps.start: own(output)} | {later: as_given(output, sample) for later, sample in at.items()}
 
     def place(self, run: Run, step: int) -> float:
         """Where a step lies on the axis of extrapolation."""
@@ -291,23 +304,23 @@ class Decoding:
             f"{self.key_step}: {difference}. Make step {step} a key step, or use parallel_decoding=False"
         )
 
-    def coming_pass(self, run: Run, group: range, steps: range, mine: Sequence[int], arguments: dict, is_key: bool) -> Pass:
+    def coming_pass(self, run: Run, steps: Sequence[int], arguments: dict, is_key: bool, is_last: bool) -> Pass:
         sample = arguments[self.sample_name]
-        places = tuple(self.place(run, step) for step in mine)
+        places = tuple(self.place(run, step) for step in steps)
+        is_last_use = is_last and (is_key or len(steps) == 1)  # one of several steps may be tried again, with fewer
         return Pass(
-            len(sample), frames_of(self.model, sample), places, is_key,
-            is_last_use=steps.stop == group.stop and not (self.unproven and len(mine) > 1),
+            len(sample), frames_of(self.model, sample), places, is_key, is_last_use and not (self.unproven and len(steps) > 1),
             is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
         )  # fmt: skip
 
     def steps_at_once(self, run: Run, group: range, step: int, rows: int, is_key: bool) -> int:
         if not self.parallel:
             return 1
-        if self.max_rows is None:
-            return group.stop - step
-        if self.max_rows < rows:
-            raise ValueError(f"max_rows={self.max_rows} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
-        return min(group.stop - step, self.ranks.reach(self.max_rows // rows, is_key))
+        asked, most = self.limit.asked, self.limit.rows
+        if asked is not None and asked < rows:
+            raise ValueError(f"max_rows={asked} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
+        left = group.stop - step
+        return left if most is None else min(left, self.ranks.reach(max(1, most // rows), is_key))
 
     def count(self, now: Pass) -> None:
         self.counts.forward_calls += 1
@@ -316,14 +329,13 @@ class Decoding:
 
     def expanded(self, run: Run, steps: Sequence[int], arguments: dict, now: Pass) -> dict:
         """The arguments with the rows of all steps of a pass; the held residuals keep the rows of one, as the encoder does."""
-        if now.times == 1 and self.ranks.size == 1:
-            return arguments  # as the pipeline gave them; another rank's step has another time-step
+        if now.times == 1 and steps[0] == run.step - 1:
+            return arguments  # as the pipeline gave them for its step; another rank decodes another one
         sample = arguments[self.sample_name]
         unknown = arguments.keys() - {self.sample_name, "timestep", "return_dict", *CONDITIONS, *HELD_RESIDUALS}
         if unknown:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
-        names = [self.sample_name, *(name for name in CONDITIONS if name in arguments)]
-        repeated = {name: repeat_rows(arguments[name], now.rows, now.times, name, now.frames) for name in names}
+        repeated = repeated_arguments(arguments, self.sample_name, now.rows, now.times, now.frames)
         # One by one: an index made of a list would be copied to the device, and the host would wait for it.
         time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device).repeat_interleave(now.rows)
         return arguments | repeated | {"timestep": time_steps}
@@ -334,31 +346,3 @@ class Decoding:
         residuals, evaluated = self.residuals.call(inner, args, kwargs)
         self.counts.controlnet_calls += evaluated
         return residuals
-
-
-def own(output: Any) -> Any:
-    """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
-    return _like(output, output[0].clone())
-
-
-def _like(output: Any, sample: Tensor) -> Any:
-    """A prediction in the host's own type."""
-    return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
-
-
-def log_snr(scheduler: Any, timestep: Any) -> float:
-    """The logarithm of the signal-to-noise ratio at a time-step."""
-    alphas = getattr(scheduler, "alphas_cumprod", None)
-    if alphas is None:
-        raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
-    if float(scheduler.timesteps.min()) < 0:
-        raise ValueError(
-            f"axis='log_snr' asked, but {type(scheduler).__name__} has continuous time-steps here; accepted: axis='step'"
-        )
-    alpha = float(alphas[int(timestep)])
-    return math.log(alpha / (1 - alpha))
-
-
-def _per_step(sample: Tensor, rows: int, times: int) -> Sequence[Tensor]:
-    """The sample of a forward over `times` steps as one sample per step."""
-    return [sample] if times == 1 else sample.split(rows)

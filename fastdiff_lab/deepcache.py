@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .decoding import Counts
+from .counts import Counts
 from .flops import FlopCount, on_meta
 from .hooks import is_compiled, replaced_call
 from .split import denoiser_of, split_denoiser

@@ -16,11 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import torch
 from tqdm import tqdm
 
+from .accelerator import device_of
+from .announcing import announce
+from .batches import in_halves
 from .evaluation import Arm, first_arguments, sample
 from .fingerprint import in_words, pipeline_digest, scheduler_config, steering
+from .finite import check_latents, finite_decoder
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
@@ -52,8 +57,7 @@ def drawn(
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
     """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
-    model = denoiser_of(pipe)
-    device = str(next(model.parameters()).device.type)
+    device = device_of(pipe).type
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
@@ -81,7 +85,10 @@ def draw_missing(
     the results would be kept under.) Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
     of, lost = _settings(pipe, options), 0
-    _check_runs(pipe, list(_pending(ways, tasks, of, batch, store)), options)
+    coming = list(_pending(ways, tasks, of, batch, store))
+    announce(
+        pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs)
+    )
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
@@ -102,11 +109,13 @@ def draw_missing(
     return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
 
 
-def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> None:
+def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
     """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
 
-    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do.
+    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do. Returns the arguments of
+    that call, for one picture.
     """
+    found: dict[str, Any] = {}
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
     own = pipe.scheduler
     try:
@@ -114,9 +123,10 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
             pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats them
-                first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
+                found = first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
     finally:
         pipe.scheduler = own
+    return found
 
 
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
@@ -127,11 +137,21 @@ def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int
 
 
 def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
-    prompts, seeds = zip(*tasks, strict=True)
-    with torch.no_grad():
+    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, arm, tasks, options))
+    return dict(zip(keys, (result for _, part in drawn for result in part), strict=True))
+
+
+def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
+    prompts, seeds = zip(*tasks[part], strict=True)
+    of = _in_words(arm)
+    with torch.no_grad(), finite_decoder(pipe, of):
         drawn = sample(pipe, arm, prompts, seeds, **options)
-    counts = asdict(drawn.counts)
-    latents = drawn.latents.cpu()
-    return {
-        key: Result(latents[row].clone(), image, counts) for row, (key, image) in enumerate(zip(keys, drawn.images, strict=True))
-    }
+    counts, latents = asdict(drawn.counts), drawn.latents.cpu()
+    check_latents(latents, tasks[part], of)
+    return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
+
+
+def _in_words(arm: Arm) -> str:
+    """What an arm is, by the fields that make it another than the untouched run."""
+    plain = Arm().about()
+    return ", ".join(f"{name}={value}" for name, value in arm.about().items() if value != plain.get(name)) or "untouched"

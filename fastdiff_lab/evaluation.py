@@ -21,7 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .decoding import Counts
+from .accelerator import device_of, synchronize
+from .batches import one_decoded_at_a_time
+from .counts import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
 from .hooks import replaced_call, replaced_method
@@ -104,12 +106,6 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 @contextmanager
 def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Counts, int]]:
     """While the block lasts, calls of the pipeline are runs of the arm; yields what is evaluated, and the steps to call it with.
@@ -176,8 +172,9 @@ def sample(
     with as_arm(pipe, arm, num_inference_steps) as (counts, steps), _last_sample(pipe) as last:
         call = run_options(steps, guidance_scale, options) | {"output_type": "latent" if stops else "pil"}
         started = time.perf_counter()
-        drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
-        synchronize(next(denoiser_of(pipe).parameters()).device)
+        with one_decoded_at_a_time(pipe):
+            drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
+        synchronize(device_of(pipe))
         seconds = time.perf_counter() - started
     if stops:
         return Sampled(decode(pipe, drawn), drawn, counts, seconds)
@@ -243,7 +240,8 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     try:
         if in_float32:
             vae.to(torch.float32)
-        decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        with one_decoded_at_a_time(pipe):
+            decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     finally:
         if in_float32:
             vae.to(dtype)

@@ -2,10 +2,12 @@
 
 - `Extrapolation`: how; `Extrapolation.of(order)` reads what users give as `order`
 - `History`: what was seen at the last key steps, and what follows from it at other places
+- `log_snr(scheduler, timestep)`: where a time-step lies on the axis "log_snr"
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,7 +107,7 @@ class History:
             return type(values[-1])(self.at(places, parts) for parts in zip(*values, strict=True))
         *older, newest = values
         if not older:  # a tensor of its own even so: FreeU writes into what it gets
-            return newest.repeat(len(places), *[1] * (newest.dim() - 1))
+            return torch.cat([newest] * len(places))
         return _combined(older, newest, self.weights(tuple(places), newest))
 
     def weights(self, places: tuple[float, ...], like: Tensor) -> list[Tensor]:
@@ -132,3 +134,16 @@ def _combined(older: Sequence[Tensor], newest: Tensor, weights: Sequence[Tensor]
     for tensor, weight in zip(older, weights, strict=True):
         block = torch.addcmul(block, (tensor - newest)[None], weight.view(-1, *[1] * newest.dim()))
     return block.reshape(-1, *newest.shape[1:])
+
+
+def log_snr(scheduler: Any, timestep: Any) -> float:
+    """The logarithm of the signal-to-noise ratio at a time-step."""
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise ValueError(f"axis='log_snr' asked, but {type(scheduler).__name__} has no alphas_cumprod; accepted: axis='step'")
+    if float(scheduler.timesteps.min()) < 0:
+        raise ValueError(
+            f"axis='log_snr' asked, but {type(scheduler).__name__} has continuous time-steps here; accepted: axis='step'"
+        )
+    alpha = float(alphas[int(timestep)])
+    return math.log(alpha / (1 - alpha))

@@ -26,7 +26,8 @@ class Pass:
     """One evaluation of the host's forward: `times` steps of `rows` rows each, with the held children run or their features reused.
 
     `frames`: rows of a feature for each row of the sample. `places`: where each of the steps lies on the axis of extrapolation.
-    `is_last_use`: no later step uses these features. `is_written_to`: the host adds to a block's output in place (T2I-Adapter).
+    `is_last_use`: no later pass uses these features, and this one is not tried again. `is_written_to`: the host adds to a block's output
+    in place (T2I-Adapter).
     """
 
     rows: int
@@ -80,8 +81,17 @@ class HeldFeatures:
         self.mine.now, self.called = now, set()
         try:
             yield
+        except RuntimeError:  # a pass that runs out of memory is tried again, with what it kept given back
+            if now.is_key:
+                self.kept = {}
+                self.entered.values[-1].clear()
+            raise
         finally:
             self.mine.now = None
+
+    def release(self) -> None:
+        """Lets go of what was kept for the steps of a group: they are all decoded."""
+        self.kept = {}
 
     def call(self, name: str, inner: Callable, args: tuple, kwargs: dict) -> Any:
         """A held child's call: evaluated on one step's rows at a key step, answered with what is kept at the others."""

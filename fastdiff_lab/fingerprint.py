@@ -1,6 +1,6 @@
 """What a pipeline is, in a few words: so that what was measured on one is not taken for another.
 
-- `weights_digest(pipe)`: a fingerprint of its weights
+- `weights_digest(pipe)`: a fingerprint of its weights; `weights_seen(pipe)`: one that half precision keeps
 - `pipeline_digest(pipe)`: a fingerprint of all that its pictures depend on
 - `steering(pipe)`: what acts beside the weights, such as the scale of a LoRA
 - `scheduler_config(pipe)`: its scheduler's settings
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,6 +27,8 @@ from .steering import adapter_scales, processors
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
+_SUMS = 8
+_ROUNDING = 0.01  # of numbers of about 1: 686 tensors in bfloat16 move them by 0.002
 _NO_SETTINGS = ("_diffusers_version", "_use_default_values")
 
 
@@ -35,23 +39,56 @@ def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
     'e3b0c442'
     """
     digest = hashlib.sha256()
-    for part in parts:
-        model = getattr(pipe, part, None)
-        for name, tensor in model.state_dict().items() if isinstance(model, nn.Module) else ():
-            digest.update(f"{part}.{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(_seen(model, name, tensor, slice(_SEEN_PER_TENSOR)))
+    seen = _entries(pipe, parts, slice(_SEEN_PER_TENSOR))
+    for (name, tensor), values in zip(_weights(pipe, parts), seen, strict=True):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(values.tobytes())
     return digest.hexdigest()
 
 
-def _seen(model: nn.Module, name: str, tensor: Tensor, part: slice) -> bytes:
-    """Some entries of a weight; sequential offloading keeps them elsewhere. Nothing where they cannot be read."""
-    if tensor.is_meta:
-        owner, _, leaf = name.rpartition(".")
-        kept = getattr(getattr(model.get_submodule(owner), "_hf_hook", None), "weights_map", None) or {}
-        if leaf not in kept:
-            return b""
-        tensor = kept[leaf]
-    return tensor.flatten()[part].float().cpu().numpy().tobytes()
+def weights_seen(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+    """A few numbers that the weights keep in half precision, each from entries of all of them; "" if they cannot be read.
+
+    >>> weights_seen(pipe)  # doctest: +SKIP
+    '0.0412 -0.0107 0.0056 -0.0231'
+    """
+    values = np.concatenate([np.zeros(0, np.float32), *_entries(pipe, parts, slice(_SEEN_PER_TENSOR))]).astype(np.float64)
+    size = np.linalg.norm(values)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (_SUMS, len(values)))
+    return " ".join(f"{number:.6g}" for number in signs @ values / size) if 0 < size < np.inf else ""
+
+
+def _same_weights(one: str, other: str) -> bool:
+    """Are these `weights_seen` of the same weights in two precisions? bfloat16 keeps 8 bits of each."""
+    numbers = [np.array(text.split(), dtype=float) for text in (one, other)]
+    return len(numbers[0]) == len(numbers[1]) > 0 and bool(np.allclose(*numbers, rtol=0, atol=_ROUNDING))
+
+
+def _weights(pipe: Any, parts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
+    models = {part: model for part in parts if isinstance(model := getattr(pipe, part, None), nn.Module)}
+    return [(f"{part}.{name}", tensor) for part, model in models.items() for name, tensor in model.state_dict().items()]
+
+
+def _entries(pipe: Any, parts: tuple[str, ...], part: slice) -> list[np.ndarray]:
+    """Some entries of each weight in float32, read all at once: on a device, each look would make the host wait."""
+    found = [_kept(pipe, name, tensor).flatten()[part].float() for name, tensor in _weights(pipe, parts)]
+    places: dict[Any, list[int]] = {}
+    for place, values in enumerate(found):
+        places.setdefault(values.device, []).append(place)
+    read: dict[int, np.ndarray] = {}
+    for of_device in places.values():
+        values = torch.cat([found[place] for place in of_device]).cpu().numpy()
+        read |= zip(of_device, np.split(values, np.cumsum([len(found[place]) for place in of_device])[:-1]), strict=True)
+    return [read[place] for place in range(len(found))]
+
+
+def _kept(pipe: Any, name: str, tensor: Tensor) -> Tensor:
+    """A weight; sequential offloading keeps it elsewhere. Nothing where it cannot be read."""
+    if not tensor.is_meta:
+        return tensor
+    owner, _, leaf = name.rpartition(".")
+    kept = getattr(getattr(operator.attrgetter(owner)(pipe), "_hf_hook", None), "weights_map", None) or {}
+    return kept[leaf] if leaf in kept else torch.empty(0)
 
 
 def pipeline_digest(pipe: Any) -> str:
@@ -63,9 +100,10 @@ def pipeline_digest(pipe: Any) -> str:
     parts = dict(sorted(getattr(pipe, "components", {}).items()))
     models = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
     digest = hashlib.sha256(weights_digest(pipe, (*_PARTS, *(name for name in models if name not in _PARTS))).encode())
-    for model in models.values():  # what is added to a model comes last: rows of new words, adapters
-        for name, tensor in model.state_dict().items():
-            digest.update(_seen(model, name, tensor, slice(-_SEEN_PER_TENSOR, None)))
+    for values in _entries(
+        pipe, tuple(models), slice(-_SEEN_PER_TENSOR, None)
+    ):  # what is added to a model comes last: new words, adapters
+        digest.update(values.tobytes())
     words = {name: part.get_added_vocab() for name, part in parts.items() if hasattr(part, "get_added_vocab")}
     kinds = [type(processor).__name__ for _, processor in processors(denoiser_of(pipe))]
     kinds += [type(module).__name__ for module in denoiser_of(pipe).modules()]  # token merging changes them
@@ -109,6 +147,8 @@ def identity(pipe: Any) -> dict[str, str]:
     return ({"steering": steered} if steered else {}) | {
         "model": type(denoiser_of(pipe)).__name__,
         "weights": weights_digest(pipe, ("unet", "transformer"))[:16],
+        "weights_seen": weights_seen(pipe, ("unet", "transformer")),
+        "dtype": str(next(denoiser_of(pipe).parameters()).dtype).removeprefix("torch."),
         "scheduler": type(pipe.scheduler).__name__,
         "scheduler_config": hashlib.sha256(settings.encode()).hexdigest()[:16],
     }
@@ -158,8 +198,17 @@ def differences(measured_on: Mapping[str, Any], pipe: Any, **use: Any) -> list[s
     ['order 1, here 0']
     """
     here = identity(pipe) | use
+    if _rounded(measured_on, here):
+        here["weights"] = measured_on.get("weights")
     return [
         f"{words} {measured_on[name]}, here {here[name]}"
         for name, words in _NAMES.items()
         if name in measured_on and name in here and here[name] != measured_on[name]
     ]
+
+
+def _rounded(measured_on: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Are the weights those of the measurement in another precision, or can that not be told, in a file of before it was kept?"""
+    before = measured_on.get("weights_seen")
+    other = measured_on.get("dtype", "float32") != here["dtype"]
+    return other and (before is None or _same_weights(str(before), here["weights_seen"]))

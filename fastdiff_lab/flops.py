@@ -48,7 +48,17 @@ def on_meta(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dic
     }
     stand_ins |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
     hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)}
-    return copy.deepcopy(model, stand_ins | hooks), map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
+    stand_in = copy.deepcopy(model, stand_ins | hooks)
+    for module in stand_in.modules():
+        _take_off_hooks(module)
+    return stand_in, map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
+
+
+def _take_off_hooks(module: nn.Module) -> None:
+    """Takes from a copied module what offloading has put around its forward: it would bring weights that the copy has not."""
+    own = vars(module)
+    if own.pop("_hf_hook", None) is not None or own.pop("_diffusers_hook", None) is not None:
+        own.pop("forward", None)
 
 
 def total_flops(model: nn.Module, arguments: dict[str, Any]) -> int:

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from .accelerator import device_of
 from .fingerprint import identity, scheduler_config
-from .split import denoiser_of
 
 PACKAGES = ("fastdiff-lab", "torch", "diffusers", "transformers", "torchmetrics", "DeepCache", "tomesd", "numpy", "pandas")
 
@@ -28,8 +28,7 @@ def about_run(pipe: Any) -> dict[str, Any]:
     >>> about_run(pipe)["threads"]  # doctest: +SKIP
     2
     """
-    device = next(denoiser_of(pipe).parameters()).device
-    return about_machine(str(device)) | {"pipeline": identity(pipe), "scheduler_config": scheduler_config(pipe)}
+    return about_machine(str(device_of(pipe))) | {"pipeline": identity(pipe), "scheduler_config": scheduler_config(pipe)}
 
 
 def about_machine(device: str) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def about_machine(device: str) -> dict[str, Any]:
     return {
         "machine": platform.platform(), "processor": _processor(), "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if on_cuda else device.partition(":")[0],
-        "driver": _of_gpu(device, "driver_version", "clocks.max.sm", "power.limit"), "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "driver": _of_gpu(device, "driver_version", "clocks.max.sm", "power.limit"), "tf32": _tf32(),
         "python": platform.python_version(), "versions": {name: _version(name) for name in PACKAGES}, "commit": _commit(), "code": _code(),
     }  # fmt: skip
 
@@ -55,6 +54,13 @@ def clocks(device: str) -> dict[str, str]:
     {}
     """
     return _of_gpu(device, "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
+
+
+def _tf32() -> bool:
+    """Are matrices multiplied in TF32? After `fp32_precision` was set, torch refuses to tell `allow_tf32`."""
+    matmul = torch.backends.cuda.matmul
+    told = getattr(matmul, "fp32_precision", "none")
+    return told == "tf32" if told != "none" else bool(matmul.allow_tf32)
 
 
 def _of_gpu(device: str, *names: str) -> dict[str, str]:

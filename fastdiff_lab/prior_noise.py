@@ -46,6 +46,12 @@ class _Injection:
         return inner(*call.args, **call.kwargs)
 
     def begin_run(self, timesteps: Tensor, sample: Tensor) -> None:
+        if sample.dtype == torch.bfloat16 and 0 < self.weight < torch.finfo(torch.bfloat16).eps:
+            warnings.warn(
+                f"prior noise of weight {self.weight} added in bfloat16: about half of it is lost in rounding; "
+                "take float32 or float16",
+                stacklevel=2,
+            )
         self.values = timesteps.tolist()  # one look per run, so that no step waits for the device
         if min(self.values) < 0:
             raise ValueError(

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .cautions import check_rows_stay_apart, warn_of_few_steps
-from .decoding import HELD, Counts, Decoding
+from .counts import Counts
+from .decoding import HELD, Decoding
 from .extrapolation import Extrapolation
 from .fingerprint import differences
+from .holding import holding
 from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
 from .schedule import KeySchedule
-from .split import Split, controlnet_of, denoiser_of, inner_loop, split_denoiser
+from .split import controlnet_of, denoiser_of, inner_loop, split_denoiser
 from .steering import processors_kept
 
 if TYPE_CHECKING:  # some builds of torch have none
@@ -41,7 +43,7 @@ def _check_options(
     if order.order and what == "decoder":
         raise ValueError(f"order={order.order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
     if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
-        raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for no limit")
+        raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for as many as fit")
     for name, asked in (("max_rows", max_rows), ("process_group", process_group)):
         if asked is not None and not (parallel and what == "encoder"):
             raise ValueError(
@@ -100,7 +102,9 @@ def encoder_propagation(
     output only, so the paper's decoder propagation and its encoder-and-decoder propagation (Table 14) are one arm here.
     `parallel_decoding`: decodes all steps of a group in one batch; possible because the prediction at a non-key step does not
     depend on that step's latent (Fig. 4). False decodes each step alone: the same result with less memory.
-    `max_rows`: the most rows decoded at once, 1 or more (two rows per picture with guidance); None for no limit.
+    `max_rows`: the most rows decoded at once, 1 or more (two rows per picture with guidance). None: on the CPU no limit; elsewhere as
+    many as fit into the memory that is free when a run begins. Where memory runs out all the same, the group goes on with half the rows,
+    and so do later ones, with a warning.
     `encoder_blocks`: how many blocks of a diffusion transformer are its encoder; None for the paper's share, 18 of 28.
 
     `process_group`: of torch.distributed; its processes share the steps of each group, all make the same call and all get the picture
@@ -154,7 +158,7 @@ def installed(state: Decoding) -> Iterator[Decoding]:
         stack.callback(state.tracker.forget)
         stack.callback(state.forget)
         stack.callback(state.residuals.forget)
-        _hold_features(stack, state, state.split)
+        holding(stack, state.features, state.split, state.what)
         if state.controlnet is not None:
             stack.enter_context(replaced_call(state.controlnet, lambda inner: lambda *a, **k: state.call_controlnet(inner, a, k)))
         stack.enter_context(replaced_call(model, lambda inner: lambda *a, **k: state.call_denoiser(inner, a, k)))
@@ -172,17 +176,3 @@ def _announced(state: Decoding, inner: Callable) -> Callable:
         return inner(*args, **kwargs)
 
     return loop
-
-
-def _hold_features(stack: ExitStack, state: Decoding, split: Split) -> None:
-    def around(name: str) -> Callable:
-        return lambda inner: lambda *args, **kwargs: state.features.call(name, inner, args, kwargs)
-
-    def entering(name: str) -> Callable:
-        return lambda inner: lambda *args, **kwargs: state.features.enter(name, name == split.entries[0], inner, args, kwargs)
-
-    for name, child in split.held(state.what).items():
-        stack.enter_context(replaced_call(child, around(name)))
-    # Not by a hook: of a compiled child, hooks are compiled with it, and again for what is another at another step.
-    for name in split.entries if state.what == "encoder" else ():
-        stack.enter_context(replaced_call(split.decoder[name], entering(name)))

@@ -74,6 +74,14 @@ class Ranks:
                 "pipeline on every rank (prompt, seed, steps, schedule)"
             )
 
+    def least(self, mine: int | None) -> int | None:
+        """The least of all processes' numbers, None standing for no limit."""
+        if self.size == 1:
+            return mine
+        found: list[Any] = [None] * self.size
+        self.waiting("limits", lambda: dist.all_gather_object(found, mine, group=self.group))
+        return min((number for number in found if number is not None), default=None)
+
     def waiting(self, what: str, talk: Callable[[], Any]) -> None:
         try:
             talk()

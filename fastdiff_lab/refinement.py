@@ -15,9 +15,11 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from .capacity import RowLimit
 from .cautions import check_is_one_run
 from .evaluation import denoiser_calls, run_options
 from .extrapolation import Extrapolation
+from .finite import check_distances
 from .replay import Call, Trajectory, latents_after, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
@@ -33,7 +35,7 @@ def final_errors(
     *,
     order: int | Extrapolation = 0,
     what: str = "encoder",
-    max_rows: int | None = None,
+    max_rows: int | RowLimit | None = None,
 ) -> Tensor:
     """Mean squared difference of the final latents to the untouched run's, per picture: tensor (pictures,).
 
@@ -44,7 +46,9 @@ def final_errors(
         pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), what=what, max_rows=max_rows
     )
     difference = by_picture(pipe, found[last] - trajectory.samples[last], len(trajectory.call.prompts))
-    return difference.float().square().mean(dim=1).cpu()
+    errors = difference.float().square().mean(dim=1).cpu()
+    check_distances(errors, last)
+    return errors
 
 
 def refine_schedule(
@@ -79,10 +83,11 @@ def refine_schedule(
         )
     settings = run_options(num_inference_steps, guidance_scale, options)
     seeds = range(len(prompts)) if seeds is None else seeds
+    limit = RowLimit(max_rows)
     trajectory = seen(pipe, Call(tuple(prompts), tuple(seeds), settings), num_steps)
 
     def error(candidate: KeySchedule) -> float:
-        return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=max_rows).mean())
+        return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=limit).mean())
 
     best, tried = _search(schedule, error, runs)
     found = f"refined in {tried} runs" if best != schedule else f"of {tried} runs of refinement none came nearer"

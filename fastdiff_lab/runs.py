@@ -2,7 +2,7 @@
 
 - `Run`: the planned time-steps of one run
 - `RunTracker(pipe)`: recognises where one run ends and the next begins, and refuses calls that fit none
-- `time_step_value(timestep)`, `at_time_step(given, planned)`: a call's time-step as a number, and a number as a call's time-step
+- `time_step_value(timestep)`: a call's time-step as a number
 """
 
 from __future__ import annotations
@@ -54,11 +54,6 @@ class Run:
 def time_step_value(timestep: Any) -> float | int:
     """A call's time-step as a number, for messages."""
     return torch.as_tensor(timestep).flatten()[0].item()
-
-
-def at_time_step(given: Any, planned: Tensor) -> Any:
-    """A planned time-step in the form in which a call gave another: a number, or a tensor of the same shape and type."""
-    return planned.to(given).expand(given.shape) if isinstance(given, Tensor) else planned.item()
 
 
 def _is_one_value(timestep: Tensor) -> bool:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -95,6 +95,11 @@ class Split:
     def held(self, what: str) -> dict[str, nn.Module]:
         """The children whose outputs are held between key steps: of the encoder, or all blocks of the decoder."""
         return {n: c for n, c in self.blocks.items() if n in self.decoder} if what == "decoder" else self.encoder
+
+    def of(self, model: nn.Module) -> Split:
+        """The same split of a copy of the denoiser."""
+        encoder, decoder = ({name: model.get_submodule(name) for name in half} for half in (self.encoder, self.decoder))
+        return replace(self, encoder=encoder, decoder=decoder)
 
     def part(self, layer: str) -> str:
         """ "encoder" or "decoder": where a layer, named as in `named_modules()`, belongs; "" for the embeddings."""

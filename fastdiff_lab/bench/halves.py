@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..accelerator import synchronize
 from ..conditions import repeat_rows
-from ..evaluation import synchronize
 from ..hooks import replaced_call
 from ..schedule import KeySchedule
 from ..split import frames_of, sample_argument, split_denoiser

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ..evaluation import Arm, as_arm, generators, synchronize
+from ..accelerator import synchronize
+from ..evaluation import Arm, as_arm, generators
 from ..hooks import replaced_call
 from ..split import denoiser_of
 

@@ -17,7 +17,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation import Arm, Sampled, decode, denoiser_calls, sample, synchronize
+from ..accelerator import synchronize
+from ..evaluation import Arm, Sampled, decode, denoiser_calls, sample
 from ..fingerprint import identity
 from ..metrics import fidelity
 from ..prior_noise import prior_noise_injection

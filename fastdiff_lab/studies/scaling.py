@@ -20,8 +20,9 @@ import torch.distributed as dist
 import typer
 from torch import Tensor
 
+from ..accelerator import synchronize
 from ..bench.halves import ceilings
-from ..evaluation import denoiser_arguments, denoiser_calls, generators, run_options, synchronize
+from ..evaluation import denoiser_arguments, denoiser_calls, generators, run_options
 from ..files import write_text
 from ..full_pipelines import PROMPT
 from ..machine import about_run
@@ -96,6 +97,8 @@ def main(
     """Time one picture on one process and on all that torchrun started."""
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     place = f"cuda:{dist.get_rank() % torch.cuda.device_count()}" if device == "cuda" else device
+    if device == "cuda":
+        torch.cuda.set_device(place)  # before anything talks: NCCL takes the current device, which is cuda:0 on every rank
     torch.set_num_threads(1)
     pipe = load_pipeline(model, device=place, dtype=dtype)
     found = about_run(pipe) | measure(pipe, dist.group.WORLD, repeats=repeats)

@@ -1,0 +1,50 @@
+"""Comparisons whose outcome is read later: on a device, each look at a value would make the host wait.
+
+- `Later`: what is compared in one run, and read when it ends
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Later:
+    """Comparisons of arguments that a pipeline makes anew at every step (T2I-Adapter's features, latent diffusion's text).
+
+    >>> later = Later()
+    >>> later.is_same("class_labels", 1, [torch.tensor(True)])  # the first time it is read: most changes show here
+    True
+    >>> later.is_same("class_labels", 2, [torch.tensor(False)])  # from now on, at the end
+    True
+    >>> later.check()
+    Traceback (most recent call last):
+    ...
+    ValueError: step 2: its class_labels is another than at the key step before, ...
+    """
+
+    def __init__(self) -> None:
+        self.made_anew: set[str] = set()
+        self.open: list[tuple[str, int, Tensor]] = []
+
+    def is_same(self, name: str, step: int, equal: list[Tensor]) -> bool:
+        """Are these all true? An argument that was equal though another object once is taken to be so again, until `check`."""
+        told = torch.stack(equal).all()
+        if name in self.made_anew:
+            self.open.append((name, step, told))
+            return True
+        if bool(told):
+            self.made_anew.add(name)
+            return True
+        return False
+
+    def check(self) -> None:
+        """Reads what is open, with one wait for all of it. Raises ValueError if something differed after all."""
+        waiting, self.open = self.open, []
+        equal = torch.stack([told for *_, told in waiting]).tolist() if waiting else []
+        name, step, _ = next((one for one, same in zip(waiting, equal, strict=True) if not same), ("", -1, None))
+        if name:
+            raise ValueError(
+                f"step {step}: its {name} is another than at the key step before, as was seen when the run ended (a device is not read at "
+                f"every step); make step {step} a key step, and with order=1 keep {name} the same in the whole run"
+            )

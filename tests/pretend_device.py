@@ -1,0 +1,272 @@
+"""A device that is none: it computes on the CPU, refuses to mix with it, and notes each time that the host waits for it.
+
+`python tests/pretend_device.py SYSTEM ...` runs systems of tests/systems on it and prints what was found as JSON. It is a process of its
+own, since torch takes a backend of this kind once per process. `test_pretend_device.py` reads what it prints.
+
+- `OnDevice`: a tensor that says `pretend:0`
+- `Machine`: while it is entered, what is made or sent there is such a tensor
+- `moved(pipe)`: all weights of a pipeline on it
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from systems import ROWS, System
+from systems.base import as_tensor, of
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.fingerprint import identity
+from fastdiff_lab.split import denoiser_of
+
+NAME = "pretend"
+ATEN = torch.ops.aten
+READS = (ATEN._local_scalar_dense.default, ATEN.equal.default, ATEN.nonzero.default)
+MOVES = (ATEN._to_copy.default, ATEN.copy_.default)
+WAITS: list[str] = []  # what the host waited for, since it was cleared
+
+
+class OnDevice(Tensor):
+    """Says that it is on the device; its numbers are in `there`, a tensor of the CPU."""
+
+    there: Tensor
+
+    @staticmethod
+    def __new__(cls, there: Tensor) -> OnDevice:
+        found = Tensor._make_wrapper_subclass(cls, there.shape, strides=there.stride(), dtype=there.dtype, device=f"{NAME}:0")
+        found.there = there
+        return found
+
+    def data_ptr(self) -> int:
+        return self.there.data_ptr()
+
+    def tolist(self) -> Any:
+        WAITS.append("tolist")
+        return self.there.tolist()
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+class Machine(TorchDispatchMode):
+    """The host's view of operations that make tensors from nothing, or send them to the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return _computed(func, args, kwargs or {})
+
+
+def _computed(func: Any, args: tuple, kwargs: dict) -> Any:
+    given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    mine = [tensor for tensor in given if isinstance(tensor, OnDevice)]
+    asked = kwargs.get("device")
+    is_there = bool(mine) if asked is None else torch.device(asked).type == NAME
+    _check_not_mixed(func, given, mine)
+    _note_waits(func, given, mine, is_there)
+    if func is ATEN._fused_sdp_choice.default:
+        return 0  # the plain kernel
+    known = {id(_bare(tensor)): tensor for tensor in given}  # what an operation gives back in place stays the same object
+    output = func(*tree_map(_bare, args), **tree_map(_bare, kwargs))
+    return tree_map(lambda value: known.get(id(value), _placed(value, is_there)) if isinstance(value, Tensor) else value, output)
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, OnDevice):
+        return value.there
+    return torch.device("cpu") if isinstance(value, torch.device) and value.type == NAME else value
+
+
+def _placed(tensor: Tensor, is_there: bool) -> Tensor:
+    return OnDevice(tensor) if is_there else tensor
+
+
+def _check_not_mixed(func: Any, given: list[Tensor], mine: list[Tensor]) -> None:
+    """As on a GPU, numbers of no dimension may come from the host, and a copy may cross."""
+    if mine and func not in MOVES and any(tensor.dim() and not isinstance(tensor, OnDevice) for tensor in given):
+        raise RuntimeError(f"{func} got tensors on {NAME}:0 and on the CPU")
+
+
+def _note_waits(func: Any, given: list[Tensor], mine: list[Tensor], is_there: bool) -> None:
+    crosses = func in MOVES and (bool(mine) != is_there or 0 < len(mine) < len(given))
+    if crosses or (mine and func in READS):
+        WAITS.append(str(func))
+
+
+def moved(pipe: Any) -> Any:
+    """The pipeline with all its weights on the device."""
+    for part in pipe.components.values():
+        for module in part.modules() if isinstance(part, nn.Module) else ():
+            for name, weight in module._parameters.items():
+                if weight is not None:
+                    module._parameters[name] = nn.Parameter(OnDevice(weight.data), requires_grad=False)
+            module._buffers |= {name: OnDevice(buffer) for name, buffer in module._buffers.items() if buffer is not None}
+    return pipe
+
+
+def ways(system: System) -> dict[str, Callable[[Any], Any]]:
+    """Each way of running a system, as a block around its call."""
+    keys = KeySchedule(system.calls, system.keys)
+
+    def propagated(**options: Any) -> Callable[[Any], Any]:
+        return lambda pipe: fl.encoder_propagation(pipe, keys, **system.options, **options)
+
+    found = {
+        "record": fl.record, "serial": propagated(parallel_decoding=False), "prediction": propagated(what="prediction"),
+        "serial, order 1": propagated(order=1, parallel_decoding=False),
+    }  # fmt: skip
+    if system.parallel:
+        found |= {"parallel": propagated(), "parallel, order 1": propagated(order=1), "few rows": _few_rows(propagated)}
+    if system.name not in NO_PRIOR_NOISE:
+        found["prior noise"] = fl.prior_noise_injection
+    return found
+
+
+# Continuous time-steps, where nothing says which are late, or a scheduler that is replaced in mid-run: refused, and tested elsewhere.
+NO_PRIOR_NOISE = ("stable-video", "text2video-zero", "consistency")
+
+
+def _few_rows(propagated: Callable) -> Callable[[Any], Any]:
+    """As many rows at once as two steps have."""
+
+    def block(pipe: Any) -> Any:
+        return propagated(max_rows=2 * rows_of[id(pipe)])(pipe)
+
+    return block
+
+
+rows_of: dict[int, int] = {}
+
+
+def _watched(pipe: Any) -> Any:
+    def look(module: Any, args: tuple, kwargs: dict) -> None:
+        rows_of[id(pipe)] = len(args[0] if args else kwargs.get("sample", kwargs.get("hidden_states")))
+
+    return denoiser_of(pipe).register_forward_pre_hook(look, with_kwargs=True)
+
+
+@contextmanager
+def _plain_kernels() -> Iterator[None]:
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def checked(name: str, chosen: list[str] | None = None) -> dict[str, Any]:
+    """Of each way: the difference to the same on the CPU, how often the host waited, and how often in the untouched run there."""
+    system = ROWS[name]
+    with _plain_kernels():
+        here, there = system.build(), moved(system.build())
+        handle = _watched(here)
+        expected = {"untouched": of(system, here)}
+        handle.remove()
+        rows_of[id(there)] = rows_of[id(here)]
+        expected |= {way: _run(system, here, block) for way, block in ways(system).items() if chosen is None or way in chosen}
+        with Machine():
+            of(system, there)
+            WAITS.clear()
+            differences = {"untouched": _difference(of(system, there), expected["untouched"])}
+            waits = {"untouched": len(WAITS)}
+            for way in expected.keys() - {"untouched"}:
+                WAITS.clear()
+                differences[way] = _difference(_run(system, there, ways(system)[way]), expected[way])
+                waits[way] = len(WAITS)
+        if chosen is None or "entering" in chosen:
+            differences["entering"], waits["entering"] = 0.0, waits["untouched"] + _waits_of_entering(system, there)
+    return {
+        "steps": sum(steps for steps, _ in system.keys_of_runs),
+        "runs": len(system.keys_of_runs),
+        "differences": differences,
+        "waits": waits,
+    }
+
+
+def _waits_of_entering(system: System, pipe: Any) -> int:
+    """Of the host, when a schedule that was measured on this pipeline is entered: its weights are looked at."""
+    schedule = KeySchedule(system.calls, system.keys, measured_on=identity(pipe))
+    WAITS.clear()
+    with fl.encoder_propagation(pipe, schedule, **system.options):
+        return len(WAITS)
+
+
+def _run(system: System, pipe: Any, block: Callable[[Any], Any]) -> Tensor:
+    with block(pipe):
+        WAITS.clear()  # entering may read
+        return of(system, pipe)
+
+
+def _difference(found: Any, expected: Any) -> float:
+    found = getattr(found, "there", found)
+    return float((as_tensor(found).double() - as_tensor(expected).double()).abs().max())
+
+
+def measured(name: str) -> dict[str, Any]:
+    """`calibrate` and `compare` of a system whose call takes prompts: how far its tables there are from those here, and how often it waits.
+
+    `runs`: denoiser runs of `calibrate` there; `waits`: of the host in them; `waits of a run`: of an untouched one.
+    """
+    system, prompts = ROWS[name], ["a red circle", "a white ring"]
+    options = {"num_inference_steps": 6, "guidance_scale": 5.0}
+    costs, tables, runs = [], [], 0
+    with _plain_kernels():
+        for pipe in (system.build(), moved(system.build())):
+            with Machine():
+                WAITS.clear()
+                of(system, pipe)
+                of_a_run = len(WAITS)
+                WAITS.clear()
+                with _counted_runs(pipe) as seen:
+                    costs.append(fl.calibrate(pipe, prompts, longest=3, order=1, **options))
+                runs, waits = len(seen), len(WAITS)
+                tables.append(fl.compare(pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, repeats=0, **options))
+    names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
+    numbers = [table.set_index("arm")[names].replace(float("inf"), 999.0) for table in tables]
+    return {
+        "costs": float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max()),
+        "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()),
+        "runs": runs, "waits": waits, "waits of a run": of_a_run,
+    }  # fmt: skip
+
+
+@contextmanager
+def _counted_runs(pipe: Any) -> Iterator[list[int]]:
+    """The list grows by one at each run, which sets the scheduler's time-steps."""
+    runs: list[int] = []
+    inner = pipe.scheduler.set_timesteps
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        runs.append(1)
+        return inner(*args, **kwargs)
+
+    pipe.scheduler.set_timesteps = counted
+    try:
+        yield runs
+    finally:
+        del pipe.scheduler.set_timesteps
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    _setup_privateuseone_for_python_backend(NAME, backend_module=_DummyBackendModule())
+    for name in names:
+        kind, _, rest = name.partition(":")
+        try:
+            found = measured(rest) if kind == "measured" else checked(kind, rest.split("+") if rest else None)
+        except Exception as error:
+            found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        print(json.dumps({name: found}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

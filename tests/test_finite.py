@@ -1,0 +1,67 @@
+"""NaN and infinite values are told, and never counted as identical or as costs: on every device, by one look per run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from systems import ROWS
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.evaluation import Arm
+
+PROMPTS, RUN = ["a red circle", "a white ring"], {"num_inference_steps": 6}
+
+
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """There, no step looks at its latents."""
+    monkeypatch.setattr("fastdiff_lab.decoding.check_finite", lambda *_: None)
+
+
+def spoilt(weight: torch.nn.Parameter, value: float) -> None:
+    weight.data[0] = value
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_compare_does_not_call_nan_identical(as_on_a_device, value):
+    pipe = ROWS["sd"].build()
+    spoilt(pipe.unet.conv_out.bias, value)
+    with pytest.raises(ValueError, match=r"final latents of 2 of 2 pictures hold NaN or infinite values \(arm untouched"):
+        fl.compare(pipe, {}, PROMPTS, repeats=0, **RUN)
+
+
+def test_the_arm_that_went_astray_is_named(as_on_a_device):
+    pipe = ROWS["sd"].build()
+    calls = []
+
+    def astray(module, args, output):
+        calls.append(len(args[0]))
+        return (output[0] * float("nan"),) if len(calls) > 12 else None
+
+    handle = pipe.unet.register_forward_hook(astray)
+    with pytest.raises(ValueError, match=r"arm schedule=0,2 of 6; the first: prompt 'a red circle', seed 0"):
+        fl.compare(pipe, {"keys": Arm(KeySchedule(6, [0, 2]))}, PROMPTS[:1], repeats=0, rivals=False, **RUN)
+    handle.remove()
+
+
+def test_compare_does_not_call_black_pictures_identical():
+    pipe = ROWS["sd"].build()
+    spoilt(pipe.vae.post_quant_conv.bias, float("nan"))
+    with pytest.raises(ValueError, match=r"the autoencoder AutoencoderKL gave NaN or infinite values \(arm untouched\)"):
+        fl.compare(pipe, {}, PROMPTS, repeats=0, **RUN)
+    assert "decode" not in vars(pipe.vae)
+
+
+@pytest.mark.parametrize("measure", ["calibrate", "refine"])
+def test_calibration_does_not_go_on_with_nan(as_on_a_device, measure):
+    pipe = ROWS["sd"].build()
+    handle = pipe.unet.up_blocks[-1].register_forward_hook(
+        lambda m, a, output: output * float("nan") if len(output) > 4 else output
+    )
+    with pytest.raises(ValueError, match="the latents at step . hold NaN or infinite values, so nothing can be measured on them"):
+        if measure == "calibrate":
+            fl.calibrate(pipe, PROMPTS, longest=3, **RUN)
+        else:
+            fl.refine_schedule(pipe, KeySchedule(6, [0, 2]), PROMPTS, runs=2, **RUN)
+    handle.remove()

@@ -1,0 +1,267 @@
+"""Memory that runs out inside a group: the same pictures in smaller passes. And how many rows fit, told before."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from models import FAMILIES, conditions, denoiser_pipe, loop, pipeline, run, scheduler, state
+from systems import ROWS
+from systems.base import of
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.accelerator import is_out_of_memory
+from fastdiff_lab.capacity import SHARE, PassBytes, RowLimit, bytes_of_pass
+from fastdiff_lab.extrapolation import Extrapolation
+from fastdiff_lab.full_size import FULL_SIZE
+from fastdiff_lab.memory import peak_bytes
+from fastdiff_lab.split import denoiser_of, sample_argument, split_denoiser
+
+KEYS = KeySchedule(10, [0, 1, 4])
+ROWS_OF_STEP = 4  # two pictures with guidance
+CLOSE = 1e-10
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+
+@contextmanager
+def little_memory(module: torch.nn.Module, most: int, error: BaseException = FULL, seen: list | None = None):
+    """`module` runs out of memory for more rows than `most`; `seen` gets each number of rows, and a reference to what came with them."""
+
+    def look(module, args, kwargs):
+        given = args[0] if args else kwargs["hidden_states"]
+        if seen is not None:
+            seen.append((len(given), weakref.ref(given)))
+        if len(given) > most:
+            raise type(error)(*error.args)  # a new one: a traceback holds on to tensors
+
+    handle = module.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def entries(pipe) -> list[torch.nn.Module]:
+    """The first and the last of the decoder's children: nothing has been handed out before the one, all before the other."""
+    split = split_denoiser(denoiser_of(pipe))
+    return [split.decoder[split.entries[0]], list(split.decoder.values())[-1]]
+
+
+@pytest.mark.parametrize("options", [{}, {"order": 1}, {"max_rows": 20}, {"order": 1, "max_rows": 12}], ids=str)
+@pytest.mark.parametrize("place", [0, -1], ids=["first child", "last child"])
+@pytest.mark.parametrize("most", [4, 8, 12])
+def test_the_same_pictures_in_smaller_passes(options, place, most):
+    pipe, seen = pipeline(), []
+    with fl.encoder_propagation(pipe, KEYS, **options):
+        expected = run(pipe)
+    before, runs_out = state(pipe), most < options.get("max_rows", 24)
+    with fl.encoder_propagation(pipe, KEYS, **options) as counts, little_memory(entries(pipe)[place], most, seen=seen):
+        if runs_out:
+            with pytest.warns(UserWarning, match=r"memory ran out while \d+ rows were decoded at once.*Give max_rows=\d+ to begin"):
+                found = run(pipe)
+        else:
+            found = run(pipe)
+        failed = sum(rows > most for rows, _ in seen)
+        assert torch.allclose(found, expected, atol=CLOSE, rtol=0)
+        assert (counts.encoder_calls, counts.decoder_calls, counts.steps) == (3, 10, 10)
+        assert counts.forward_calls == len(seen) - failed and (0 < failed <= 3) == runs_out
+        seen.clear()
+        assert torch.allclose(run(pipe), expected, atol=CLOSE, rtol=0)  # without a further warning: those are errors here
+        assert not any(rows > most for rows, _ in seen)
+    assert state(pipe) == before
+
+
+def test_what_a_pass_left_is_gone_before_the_next_one():
+    pipe, seen, alive = pipeline(), [], []
+    last = entries(pipe)[1]
+
+    def look(module, args):
+        alive.append([ref() is not None for rows, ref in seen if rows > 8])
+
+    handle = pipe.unet.conv_in.register_forward_pre_hook(look)
+    with fl.encoder_propagation(pipe, KEYS), little_memory(last, 8, seen=seen), pytest.warns(UserWarning, match="memory ran out"):
+        run(pipe)
+    handle.remove()
+    assert [False] in alive or [False, False] in alive
+    assert not any(map(any, alive))
+
+
+def test_one_step_that_does_not_fit_says_so_and_leaves_the_pipeline_as_it_was():
+    pipe = pipeline()
+    untouched, before = run(pipe), state(pipe)
+    with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1])) as counts:
+        with little_memory(entries(pipe)[1], 3), pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory") as caught:
+            run(pipe)
+        assert caught.value.__notes__[-1] == "one step of 4 rows does not fit; draw fewer pictures in one call"
+        expected = run(pipe)
+        assert counts.steps == 10 and counts.forward_calls == 2
+    with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1])):
+        assert torch.equal(run(pipe), expected)
+    assert state(pipe) == before and torch.equal(run(pipe), untouched)
+
+
+MESSAGES = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 17.70 GiB, other allocations: 384.00 KiB, max allowed: 18.13 GiB)."),
+    "XPU": RuntimeError("XPU out of memory. Tried to allocate 1.17 GiB (GPU 0; 13.92 GiB total capacity)"),
+    "CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+    "driver": RuntimeError("CUDA error: out of memory"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", MESSAGES)
+def test_every_backends_words(backend):
+    pipe = pipeline()
+    with fl.encoder_propagation(pipe, KEYS):
+        expected = run(pipe)
+    with fl.encoder_propagation(pipe, KEYS), little_memory(entries(pipe)[1], 8, MESSAGES[backend]):
+        with pytest.warns(UserWarning, match="max_rows="):
+            assert torch.allclose(run(pipe), expected, atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes cannot be multiplied"), ValueError("out of memory"), KeyboardInterrupt()], ids=repr
+)
+def test_other_errors_go_through(error):
+    pipe = pipeline()
+    assert not is_out_of_memory(error)
+    with fl.encoder_propagation(pipe, KEYS), little_memory(entries(pipe)[1], 8, error):
+        with pytest.raises(type(error)):
+            run(pipe)
+
+
+def check_system(name: str) -> None:
+    system = ROWS[name]
+    pipe, schedule = system.build(), KeySchedule(system.calls, system.keys)
+    last = entries(pipe)[1]
+    with fl.encoder_propagation(pipe, schedule, **system.options), little_memory(last, 10**9, seen=(seen := [])):
+        expected = of(system, pipe)
+    most = max(rows for rows, _ in seen) - 1
+    with fl.encoder_propagation(pipe, schedule, **system.options) as counts, little_memory(last, most):
+        with pytest.warns(UserWarning, match="max_rows="):
+            found = of(system, pipe)
+    assert float((found - expected).abs().max()) < system.close
+    assert counts.encoder_calls == sum(len(keys) for _, keys in system.keys_of_runs)
+
+
+PARALLEL = [name for name, system in ROWS.items() if system.parallel]
+# In these a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts.
+WRITING = [name for name in PARALLEL if name in ("t2i-adapter", "freeu", "lora", "ip-adapter", "controlnet", "dit", "unet3d")]
+
+
+@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning")
+@pytest.mark.parametrize("name", WRITING)
+def test_a_pass_that_broke_off_has_changed_nothing(name):
+    check_system(name)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning", "ignore:Should have ta>=t0:UserWarning")
+@pytest.mark.parametrize("name", [name for name in PARALLEL if name not in WRITING])
+def test_a_pass_that_broke_off_has_changed_nothing_in_any_system(name):
+    check_system(name)
+
+
+# How many rows fit
+
+
+@pytest.mark.parametrize(("name", "order"), [*((name, 0) for name in FAMILIES), ("plain", 1), ("motion", 1), ("dit", 1)])
+def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
+    """Upper bounds: within a third of what the tensors of a real run hold at most."""
+    pipe, schedule = denoiser_pipe(name), KeySchedule(9, [0, 1])
+    given = conditions(name)
+    sample = torch.zeros(FAMILIES[name].shape(2, (8, 8)), dtype=torch.float64)
+    arguments = {sample_argument(denoiser_of(pipe)): sample, "timestep": 1, **given}
+    told = bytes_of_pass(denoiser_of(pipe), arguments, extrapolation=Extrapolation(order))
+    for steps in (3, 8):
+        with fl.encoder_propagation(pipe, schedule, order=order, max_rows=2 * steps), peak_bytes() as peak:
+            loop(pipe, 9, given)
+        assert 0.9 * peak.bytes < told.of(steps) < 1.4 * peak.bytes
+
+
+def test_steps_for_bytes_and_bytes_for_steps():
+    needed = PassBytes(encoder=300, held=100, step=50)
+    assert [needed.of(steps) for steps in (1, 4, 5, 10)] == [300, 300, 350, 600]
+    assert [needed.steps(free) for free in (0, 149, 150, 600, 649)] == [1, 1, 1, 10, 10]
+
+
+def free_memory(monkeypatch, free: int | None) -> None:
+    monkeypatch.setattr("fastdiff_lab.capacity.free_bytes", lambda device: free)
+
+
+def test_by_default_as_many_rows_as_fit(monkeypatch):
+    pipe, arguments = pipeline(), {}
+    handle = pipe.unet.register_forward_pre_hook(lambda m, a, k: arguments.update(k, sample=a[0], timestep=a[1]), with_kwargs=True)
+    run(pipe, steps=1)
+    handle.remove()
+    needed = bytes_of_pass(pipe.unet, {name: value for name, value in arguments.items() if value is not None})
+    calls = {}
+    for steps, free in {1: 0, 3: needed.of(3) / SHARE, 9: 10**9, None: None}.items():
+        free_memory(monkeypatch, free)
+        with fl.encoder_propagation(pipe, KEYS) as counts:
+            found = run(pipe)
+        with fl.encoder_propagation(pipe, KEYS, max_rows=steps and ROWS_OF_STEP * steps) as asked:
+            assert torch.equal(run(pipe), found)
+        assert counts == asked
+        calls[steps] = counts.forward_calls
+    assert calls == {1: 10, 3: 4, 9: 3, None: 3}
+
+
+def test_serial_decoding_does_not_ask_for_free_memory(monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.capacity.free_bytes", lambda device: 1 / 0)
+    pipe = pipeline()
+    for options in ({"parallel_decoding": False}, {"what": "prediction"}, {"max_rows": 8}):
+        with fl.encoder_propagation(pipe, KEYS, **options):
+            run(pipe)
+
+
+def test_weights_that_offloading_will_bring_are_reckoned_with(monkeypatch):
+    """They rest on the CPU when a run begins, and take their place on the device before anything is decoded."""
+    free_memory(monkeypatch, 10**9)
+    pipe = denoiser_pipe()
+    sample = torch.zeros(2, 4, 8, 8, device="meta", dtype=torch.float64)
+    arguments, limit = {"sample": sample, "timestep": 1, **conditions()}, RowLimit()
+    limit.begin_run(pipe.unet, arguments, Extrapolation(), split_denoiser(pipe.unet))
+    weights = sum(p.nbytes for p in pipe.unet.parameters())
+    needed = bytes_of_pass(pipe.unet, arguments)
+    assert limit.rows == 2 * needed.steps(SHARE * (10**9 - weights)) < 2 * needed.steps(SHARE * 10**9)
+
+
+CARD = 24 * 10**9
+PICTURES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
+
+
+@pytest.mark.parametrize("name", ["sd-1.5", pytest.param("sdxl", marks=pytest.mark.long)])
+def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
+    """The paper's longest group, 15 steps, and calibration's longest span, 25: real runs of the denoiser, without weights' values."""
+    size, pictures, longest = FULL_SIZE[name], PICTURES[name], 25
+    model = size.model.half()
+    weights = sum(p.nbytes for p in model.parameters())
+    free_memory(monkeypatch, CARD - weights)
+    given = {key: more(value, pictures) for key, value in size.call().items() if key not in ("sample", "timestep")}
+    sample = more(size.call()["sample"], pictures)
+    pipe = SimpleNamespace(unet=model, scheduler=scheduler())
+    pipe.scheduler.set_timesteps(longest)
+    with fl.encoder_propagation(pipe, KeySchedule(longest, [0])) as counts, peak_bytes() as peak, fused_attention():
+        for timestep in pipe.scheduler.timesteps:
+            model(sample, timestep, **given)
+    assert 0.4 * (CARD - weights) < peak.bytes < CARD - weights
+    assert 1 < counts.forward_calls < longest and counts.decoder_calls == longest
+
+
+def fused_attention():
+    from fastdiff_lab.capacity import _FusedAttention
+
+    return _FusedAttention()
+
+
+def more(value, pictures):
+    if isinstance(value, dict):
+        return {name: more(inner, pictures) for name, inner in value.items()}
+    half = value.half() if value.is_floating_point() else value
+    return half.repeat(pictures, *[1] * (value.dim() - 1))

@@ -1,0 +1,74 @@
+"""Everything on a device that is none (pretend_device.py): no tensors of two devices together, no wait of the host at a step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from systems import ROWS
+
+HERE = Path(__file__).parent
+# More waits than the untouched run has, in each run: its time-steps are read when it begins, what was left open when it ends. A recording
+# is read when its run ends, each of its statistics. A wait at every step would be 5 more, since runs have 6 steps or more.
+MORE = {"record": 8}
+MORE_OF_OTHERS = 4
+SHORT = (
+    "sd:parallel+parallel, order 1+few rows+prior noise+record+entering",
+    "t2i-adapter:parallel+serial",
+    "ldm-text:parallel, order 1",
+)
+# Which cannot run there, and why: the untouched pipelines fail already.
+CANNOT: dict[str, str] = {}
+
+
+def reports(*asked: str, timeout: int = 3000) -> dict[str, dict]:
+    """What `pretend_device.py` prints, by what was asked."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(HERE / "pretend_device.py"), *asked]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    found: dict[str, dict] = {}
+    for line in done.stdout.splitlines():
+        found |= json.loads(line)
+    assert found.keys() == set(asked), done.stderr[-2000:]
+    return found
+
+
+def check(name: str, report: dict) -> None:
+    assert "error" not in report, (name, report["error"])
+    assert report["waits"].keys() > {"untouched"}
+    for way, difference in report["differences"].items():
+        assert difference == 0, (name, way)
+    for way, waits in report["waits"].items():
+        more = MORE.get(way, MORE_OF_OTHERS) * report["runs"]
+        assert waits <= report["waits"]["untouched"] + more, (name, way, report["waits"])
+
+
+def test_on_another_device():
+    for name, report in reports(*SHORT).items():
+        check(name, report)
+
+
+def check_measured(report: dict) -> None:
+    assert "error" not in report, report["error"]
+    assert report["costs"] < 1e-6 and report["table"] < 1e-6
+    # Of calibration's replayed runs, each as many as a run of its own has, and of what is read of it one.
+    assert report["waits"] <= report["runs"] * (report["waits of a run"] + MORE_OF_OTHERS)
+
+
+@pytest.mark.long
+def test_calibration_and_comparison_on_another_device():
+    check_measured(reports("measured:sd")["measured:sd"])
+
+
+@pytest.mark.long
+def test_every_system_on_another_device():
+    found = reports(*ROWS)
+    failed = {name for name, report in found.items() if "error" in report}
+    assert failed == CANNOT.keys(), {name: found[name] for name in failed ^ CANNOT.keys()}
+    for name, report in found.items():
+        if name not in CANNOT:
+            check(name, report)
