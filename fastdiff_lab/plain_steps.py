@@ -26,7 +26,7 @@ def plain_scheduler(scheduler: Any, steps: int, of: int, times: Mapping[str, Any
     sigmas that the run of `of` steps was given, if it was.
     """
     kind, config = type(scheduler), scheduler.config
-    if steps > (len(next(iter(times.values()))) if times else of):
+    if steps > ((calls_of(scheduler, of, times) or of) if times else of):
         return DDIMScheduler.from_config(config, timestep_spacing="leading", steps_offset=0)
 
     def first(steps: int, times: Mapping[str, Any] = _NO_TIMES, **options: Any) -> float:

@@ -164,7 +164,12 @@ def test_arguments_in_words():
             ValueError,
             "comparison asked of DDIMPipeline, which is called with a number of pictures",
         ),
-        ("stable-video", {"prompts": PICTURES, "guidance_scale": 5.0}, ValueError, "guidance_scale=5.0 asked of StableVideoDiffusionPipeline"),
+        (
+            "stable-video",
+            {"prompts": PICTURES, "guidance_scale": 5.0},
+            ValueError,
+            "guidance_scale=5.0 asked of StableVideoDiffusionPipeline",
+        ),
         ("sd", {"prompts": PICTURES}, TypeError, "prompt <PIL.*given to StableDiffusionPipeline; accepted: texts, or class labels"),
         ("stable-video", {}, TypeError, "prompt 'a red circle' given to StableVideoDiffusionPipeline; accepted: PIL pictures"),
         ("dit", {"prompts": [3], "metrics": ["clip_score"]}, ValueError, "metrics clip_score asked of prompts that are no texts"),

@@ -149,7 +149,9 @@ def test_a_gap_between_keys_that_was_not_measured_is_named(predictor):
 def test_costs_of_another_model_are_not_used(pipe):
     costs = fl.embedded_costs()
     other = ReuseCosts(costs.displacement, costs.gaps, costs.sensitivity, {**costs.measured_on, "weights": "0" * 16})
-    fit = Predictor(pipe, other, Settings(PROMPT, guidance_scale=5.0)).fitting(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule.paper(50)))
+    fit = Predictor(pipe, other, Settings(PROMPT, guidance_scale=5.0)).fitting(
+        Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule.paper(50))
+    )
     assert fit.costs is None and "weights 0000000000000000" in fit.note
 
 
