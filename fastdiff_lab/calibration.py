@@ -24,7 +24,7 @@ from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
 from .fingerprint import identity, in_words, pipeline_digest
 from .flops import count_flops
-from .given import is_whole, prompts_of, whole
+from .given import is_whole, plain, prompts_of, whole
 from .replay import Trajectory, calls_for, latents_after, memory_of, seeds_for, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
@@ -126,18 +126,18 @@ def calibrate(
     """
     prompts, batch, longest = prompts_of(prompts), whole("batch", batch, 1), whole("longest", longest, 2)
     seeds = seeds_for(prompts, seeds)
-    order = _checked_order(order, what)
+    order, num_inference_steps = _checked_order(order, what), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
     given, guidance = call_options(pipe, options, len(prompts), "calibration"), own_guidance(pipe, guidance_scale)
     parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
     calls = calls_for(prompts, seeds, parts, num_inference_steps, guidance, given)
-    num_steps = denoiser_calls(pipe, num_inference_steps, options)
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
     plan = Plan(num_steps, min(longest, num_steps), order)
     first = seen(pipe, calls[0], num_steps)
     plan = _within(plan, first, pipe, len(calls), budget)
     guidance = guidance_of(pipe) if guidance is None else guidance
-    run = {"num_inference_steps": int(num_inference_steps), "guidance_scale": guidance, "order": order, "what": what}
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
     visited = {"time_steps": time_steps_in_words(first.timesteps)}
     measured_on = {**identity(pipe), **run, **visited, "pictures": len(prompts)}
     about = _about(prompts, seeds, given.words) | ({"pipeline": pipeline_digest(pipe)} if store else {})

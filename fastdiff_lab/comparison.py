@@ -23,7 +23,7 @@ from .cautions import check_is_one_run, check_prompts
 from .drawing import Task, draw_missing
 from .evaluation import Arm, denoiser_calls
 from .fingerprint import in_words
-from .given import is_whole, prompts_of, seeds_of, whole
+from .given import is_whole, plain, prompts_of, seeds_of, whole
 from .picture_table import REFERENCE, UNTOUCHED, picture_rows, summarised
 from .quality.scores import Quality, quality_of
 from .schedule import KeySchedule
@@ -109,9 +109,10 @@ def compare(
     """
     repeats = whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
-    prompts = prompts_of(prompts)
+    prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
     of_run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps, options), arms, rivals)
+    given = call_options(pipe, options, len(prompts))
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     pictures = compare_pictures(
         pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
         metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **of_run,
@@ -143,7 +144,7 @@ def with_costs(
     >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
 
     `arms`: each arm of `pictures` by its name. `prompt`: what is timed; None: the first of `pictures` (where prompts are
-    pictures themselves, give one). Other arguments and result as for `compare`.
+    pictures themselves, give one). `options`: of lists with one for each prompt the first is timed. Other arguments and result as for `compare`.
     """
     repeats = whole("repeats", repeats, 0)
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, options, None).of([0]))
@@ -185,6 +186,7 @@ def compare_pictures(
     an arm, and stand in each of its rows.
     """
     prompts, seeds, batch = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch", batch, 1)
+    num_inference_steps, reference_steps = plain(num_inference_steps), plain(reference_steps)
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
     _check_metrics(pipe, metrics, prompts)
@@ -194,7 +196,7 @@ def compare_pictures(
     given = call_options(pipe, options, len(prompts))
     tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, given.alike)
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps, options), arms, rivals)
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     if reference_steps is not None:
         ways = _with_reference(ways, reference_steps, num_inference_steps)
     quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)

@@ -25,7 +25,7 @@ from .call_options import TIME_STEPS, call_options, without_time_steps
 from .decoding import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
-from .given import is_whole, number, seeds_of
+from .given import is_whole, number, plain, seeds_of
 from .hooks import replaced_call
 from .own_picture import as_picture, gives_latents, watched_run
 from .plain_steps import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
@@ -65,8 +65,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # numpy's numbers as Python's own
-            if is_whole(getattr(self, name)):
-                object.__setattr__(self, name, getattr(self, name).__index__())
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("prior_noise", "token_merging"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         if self.schedule is not None and self.steps is not None:
@@ -180,7 +179,7 @@ def sample(
     whole call where nothing decodes them (pixels).
     """
     given = call_options(pipe, options, len(prompts), told_apart=False)
-    chosen = given.of(range(len(prompts)))
+    chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
     call = run_options(num_inference_steps, guidance_scale, chosen if arm.steps is None else without_time_steps(chosen))
     wait = partial(synchronize, next(denoiser_of(pipe).parameters()).device)
     with (

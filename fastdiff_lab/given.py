@@ -2,6 +2,7 @@
 
 - `listed(name, given, of)`: a list of anything that has an order
 - `whole(name, given, least)`, `is_whole(given)`, `number(name, given)`: a whole number, a finite one
+- `plain(value)`: Python's own value where there is one
 - `prompts_of(given)`, `seeds_of(given, ...)`: prompts and seeds
 """
 
@@ -29,11 +30,15 @@ def listed(name: str, given: Any, of: str) -> list[Any]:
         raise TypeError(
             f"{name} of type {type(given).__name__} given; accepted: a list of {of} (or a tuple, array, column of a table, generator)"
         )
-    return [_plain(value) for value in held]
+    return [plain(value) for value in held]
 
 
-def _plain(value: Any) -> Any:
-    """A text or whole number of numpy as Python's own."""
+def plain(value: Any) -> Any:
+    """A text or whole number of numpy, or a whole number of torch, as Python's own; anything else as it is.
+
+    >>> plain(5)
+    5
+    """
     if isinstance(value, str):
         return str(value)
     return value.__index__() if is_whole(value) else value
@@ -71,9 +76,9 @@ def number(name: str, given: Any) -> float:
     5.0
     """
     is_number = hasattr(given, "__float__") and not isinstance(given, bool | str) and getattr(given, "shape", ()) == ()
-    plain = given.item() if is_number and hasattr(given, "item") else given
-    short = str(given) if is_number and type(given).__module__ == "numpy" else plain  # float32's 7.1, not 7.0999999
-    if not is_number or isinstance(plain, bool | complex) or not math.isfinite(float(short)):
+    value = given.item() if is_number and hasattr(given, "item") else given
+    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # float32's 7.1, not 7.0999999
+    if not is_number or isinstance(value, bool | complex) or not math.isfinite(float(short)):
         raise ValueError(f"{name}={given!r} asked; accepted: a finite number")
     return float(short)
 

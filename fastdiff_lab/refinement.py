@@ -19,7 +19,7 @@ from .call_options import call_options, own_guidance, takes_guidance
 from .cautions import check_is_one_run, check_prompts
 from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
-from .given import prompts_of, whole
+from .given import plain, prompts_of, whole
 from .replay import Trajectory, calls_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
@@ -72,11 +72,11 @@ def refine_schedule(
     schedule so far. The number of keys stays. Raises ValueError for a schedule of another number of steps.
     """
     prompts, runs = prompts_of(prompts), whole("runs", runs, 1)
-    seeds = seeds_for(prompts, seeds)
+    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
     given, guidance = call_options(pipe, options, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
-    num_steps = denoiser_calls(pipe, num_inference_steps, options)
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
     if schedule.num_steps != num_steps:
         raise ValueError(
             f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"

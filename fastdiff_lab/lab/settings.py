@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ..call_options import own_guidance
-from ..given import is_whole
+from ..given import plain
 from ..pipelines import SCHEDULERS, with_settings_of
 from ..schedule import KeySchedule
 from ..split import denoiser_of
@@ -51,8 +51,7 @@ class Settings:
         if self.scheduler != OWN and self.scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {OWN}, {', '.join(SCHEDULERS)}")
         for name in ("seed", "num_inference_steps"):  # numpy's numbers as Python's own
-            value = getattr(self, name)
-            object.__setattr__(self, name, value.__index__() if is_whole(value) else value)
+            object.__setattr__(self, name, plain(getattr(self, name)))
         _check_whole("seed", self.seed, 0, 2**32 - 1)
         _check_whole("steps", self.num_inference_steps, 1, MOST_STEPS)
         if self.guidance_scale is not None:
