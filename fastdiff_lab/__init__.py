@@ -6,11 +6,6 @@
 ...     image = pipe("a small red circle at the left on a blue background", num_inference_steps=50).images[0]
 """
 
-import os
-
-# diffusers' pipelines import image processors that we never use, and each warns that torchvision is not installed.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-
 from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
 from .calibration import calibrate
 from .comparison import compare, compare_pictures

@@ -17,6 +17,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from .given import is_whole
 from .recorded import Recording
 
 KINDS = ("squared", "relative", "cosine")
@@ -109,7 +110,7 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     Returns the number of each step's group, rising from 0. Raises ValueError for a count out of range.
     """
     steps = len(similarity)
-    if not isinstance(count, int) or not 1 <= count <= steps:
+    if not is_whole(count) or not 1 <= count <= steps:
         raise ValueError(f"{count!r} groups asked of {steps} steps; accepted: 1 to {steps}")
     if count == steps:
         return np.arange(steps)

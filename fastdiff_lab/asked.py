@@ -3,6 +3,8 @@
 - `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
 - `derived_order(schedule)`: the order that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
+- `prompts_file(asked)`, `own_or_embedded(guidance, model)`: what --prompts and --guidance mean
+- `refuse_renamed(old, value, new)`: an option by its old name
 - `check_picture(path)`: refuses a path that no picture can be written to
 - `refuse_unused(context, why, names)`: refuses options that would be ignored
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
@@ -16,7 +18,8 @@ from pathlib import Path
 import typer
 from PIL import Image
 
-from .files import check_readable, check_writable
+from .files import check_writable, read_prompts
+from .pipelines import EMBEDDED_GUIDANCE
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .shapes.data import calibration_scenes
@@ -59,11 +62,35 @@ def prompt_lines(file: Path | None, count: int) -> list[str]:
     """
     if file is None:
         return [scene.caption() for scene in calibration_scenes(count)]
-    check_readable(file, "a text file with a prompt per line")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    if not any(lines):
-        raise ValueError(f"{file} has no prompt; accepted: a text file with a prompt per line")
-    return [line for line in lines if line]
+    return read_prompts(file)
+
+
+def prompts_file(asked: str | None) -> Path | None:
+    """The file that --prompts names; a number was once taken there.
+
+    >>> prompts_file("prompts.txt").name
+    'prompts.txt'
+    """
+    if asked is not None and asked.isdecimal() and not Path(asked).exists():
+        raise ValueError(
+            f"--prompts {asked} asked; accepted: --prompts FILE with a prompt per line, or --count {asked} for so many captions"
+        )
+    return None if asked is None else Path(asked)
+
+
+def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
+    """The guidance scale that a command runs with; None for the model's own.
+
+    >>> own_or_embedded(None, None)
+    5.0
+    """
+    return EMBEDDED_GUIDANCE if guidance is None and model is None else guidance
+
+
+def refuse_renamed(old: str, value: object, new: str) -> None:
+    """Raises ValueError for an option by its old name."""
+    if value:
+        raise ValueError(f"--{old} asked, which has another name now; accepted: {new}")
 
 
 def check_picture(path: Path) -> None:

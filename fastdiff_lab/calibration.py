@@ -20,14 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .batches import in_halves
+from .call_options import call_options, own_guidance
 from .capacity import RowLimit
-from .cautions import check_is_one_run, guidance_of, warn_of_rounding
-from .evaluation import denoiser_calls, run_options
+from .cautions import check_is_one_run, check_prompts, guidance_of, time_steps_in_words, warn_of_rounding
+from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
 from .fingerprint import identity, in_words, pipeline_digest
 from .finite import check_distances
 from .flops import count_flops
-from .replay import Call, Trajectory, latents_after, memory_of, seen
+from .given import is_whole, plain, prompts_of, whole
+from .replay import Trajectory, call_for, latents_after, memory_of, seeds_for, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .split import by_picture, denoiser_of
@@ -94,7 +96,7 @@ def calibrate(
     *,
     seeds: Sequence[int] | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     order: int = 0,
     what: str = "encoder",
     longest: int = 25,
@@ -115,37 +117,39 @@ def calibrate(
     they have forgotten the span; those that draw noise draw the same again.
 
     `prompts`: what the pipeline is called with (class labels for DiTPipeline, PIL pictures for Stable Video Diffusion). `seeds`: one
-    for each; by default 0, 1, 2, ... `guidance_scale`: None for a pipeline that takes none under this name.
+    for each; by default 0, 1, 2, ... `guidance_scale`: None for the pipeline's own; what it was stands in `measured_on`.
     `order`: as it will be in `encoder_propagation`; 1 also varies how far back the key before lies. `what`: "encoder", or
     "prediction" for the rival that holds or extrapolates predictions. `longest`: the longest span, 2 to the number of steps.
     `batch`: pictures at once. `max_rows`: the most rows that are decoded at once, as in `encoder_propagation`.
     `budget`: seconds; spans are shortened until the estimate fits. `store`: file that keeps what is measured as it comes; the same call
-    goes on where a stopped one was. `options`: further arguments of the pipeline.
+    goes on where a stopped one was. `options`: further arguments of the pipeline, single or a list with one for each prompt; as many
+    time-steps as are among them are measured.
 
     Prints what it will take before it starts, in seconds and GiB. Where memory runs out, `max_rows` or `batch` is halved, with a
     warning. Raises ValueError for options out of range, latents that are NaN, a pipeline whose call is not one run (as
     Text2Video-Zero's), a budget that is too small, or a store with other costs; RuntimeError inside an `encoder_propagation` block.
     """
-    _check(prompts, seeds, order, what, batch, longest)
+    prompts, batch, longest = prompts_of(prompts), whole("batch", batch, 1), whole("longest", longest, 2)
+    seeds = seeds_for(prompts, seeds)
+    order, num_inference_steps = _checked_order(order, what), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
-    warn_of_rounding(
-        denoiser_of(pipe),
-        "calibration",
-        "small displacements are lost in rounding, so sensitivities are wrong",
-    )
-    seeds = range(len(prompts)) if seeds is None else seeds
-    settings = run_options(num_inference_steps, guidance_scale, options)
-    parts = [slice(start, start + batch) for start in range(0, len(prompts), batch)]
-    num_steps = denoiser_calls(pipe, num_inference_steps)
+    check_prompts(pipe, prompts)
+    warn_of_rounding(denoiser_of(pipe), "calibration", "small displacements are lost in rounding, so sensitivities are wrong")
+    given, guidance = call_options(pipe, options, len(prompts), "calibration"), own_guidance(pipe, guidance_scale)
+    parts = [slice(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
     plan = Plan(num_steps, min(longest, num_steps), order)
-    runs = in_halves(pipe, parts, lambda part: seen(pipe, Call(tuple(prompts[part]), tuple(seeds[part]), settings), num_steps))
+    runs = in_halves(
+        pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
+    )
     first = next(runs)
     limit = RowLimit(max_rows)
     plan = _within(plan, first[1], pipe, len(parts), budget, limit, what)
-    guidance = guidance_of(pipe) if guidance_scale is None else guidance_scale
+    guidance = guidance_of(pipe) if guidance is None else guidance
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
-    measured_on = {**identity(pipe), **run, "pictures": len(prompts)}
-    about = _about(prompts, seeds, options) | ({"pipeline": pipeline_digest(pipe)} if store else {})
+    visited = {"time_steps": time_steps_in_words(first[1].timesteps)}
+    measured_on = {**identity(pipe), **run, **visited, "pictures": len(prompts)}
+    about = _about(prompts, seeds, given.words) | ({"pipeline": pipeline_digest(pipe)} if store else {})
     state = _State.begin(plan, measured_on, about, store)
     with tqdm(desc="calibration", total=len(parts) * (num_steps - 1), leave=False) as bar:
         for part, trajectory in chain([first], runs):
@@ -153,24 +157,18 @@ def calibrate(
     return state.costs
 
 
-def _about(prompts: Sequence[Any], seeds: Sequence[int], options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _about(prompts: Sequence[Any], seeds: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
     about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds), **versions}
-    return about | ({"options": in_words(options)} if options else {})
+    return about | ({"options": dict(options)} if options else {})
 
 
-def _check(prompts: Any, seeds: Sequence[int] | None, order: Any, what: str, batch: Any, longest: Any) -> None:
-    if isinstance(prompts, str) or not len(prompts):
-        raise ValueError(f"prompts={prompts!r} given; accepted: a list of one or more")
-    if order not in (0, 1) or isinstance(order, bool):
+def _checked_order(order: Any, what: str) -> int:
+    if not is_whole(order) or order not in (0, 1):
         raise ValueError(f"order={order!r} asked; accepted: 0 (features held) or 1 (extrapolated along a line)")
     if what not in ("encoder", "prediction"):
         raise ValueError(f"what={what!r} asked; accepted: encoder, prediction")
-    for name, value, least in (("batch", batch, 1), ("longest", longest, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
-    if seeds is not None and len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds given for {len(prompts)} prompts; accepted: one for each")
+    return int(order)
 
 
 def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None, limit: RowLimit, what: str) -> Plan:
@@ -216,9 +214,8 @@ class _State:
         if store is None or not Path(store).exists():
             return cls(fresh, None if store is None else Path(store))
         found = ReuseCosts.load(store)
-        same = (
-            all(found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline"))
-            and found.measured_on.items() <= measured_on.items()  # older files hold less
+        same = found.measured_on.items() <= measured_on.items() and all(  # older files hold less
+            found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline")
         )
         if not same or found.displacement.shape != displacement.shape:
             raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")

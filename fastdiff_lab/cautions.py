@@ -1,8 +1,9 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
-- `check_rows_stay_apart`, `check_finite`, `check_is_one_run`: refusals
+- `check_rows_stay_apart`, `check_finite`, `check_is_one_run`, `check_prompts`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
-- `warn_of_other_guidance`, `warn_of_few_steps`, `warn_of_rounding`: warnings
+- `time_steps_in_words(timesteps)`: as measurements say on which time-steps they were made
+- `warn_of_other_guidance`, `warn_of_other_time_steps`, `warn_of_few_steps`, `warn_of_rounding`: warnings
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .runs import time_step_value
@@ -73,6 +76,29 @@ def is_near(found: Tensor, expected: Tensor) -> bool:
     """Are two results of the same arithmetic in another order of rows equal, but for rounding?"""
     most = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
     return most <= _ROUNDING.get(expected.dtype, 0.05)
+
+
+def time_steps_in_words(timesteps: Iterable[Any]) -> str:
+    """Time-steps as a text.
+
+    >>> time_steps_in_words([981, 500.25])
+    '981,500.25'
+    """
+    return ",".join(f"{float(timestep):.5g}" for timestep in timesteps)
+
+
+def warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
+    """Warns where the schedule was measured on other time-steps than the run visits, with the same scheduler."""
+    on = schedule.measured_on or {}
+    if planned is None or "time_steps" not in on or on.get("scheduler") != type(pipe.scheduler).__name__:
+        return
+    used = time_steps_in_words(planned.tolist())
+    if used != on["time_steps"]:
+        warnings.warn(
+            f"this schedule was measured on time-steps {str(on['time_steps'])[:40]}..., this run has {used[:40]}...; its keys need not be "
+            "good here",
+            stacklevel=3,
+        )
 
 
 def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
@@ -142,3 +168,14 @@ def check_finite(sample: Tensor, step: int, timestep: Any) -> None:
     # Only where looking costs nothing: on a device, each look would make the host wait for it.
     if sample.device.type == "cpu" and not torch.isfinite(sample).all():
         raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
+
+
+def check_prompts(pipe: Any, prompts: Sequence[Any]) -> None:
+    """Raises TypeError for a prompt that the pipeline is not called with: a text, a class label or a picture."""
+    takes_pictures = next(iter(inspect.signature(pipe.__call__).parameters)) == "image"
+    kinds, words = ((Image.Image,), "PIL pictures") if takes_pictures else ((str, int), "texts, or class labels as whole numbers")
+    other = [prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, kinds)]
+    if other:
+        raise TypeError(
+            f"prompt {other[0]!r} given to {type(pipe).__name__}; accepted: {words}; what is the same for all goes into options"
+        )

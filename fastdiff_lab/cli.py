@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from .cli_options import Device, Dtype, Guidance, Model, Order, PaperSteps, Scheduler, Seed, Steps, Threads, Version
+from . import cli_options
 
 GO_ON = ("calibrate", "compare", "bench", "train")  # each keeps what it has
 
@@ -33,27 +33,29 @@ app = typer.Typer(
 
 
 @app.callback()
-def _options(shown: Version = False) -> None: ...
+def _options(shown: cli_options.Version = False) -> None: ...
 
 
 @app.command()
 def tour(
-    model: Model = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    seed: Seed = 0,
-    steps: PaperSteps = 50,
-    guidance: Guidance = 5.0,
-    scheduler: Scheduler = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    seed: cli_options.Seed = 0,
+    steps: cli_options.PaperSteps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
     output: Annotated[Path, typer.Option(help="Folder for the page, the table, the recording and the schedule.")] = Path(
         "runs/tour"
     ),
 ) -> None:
     """Execute the quickstart notebook and export it as one HTML page."""
+    from .asked import own_or_embedded
     from .tour import run_tour
 
     run_tour(
-        output, source=model, device=device, dtype=dtype, seed=seed, num_inference_steps=steps, guidance_scale=guidance, scheduler=scheduler
+        output, source=model, device=device, dtype=dtype, seed=seed, num_inference_steps=steps,
+        guidance_scale=own_or_embedded(guidance, model), scheduler=scheduler,
     )  # fmt: skip
 
 
@@ -61,29 +63,23 @@ def tour(
 def sample(
     ctx: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a small red circle at the left on a blue background'.")],
-    keys: Annotated[
-        Optional[str], typer.Option(help="'none' (untouched), 'paper' (if not said), a count, or '0-3,5 of 20'.")
-    ] = None,
-    schedule: Annotated[
-        Optional[Path], typer.Option(help="File of a key schedule, such as `derive` writes; instead of --keys.")
-    ] = None,
-    order: Annotated[
-        Optional[int], typer.Option(min=0, max=1, help="0: features held; 1: extrapolated; if not said, as derived.")
-    ] = None,
+    keys: cli_options.Keys = None,
+    schedule: cli_options.Schedule = None,
+    order: cli_options.DerivedOrder = None,
     prior_noise: Annotated[float, typer.Option(help="Weight of prior noise injection; the paper's is 0.003.")] = 0.0,
-    model: Model = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    seed: Seed = 0,
-    steps: PaperSteps = 50,
-    guidance: Guidance = 5.0,
-    scheduler: Scheduler = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    seed: cli_options.Seed = 0,
+    steps: cli_options.PaperSteps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
     output: Annotated[Path, typer.Option(help="Picture to write, such as a PNG file; one that is there is replaced.")] = Path(
         "sample.png"
     ),
 ) -> None:
     """Draw one picture with the accelerated sampler."""
-    from .asked import check_picture, derived_order, key_schedule, refuse_unused
+    from .asked import check_picture, derived_order, key_schedule, own_or_embedded, refuse_unused
     from .evaluation import Arm, denoiser_calls
     from .evaluation import sample as draw
     from .pipelines import load_pipeline
@@ -95,7 +91,7 @@ def sample(
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = schedule_for(denoiser_calls(pipe, steps))
     arm = Arm(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
-    drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=guidance)
+    drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
     drawn.images[0].save(output)
     counts = drawn.counts
     typer.echo(
@@ -108,28 +104,24 @@ def sample(
 def calibrate(
     ctx: typer.Context,
     output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
-    prompts: Annotated[
-        Optional[Path], typer.Option(help="Text file with a prompt per line; without it, captions of drawn scenes.")
-    ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, help="How many captions of drawn scenes; 1 or 4 double the predicted error of 16.")
-    ] = 16,
-    order: Order = 0,
+    prompts: cli_options.Prompts = None,
+    count: cli_options.Count = 16,
+    order: cli_options.Order = 0,
     what: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
     longest: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
     budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
     max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two a picture with guidance.")] = None,
-    threads: Threads = None,
-    model: Model = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    steps: Steps = 50,
-    guidance: Guidance = 5.0,
-    scheduler: Scheduler = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    steps: cli_options.Steps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
 ) -> None:
     """Measure what reusing features costs at each step."""
-    from .asked import fitting_keys, prompt_lines, refuse_unused
+    from .asked import fitting_keys, own_or_embedded, prompt_lines, prompts_file, refuse_unused
     from .calibration import calibrate as measure
     from .files import check_writable
     from .pipelines import load_pipeline
@@ -137,13 +129,14 @@ def calibrate(
     check_writable(output)
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
-    lines = prompt_lines(prompts, count)
+    lines = prompt_lines(prompts_file(prompts), count)
     _use(threads)
     costs = measure(
         load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), lines, num_inference_steps=steps,
-        guidance_scale=guidance, order=order, what=what, longest=longest, batch=batch, max_rows=max_rows, budget=budget, store=output,
+        guidance_scale=own_or_embedded(guidance, model), order=order, what=what, longest=longest, batch=batch,
+        max_rows=max_rows, budget=budget, store=output,
     )  # fmt: skip
-    typer.echo(f"{output}: fastdiff-lab derive {output} --keys {fitting_keys(costs)} derives a schedule from it")
+    typer.echo(f"{output}: fastdiff-lab derive {output} --num-keys {fitting_keys(costs)} derives a schedule from it")
 
 
 def _use(threads: int | None) -> None:
@@ -157,37 +150,41 @@ def _use(threads: int | None) -> None:
 def derive(
     ctx: typer.Context,
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
-    keys: Annotated[Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")] = None,
+    num_keys: Annotated[
+        Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")
+    ] = None,
+    keys: cli_options.Old = None,
     over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
     power: Annotated[
         int, typer.Option(min=1, max=2, help="Errors of groups add up squared (2) or as they are (1: try it for order 1).")
     ] = 2,
     refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
     pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
-    threads: Threads = None,
-    model: Model = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    scheduler: Scheduler = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    scheduler: cli_options.Scheduler = None,
     output: Annotated[Path, typer.Option(help="JSON file to write; one that is there is replaced.")] = Path("schedule.json"),
 ) -> None:
     """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
-    from .asked import refuse_unused
+    from .asked import refuse_renamed, refuse_unused
     from .derivation import derive_schedule, schedule_front
     from .files import check_writable
     from .pipelines import load_pipeline
     from .refinement import refine_derived
     from .reuse_costs import ReuseCosts
 
+    refuse_renamed("keys", keys, f"--num-keys {keys}")
     measured = ReuseCosts.load(costs)
     if not refine:
         refuse_unused(ctx, "without --refine", ["pictures", "threads", "model", "device", "dtype", "scheduler"])
-    if keys is None:
-        refuse_unused(ctx, "without --keys", ["refine", "output"])
+    if num_keys is None:
+        refuse_unused(ctx, "without --num-keys", ["refine", "output"])
         typer.echo(schedule_front(measured, over=over, power=power).drop(columns="cost").to_string(index=False))
         return
     check_writable(output)
-    schedule = derive_schedule(measured, keys, over=over, power=power)
+    schedule = derive_schedule(measured, num_keys, over=over, power=power)
     if refine:
         _use(threads)
         pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
@@ -199,39 +196,44 @@ def derive(
 @app.command()
 def compare(
     ctx: typer.Context,
-    schedule: Annotated[Optional[list[Path]], typer.Option(help="File of a key schedule to compare; give it for each.")] = None,
+    schedules: Annotated[Optional[list[Path]], typer.Argument(help="Files of key schedules to compare.")] = None,
     order: Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
     suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
     costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; give it for each.")] = None,
-    prompts: Annotated[int, typer.Option(help="How many held-out captions, half of them with two objects.")] = 32,
-    seeds: Annotated[int, typer.Option(help="How many seeds per caption, from 0 on.")] = 2,
+    prompts: cli_options.Prompts = None,
+    count: cli_options.Count = 32,
+    seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
+    schedule: cli_options.Olds = None,
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
     metric: Annotated[Optional[list[str]], typer.Option(help="fid, kid, clip_score or lpips, too; give it for each.")] = None,
     weights: Annotated[Optional[Path], typer.Option(help="With --metric: folder of the weight files; see docs/quality.md.")] = None,
     real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real pictures.")] = None,
-    threads: Threads = None,
-    model: Model = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-    steps: Steps = 50,
-    guidance: Guidance = 5.0,
-    scheduler: Scheduler = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    steps: cli_options.Steps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
     output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
     store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
 ) -> None:
     """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
-    from .asked import refuse_unused
+    from .asked import own_or_embedded, prompts_file, refuse_renamed, refuse_unused
     from .comparison import brief
     from .suite.report import compare_into
 
+    refuse_renamed("schedule", schedule, f"its file alone, compare {' '.join(schedule or [])}")
     if suite:
         refuse_unused(ctx, "with --suite", ["order"])
+    if prompts is not None:
+        refuse_unused(ctx, "with --prompts", ["count"])
     table = compare_into(
-        output, schedules=schedule or [], order=order, suite=suite, costs=costs or [], prompts=prompts, seeds=seeds,
-        num_inference_steps=steps, guidance_scale=guidance, reference_steps=reference or None, repeats=repeats, batch=batch,
-        threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_pictures=real,
+        output, schedules=schedules or [], order=order, suite=suite, costs=costs or [], prompts=prompts_file(prompts), count=count,
+        seeds=seeds, num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None,
+        repeats=repeats, batch=batch, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_pictures=real,
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
@@ -247,9 +249,9 @@ def bench(
     batch: Annotated[Optional[list[int]], typer.Option(help="Pictures at once; give it for each.")] = None,
     mode: Annotated[Optional[list[str]], typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
     pixels: Annotated[Optional[int], typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
-    device: Device = "cpu",
+    device: cli_options.Device = "cpu",
     dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
-    threads: Threads = None,
+    threads: cli_options.Threads = None,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
     minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
@@ -278,7 +280,7 @@ def train(
         "runs/shapes"
     ),
     minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 120.0,
-    device: Device = "cpu",
+    device: cli_options.Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     processes: Annotated[int, typer.Option(help="Processes of one thread that train the denoiser together, on the CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
@@ -294,7 +296,7 @@ def contest(
     entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],
     seed: Annotated[int, typer.Option(help="Captions and noise follow from it; choose it when all entries are in.")],
     pictures: Annotated[int, typer.Option(help="Pictures per entry.")] = 24,
-    threads: Threads = None,
+    threads: cli_options.Threads = None,
 ) -> None:
     """Score the entries of the exercises' contest: who comes nearest to the untouched pictures with seven encoder calls."""
     from .exercises.contest import leaderboard, read_entries
@@ -319,7 +321,7 @@ def main() -> None:
     """Runs the command line; what users can mend ends in one sentence and exit code 2."""
     try:
         app()
-    except (ValueError, TypeError, OSError, KeyError, MemoryError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, KeyError, ModuleNotFoundError) as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         typer.echo(f"error: {message}", err=True)
         sys.exit(2)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from .arm_costs import of_one_picture, operations
-from .cautions import check_is_one_run
-from .drawing import draw_missing
+from .call_options import call_options, own_guidance
+from .cautions import check_is_one_run, check_prompts
+from .drawing import Task, draw_missing
 from .evaluation import Arm, denoiser_calls
 from .fingerprint import in_words
-from .picture_table import REFERENCE, UNTOUCHED, Task, picture_rows, summarised
+from .given import is_whole, plain, prompts_of, seeds_of, whole
+from .picture_table import REFERENCE, UNTOUCHED, picture_rows, summarised
 from .quality.scores import Quality, quality_of
 from .schedule import KeySchedule
 from .split import denoiser_of
@@ -57,11 +57,6 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
     return beside | given
 
 
-def _check_whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
-
-
 def compare(
     pipe: Any,
     arms: Mapping[str, KeySchedule | Arm],
@@ -69,7 +64,7 @@ def compare(
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     repeats: int = 3,
@@ -87,9 +82,10 @@ def compare(
 
     `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
     same keys are added, so that none is shown alone; with `rivals=False` the untouched run only. `prompts`: texts, class labels for
-    DiTPipeline, PIL pictures for Stable Video Diffusion. `guidance_scale`: None for a pipeline that takes none under this name. `options`:
-    further arguments of the pipeline, alike for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one
-    picture, one above the other).
+    DiTPipeline, PIL pictures for Stable Video Diffusion. `guidance_scale`: None for the pipeline's own. `options`: further arguments of the
+    pipeline, alike for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one picture, one above the
+    other), or a list with one for each prompt (`negative_prompt`, `image`). Time-steps among them are those of the untouched run and of
+    schedules; arms with other `steps` are evenly spaced from the same first one.
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
     arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
@@ -100,7 +96,7 @@ def compare(
     drawn, and measured again by each call.
 
     Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
-    picture, up to the latents; of the whole call for video, DiT and pixels), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of
+    picture, up to the latents; of the whole call for pixels), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of
     the averaged error in dB, `ssim`, `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval
     `_low`, `_high`; `psnr_typical`, the mean of the pictures' PSNR (identical ones count as 100 dB), which a few that flip move
     less; all of these with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture), with worst
@@ -111,10 +107,12 @@ def compare(
     Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn; and what
     `encoder_propagation` raises when an arm runs.
     """
-    _check_whole("repeats", repeats, 0)  # before hours are spent on pictures
+    repeats = whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
-    of_run = _of_run(num_inference_steps, guidance_scale, options)
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
+    prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
+    of_run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
+    given = call_options(pipe, options, len(prompts))
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     pictures = compare_pictures(
         pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
         metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **of_run,
@@ -122,10 +120,11 @@ def compare(
     return with_costs(pipe, ways, pictures, prompt=prompts[0], repeats=repeats, **of_run)
 
 
-def _of_run(num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
+def _of_run(pipe: Any, num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """What `sample` is given; without further options what it was before there were any, so that stores find their pictures."""
-    return {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale} | (
-        {"options": options} if options else {}
+    guidance = own_guidance(pipe, guidance_scale)
+    return {"num_inference_steps": whole("num_inference_steps", num_inference_steps, 1), "guidance_scale": guidance} | (
+        {"options": dict(options)} if options else {}
     )
 
 
@@ -136,7 +135,7 @@ def with_costs(
     *,
     prompt: Any = None,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
     repeats: int = 3,
 ) -> pd.DataFrame:
@@ -145,10 +144,10 @@ def with_costs(
     >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
 
     `arms`: each arm of `pictures` by its name. `prompt`: what is timed; None: the first of `pictures` (where prompts are
-    pictures themselves, give one). Other arguments and result as for `compare`.
+    pictures themselves, give one). `options`: of lists with one for each prompt the first is timed. Other arguments and result as for `compare`.
     """
-    _check_whole("repeats", repeats, 0)
-    of_run = _of_run(num_inference_steps, guidance_scale, options)
+    repeats = whole("repeats", repeats, 0)
+    of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, options, None).of([0]))
     seed = int(pictures["seed"].iloc[0])
     prompt = in_words(pictures["prompt"].iloc[0]) if prompt is None else prompt
     quality = summarised(pictures)
@@ -167,7 +166,7 @@ def compare_pictures(
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     batch: int = 16,
@@ -186,62 +185,45 @@ def compare_pictures(
     `latent_mse` to the untouched run (and to the reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of
     an arm, and stand in each of its rows.
     """
-    _check_call(pipe, prompts, guidance_scale, options, metrics)
-    _check_whole("batch", batch, 1)
+    prompts, seeds, batch = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch", batch, 1)
+    num_inference_steps, reference_steps = plain(num_inference_steps), plain(reference_steps)
+    check_prompts(pipe, prompts)
+    check_is_one_run(pipe, guidance_scale, "comparison")
+    _check_metrics(pipe, metrics, prompts)
     if n_jobs is not None and n_jobs == 0:
         raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
-    for seed in seeds:
-        _check_whole("seed", seed, 0)
     device = next(denoiser_of(pipe).parameters()).device  # raises for what is no pipeline
-    tasks = [(prompt, seed) for prompt in prompts for seed in seeds]
-    if not tasks:
-        raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds given; accepted: at least one of each")
-    if reference_steps is not None and not reference_steps > num_inference_steps:
-        raise ValueError(
-            f"reference_steps={reference_steps} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
-        )
-    of_run = _of_run(num_inference_steps, guidance_scale, options)
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps), arms, rivals)
+    given = call_options(pipe, options, len(prompts))
+    tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
+    of_run = _of_run(pipe, num_inference_steps, guidance_scale, given.alike)
+    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     if reference_steps is not None:
-        ways = {REFERENCE: Arm(steps=reference_steps)} | ways
+        ways = _with_reference(ways, reference_steps, num_inference_steps)
     quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)
     return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
 
 
-def _check_call(
-    pipe: Any, prompts: Any, guidance_scale: float | None, options: Mapping[str, Any] | None, metrics: Sequence[str]
-) -> None:
-    _check_prompts(pipe, prompts, metrics)
-    ours = sorted({"num_inference_steps", "guidance_scale", "generator", "output_type"} & set(options or {}))
-    if ours:
+def _with_reference(ways: dict[str, Arm], reference_steps: int, num_inference_steps: int) -> dict[str, Arm]:
+    if not is_whole(reference_steps) or not reference_steps > num_inference_steps:
         raise ValueError(
-            f"options with {', '.join(ours)} given; accepted: arguments of the pipeline that compare does not give it itself"
+            f"reference_steps={reference_steps!r} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
         )
-    check_is_one_run(pipe, guidance_scale, "comparison")
+    return {REFERENCE: Arm(steps=reference_steps)} | ways
+
+
+def _check_metrics(pipe: Any, metrics: Sequence[str], prompts: Sequence[Any]) -> None:
+    if "clip_score" in metrics and not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
     if metrics and hasattr(pipe, "video_processor"):
         raise ValueError(
             f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; accepted: no metrics, which are of pictures"
         )
 
 
-def _check_prompts(pipe: Any, prompts: Any, metrics: Sequence[str]) -> None:
-    if isinstance(prompts, str):
-        raise TypeError(f"prompts={prompts!r} given; accepted: a list of texts, such as [{prompts!r}]")
-    takes_pictures = next(iter(inspect.signature(pipe.__call__).parameters)) == "image"
-    kinds, words = ((Image.Image,), "PIL pictures") if takes_pictures else ((str, int), "texts, or class labels as whole numbers")
-    other = next((prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, kinds)), None)
-    if other is not None:
-        raise TypeError(
-            f"prompt {other!r} given to {type(pipe).__name__}; accepted: {words}; what is the same for all goes into options"
-        )
-    if "clip_score" in metrics and not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
-
-
 def compare_tasks(
     pipe: Any,
     arms: Mapping[str, Arm],
-    tasks: Sequence[Task],
+    tasks: Sequence[tuple],
     options: dict[str, Any],
     *,
     quality: Quality | None = None,
@@ -257,6 +239,7 @@ def compare_tasks(
     """
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
+    tasks = [Task(*task) for task in tasks]
     with Store(store) as kept:
         read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
         return picture_rows(lambda name, part: read(arms[name], part), list(arms), tasks, quality)

@@ -14,7 +14,15 @@ from torch import Tensor
 
 from .callers import is_called_by
 from .capacity import RowLimit
-from .cautions import check_finite, check_length, check_not_deepcached, check_rows_stay_apart, is_near, warn_of_other_guidance
+from .cautions import (
+    check_finite,
+    check_length,
+    check_not_deepcached,
+    check_rows_stay_apart,
+    is_near,
+    warn_of_other_guidance,
+    warn_of_other_time_steps,
+)
 from .conditions import Conditions, repeated_arguments
 from .counts import Counts
 from .extrapolation import HELD_FEATURES, Extrapolation, History, log_snr
@@ -147,6 +155,7 @@ class Decoding:
         if run.start is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
         warn_of_other_guidance(self.pipe, self.schedule)
+        warn_of_other_time_steps(self.pipe, self.schedule, run.planned if run.start is None else None)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_parts()
         self.check_ranks(sample)

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .counts import Counts
 from .flops import FlopCount, on_meta
+from .given import is_whole
 from .hooks import is_compiled, replaced_call
 from .split import denoiser_of, split_denoiser
 
@@ -53,7 +54,7 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
 
 def check_interval(interval: Any) -> None:
     """Raises ValueError unless it is a whole number of 1 or more."""
-    if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+    if not is_whole(interval) or interval < 1:
         raise ValueError(f"deepcache={interval!r} asked; accepted: an interval, a whole number of 1 or more")
 
 

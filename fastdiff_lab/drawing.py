@@ -1,5 +1,6 @@
 """The pictures of arms, drawn as far as a store does not hold them.
 
+- `Task`: a picture to be drawn
 - `drawn(pipe, arms, tasks, ...)`: what each arm gives for each task
 - `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet, and says how to read it
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import joblib
 import torch
@@ -23,21 +24,33 @@ from tqdm import tqdm
 from .accelerator import device_of
 from .announcing import announce
 from .batches import in_halves
-from .evaluation import Arm, first_arguments, sample
+from .call_options import in_a_batch
+from .evaluation import Arm, Sampled, first_arguments, sample
 from .fingerprint import in_words, pipeline_digest, scheduler_config, steering
 from .finite import check_latents, finite_decoder
 from .split import denoiser_of
 from .store import Result, Store
 from .workers import WorkerLostError, in_workers
 
-Task = tuple[Any, int]  # prompt (or class label, or picture) and seed
 LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+
+
+class Task(NamedTuple):
+    """A picture to be drawn: prompt (or class label, or picture), seed, and the pipeline's arguments that belong to this prompt alone."""
+
+    prompt: Any
+    seed: int
+    own: Mapping[str, Any] | None = None
+
+    def in_words(self) -> list[Any]:
+        """As JSON holds it; without arguments of its own as it was before there were any, so that stores find their pictures."""
+        return in_words([self.prompt, self.seed, *([self.own] if self.own else [])])
 
 
 def drawn(
     pipe: Any,
     arms: Mapping[str, Arm],
-    tasks: Sequence[Task],
+    tasks: Sequence[tuple],
     options: dict[str, Any],
     *,
     batch: int = 16,
@@ -50,6 +63,7 @@ def drawn(
 
     `options`: of `sample`, by name; other arguments as for `compare`.
     """
+    tasks = [Task(*task) for task in tasks]
     with Store(store) as kept:
         read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
         return {name: read(arm, tasks) for name, arm in arms.items()}
@@ -63,7 +77,7 @@ def _settings(pipe: Any, options: dict[str, Any]) -> str:
 
 
 def _key(settings: str, arm: Arm, task: Task) -> str:
-    text = json.dumps([settings, arm.about(), in_words(task)], sort_keys=True)
+    text = json.dumps([settings, arm.about(), task.in_words()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -119,11 +133,11 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
     own = pipe.scheduler
     try:
-        for arm, (prompt, seed) in reversed(runs.values()):
+        for arm, task in reversed(runs.values()):
             pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats them
-                found = first_arguments(denoiser_of(pipe), partial(sample, pipe, arm, [prompt], [seed], **options))
+                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, arm, [task], options))
     finally:
         pipe.scheduler = own
     return found
@@ -142,13 +156,20 @@ def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[
 
 
 def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
-    prompts, seeds = zip(*tasks[part], strict=True)
     of = _in_words(arm)
     with torch.no_grad(), finite_decoder(pipe, of):
-        drawn = sample(pipe, arm, prompts, seeds, **options)
+        drawn = _sampled(pipe, arm, tasks[part], options)
     counts, latents = asdict(drawn.counts), drawn.latents.cpu()
     check_latents(latents, tasks[part], of)
     return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
+
+
+def _sampled(pipe: Any, arm: Arm, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
+    """The pictures of some tasks in one batch, with what each has of its own."""
+    own = in_a_batch({}, [task.own or {} for task in tasks])
+    further = {**(options.get("options") or {}), **own}
+    given = options | ({"options": further} if further else {})
+    return sample(pipe, arm, [task.prompt for task in tasks], [task.seed for task in tasks], **given)
 
 
 def _in_words(arm: Arm) -> str:

@@ -10,11 +10,11 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +23,17 @@ from torch import Tensor, nn
 
 from .accelerator import device_of, synchronize
 from .batches import one_decoded_at_a_time
+from .call_options import TIME_STEPS, call_options, without_time_steps
 from .counts import Counts
 from .deepcache import check_interval, deepcache
 from .extrapolation import Extrapolation
-from .hooks import replaced_call, replaced_method
+from .given import is_whole, number, plain, seeds_of
+from .hooks import replaced_call
+from .own_picture import as_picture, gives_latents, watched_run
 from .plain_steps import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
 from .prior_noise import prior_noise_injection
 from .propagation import check_not_accelerated, encoder_propagation
+from .quiet import no_bars
 from .schedule import KeySchedule
 from .split import by_picture, denoiser_of
 from .steering import processors_kept
@@ -62,6 +66,10 @@ class Arm:
     token_merging: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # numpy's numbers as Python's own
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in ("prior_noise", "token_merging"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
         if self.schedule is not None and self.steps is not None:
             raise ValueError("an arm has a schedule or other plain steps, not both")
         if self.deepcache is not None:
@@ -100,28 +108,27 @@ class Sampled:
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     """One generator per picture, so that the batch it is drawn in changes nothing."""
-    wrong = next((seed for seed in seeds if not -(2**63) <= seed < 2**64), None)
-    if wrong is not None:
-        raise ValueError(f"seed={wrong} asked; accepted: a whole number from {-(2**63)} to {2**64 - 1}")
-    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds_of(seeds)]
 
 
 @contextmanager
-def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Counts, int]]:
+def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Counts, int]]:
     """While the block lasts, calls of the pipeline are runs of the arm; yields what is evaluated, and the steps to call it with.
 
     >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background", num_inference_steps=steps)
+
+    `options`: further arguments of the untouched run, whose first time-step other plain steps begin at.
     """
     check_not_accelerated(pipe)
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if arm.steps is not None:
-            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps)
+            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps, times_in(options))
             stack.callback(setattr, pipe, "scheduler", scheduler)
         steps = num_inference_steps if arm.steps is None else arm.steps
         with suppress(SchedulerRefusesError):  # what the scheduler itself refuses, a pipeline may ask of it with further options
-            denoiser_calls(pipe, steps)
+            denoiser_calls(pipe, steps, options if arm.steps is None else None)
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
         if arm.schedule is not None:
@@ -135,7 +142,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int) -> Iterator[tuple[Coun
 
 
 def run_options(
-    num_inference_steps: int, guidance_scale: float | None = 5.0, options: Mapping[str, Any] | None = None
+    num_inference_steps: int, guidance_scale: float | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out.
 
@@ -144,9 +151,7 @@ def run_options(
 
     `options`: further arguments of the pipeline. Raises ValueError for a guidance scale that is no finite number.
     """
-    if guidance_scale is not None and not math.isfinite(guidance_scale):
-        raise ValueError(f"guidance_scale={guidance_scale!r} asked; accepted: a finite number")
-    guidance = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    guidance = {} if guidance_scale is None else {"guidance_scale": number("guidance_scale", guidance_scale)}
     return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
 
 
@@ -157,7 +162,7 @@ def sample(
     seeds: Sequence[int],
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Sampled:
     """Runs one arm on prompts and seeds (one seed per prompt), as one batch.
@@ -165,53 +170,28 @@ def sample(
     >>> sample(pipe, Arm(KeySchedule.paper(50)), ["a red ring on a blue background"], [0]).counts.encoder_calls  # doctest: +SKIP
     9
 
-    `guidance_scale`: None for a pipeline that takes none under this name. `options`: further arguments of the pipeline.
-    The seconds are those up to the latents; of the whole call where the pipeline decodes in a way of its own (video, DiT, pixels).
+    `guidance_scale`: None for the pipeline's own. `options`: further arguments of the pipeline, single or one for each prompt.
+    The pipeline draws its own picture (with its safety checker, watermark, ...); the seconds are those up to the latents, those of the
+    whole call where nothing decodes them (pixels).
     """
-    stops = _stops_at_latents(pipe)
-    with as_arm(pipe, arm, num_inference_steps) as (counts, steps), _last_sample(pipe) as last:
-        call = run_options(steps, guidance_scale, options) | {"output_type": "latent" if stops else "pil"}
+    given = call_options(pipe, options, len(prompts), told_apart=False)
+    chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
+    call = run_options(num_inference_steps, guidance_scale, chosen if arm.steps is None else without_time_steps(chosen))
+    wait = partial(synchronize, device_of(pipe))
+    with (
+        as_arm(pipe, arm, num_inference_steps, chosen) as (counts, steps),
+        watched_run(pipe, wait) as (seen, watching),
+        no_bars(pipe),
+    ):
+        call = watching | call | {"num_inference_steps": steps, "output_type": "pil"}
         started = time.perf_counter()
         with one_decoded_at_a_time(pipe):
             drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
-        synchronize(device_of(pipe))
-        seconds = time.perf_counter() - started
-    if stops:
-        return Sampled(decode(pipe, drawn), drawn, counts, seconds)
-    return Sampled([_as_picture(one) for one in drawn], by_picture(pipe, last[-1], len(prompts)), counts, seconds)
-
-
-def _stops_at_latents(pipe: Any) -> bool:
-    """Does the pipeline give its latents, for `decode`? Those of video, of pixels and of other autoencoders do not."""
-    return hasattr(pipe, "image_processor") and hasattr(pipe, "vae")
-
-
-@contextmanager
-def _last_sample(pipe: Any) -> Iterator[list[Tensor]]:
-    """While the block lasts, the list holds what the scheduler's last step gave."""
-    last: list[Tensor] = []
-
-    def around(inner: Callable) -> Callable:
-        def step(*args: Any, **kwargs: Any) -> Any:
-            result = inner(*args, **kwargs)
-            last[:] = [result[0]]
-            return result
-
-        return step
-
-    with replaced_method(pipe.scheduler, "step", around):
-        yield last
-
-
-def _as_picture(drawn: Any) -> Image.Image:
-    """A picture as it is, a video's frames one above the other."""
-    if isinstance(drawn, Image.Image):
-        return drawn
-    width, height = drawn[0].size
-    whole = Image.new("RGB", (width, height * len(drawn)))
-    for place, frame in enumerate(drawn):
-        whole.paste(frame, (0, place * height))
-    return whole
+        seconds = seen.stop() - started
+    rows = (
+        seen.latents if gives_latents(pipe) and len(seen.latents) == len(prompts) else by_picture(pipe, seen.latents, len(prompts))
+    )
+    return Sampled([as_picture(one) for one in drawn], rows, counts, seconds)
 
 
 @contextmanager
@@ -235,20 +215,30 @@ def _counted(pipe: Any) -> Iterator[Counts]:
 def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
     """The pictures of latents that a pipeline gave."""
     vae, dtype = pipe.vae, pipe.vae.dtype
+    latents = _as_decoded(vae.config, latents)
     # Some autoencoders (SDXL's) overflow in float16 and say so in their config.
     in_float32 = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
     try:
         if in_float32:
             vae.to(torch.float32)
         with one_decoded_at_a_time(pipe):
-            decoded = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+            decoded = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
     finally:
         if in_float32:
             vae.to(dtype)
     return pipe.image_processor.postprocess(decoded, output_type="pil")
 
 
-def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = 5.0) -> dict[str, Any]:
+def _as_decoded(config: Any, latents: Tensor) -> Tensor:
+    """Latents on the scale that the autoencoder was trained on."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return latents / config.scaling_factor
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+    return latents * std / config.scaling_factor + mean
+
+
+def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
     """The arguments of the denoiser's first call for one picture."""
     return first_arguments(denoiser_of(pipe), one_picture(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
 
@@ -258,7 +248,7 @@ def one_picture(
     prompt: Any,
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[[], Any]:
     """A call of the pipeline for one picture, which is not made yet: to look at what is called in it.
@@ -268,7 +258,14 @@ def one_picture(
 
     `prompt`: a text, or a class label for DiTPipeline. Other arguments as for `sample`.
     """
-    return lambda: pipe([prompt], generator=generators([0]), **run_options(num_inference_steps, guidance_scale, options))
+    given = call_options(pipe, options, None, told_apart=False)  # of lists, the first prompt's
+    call = run_options(num_inference_steps, guidance_scale, given.of([0]))
+
+    def run() -> Any:
+        with no_bars(pipe):
+            return pipe([prompt], generator=generators([0]), **call)
+
+    return run
 
 
 def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
@@ -294,17 +291,27 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "self" and value is not None}
 
 
-def denoiser_calls(pipe: Any, num_inference_steps: int) -> int:
+def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The time-steps or sigmas among the options of a call.
+
+    >>> times_in({"timesteps": [900, 500], "eta": 0.5})
+    {'timesteps': [900, 500]}
+    """
+    return {name: value for name, value in (options or {}).items() if name in TIME_STEPS and value is not None}
+
+
+def denoiser_calls(pipe: Any, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> int:
     """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps.
 
     >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
     10
 
+    `options`: further arguments of the run; time-steps among them count instead of the steps.
     Raises ValueError for steps below 1, and for more than the scheduler finds time-steps for among those of training.
     """
-    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+    if not is_whole(num_inference_steps) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    calls = calls_of(pipe.scheduler, num_inference_steps)
+    calls = calls_of(pipe.scheduler, num_inference_steps, times_in(options))
     if calls is None:
         trained, most = pipe.scheduler.config.get("num_train_timesteps"), most_steps(pipe.scheduler, num_inference_steps)
         raise ValueError(

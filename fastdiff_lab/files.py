@@ -3,6 +3,7 @@
 - `write_whole(path, write)`, `write_text(path, text)`: a file appears whole or not at all
 - `writable_folder(folder)`: makes a folder, or says why not before anything is computed
 - `check_writable(path)`, `check_readable(path, accepted)`: refuse the path of a file, before anything is computed
+- `read_lines(path, accepted)`, `read_prompts(path)`: the lines of a text file
 - `read_json(text_or_path, place, schema, version)`: a document of ours, or a ValueError that says what is wrong with it
 """
 
@@ -67,6 +68,34 @@ def check_readable(path: Path, accepted: str) -> None:
     """Raises FileNotFoundError for the path of no file; `accepted` says what the file should be."""
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; accepted: {accepted}")
+
+
+def read_lines(path: Path, accepted: str) -> list[str]:
+    """The lines of a text file that hold anything, without blanks and tabs around them; a line ends at a line feed, or one after a return.
+
+    >>> read_lines(Path("prompts.txt"), "a text file with a prompt per line")  # doctest: +SKIP
+
+    A byte-order mark is no part of the first line. Raises ValueError for a file that is not written in UTF-8, and what `check_readable` does.
+    """
+    check_readable(path, accepted)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8, with a zero beside each letter
+        raise ValueError(
+            f"{path} is not written in UTF-8; accepted: {accepted}, saved as UTF-8 (with or without a byte-order mark)"
+        )
+    return [line.strip(" \t") for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a text file, one per line. Raises ValueError for a file without one, and what `read_lines` does."""
+    accepted = "a text file with a prompt per line"
+    prompts = read_lines(path, accepted)
+    if not prompts:
+        raise ValueError(f"{path} has no prompt; accepted: {accepted}")
+    return prompts
 
 
 def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:

@@ -68,13 +68,13 @@ def _joined(features: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _rows(
     name: str, tasks: Sequence[Task], mine: list[Result], others: dict[str, list[Result]], quality: Quality | None, judged: bool
 ) -> pd.DataFrame:
-    table = pd.DataFrame({"arm": name, "prompt": [in_words(prompt) for prompt, _ in tasks], "seed": [seed for _, seed in tasks]})
+    table = pd.DataFrame({"arm": name, "prompt": [in_words(task.prompt) for task in tasks], "seed": [task.seed for task in tasks]})
     table = table.join(pd.DataFrame([{n: r.counts[n] for n in ("encoder_calls", "decoder_calls", "forward_calls")} for r in mine]))
     for prefix, other in others.items():
         table = table.join(_nearness(mine, other).add_prefix(prefix))
     if quality is not None:
         images, untouched = ([result.image for result in results] for results in (mine, others[""]))
-        table = table.join(quality.of_pictures(images, untouched, [prompt for prompt, _ in tasks]))
+        table = table.join(quality.of_pictures(images, untouched, [task.prompt for task in tasks]))
     is_square = all(result.image.width == result.image.height for result in mine)  # a video's frames stand one above the other
     return table.assign(prompt_accuracy=_accuracy(mine, tasks) if judged and is_square else np.nan)
 
@@ -82,7 +82,7 @@ def _rows(
 def _are_captions(tasks: Sequence[Task]) -> bool:
     """Are all prompts captions of scenes, which the judge can read?"""
     try:
-        return all(isinstance(prompt, str) and parse_caption(prompt) for prompt, _ in tasks)
+        return all(isinstance(task.prompt, str) and parse_caption(task.prompt) for task in tasks)
     except ValueError:
         return False
 
@@ -96,7 +96,7 @@ def _nearness(mine: list[Result], other: list[Result]) -> pd.DataFrame:
 
 def _accuracy(results: list[Result], tasks: Sequence[Task]) -> pd.Series:
     try:
-        right = prompt_accuracy([result.image for result in results], [prompt for prompt, _ in tasks])["all"]
+        right = prompt_accuracy([result.image for result in results], [task.prompt for task in tasks])["all"]
     except FileNotFoundError:  # the judge did not come with the package
         return pd.Series(np.nan, index=range(len(tasks)))
     return right.astype(float)

@@ -8,21 +8,20 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
-from transformers.utils import logging as transformers_logging
+from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel
 
+from .quiet import no_import_warnings, no_loading_bars
 from .reuse_costs import ReuseCosts
-from .shapes.text import refuse_unknown_words
+from .shapes.text import CaptionTokenizer
+
+with no_import_warnings():
+    from diffusers import StableDiffusionPipeline
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -35,6 +34,7 @@ SCHEDULERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
+EMBEDDED_GUIDANCE = 5.0  # what the embedded pipeline is measured with; its class's own default is Stable Diffusion's 7.5
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -69,7 +69,11 @@ def _data_file(name: str, what: str) -> Path:
 
 
 def load_pipeline(
-    source: str | Path | None = None, *, device: str = "cpu", dtype: str = "float32", scheduler: str | None = None
+    source: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "float32",
+    scheduler: str | None = None,
 ) -> Any:
     """The embedded trained pipeline, or a diffusers pipeline from a local folder or the hub.
 
@@ -78,21 +82,24 @@ def load_pipeline(
     'StableDiffusionPipeline'
 
     `source`: None for the embedded one; else a folder in diffusers' format, or a hub id. Only safetensors weights are read.
-    `device`: "cpu", "cuda", "cuda:1", "mps". `dtype`: float32, float16, bfloat16 or float64.
+    `device`: "cpu", "cuda", "cuda:1", "mps". `dtype`: float32, float16, bfloat16 or float64, or
+    torch.float32 and so on.
     `scheduler`: one of `SCHEDULERS`, made from the pipeline's own scheduler's settings; None keeps its own.
 
-    Raises FileNotFoundError for a folder that is no pipeline or has pickled weights only, ConnectionError for a hub id without
-    network, ValueError for other unknown values.
+    The embedded one refuses words that it does not know and shows no progress bar; of others nothing is changed.
+
+    Raises FileNotFoundError for a folder that is no pipeline or has pickled weights only and for a hub id that is not there,
+    PermissionError for one that asks for a token, ConnectionError without network, ValueError for other unknown values.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} asked; accepted: {', '.join(DTYPES)}")
+    kind = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(str(dtype).removeprefix("torch."))
+    if kind not in DTYPES.values():
+        raise ValueError(f"dtype={dtype!r} asked; accepted: {', '.join(DTYPES)}, or torch's own")
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise ValueError(f"scheduler={scheduler!r} asked; accepted: {', '.join(SCHEDULERS)}")
     check_device(device)
-    with no_progress_bars():
-        pipe = _embedded(DTYPES[dtype]) if source is None else _foreign(source, DTYPES[dtype])
+    with no_loading_bars(), no_import_warnings():
+        pipe = _embedded(kind) if source is None else _foreign(source, kind)
     pipe = pipe.to(device)
-    pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipe.scheduler = with_settings_of(pipe.scheduler, scheduler)
     return pipe
@@ -106,7 +113,7 @@ def with_settings_of(scheduler: Any, name: str) -> Any:
     return getattr(diffusers, SCHEDULERS[name]).from_config(scheduler.config)
 
 
-def check_device(device: str) -> None:
+def check_device(device: str | torch.device) -> None:
     """Raises ValueError for a device that is not there, with those that are."""
     try:
         torch.empty(0, device=device)
@@ -117,37 +124,19 @@ def check_device(device: str) -> None:
         raise ValueError(f"device={device!r} asked; on this machine: {', '.join(usable)} ({reason})") from None
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Loading a few small files needs no bar for each."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
 def _embedded(dtype: torch.dtype) -> StableDiffusionPipeline:
     # Loaded part by part, so that nothing is asked of the network and no warning concerns parts that it does not have.
     folder = embedded_folder()
     pipe = assemble(
         vae=AutoencoderTiny.from_pretrained(folder / "vae", dtype=dtype),
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer=CaptionTokenizer.from_pretrained(folder / "tokenizer"),
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype),
         scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
     )
-    pipe.check_inputs = partial(_check_words, pipe)
+    pipe.register_to_config(tokenizer=("transformers", "CLIPTokenizer"))  # what it is saved as
+    pipe.set_progress_bar_config(disable=True)  # a picture takes a second or two
     return pipe
-
-
-def _check_words(pipe: Any, prompt: Any, *args: Any, **kwargs: Any) -> None:
-    """The pipeline's own check of its inputs, after one for words that it has never seen."""
-    call = inspect.signature(type(pipe).check_inputs).bind(pipe, prompt, *args, **kwargs)
-    refuse_unknown_words(prompt, call.arguments.get("negative_prompt"))
-    type(pipe).check_inputs(*call.args, **call.kwargs)
 
 
 def assemble(**parts: Any) -> StableDiffusionPipeline:
@@ -165,10 +154,37 @@ def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
     except OSError as error:
         if folder.is_dir():
             raise FileNotFoundError(f"cannot load {source}: {error}") from error
-        raise ConnectionError(
-            f"cannot get {source!r} from the hub ({str(error).splitlines()[0]}); without network, give the path of a local folder in "
-            "diffusers' format, or leave it out for the embedded pipeline"
-        ) from error
+        raise _of_the_hub(str(source), error) from error
+
+
+def _of_the_hub(source: str, error: BaseException) -> OSError:
+    """What the hub said: an answer that refuses, or none at all."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    answers = [code for one in chain if (code := getattr(getattr(one, "response", None), "status_code", None)) is not None]
+    if 404 in answers:
+        return FileNotFoundError(
+            f"the hub has no pipeline {source!r} (404: no such model, file or revision); accepted: the id of one, such as 'owner/name'"
+        )
+    if 401 in answers or 403 in answers:
+        return PermissionError(
+            f"the hub does not give {source!r} ({answers[-1]}: it is not there, private, or its licence was not accepted); accepted: a "
+            "public model, or a token that may read it (hf auth login)"
+        )
+    if answers or not any(_is_no_connection(one) for one in chain):
+        return OSError(
+            f"cannot load {source!r} from the hub: {str(error).splitlines()[0]}; accepted: a pipeline in diffusers' format"
+        )
+    return ConnectionError(
+        f"cannot get {source!r} from the hub ({str(error).splitlines()[0]}); without network, give the path of a local folder in "
+        "diffusers' format, or leave it out for the embedded pipeline"
+    )
+
+
+def _is_no_connection(error: BaseException) -> bool:
+    package = type(error).__module__.partition(".")[0]  # the hub's client leaves these to its HTTP library
+    return isinstance(error, ConnectionError | TimeoutError) or package in ("httpx", "httpcore", "requests")
 
 
 def check_source(source: str | Path) -> None:

@@ -20,6 +20,7 @@ from .counts import Counts
 from .decoding import HELD, Decoding
 from .extrapolation import Extrapolation
 from .fingerprint import differences
+from .given import is_whole
 from .holding import holding
 from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
@@ -42,7 +43,7 @@ def _check_options(
         raise ValueError(f"what={what!r} asked; accepted: {', '.join(HELD)}")
     if order.order and what == "decoder":
         raise ValueError(f"order={order.order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
-    if max_rows is not None and (not isinstance(max_rows, int) or isinstance(max_rows, bool) or max_rows < 1):
+    if max_rows is not None and (not is_whole(max_rows) or max_rows < 1):
         raise ValueError(f"max_rows={max_rows!r} asked; accepted: a whole number of 1 or more, or None for as many as fit")
     for name, asked in (("max_rows", max_rows), ("process_group", process_group)):
         if asked is not None and not (parallel and what == "encoder"):

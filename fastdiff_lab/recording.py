@@ -114,7 +114,7 @@ class _Recorder:
         needed = held + sum(sizes.values())
         if needed > self.max_bytes:
             largest = max(sizes, key=sizes.__getitem__)
-            raise MemoryError(
+            raise ValueError(
                 f"keeping the features of {len(self.keep)} layers needs {needed} bytes, max_bytes is {self.max_bytes}; the largest is "
                 f"{largest} with {sizes[largest]} per run. Keep fewer layers, or give a larger max_bytes"
             )
@@ -282,7 +282,7 @@ def record(
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
     Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, for one that has no rows any more
     after guidance ended in mid-run, or for a run whose features hold NaN (at
-    its end: it says at which step), MemoryError where the features need more than `max_bytes`.
+    its end: it says at which step), and where the features need more than `max_bytes`.
     """
     model = denoiser_of(pipe)
     split = split_denoiser(model)

@@ -15,12 +15,14 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
+from .call_options import call_options, own_guidance, takes_guidance
 from .capacity import RowLimit
-from .cautions import check_is_one_run
-from .evaluation import denoiser_calls, run_options
+from .cautions import check_is_one_run, check_prompts
+from .evaluation import denoiser_calls
 from .extrapolation import Extrapolation
 from .finite import check_distances
-from .replay import Call, Trajectory, latents_after, seen
+from .given import plain, prompts_of, whole
+from .replay import Trajectory, call_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule
 from .split import by_picture
@@ -58,7 +60,7 @@ def refine_schedule(
     *,
     seeds: Sequence[int] | None = None,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     order: int = 0,
     what: str = "encoder",
     runs: int = 100,
@@ -73,18 +75,18 @@ def refine_schedule(
     `calibrate`, all pictures in one batch. `runs`: accelerated runs at most, 1 or more. An interruption ends the search with the best
     schedule so far. The number of keys stays. Raises ValueError for a schedule of another number of steps.
     """
-    if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
-        raise ValueError(f"runs={runs!r} asked; accepted: a whole number of 1 or more")
+    prompts, runs = prompts_of(prompts), whole("runs", runs, 1)
+    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
-    num_steps = denoiser_calls(pipe, num_inference_steps)
+    check_prompts(pipe, prompts)
+    given, guidance = call_options(pipe, options, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
     if schedule.num_steps != num_steps:
         raise ValueError(
             f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
         )
-    settings = run_options(num_inference_steps, guidance_scale, options)
-    seeds = range(len(prompts)) if seeds is None else seeds
     limit = RowLimit(max_rows)
-    trajectory = seen(pipe, Call(tuple(prompts), tuple(seeds), settings), num_steps)
+    trajectory = seen(pipe, call_for(prompts, seeds, slice(None), num_inference_steps, guidance, given), num_steps)
 
     def error(candidate: KeySchedule) -> float:
         return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=limit).mean())
@@ -94,17 +96,34 @@ def refine_schedule(
     return replace(best, source=f"{schedule.source}, {found}", measured_on=schedule.measured_on)
 
 
-def refine_derived(pipe: Any, costs: ReuseCosts, schedule: KeySchedule, *, pictures: int = 8, runs: int = 100) -> KeySchedule:
-    """Refines a schedule on the first pictures that its costs were measured on, with the same options.
+def refine_derived(
+    pipe: Any,
+    costs: ReuseCosts,
+    schedule: KeySchedule,
+    *,
+    pictures: int = 8,
+    runs: int = 100,
+    options: Mapping[str, Any] | None = None,
+) -> KeySchedule:
+    """Refines a schedule on the first pictures that its costs were measured on, called as they were.
 
     >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), pictures=4)  # doctest: +SKIP
 
-    `pictures`: how many at most, drawn in one batch. `runs` and errors as for `refine_schedule`.
+    `pictures`: how many at most, drawn in one batch. `options`: those that the costs were measured with, whose pictures and tensors the
+    costs do not hold. `runs` and errors as for `refine_schedule`; ValueError for other options than those.
     """
-    on, chosen = costs.measured_on, slice(0, pictures)
+    on, count = costs.measured_on, len(costs.about["prompts"])
+    given, measured = call_options(pipe, options, count, "refinement"), costs.about.get("options", {})
+    if given.words != measured:
+        raise ValueError(
+            f"the costs were measured with options {measured}, refinement is asked with {given.words}; accepted: the same ones"
+        )
+    chosen = range(count)[: whole("pictures", pictures, 1)]
+    of_chosen = given.of(chosen)
+    guidance = on["guidance_scale"] if takes_guidance(pipe) else None
     return refine_schedule(
-        pipe, schedule, costs.about["prompts"][chosen], seeds=costs.about["seeds"][chosen], order=costs.order, what=str(on["what"]),
-        num_inference_steps=int(on["num_inference_steps"]), guidance_scale=float(on["guidance_scale"]), runs=runs,
+        pipe, schedule, costs.about["prompts"][: len(chosen)], seeds=costs.about["seeds"][: len(chosen)], order=costs.order,
+        what=str(on["what"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, options=of_chosen,
     )  # fmt: skip
 
 

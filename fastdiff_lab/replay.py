@@ -1,6 +1,6 @@
 """A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
 
-- `Call`: prompts, seeds and options of a run
+- `Call`: prompts, seeds and options of a run; `call_for(prompts, ...)`, `seeds_for(prompts, seeds)` make them
 - `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
 - `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
 """
@@ -19,13 +19,16 @@ import torch
 from torch import Tensor
 
 from .accelerator import device_of, synchronize
+from .call_options import CallOptions
 from .capacity import RowLimit
 from .decoding import Decoding
-from .evaluation import generators
+from .evaluation import generators, run_options
 from .extrapolation import HELD_FEATURES, Extrapolation
+from .given import seeds_of
 from .hooks import replaced_call, replaced_method
 from .predictions import own
 from .propagation import check_not_accelerated, installed
+from .quiet import no_bars
 from .schedule import KeySchedule
 from .split import CONDITIONS, denoiser_of, sample_argument, split_denoiser
 from .steering import processors_kept
@@ -47,8 +50,24 @@ class Call:
 
     def run(self, pipe: Any) -> None:
         """Calls the pipeline, as far as the block around it lets it go."""
-        with suppress(_Enough), processors_kept(denoiser_of(pipe)), torch.no_grad():
+        with suppress(_Enough), processors_kept(denoiser_of(pipe)), no_bars(pipe), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+
+
+def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
+    """One seed for each prompt; 0, 1, 2, ... where none are given. Raises ValueError for another number of them."""
+    found = list(range(len(prompts))) if seeds is None else seeds_of(seeds)
+    if len(found) != len(prompts):
+        raise ValueError(f"{len(found)} seeds given for {len(prompts)} prompts; accepted: one for each")
+    return found
+
+
+def call_for(
+    prompts: Sequence[Any], seeds: Sequence[int], part: slice, num_inference_steps: int, guidance: float | None, given: CallOptions
+) -> Call:
+    """The call for a part of the prompts, with their own options."""
+    options = given.of(range(len(prompts))[part])
+    return Call(tuple(prompts[part]), tuple(seeds[part]), run_options(num_inference_steps, guidance, options))
 
 
 @dataclass

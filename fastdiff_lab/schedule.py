@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import read_json, write_text
+from .given import is_whole
 
 SCHEMA = "fastdiff_lab.KeySchedule"
 VERSION = 1
@@ -99,6 +100,7 @@ class KeySchedule:
 
     def __post_init__(self) -> None:
         _check_num_steps(self.num_steps)
+        object.__setattr__(self, "num_steps", self.num_steps.__index__())  # numpy's numbers as Python's own
         object.__setattr__(self, "keys", _checked_keys(self.keys, self.num_steps))
         if not isinstance(self.source, str):
             raise TypeError(f"source={self.source!r} given; accepted: a text")
@@ -273,12 +275,8 @@ def _check_measured_on(given: object) -> None:
         raise TypeError(f"measured_on[{wrong!r}]={repr(given[wrong])[:80]} given; accepted: a text or a number")
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_num_steps(num_steps: object) -> None:
-    if not _is_whole(num_steps) or not 1 <= num_steps <= MAX_STEPS:  # type: ignore[operator]
+    if not is_whole(num_steps) or not 1 <= num_steps <= MAX_STEPS:  # type: ignore[operator]
         raise ValueError(f"num_steps={num_steps!r} asked; accepted: a whole number from 1 to {MAX_STEPS}")
 
 
@@ -287,7 +285,7 @@ def check_num_keys(num_keys: object, num_steps: int) -> None:
 
     >>> check_num_keys(9, 50)
     """
-    if not _is_whole(num_keys) or not 1 <= num_keys <= num_steps:  # type: ignore[operator]
+    if not is_whole(num_keys) or not 1 <= num_keys <= num_steps:  # type: ignore[operator]
         raise ValueError(f"num_keys={num_keys!r} asked for {num_steps} steps; accepted: a whole number from 1 to {num_steps}")
 
 
@@ -295,9 +293,10 @@ def _checked_keys(keys: object, num_steps: int) -> tuple[int, ...]:
     if isinstance(keys, str) or not isinstance(keys, Iterable):
         raise TypeError(f"keys={keys!r} given; accepted: a list of whole numbers (KeySchedule.parse reads text)")
     keys = tuple(keys)
-    wrong = next((key for key in keys if not _is_whole(key) or not 0 <= key < num_steps), None)
+    wrong = next((key for key in keys if not is_whole(key) or not 0 <= key < num_steps), None)
     if wrong is not None:
         raise ValueError(f"key step {wrong!r} given; accepted: whole numbers from 0 to {num_steps - 1} (num_steps={num_steps})")
+    keys = tuple(key.__index__() for key in keys)
     if not keys or keys[0] != 0:
         raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key: accepted are lists that begin with 0")
     later = next(((a, b) for a, b in pairwise(keys) if b <= a), None)

@@ -4,6 +4,7 @@
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
 - `inner_layers(split)`: the layers inside the blocks
 - `frames_of(model, sample)`, `guided_rows(pipe, ...)`, `by_picture(pipe, ...)`: what the rows of a sample and of a feature are
+- `takes_several_pictures(pipe)`: whose the pictures in a list are
 - `several_runs(pipe)`: what makes a pipeline go through the time-steps several times in one call
 - `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
@@ -20,6 +21,7 @@ from diffusers import (
     ControlNetUnionModel,
     DiTTransformer2DModel,
     I2VGenXLUNet,
+    MultiAdapter,
     MultiControlNetModel,
     PixArtTransformer2DModel,
     SparseControlNetModel,
@@ -33,6 +35,7 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
 from torch import Tensor, nn
 
+from .given import is_whole
 from .hooks import is_compiled
 
 _UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel, I2VGenXLUNet)
@@ -177,7 +180,7 @@ def _split_unet(model: Any) -> Split:
 def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
     blocks = _children("transformer_blocks", model.transformer_blocks)
     count = max(1, round(len(blocks) * _DIT_ENCODER_SHARE)) if encoder_blocks is None else encoder_blocks
-    if not isinstance(count, int) or not 1 <= count < len(blocks):
+    if not is_whole(count) or not 1 <= count < len(blocks):
         raise ValueError(
             f"encoder_blocks={encoder_blocks!r} asked of a transformer with {len(blocks)} blocks; accepted: 1 to {len(blocks) - 1}"
         )
@@ -226,6 +229,13 @@ def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
     return model if isinstance(getattr(model, "_orig_mod", model), _CONTROLNETS) else None  # torch.compile wraps it
+
+
+def takes_several_pictures(pipe: Any) -> bool:
+    """Does a list of pictures belong to one call: a picture for each of several ControlNets, control modes or T2I adapters?"""
+    controlnet, adapter = controlnet_of(pipe), getattr(pipe, "adapter", None)
+    several = (ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
+    return isinstance(getattr(controlnet, "_orig_mod", controlnet), several) or isinstance(adapter, MultiAdapter)
 
 
 def inner_loop(pipe: Any) -> str | None:

@@ -45,7 +45,7 @@ device = "cpu"
 dtype = "float32"
 seed = 0
 num_inference_steps = 50
-guidance_scale = 5.0
+guidance_scale = 5.0  # None: the pipeline's own
 scheduler = None
 output = "../runs/notebook"
 
@@ -57,7 +57,7 @@ pipe = fl.load_pipeline(source, device=device, dtype=dtype, scheduler=scheduler)
 output = Path(output)
 output.mkdir(parents=True, exist_ok=True)
 prompt = "a large red star at the left on a blue background"
-options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+options = {"num_inference_steps": num_inference_steps} | ({} if guidance_scale is None else {"guidance_scale": guidance_scale})
 parameters = sum(p.numel() for p in pipe.unet.parameters())
 f"{type(pipe).__name__} with {parameters / 1e6:.1f} M parameters in the {type(pipe.unet).__name__}"
 

@@ -185,7 +185,7 @@ ways |= {"parallel, at most 10 rows": fl.Arm(paper, max_rows=10), "parallel": fl
 runs = {name: [] for name in ways}
 for _ in range(3):
     for name, arm in ways.items():  # they take turns, so that all of them meet the same disturbances
-        runs[name].append(sample(pipe, arm, prompts[:1], [0]))
+        runs[name].append(sample(pipe, arm, prompts[:1], [0], guidance_scale=5.0))
 
 # %%
 for name, taken in runs.items():
@@ -200,7 +200,7 @@ for name, taken in runs.items():
 serial, parallel = (fl.Arm(fl.KeySchedule.paper(20), parallel_decoding=at_once) for at_once in (False, True))
 for part in (unet, pipe.text_encoder, pipe.vae):
     part.double()
-one, other = (sample(pipe, arm, prompts[:1], [0], num_inference_steps=20).latents for arm in (serial, parallel))
+one, other = (sample(pipe, arm, prompts[:1], [0], num_inference_steps=20, guidance_scale=5.0).latents for arm in (serial, parallel))
 for part in (unet, pipe.text_encoder, pipe.vae):
     part.float()
 print(f"{one.dtype}, 20 steps: largest difference between serial and parallel {(one - other).abs().max():.1e}")
@@ -261,7 +261,7 @@ f"{len(late)} of 50 steps, from step {late[0]} (time-step {scheduler.timesteps[l
 
 # %%
 with fl.prior_noise_injection(pipe, weight=0.003):
-    one, other = (sample(pipe, arm, prompts[:1], [0], num_inference_steps=20).latents for arm in (serial, parallel))
+    one, other = (sample(pipe, arm, prompts[:1], [0], num_inference_steps=20, guidance_scale=5.0).latents for arm in (serial, parallel))
 print(f"largest difference between serial and parallel, with prior noise: {(one - other).abs().max():.1e}")
 assert (one - other).abs().max() < 1e-3
 
@@ -271,7 +271,7 @@ assert (one - other).abs().max() < 1e-3
 # %%
 weights = [0, 0.003, 0.01, 0.03]
 arms = {"untouched": fl.Arm()} | {f"weight {weight}": fl.Arm(paper, prior_noise=weight) for weight in weights}
-pictures = {name: sample(pipe, arm, prompts, range(len(prompts))).images for name, arm in arms.items()}
+pictures = {name: sample(pipe, arm, prompts, range(len(prompts)), guidance_scale=5.0).images for name, arm in arms.items()}
 grid = plot.picture_grid({name: drawn[:2] for name, drawn in pictures.items()}, plot.figure(9, 7.6))
 alt = "Two prompts: untouched, and the paper's keys with four weights of prior noise; differences to untouched below"
 HTML(plot.html_image(grid, alt))

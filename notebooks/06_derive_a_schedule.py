@@ -68,7 +68,7 @@ f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}"
 
 # %%
 prompt, short = "a large red star at the left on a blue background", 10
-tiny = fl.calibrate(pipe, [prompt], seeds=[0], num_inference_steps=short, longest=5)
+tiny = fl.calibrate(pipe, [prompt], seeds=[0], num_inference_steps=short, guidance_scale=5.0, longest=5)
 print(f"displacement {tuple(tiny.displacement.shape)}: pictures, gaps, key steps, lengths")
 pd.DataFrame(tiny.displacement[0, 0, :, 2:].numpy(), columns=[f"length {n}" for n in range(2, 6)]).rename_axis(
     "key step"
@@ -400,7 +400,7 @@ for judged in ("pooled", "typical"):
 
 # %%
 begun = fl.derive_schedule(costs[1], 13)
-refined = fl.refine_schedule(pipe, begun, call.prompts, seeds=call.seeds, order=1, runs=8)
+refined = fl.refine_schedule(pipe, begun, call.prompts, seeds=call.seeds, guidance_scale=5.0, order=1, runs=8)
 before, after = (float(final_errors(pipe, trajectory, s, order=1).mean()) ** 0.5 for s in (begun, refined))
 print(f"{begun}: {before:.4f} (root of the mean squared difference of the final latents)\n{refined}: {after:.4f}; {refined.source}")
 assert after <= before * 1.001

@@ -194,7 +194,7 @@ pipe = fl.load_pipeline()
 derived = fl.derive_schedule(fl.embedded_costs(), num_keys=9)
 columns = {"untouched": Arm(), "the paper's 9": Arm(fl.KeySchedule.paper(50)), "derived 9": Arm(derived), "plain 9 steps": Arm(steps=9)}
 worst_prompts, worst_seeds = zip(*hard.index[:3])
-drawn = {name: sample(pipe, arm, worst_prompts, worst_seeds).images for name, arm in columns.items()}
+drawn = {name: sample(pipe, arm, worst_prompts, worst_seeds, guidance_scale=5.0).images for name, arm in columns.items()}
 HTML(plot.html_image(plot.picture_grid(drawn, plot.figure(8, 11)), "The three hardest captions: untouched, the paper's keys, derived keys, plain steps"))
 
 # %% [markdown]

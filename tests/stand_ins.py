@@ -10,8 +10,9 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fastdiff_lab.pipelines import embedded_folder, no_progress_bars
+from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.quality.networks import InceptionV3, alexnet_features
+from fastdiff_lab.quiet import no_loading_bars
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 
@@ -52,7 +53,7 @@ def write_clip(folder: Path) -> None:
     torch.manual_seed(
         6
     )  # of those tried, one with which pictures and captions point the same way, so that no score is cut off at 0
-    with no_progress_bars():
+    with no_loading_bars():
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
         images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
         CLIPProcessor(images, tokenizer).save_pretrained(folder)

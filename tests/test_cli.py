@@ -52,13 +52,13 @@ def test_from_measurement_to_picture(tmp_path):
     result = invoke(
         "calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1
     )
-    assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --keys 4" in result.output
+    assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --num-keys 4" in result.output
     front = invoke("derive", costs).output
     assert len(front.splitlines()) == 1 + 7 and "0-7 of 8" in front  # 2 to 8 keys: 8 steps in groups of 4 at most
-    assert invoke("derive", costs, "--keys", 3, "--output", schedule).exit_code == 0
+    assert invoke("derive", costs, "--num-keys", 3, "--output", schedule).exit_code == 0
     derived = KeySchedule.load(schedule)
     assert len(derived.keys) == 3 and derived.measured_on["order"] == 1
-    assert invoke("derive", costs, "--keys", 3, "--refine", 3, "--output", schedule).exit_code == 0
+    assert invoke("derive", costs, "--num-keys", 3, "--refine", 3, "--output", schedule).exit_code == 0
     assert re.search("refined in 3 runs|of 3 runs of refinement none came nearer", KeySchedule.load(schedule).source)
     result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 8, "--output", picture)
     assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
@@ -125,7 +125,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "tour", "--output", blocked)
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "train", "--output", blocked)
     KeySchedule.paper(50).save(tmp_path / "mine.json")
-    compare = ["compare", "--schedule", tmp_path / "mine.json"]
+    compare = ["compare", tmp_path / "mine.json"]
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, *compare, "--output", blocked)
     said = failed(monkeypatch, capsys, *compare, "--output", tmp_path / "out", "--store", blocked / "store.sqlite")
     assert f"cannot open {blocked / 'store.sqlite'}" in said
@@ -137,8 +137,9 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     [
         (["derive"], "a file that ReuseCosts.save wrote"),
         (["sample", PROMPT, "--schedule"], "a fastdiff_lab.KeySchedule file"),
-        (["compare", "--schedule"], "a fastdiff_lab.KeySchedule file"),
+        (["compare"], "a fastdiff_lab.KeySchedule file"),
         (["calibrate", "costs.safetensors", "--prompts"], "a text file with a prompt per line"),
+        (["compare", "--suite", "--prompts"], "a text file with a prompt per line"),
     ],
 )
 def test_files_to_read_that_are_none(monkeypatch, capsys, tmp_path, command, accepted):
@@ -163,18 +164,32 @@ def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
     assert f"--keys 5 and --schedule {schedule} asked; accepted: one of the two" in said and not picture.exists()
     costs = Path(notebooks_folder()).parent / "data" / "calibration" / "ddim-50" / "encoder-0.safetensors"
     for command, said in (
-        (["derive", costs, "--refine", 2], "--refine asked without --keys, which ignores it; accepted: one without the other"),
-        (["derive", costs, "--output", schedule], "--output asked without --keys"),
-        (["derive", costs, "--keys", 9, "--pictures", 4, "--model", "nowhere"], "--pictures and --model asked without --refine"),
+        (["derive", costs, "--refine", 2], "--refine asked without --num-keys, which ignores it; accepted: one without the other"),
+        (["derive", costs, "--output", schedule], "--output asked without --num-keys"),
+        (
+            ["derive", costs, "--num-keys", 9, "--pictures", 4, "--model", "nowhere"],
+            "--pictures and --model asked without --refine",
+        ),
         (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", picture], "--order asked with --keys none"),
         (["calibrate", picture, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
         (["compare", "--suite", "--order", 1], "--order asked with --suite"),
+        (["compare", schedule, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
+        (
+            ["compare", schedule, "--prompts", 4],
+            "--prompts 4 asked; accepted: --prompts FILE with a prompt per line, or --count 4 for so many",
+        ),
+        (["calibrate", picture, "--prompts", 4], "--prompts 4 asked; accepted: --prompts FILE"),
+        (
+            ["compare", "--schedule", schedule],
+            f"--schedule asked, which has another name now; accepted: its file alone, compare {schedule}",
+        ),
+        (["derive", costs, "--keys", 9], "--keys asked, which has another name now; accepted: --num-keys 9"),
     ):
         assert said in failed(monkeypatch, capsys, *command)
     assert KeySchedule.load(schedule) == KeySchedule.paper(50) and not picture.exists()
 
 
-@pytest.mark.parametrize("command", [["sample", PROMPT], ["calibrate"], ["compare", "--schedule", "mine.json"]])
+@pytest.mark.parametrize("command", [["sample", PROMPT], ["calibrate"], ["compare", "mine.json"]])
 def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
     result = invoke(*command, "--order", 2)

@@ -231,7 +231,7 @@ def test_the_brief_table_calls_identical_pictures_identical(table):
         ({"arms": {"mine": 9}}, TypeError, "arm 'mine' is 9; accepted: a KeySchedule or an Arm"),
         ({"batch": 0}, ValueError, "batch=0 asked; accepted: a whole number of 1 or more"),
         ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None"),
-        ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number of 0 or more"),
+        ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),
         ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
         ({"pipe": object()}, TypeError, "has no UNet and no transformer"),
     ],

@@ -96,7 +96,7 @@ def test_a_run_that_begins_later_has_rivals_that_do():
 def test_a_video_is_one_picture_of_its_frames(name):
     pipe = ROWS[name].build()
     options = pictures_of(name)
-    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=6, options=options)
+    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=6, guidance_scale=5.0, options=options)
     call = {"num_inference_steps": 6, "guidance_scale": 5.0, **options}
     latents = as_tensor(pipe(TEXTS, generator=generators([0, 1]), output_type="latent", **call)[0])
     by_video = latents.transpose(1, 2) if name == "text-to-video" else latents  # the scheduler has frames before channels
@@ -110,7 +110,7 @@ def test_a_video_is_one_picture_of_its_frames(name):
 def test_a_controlnet_is_counted_with_the_encoder():
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)
-    plain = {"num_inference_steps": options["num_inference_steps"], "options": {"height": 16, "width": 16}}
+    plain = {"num_inference_steps": options["num_inference_steps"], "guidance_scale": 5.0, "options": {"height": 16, "width": 16}}
     arms = {"two": KeySchedule(6, [0, 2])}
     with_it = fl.compare(pipe, arms, prompts[:1], repeats=0, rivals=False, **options).set_index("arm")["gflops"]
     without = fl.compare(ROWS["sd"].build(), arms, prompts[:1], repeats=0, rivals=False, **plain).set_index("arm")["gflops"]
@@ -164,7 +164,12 @@ def test_arguments_in_words():
             ValueError,
             "comparison asked of DDIMPipeline, which is called with a number of pictures",
         ),
-        ("stable-video", {"prompts": PICTURES}, ValueError, "guidance_scale=5.0 asked of StableVideoDiffusionPipeline"),
+        (
+            "stable-video",
+            {"prompts": PICTURES, "guidance_scale": 5.0},
+            ValueError,
+            "guidance_scale=5.0 asked of StableVideoDiffusionPipeline",
+        ),
         ("sd", {"prompts": PICTURES}, TypeError, "prompt <PIL.*given to StableDiffusionPipeline; accepted: texts, or class labels"),
         ("stable-video", {}, TypeError, "prompt 'a red circle' given to StableVideoDiffusionPipeline; accepted: PIL pictures"),
         ("dit", {"prompts": [3], "metrics": ["clip_score"]}, ValueError, "metrics clip_score asked of prompts that are no texts"),

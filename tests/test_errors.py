@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 # Functions that make a message, or a part of one, for an error that is raised elsewhere.
-HELPERS = {"unknown_layer", "difference", "refusal", "_astray", "_of_another_scheduler"}
+HELPERS = {"unknown_layer", "difference", "refusal", "_astray", "_of_another_scheduler", "_of_the_hub"}
 HOLE = "\0"  # stands for a value in a message
 
 

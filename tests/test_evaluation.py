@@ -122,7 +122,7 @@ def test_fidelity_by_head():
 
 
 def test_bad_input(pipe):
-    with pytest.raises(ValueError, match="0 prompts and 1 seeds given"):
+    with pytest.raises(ValueError, match="0 prompts given; accepted: a list of one or more"):
         fl.compare(pipe, {}, [])
     with pytest.raises(TypeError, match="prompts='a red ring' given; accepted: a list of texts"):
         fl.compare(pipe, {}, "a red ring")

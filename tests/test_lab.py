@@ -38,7 +38,7 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def predictor(pipe):
-    return Predictor(pipe, None, Settings(PROMPT))
+    return Predictor(pipe, None, Settings(PROMPT, guidance_scale=5.0))
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -53,7 +53,7 @@ def predictor(pipe):
         ({"num_inference_steps": 0}, "steps 0 asked; accepted: a whole number from 1 to 1000"),
         ({"num_inference_steps": 2.5}, "steps 2.5 asked"),
         ({"guidance_scale": math.inf}, "guidance scale inf asked; accepted: a number from 0 to 100"),
-        ({"guidance_scale": None}, "guidance scale None asked"),
+        ({"guidance_scale": "5"}, "guidance scale '5' asked"),
         ({"scheduler": "fast"}, "scheduler='fast' asked; accepted: own, ddim"),
     ],
 )
@@ -101,14 +101,14 @@ def test_operations_without_guidance_are_half_of_those_with(pipe, predictor):
 
 
 def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
-    costs = predictor.fitting(Settings(PROMPT), Acceleration(KeySchedule.paper(50))).costs
+    costs = predictor.fitting(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule.paper(50))).costs
     best = predictor.front(costs)["error"][9]
     assert predictor.error(costs, predictor.front(costs)["schedule"][9]) == pytest.approx(best)
     assert predictor.error(costs, KeySchedule.paper(50)) > best and predictor.uniform(costs)[9] > best
 
 
 def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
-    settings = Settings(PROMPT, num_inference_steps=20, scheduler="dpm-solver++")
+    settings = Settings(PROMPT, num_inference_steps=20, guidance_scale=5.0, scheduler="dpm-solver++")
     for what in ("encoder", "prediction"):
         acceleration = Acceleration(KeySchedule.paper(20), what=what)
         prediction = predictor.predict(settings, acceleration)
@@ -128,7 +128,7 @@ def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
     ],
 )
 def test_where_no_costs_fit_there_is_a_sentence_and_no_number(predictor, settings, acceleration, words):
-    given = Settings(PROMPT, **settings)
+    given = Settings(PROMPT, **{"guidance_scale": 5.0, **settings})
     schedule = KeySchedule.uniform(predictor.steps(given), 9)
     prediction = predictor.predict(given, Acceleration(schedule, **acceleration))
     assert prediction.error is None and prediction.groups == () and words in prediction.note
@@ -136,33 +136,35 @@ def test_where_no_costs_fit_there_is_a_sentence_and_no_number(predictor, setting
 
 
 def test_groups_longer_than_was_measured_are_not_predicted(predictor):
-    prediction = predictor.predict(Settings(PROMPT), Acceleration(KeySchedule(50, (0, 10))))
+    prediction = predictor.predict(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(50, (0, 10))))
     assert prediction.error is None and "groups of more than 25 steps were not measured" in prediction.note
     assert math.isnan(prediction.groups[1]) and prediction.groups[0] > 0
 
 
 def test_a_gap_between_keys_that_was_not_measured_is_named(predictor):
-    prediction = predictor.predict(Settings(PROMPT), Acceleration(KeySchedule.uniform(50, 17), order=1))
+    prediction = predictor.predict(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule.uniform(50, 17), order=1))
     assert prediction.error is None and "extrapolating from key steps 0 and 3 was not measured" in prediction.note
 
 
 def test_costs_of_another_model_are_not_used(pipe):
     costs = fl.embedded_costs()
     other = ReuseCosts(costs.displacement, costs.gaps, costs.sensitivity, {**costs.measured_on, "weights": "0" * 16})
-    fit = Predictor(pipe, other, Settings(PROMPT)).fitting(Settings(PROMPT), Acceleration(KeySchedule.paper(50)))
+    fit = Predictor(pipe, other, Settings(PROMPT, guidance_scale=5.0)).fitting(
+        Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule.paper(50))
+    )
     assert fit.costs is None and "weights 0000000000000000" in fit.note
 
 
 def test_the_time_ceiling_is_interpolated_between_the_sizes_that_were_timed():
     halves = TimedHalves()
     acceleration = Acceleration(KeySchedule(12, (0, 6)))
-    assert halves.ceiling(Settings(PROMPT), acceleration) is None
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), acceleration) is None
     halves.known[True] = 1.0, {size: 2.0 * size for size in SIZES}  # decoding in parallel gains nothing
-    assert halves.ceiling(Settings(PROMPT), acceleration) == pytest.approx(36 / 26)
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), acceleration) == pytest.approx(36 / 26)
     longer = Acceleration(KeySchedule(32, (0,)))
-    assert halves.ceiling(Settings(PROMPT), longer) == pytest.approx(96 / 65)
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), longer) == pytest.approx(96 / 65)
     assert halves.ceiling(Settings(PROMPT, guidance_scale=1), acceleration) is None
-    assert halves.ceiling(Settings(PROMPT), Acceleration(KeySchedule(12, (0, 6)), what="prediction")) == 6
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 6)), what="prediction")) == 6
 
 
 def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
 import warnings
 
+import httpx
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError
 from models import SCHEDULERS
+from systems import ROWS
+from transformers import CLIPTokenizer
 
 import fastdiff_lab as fl
 from fastdiff_lab import pipelines
@@ -90,11 +97,57 @@ def test_an_unknown_word_says_which_are_known(embedded):
     embedded(PROMPT, negative_prompt="", num_inference_steps=1, output_type="latent")
 
 
+def test_words_that_were_taught_are_known(embedded):
+    again = copy.deepcopy(embedded.tokenizer)
+    again.add_tokens(["<thing>"])
+    assert again("a red <thing>").input_ids
+    for tokenizer in (again, pickle.loads(pickle.dumps(embedded.tokenizer))):
+        with pytest.raises(ValueError, match="does not know 'dog'"):
+            tokenizer(["a red circle", "a Dog"])
+
+
 def test_a_folder_of_a_users_own(tmp_path, embedded):
+    """What is saved loads everywhere, and loading changes nothing of it."""
     embedded.save_pretrained(tmp_path / "mine")
     again = fl.load_pipeline(tmp_path / "mine", scheduler="euler")
     assert type(again.scheduler).__name__ == "EulerDiscreteScheduler"
     assert torch.equal(again.unet.conv_in.weight, embedded.unet.conv_in.weight)
+    saved = [json.loads((tmp_path / "mine" / name).read_text()) for name in ("model_index.json", "tokenizer/tokenizer_config.json")]
+    assert saved[0]["tokenizer"] == ["transformers", "CLIPTokenizer"] and saved[1]["tokenizer_class"] == "CLIPTokenizer"
+    ours = fl.load_pipeline(tmp_path / "mine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = StableDiffusionPipeline.from_pretrained(tmp_path / "mine", dtype=torch.float32, local_files_only=True)
+    assert vars(ours).keys() == vars(plain).keys() and type(ours.tokenizer) is type(plain.tokenizer) is CLIPTokenizer
+    assert all(type(ours.components[name]) is type(part) for name, part in plain.components.items())
+
+
+def test_bars_of_a_users_pipeline_are_silent_in_our_loops_and_stay_as_they_were():
+    pipe, said = ROWS["sd"].build(), io.StringIO()
+    own = {"file": said, "desc": "mine"}
+    call = {"num_inference_steps": 3, "options": {"height": 16, "width": 16}}
+    for config in (own, None):
+        if config is None:
+            del pipe._progress_bar_config
+        else:
+            pipe._progress_bar_config = config
+        fl.compare(pipe, {}, ["a red circle"], repeats=1, rivals=False, **call)
+        fl.calibrate(pipe, ["a red circle"], longest=2, **call)
+        assert not said.getvalue() and vars(pipe).get("_progress_bar_config") is config
+    pipe._progress_bar_config = own
+    pipe("a red circle", num_inference_steps=2, height=16, width=16, output_type="latent")
+    assert "mine" in said.getvalue()
+
+
+def test_importing_changes_nothing_of_the_process():
+    code = (
+        "import os, logging; before = dict(os.environ); import fastdiff_lab; from transformers.utils import logging as theirs; "
+        "fastdiff_lab.load_pipeline(); assert dict(os.environ) == before, set(os.environ) ^ set(before); "
+        "print(theirs.get_verbosity() == logging.WARNING, theirs.is_progress_bar_enabled())"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS")}
+    found = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    assert found.stdout == "True True\n" and not found.stderr
 
 
 def test_folders_that_are_no_pipelines(tmp_path):
@@ -127,6 +180,37 @@ def test_the_embedded_pipeline_is_looked_for_in_two_places(tmp_path, monkeypatch
         fl.load_pipeline()
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (
+            404,
+            FileNotFoundError,
+            "the hub has no pipeline 'someone/some-model' .404: no such model, file or revision.; accepted: the id",
+        ),
+        (
+            401,
+            PermissionError,
+            "the hub does not give 'someone/some-model' .401: it is not there, private, .*; accepted: a public model, or a",
+        ),
+        (403, PermissionError, "the hub does not give 'someone/some-model' .403"),
+        (503, OSError, "cannot load 'someone/some-model' from the hub: .*; accepted: a pipeline in diffusers' format"),
+        (None, ConnectionError, "cannot get 'someone/some-model' from the hub"),
+    ],
+)
+def test_what_the_hub_answers(monkeypatch, status, error, message):
+    def answer(*_, **__):
+        request = httpx.Request("GET", "https://huggingface.co/api/models/someone/some-model")
+        if status is None:
+            raise httpx.ConnectError("no route", request=request)
+        raise HfHubHTTPError(f"{status}", response=httpx.Response(status, request=request))
+
+    monkeypatch.setattr("diffusers.pipelines.pipeline_utils.model_info", answer)
+    with pytest.raises(error, match=message) as told:
+        fl.load_pipeline("someone/some-model")
+    assert status is None or not isinstance(told.value, ConnectionError)
+
+
 def test_a_hub_id_without_network():
     with pytest.raises(ConnectionError, match="cannot get 'someone/some-model' from the hub .*local folder"):
         fl.load_pipeline("someone/some-model")
@@ -136,6 +220,7 @@ def test_a_hub_id_without_network():
     ("options", "message"),
     [
         ({"dtype": "int8"}, "dtype='int8' asked; accepted: float32, float16"),
+        ({"dtype": torch.int8}, "dtype=torch.int8 asked; accepted: float32, float16, bfloat16, float64, or torch's own"),
         ({"scheduler": "fast"}, "scheduler='fast' asked; accepted: ddim, pndm"),
         ({"device": "abacus"}, "device='abacus' asked; on this machine: cpu"),
     ],
@@ -146,7 +231,8 @@ def test_unknown_options(options, message):
 
 
 def test_half_precision_keeps_the_law():
-    pipe = fl.load_pipeline(dtype="bfloat16")
+    pipe = fl.load_pipeline(dtype=torch.bfloat16, device=torch.device("cpu"))
+    assert pipe.unet.dtype == torch.bfloat16
 
     def draw():
         return pipe(PROMPT, num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="latent").images

@@ -296,9 +296,9 @@ def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metr
 def test_from_the_command_line(tmp_path, weights, arms):
     file = tmp_path / "paper.json"
     arms["paper"].save(file)
-    options = ["--prompts", "1", "--seeds", "1", "--steps", "10", "--reference", "0", "--repeats", "0", "--output", str(tmp_path)]
+    options = ["--count", "1", "--seeds", "1", "--steps", "10", "--reference", "0", "--repeats", "0", "--output", str(tmp_path)]
     asked = ["--metric", "lpips", "--metric", "clip_score", "--weights", str(weights)]
-    found = CliRunner().invoke(cli.app, ["compare", "--schedule", str(file), *options, *asked], catch_exceptions=False)
+    found = CliRunner().invoke(cli.app, ["compare", str(file), *options, *asked], catch_exceptions=False)
     assert found.exit_code == 0 and "clip_score" in found.output
     table = pd.read_csv(tmp_path / "table.csv").set_index("arm")
     assert table.loc["untouched", "lpips"] == 0 < table.loc["paper", "lpips"] and "fid" not in table

@@ -225,7 +225,7 @@ def test_held_out_captions_half_of_two_objects():
     assert len(set(prompts)) == 9 and prompts[:2] == held_out_prompts(9)[:2]
     known = {2: {scene.caption() for scene in held_out_scenes(40, 2)}}
     assert [prompt in known[2] for prompt in prompts] == [False] * 5 + [True] * 4
-    with pytest.raises(ValueError, match="0 prompts asked; accepted: a whole number of 1 or more"):
+    with pytest.raises(ValueError, match="count=0 asked; accepted: a whole number of 1 or more"):
         held_out_prompts(0)
 
 
@@ -259,7 +259,7 @@ def invoke(*arguments):
 
 def test_the_command_writes_what_the_suite_found(tmp_path):
     costs(1, 4, longest=3).save(tmp_path / "costs.safetensors")
-    arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--prompts", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+    arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                  "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
     result = invoke(*arguments)
     assert result.exit_code == 0 and "DeepCache 3" in result.output
@@ -274,14 +274,14 @@ def test_the_command_writes_what_the_suite_found(tmp_path):
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_the_command_compares_schedules(tmp_path):
     fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
-    result = invoke("--schedule", tmp_path / "mine.json", "--order", 1, "--prompts", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+    result = invoke(tmp_path / "mine.json", "--order", 1, "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                     "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
     assert result.exit_code == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["arm"].tolist() == ["untouched", "uniform 2", "plain 2 steps", "mine, prediction held", "mine"]
     about = (tmp_path / "out" / "about.json").read_text()
     assert json.loads(about)["asked"]["arms"]["mine"]["order"] == 1
-    refused = invoke("--schedule", tmp_path / "mine.json", "--prompts", 1, "--seeds", 1, "--steps", 5, "--output", tmp_path / "out")
+    refused = invoke(tmp_path / "mine.json", "--count", 1, "--seeds", 1, "--steps", 5, "--output", tmp_path / "out")
     assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
 
 
@@ -316,17 +316,17 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
     other.parent.mkdir()
     for path in (schedule, other):
         fl.KeySchedule(4, [0, 2]).save(path)
-    with pytest.raises(ValueError, match="nothing asked; accepted: --schedule FILE"):
+    with pytest.raises(ValueError, match="nothing asked; accepted: files of schedules"):
         compare_into(tmp_path)
     with pytest.raises(
         ValueError, match="refined schedule .* measured with what=None and order=None; accepted: schedules of 50 steps"
     ):
         compare_into(tmp_path, schedules=[schedule], suite=True)
-    with pytest.raises(ValueError, match="--schedule and --costs asked; accepted"):
+    with pytest.raises(ValueError, match="schedules and --costs asked; accepted"):
         compare_into(tmp_path, schedules=[schedule], costs=[schedule])
     with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
         compare_into(tmp_path, schedules=[schedule, other])
-    with pytest.raises(ValueError, match="0 seeds asked; accepted: a whole number of 1 or more"):
+    with pytest.raises(ValueError, match="seeds=0 asked; accepted: a whole number of 1 or more"):
         compare_into(tmp_path, suite=True, seeds=0)
     for name in ("a", "b"):
         costs(1).save(tmp_path / name)

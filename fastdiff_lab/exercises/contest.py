@@ -28,7 +28,7 @@ from ..evaluation import Arm
 from ..extrapolation import Extrapolation
 from ..files import read_json, write_text
 from ..metrics import fidelity
-from ..pipelines import embedded_costs, load_pipeline
+from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..schedule import KeySchedule
 from ..shapes.scenes import sample_scene
 from ..store import Result
@@ -161,7 +161,7 @@ def draw(pipe: Any, arms: Mapping[str, Arm], tasks: Sequence[tuple[str, int]]) -
     """What each arm gives for captions and seeds, with the contest's steps and guidance."""
     # A bar in red looks like an error to a student, so it goes where results go.
     with redirect_stderr(sys.stdout):
-        return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": 5.0})
+        return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": EMBEDDED_GUIDANCE})
 
 
 @cache

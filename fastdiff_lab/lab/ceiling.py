@@ -44,11 +44,11 @@ class TimedHalves:
             if cancelled():
                 raise Cancelled
             decoder[size] = decoder_seconds(model, arguments, size, repeats=REPEATS)
-        self.known[settings.guidance_scale > 1] = encoder_seconds(model, arguments, repeats=REPEATS), decoder
+        self.known[settings.is_guided] = encoder_seconds(model, arguments, repeats=REPEATS), decoder
 
     def ceiling(self, settings: Settings, acceleration: Acceleration) -> float | None:
         """The most that the schedule can be faster than the untouched run; None if nothing was timed. Sizes between are interpolated."""
-        timed = self.known.get(settings.guidance_scale > 1)
+        timed = self.known.get(settings.is_guided)
         if timed is None:
             return None
         encoder, decoder = timed

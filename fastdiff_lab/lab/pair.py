@@ -88,6 +88,7 @@ class PairRunner:
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Pair:
         """The accelerated run beside the untouched one. Raises Cancelled when asked to, and what the pipeline raises."""
+        settings = settings.on(self.pipe)
         with using(self.pipe, scheduler_for(self.own, settings.scheduler)):
             draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
             known, untouched = self._baseline(settings, draw)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..call_options import own_guidance
 from ..derivation import group_costs, schedule_front
 from ..evaluation import denoiser_arguments, denoiser_calls
 from ..fingerprint import differences, identity
@@ -117,10 +118,14 @@ class Predictor:
     def fitting(self, settings: Settings, acceleration: Acceleration) -> Fit:
         """The costs that were measured on this pipeline with these settings, or why there are none."""
         return self._fit(
-            settings.scheduler, settings.num_inference_steps, float(settings.guidance_scale), acceleration.what, acceleration.order
+            settings.scheduler,
+            settings.num_inference_steps,
+            own_guidance(self.pipe, settings.guidance_scale),
+            acceleration.what,
+            acceleration.order,
         )
 
-    def _fit_of(self, scheduler: str, steps: int, guidance: float, what: str, order: int) -> Fit:
+    def _fit_of(self, scheduler: str, steps: int, guidance: float | None, what: str, order: int) -> Fit:
         if not self.given:
             return Fit(None, NOTHING)
         here, calls = seen_with(self.pipe, scheduler_for(self.own, scheduler)), self._calls(scheduler, steps)
@@ -170,7 +175,7 @@ class Predictor:
         groups = self.group_errors(fit.costs, schedule) if fit.costs is not None else ()
         total = math.hypot(*groups) if groups else math.nan
         note = fit.note if fit.costs is None or math.isfinite(total) else _unmeasured(fit.costs, schedule, groups)
-        count = self.operations[settings.guidance_scale > 1]
+        count = self.operations[settings.is_guided]
         decoded = keys if acceleration.what == "prediction" else steps
         gflops = None if count is None else count.of_run(keys, decoded) / 1e9
         whole = None if count is None else count.of_run(steps, steps) / 1e9

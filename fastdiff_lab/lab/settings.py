@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+from ..call_options import own_guidance
+from ..given import plain
 from ..pipelines import SCHEDULERS, with_settings_of
 from ..schedule import KeySchedule
 from ..split import denoiser_of
@@ -30,7 +32,8 @@ class Settings:
     >>> Settings("a red ring on a blue background", num_inference_steps=20, scheduler="dpm-solver++").seed
     0
 
-    `prompt`: what the pipeline is called with. `seed`: 0 or more. `num_inference_steps`: 1 to 1,000. `guidance_scale`: 0 to 100.
+    `prompt`: what the pipeline is called with. `seed`: 0 or more. `num_inference_steps`: 1 to 1,000. `guidance_scale`: 0 to 100;
+    None for the pipeline's own.
     `scheduler`: "own" for the pipeline's, or one of `pipelines.SCHEDULERS`, made from the own one's settings.
 
     Raises ValueError, saying what was given and what is accepted.
@@ -39,7 +42,7 @@ class Settings:
     prompt: str
     seed: int = 0
     num_inference_steps: int = 50
-    guidance_scale: float = 5.0
+    guidance_scale: float | None = None
     scheduler: str = OWN
 
     def __post_init__(self) -> None:
@@ -47,14 +50,26 @@ class Settings:
             raise ValueError(f"prompt={self.prompt!r} asked; accepted: a text with words in it")
         if self.scheduler != OWN and self.scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {OWN}, {', '.join(SCHEDULERS)}")
+        for name in ("seed", "num_inference_steps"):  # numpy's numbers as Python's own
+            object.__setattr__(self, name, plain(getattr(self, name)))
         _check_whole("seed", self.seed, 0, 2**32 - 1)
         _check_whole("steps", self.num_inference_steps, 1, MOST_STEPS)
-        _check_number("guidance scale", self.guidance_scale, 0, 100)
+        if self.guidance_scale is not None:
+            _check_number("guidance scale", self.guidance_scale, 0, 100)
+
+    @property
+    def is_guided(self) -> bool:
+        """Has a call of the denoiser rows without the prompt, too? Pipelines' own scales guide."""
+        return self.guidance_scale is None or self.guidance_scale > 1
+
+    def on(self, pipe: Any) -> Settings:
+        """The same settings with the guidance scale that a run of the pipeline has."""
+        return replace(self, guidance_scale=own_guidance(pipe, self.guidance_scale))
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of `evaluation.sample`."""
-        return {"num_inference_steps": self.num_inference_steps, "guidance_scale": float(self.guidance_scale)}
+        return {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
 
 
 @dataclass(frozen=True)

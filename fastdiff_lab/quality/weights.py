@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, CLIPProcessor
 
 from ..hooks import replaced_method
-from ..pipelines import no_progress_bars
+from ..quiet import no_loading_bars
 from .networks import InceptionV3, alexnet_features
 
 MAX_BYTES = 4 * 2**30
@@ -126,7 +126,7 @@ def load_clip(folder: Path) -> tuple[Any, Any]:
             f"of the tokenizer and the processor, from {WEIGHTS['clip'].address}"
         )
     try:
-        with no_progress_bars():
+        with no_loading_bars():
             safe = any(place.glob("*.safetensors"))
             model, about = CLIPModel.from_pretrained(
                 place, local_files_only=True, use_safetensors=safe, weights_only=True, output_loading_info=True

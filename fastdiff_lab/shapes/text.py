@@ -2,13 +2,15 @@
 
 - `new_tokenizer()`: a CLIPTokenizer in which every word of a caption is one token
 - `train_text_encoder(folder, ...)`: a CLIPTextModel that has learned to read captions
-- `refuse_unknown_words(prompts)`: says which words the embedded pipeline knows
+- `CaptionTokenizer`: refuses words that the embedded pipeline does not know, and says which it knows
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -42,15 +44,28 @@ def new_tokenizer() -> CLIPTokenizer:
     )  # fmt: skip
 
 
-def refuse_unknown_words(*prompts: str | list[str] | None) -> None:
-    """Raises ValueError for a word the embedded pipeline has never seen; its tokenizer would spell it instead."""
-    for given in prompts:
-        for prompt in [given] if isinstance(given, str) else given or []:
-            unknown = [word for word in prompt.lower().split() if word not in words()]
+class CaptionTokenizer(CLIPTokenizer):
+    """The embedded pipeline's tokenizer, which refuses words that it has never seen; a plain one would spell them.
+
+    Words that are added to it (textual inversion) are known. It is saved as what it is otherwise, a CLIPTokenizer.
+    """
+
+    def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Tokens of a caption or a list of them. Raises ValueError for an unknown word."""
+        known = {*words(), *self.get_added_vocab()}
+        for prompt in [text] if isinstance(text, str) else text or []:
+            unknown = [word for word in prompt.split() if word.lower() not in known and word not in known]
             if unknown:
                 raise ValueError(
-                    f"the embedded pipeline does not know {unknown[0]!r} (in {prompt!r}); it knows: {', '.join(words())}"
+                    f"the embedded pipeline does not know {unknown[0].lower()!r} (in {prompt!r}); it knows: {', '.join(words())}"
                 )
+        return super().__call__(text, *args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As CLIPTokenizer's, which any other program can read."""
+        plain = copy.copy(self)
+        plain.__class__ = CLIPTokenizer
+        return plain.save_pretrained(*args, **kwargs)
 
 
 class CaptionReader(nn.Module):

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from ..comparison import compare_pictures
 from ..derivation import derive_schedule, group_costs
-from ..evaluation import Arm
+from ..evaluation import Arm, run_options
 from ..extrapolation import Extrapolation
 from ..files import write_whole
 from ..memory import peak_bytes
 from ..metrics import MOST_PSNR, mean_psnr, typical_psnr
-from ..pipelines import load_pipeline
+from ..pipelines import EMBEDDED_GUIDANCE, load_pipeline
 from ..refinement import final_errors
 from ..replay import Call, seen
 from ..reuse_costs import OVER, ReuseCosts
@@ -42,9 +42,8 @@ TRIED = {
 }  # fmt: skip
 
 
-def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float) -> Call:
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    return Call(tuple(prompts), tuple(range(len(prompts))), options)
+def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float | None) -> Call:
+    return Call(tuple(prompts), tuple(range(len(prompts))), run_options(num_inference_steps, guidance_scale))
 
 
 def extrapolations(
@@ -53,7 +52,7 @@ def extrapolations(
     prompts: Sequence[str],
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
 ) -> pd.DataFrame:
     """Each way of extrapolating at each schedule, on the same pictures.
 
@@ -107,7 +106,7 @@ def predicted_and_real(
     *,
     count: int = 30,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
 ) -> pd.DataFrame:
     """Real errors of random schedules beside those that the costs of their single spans predict.
 
@@ -234,7 +233,9 @@ def main(
     count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
     pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    guidance: Annotated[list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")] = None,
+    other_costs: Annotated[
+        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")
+    ] = None,
     store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/averages.sqlite"),
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
@@ -244,14 +245,17 @@ def main(
     schedules = {f"uniform {keys}": KeySchedule.uniform(50, keys) for keys in (9, 17)}
     schedules |= {f"derived {keys}": derive_schedule(files["encoder-1"], keys) for keys in (9, 17)}
     schedules = {name: KeySchedule(50, schedule.keys) for name, schedule in schedules.items()}
-    _write(extrapolations(pipe, schedules, prompts), output / "extrapolations.csv")
+    _write(extrapolations(pipe, schedules, prompts, guidance_scale=EMBEDDED_GUIDANCE), output / "extrapolations.csv")
     moved = {name: stability(costs, keys) for name, costs in files.items() for keys in (9,)}
     _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
-    others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, guidance or [])])
+    others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, other_costs or [])])
     _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
     new = _new_prompts(4 * pictures)
-    _write(averages(pipe, files["encoder-0"], new, seeds=[7], store=store), output / "averages.csv")
-    ranks = {name: predicted_and_real(pipe, costs, prompts, count=count) for name, costs in files.items() if name != "prediction-0"}
+    _write(
+        averages(pipe, files["encoder-0"], new, seeds=[7], store=store, guidance_scale=EMBEDDED_GUIDANCE), output / "averages.csv"
+    )
+    of_run = {"count": count, "guidance_scale": EMBEDDED_GUIDANCE}
+    ranks = {name: predicted_and_real(pipe, costs, prompts, **of_run) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
 
 

@@ -23,7 +23,7 @@ from ..derivation import accumulated_change, derive_schedule
 from ..evaluation import Arm, denoiser_calls, generators, run_options
 from ..files import write_whole
 from ..metrics import interval, mean_psnr, paired_difference, typical_psnr
-from ..pipelines import embedded_costs, load_pipeline
+from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..recorded import Recording
 from ..recording import record
 from ..reuse_costs import ReuseCosts
@@ -64,7 +64,7 @@ def compare_rules(
     of_predictions: ReuseCosts | None = None,
     counts: Sequence[int] = COUNTS,
     num_inference_steps: int = 50,
-    guidance_scale: float | None = 5.0,
+    guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
     **kept: Any,
 ) -> pd.DataFrame:
@@ -80,7 +80,7 @@ def compare_rules(
     Returns one row per rule (or rival, with as many denoiser calls) and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
     of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), typical (mean of the pictures' PSNR, identical ones
     count as 100 dB), worst, pictures; ahead, ahead_low, ahead_high: by how much derived keys are ahead of the rule's on the same pictures,
-    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, costs of another number of steps or as many keys as steps, MemoryError
+    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, costs of another number of steps or as many keys as steps, and
     where the encoder's features of all calibrated prompts are too large to keep, and what `compare_pictures` and `derive_schedule` raise.
     """
     given = {("encoder", costs.order): costs} | ({("prediction", costs.order): of_predictions} if of_predictions else {})
@@ -155,18 +155,18 @@ def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, 
 
 
 Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
-Captions = Annotated[int, typer.Option("--prompts", help="Held-out captions, half of them with two objects.")]
+Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them with two objects.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 Kept = Annotated[Path, typer.Option("--store", help="File that keeps each picture.")]
 RULES_STORE = Path("runs/rules.sqlite")
 
 
-def main(output: Output, prompts: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
+def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
     """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
     torch.set_num_threads(threads)
-    pipe, captions = load_pipeline(), held_out_prompts(prompts)
-    of_run: dict[str, Any] = {"seeds": range(seeds), "store": store}
+    pipe, captions = load_pipeline(), held_out_prompts(count)
+    of_run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
     tables = [
         compare_rules(pipe, embedded_costs(order=order), captions, of_predictions=embedded_costs("prediction", order), **of_run)
         for order in (0, 1)

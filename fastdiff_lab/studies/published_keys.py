@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from ..derivation import derive_schedule
 from ..evaluation import Arm, denoiser_calls
 from ..files import write_whole
-from ..pipelines import embedded_costs, load_pipeline
+from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..reuse_costs import ReuseCosts
 from ..schedule import KeySchedule, check_num_keys
 from ..suite.arms import check_costs
@@ -121,12 +121,12 @@ def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, cou
     return arms | {"as many plain steps": Arm(steps=count)}
 
 
-def main(output: Output, prompts: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
+def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
     """Compare published time-steps with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
     torch.set_num_threads(threads)
     costs, of_predictions = embedded_costs(), embedded_costs("prediction")
-    run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": 5.0}
-    table = compare_published(load_pipeline(), costs, held_out_prompts(prompts), of_predictions=of_predictions, **run)
+    run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
+    table = compare_published(load_pipeline(), costs, held_out_prompts(count), of_predictions=of_predictions, **run)
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
     typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
 

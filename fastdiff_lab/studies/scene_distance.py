@@ -18,12 +18,13 @@ import typer
 from PIL import Image
 from torch import Tensor
 
+from ..call_options import own_guidance
 from ..derivation import derive_schedule
 from ..distances import frechet_distance, kernel_distance
 from ..drawing import drawn
 from ..evaluation import Arm
 from ..files import write_whole
-from ..pipelines import embedded_costs, load_pipeline
+from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..schedule import KeySchedule
 from ..shapes.data import as_tensor, held_out_scenes
 from ..shapes.judge import load_judge
@@ -49,7 +50,7 @@ def scene_distance(
     count: int,
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     batch: int = 25,
     n_jobs: int | None = None,
     store: str | Path | None = None,
@@ -69,7 +70,7 @@ def scene_distance(
         raise ValueError(f"{count!r} pictures per arm asked; accepted: a whole number of 4 or more")
     scenes = held_out_scenes(3 * count)
     tasks = [(scene.caption(), seed) for seed, scene in enumerate(scenes[:count])]
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    options = {"num_inference_steps": num_inference_steps, "guidance_scale": own_guidance(pipe, guidance_scale)}
     results = drawn(pipe, arms, tasks, options, batch=batch, n_jobs=n_jobs, store=store)
     pictures = {name: [result.image for result in found] for name, found in results.items()}
     real, further = ([draw(scene) for scene in scenes[start : start + count]] for start in (count, 2 * count))
@@ -103,7 +104,7 @@ def main(
         "derived 9, features held": Arm(derive_schedule(embedded_costs(), 9)),
         "the paper's 9, features held": Arm(KeySchedule.paper(50)),
     }
-    table = scene_distance(load_pipeline(), arms, count, store=store)
+    table = scene_distance(load_pipeline(), arms, count, guidance_scale=EMBEDDED_GUIDANCE, store=store)
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
     typer.echo(table.to_string(index=False))
 

@@ -17,9 +17,11 @@ import pandas as pd
 import torch
 
 from .. import plot
+from ..call_options import own_guidance
 from ..comparison import compare_pictures, default_arms, with_costs
 from ..evaluation import Arm, denoiser_calls
-from ..files import writable_folder, write_text, write_whole
+from ..files import read_prompts, writable_folder, write_text, write_whole
+from ..given import prompts_of, seeds_of, whole
 from ..machine import about_run
 from ..pipelines import load_pipeline
 from ..reuse_costs import ReuseCosts
@@ -36,24 +38,26 @@ def compare_into(
     order: int = 0,
     suite: bool = False,
     costs: Sequence[Path] = (),
-    prompts: int = 32,
+    prompts: Path | None = None,
+    count: int = 32,
     seeds: int = 2,
     threads: int | None = None,
     store: Path | None = None,
     pipeline: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """What `fastdiff-lab compare` does: the suite, or a comparison of schedule files, on held-out captions.
+    """What `fastdiff-lab compare` does: the suite, or a comparison of schedule files, on given prompts or held-out captions.
 
     >>> compare_into(Path("runs/suite"), suite=True, costs=[Path("costs.safetensors")])  # doctest: +SKIP
 
-    `schedules`: files of `KeySchedule.save`, run with `order`, or in the suite as refined ones;
-    `costs`: files of `ReuseCosts.save`, for the suite. `prompts`, `seeds`: how
-    many. `threads`: CPU threads; None leaves them. `store`: None for pictures.sqlite in the folder. `pipeline`: arguments of `load_pipeline`.
-    Other options as for `run_suite`. Returns the table. Raises ValueError for neither schedules nor suite, or a count below 1.
+    `schedules`: files of `KeySchedule.save`, run with `order`, or in the suite as refined ones; `costs`: files of `ReuseCosts.save`, for
+    the suite. `prompts`: text file with a prompt per line; None for `count` held-out captions. `seeds`: how many. `threads`: CPU threads;
+    None leaves them. `store`: None for pictures.sqlite in the folder. `pipeline`: arguments of `load_pipeline`. Other options as for
+    `run_suite`. Returns the table. Raises ValueError for neither schedules nor suite, or a count below 1.
     """
     _check_asked(schedules, suite, costs)
-    captions, at = held_out_prompts(prompts), _seeds(seeds)
+    at = range(whole("seeds", seeds, 1))
+    texts = held_out_prompts(count) if prompts is None else read_prompts(prompts)
     if threads is not None:
         torch.set_num_threads(threads)
     measured = read_costs(costs)
@@ -61,28 +65,22 @@ def compare_into(
     pipe = load_pipeline(**(pipeline or {}))
     of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
     if suite:
-        return write_suite(folder, pipe, measured, captions, refined=list(loaded.values()), **of_run)
+        return write_suite(folder, pipe, measured, texts, refined=list(loaded.values()), **of_run)
     arms = {name: Arm(schedule, order=order) for name, schedule in loaded.items()}
-    return write_comparison(folder, pipe, arms, captions, **of_run)
+    return write_comparison(folder, pipe, arms, texts, **of_run)
 
 
 def _check_asked(schedules: Sequence[Path], suite: bool, costs: Sequence[Path]) -> None:
     if not (suite or schedules) or (costs and not suite):
-        asked = [name for name, given in (("--schedule", schedules), ("--suite", suite), ("--costs", costs)) if given]
+        asked = [name for name, given in (("schedules", schedules), ("--suite", suite), ("--costs", costs)) if given]
         raise ValueError(
-            f"{' and '.join(asked) or 'nothing'} asked; accepted: --schedule FILE (one or more), or --suite, "
-            "with or without --costs FILE and refined --schedule FILE"
+            f"{' and '.join(asked) or 'nothing'} asked; accepted: files of schedules (one or more), or --suite, "
+            "with or without --costs FILE and files of refined schedules"
         )
     stems = [path.stem for path in schedules]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
         raise ValueError(f"two schedule files are named {twice!r}; accepted: files of different names, which name the arms")
-
-
-def _seeds(count: int) -> range:
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{count!r} seeds asked; accepted: a whole number of 1 or more")
-    return range(count)
 
 
 def write_suite(
@@ -93,7 +91,7 @@ def write_suite(
     *,
     seeds: Sequence[int] = (0, 1),
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     reference_steps: int | None = 1000,
     repeats: int = 3,
     store: str | Path | None = None,
@@ -106,10 +104,11 @@ def write_suite(
     Arguments as for `run_suite`; returns its table. What is refused, or stopped, leaves the files of a comparison before it as they are;
     pictures that are drawn stay in the store. Raises OSError for a folder that cannot be written.
     """
-    place = writable_folder(Path(folder))
-    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    place, seeds = writable_folder(Path(folder)), seeds_of(seeds, least=0)
+    prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
+    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}
     counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
-    about = {"prompts": list(prompts), "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
+    about = {"prompts": prompts, "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
     )
@@ -130,7 +129,7 @@ def write_comparison(
     prompts: Sequence[str],
     *,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     repeats: int = 3,
     **options: Any,
 ) -> pd.DataFrame:
@@ -141,7 +140,8 @@ def write_comparison(
     Arguments as for `compare`; returns its table. Files and errors as for `write_suite`.
     """
     place = writable_folder(Path(folder))
-    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
+    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}
     arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
     described = {name: arm.about() for name, arm in arms.items()}
     pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)

@@ -16,6 +16,7 @@ import pandas as pd
 from ..comparison import compare_pictures, with_costs
 from ..deepcache import deepcache_helper
 from ..evaluation import denoiser_calls
+from ..given import prompts_of, whole
 from ..schedule import KeySchedule
 from ..shapes.data import held_out_scenes
 from .arms import COUNTS, Costs, suite_arms, suite_columns
@@ -28,7 +29,7 @@ def run_suite(
     *,
     seeds: Sequence[int] = (0, 1),
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     reference_steps: int | None = 1000,
     repeats: int = 3,
     batch: int = 16,
@@ -76,7 +77,7 @@ def suite_pictures(
 
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
-    arms = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined)
+    arms, prompts = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
     check_held_out(costs, prompts)
     deepcache_helper()  # missing, it is missed before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
@@ -121,8 +122,7 @@ def held_out_prompts(count: int) -> list[str]:
 
     `count`: 1 or more; of an odd number the larger half has one object. Raises ValueError for less.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{count!r} prompts asked; accepted: a whole number of 1 or more")
+    count = whole("count", count, 1)
     sizes = {1: count - count // 2, 2: count // 2}
     found = {size: dict.fromkeys(scene.caption() for scene in held_out_scenes(4 * wanted, size)) for size, wanted in sizes.items()}
     return [caption for size, wanted in sizes.items() for caption in list(found[size])[:wanted]]

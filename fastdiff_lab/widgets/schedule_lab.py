@@ -45,6 +45,7 @@ class ScheduleLab(LabTraits):
         preview_every: int,
     ) -> None:
         self._predictor = Predictor(pipe, costs, settings)
+        settings = self._beginning_with(pipe, settings)
         self._runner = PairRunner(pipe, preview_every=preview_every, judged=self._predictor.embedded)
         self._runs, self._recording = History(), recording
         self._running = Running(self, self._runner, self._runs)
@@ -233,6 +234,12 @@ class ScheduleLab(LabTraits):
         self.schedule_text = f"{self._schedule} — {self._schedule.source or 'no source given'}"
         self.time_steps = self._predictor.time_steps(self._settings)
 
+    def _beginning_with(self, pipe: Any, settings: Settings) -> Settings:
+        """The settings with a guidance scale: as asked, as the first costs were measured with, or the pipeline's own."""
+        measured = self._predictor.given[0].measured_on.get("guidance_scale") if self._predictor.given else None
+        asked = settings.guidance_scale if settings.guidance_scale is not None else measured
+        return replace(settings, guidance_scale=asked).on(pipe)
+
     def _measured_elsewhere(self) -> str:
         """A sentence for a schedule that was derived from other measurements."""
         measured_on = self._schedule.measured_on
@@ -240,7 +247,7 @@ class ScheduleLab(LabTraits):
             return ""
         here = seen_with(self._runner.pipe, scheduler_for(self._runner.own, self._settings.scheduler))
         use = {name: self._options[name] for name in ("what", "order")}
-        found = differences(measured_on, here, guidance_scale=float(self._settings.guidance_scale), **use)
+        found = differences(measured_on, here, guidance_scale=self._settings.guidance_scale, **use)
         return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
 
 
@@ -251,7 +258,7 @@ def schedule_lab(
     recording: Recording | None = None,
     prompt: str = PROMPT,
     num_inference_steps: int = 50,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     preview_every: int = 5,
 ) -> ScheduleLab:
     """Tune the key steps of a text-to-image pipeline with the mouse, and see at once what they cost and give.
@@ -262,7 +269,8 @@ def schedule_lab(
 
     `pipe`: a diffusers pipeline; while a run lasts nothing else may call it, afterwards it is as before. `costs`: from `calibrate`, one
     or several, for predictions; None for those that come with the embedded pipeline. `recording`: from `record`, to see the measured
-    change above the strip. `prompt`, `num_inference_steps`, `guidance_scale`: to begin with. `preview_every`: an intermediate picture is
+    change above the strip. `prompt`, `num_inference_steps`, `guidance_scale`: to begin with; without a scale, the one that the costs were
+    measured with, or else the pipeline's own. `preview_every`: an intermediate picture is
     decoded after every so many steps; 0 for none (a large autoencoder takes its time).
 
     Raises ValueError for settings out of range; TypeError for a pipeline without a denoiser.

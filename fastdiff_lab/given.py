@@ -1,0 +1,110 @@
+"""What users hand over, made into plain Python values once, where it comes in: numpy's, pandas' and torch's values, generators.
+
+- `listed(name, given, of)`: a list of anything that has an order
+- `whole(name, given, least)`, `is_whole(given)`, `number(name, given)`: a whole number, a finite one
+- `plain(value)`: Python's own value where there is one
+- `prompts_of(given)`, `seeds_of(given, ...)`: prompts and seeds
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # what torch's generators take
+
+
+def listed(name: str, given: Any, of: str) -> list[Any]:
+    """A list of what a list, tuple, range, array, column of a table, tensor or generator holds, in plain Python.
+
+    >>> listed("seeds", range(2), "whole numbers")
+    [0, 1]
+
+    `of`: what it should hold, for the message. Raises TypeError for a single value, and for what has no order (a set, a dict, a whole table).
+    """
+    if isinstance(given, str | bytes):
+        raise TypeError(f"{name}={given!r} given; accepted: a list of {of}, such as [{given!r}]")
+    held = given.tolist() if hasattr(given, "tolist") else given  # numpy, pandas and torch
+    if hasattr(given, "columns") or isinstance(given, Mapping | Set) or not isinstance(held, Iterable):
+        raise TypeError(
+            f"{name} of type {type(given).__name__} given; accepted: a list of {of} (or a tuple, array, column of a table, generator)"
+        )
+    return [plain(value) for value in held]
+
+
+def plain(value: Any) -> Any:
+    """A text or whole number of numpy, or a whole number of torch, as Python's own; anything else as it is.
+
+    >>> plain(5)
+    5
+    """
+    if isinstance(value, str):
+        return str(value)
+    return value.__index__() if is_whole(value) else value
+
+
+def is_whole(given: Any) -> bool:
+    """Is it a whole number, of Python, numpy or torch? Truth values and 5.0 are none.
+
+    >>> is_whole(5), is_whole(True), is_whole(5.0)
+    (True, False, False)
+    """
+    if isinstance(given, bool) or type(given).__name__ in ("bool", "bool_") or not hasattr(given, "__index__"):
+        return False
+    try:
+        return isinstance(given.__index__(), int) and not str(getattr(given, "dtype", "")).endswith("bool")
+    except (TypeError, ValueError):  # an array of several numbers, or of fractions
+        return False
+
+
+def whole(name: str, given: Any, least: int) -> int:
+    """The whole number as Python's own. Raises ValueError for anything else, and for less than `least`.
+
+    >>> whole("batch", 4, 1)
+    4
+    """
+    if not is_whole(given) or given < least:
+        raise ValueError(f"{name}={given!r} asked; accepted: a whole number of {least} or more")
+    return given.__index__()
+
+
+def number(name: str, given: Any) -> float:
+    """The finite number as Python's own: of numpy's float32 the one that it is written as. Raises ValueError for anything else.
+
+    >>> number("guidance_scale", 5)
+    5.0
+    """
+    is_number = hasattr(given, "__float__") and not isinstance(given, bool | str) and getattr(given, "shape", ()) == ()
+    value = given.item() if is_number and hasattr(given, "item") else given
+    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # float32's 7.1, not 7.0999999
+    if not is_number or isinstance(value, bool | complex) or not math.isfinite(float(short)):
+        raise ValueError(f"{name}={given!r} asked; accepted: a finite number")
+    return float(short)
+
+
+def prompts_of(given: Any) -> list[Any]:
+    """The prompts as a list, one or more. Raises TypeError for a single text, ValueError for none.
+
+    >>> prompts_of(caption for caption in ("a red ring", "a white star"))
+    ['a red ring', 'a white star']
+    """
+    prompts = listed("prompts", given, "texts")
+    if not prompts:
+        raise ValueError("0 prompts given; accepted: a list of one or more")
+    return prompts
+
+
+def seeds_of(given: Any, least: int = LEAST_SEED) -> list[int]:
+    """The seeds as a list of whole numbers, one or more. Raises TypeError for a single one, ValueError for what is no seed.
+
+    >>> seeds_of((3, 1))
+    [3, 1]
+    """
+    seeds = listed("seeds", given, "whole numbers")
+    wrong = next((seed for seed in seeds if not is_whole(seed) or not least <= seed <= MOST_SEED), None)
+    if wrong is not None or None in seeds:
+        raise ValueError(f"seed={wrong!r} asked; accepted: a whole number from {least} to {MOST_SEED}")
+    if not seeds:
+        raise ValueError("0 seeds given; accepted: a list of one or more")
+    return seeds

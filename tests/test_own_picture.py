@@ -1,0 +1,118 @@
+"""The pipeline draws its own picture; latents and time are seen on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from models import state
+from systems import ROWS, options_of
+from transformers import BatchFeature
+
+import fastdiff_lab as fl
+from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab.evaluation import decode, generators, sample
+from fastdiff_lab.lab.pair import PairRunner
+from fastdiff_lab.lab.settings import Acceleration, Settings
+from fastdiff_lab.own_picture import WatchedRun
+
+TEXTS = ["a red circle", "a white ring"]
+SIZE = {"height": 16, "width": 16}
+
+
+class Suspicious(torch.nn.Module):
+    """A safety checker that finds something in every picture."""
+
+    def forward(self, images, clip_input):
+        return np.zeros_like(images), [True] * len(images)
+
+
+class Features:
+    def __call__(self, images, return_tensors):
+        return BatchFeature({"pixel_values": torch.zeros(len(images), 3, 4, 4)})
+
+
+def checked():
+    pipe = ROWS["sd"].build()
+    pipe.safety_checker, pipe.feature_extractor = Suspicious(), Features()
+    return pipe
+
+
+def scaled():
+    """Latents with a mean and a deviation of each channel."""
+    pipe = ROWS["sdxl"].build()
+    pipe.vae.register_to_config(latents_mean=[0.5, -0.5, 0.2, 0.1], latents_std=[2.0, 1.5, 1.0, 0.5])
+    return pipe
+
+
+def further(name):
+    return {key: value for key, value in options_of(name).items() if key != "output_type"}
+
+
+PIPELINES = {
+    "text to image": (ROWS["sd"].build, SIZE), "with a safety checker": (checked, SIZE), "latents with a mean": (scaled, SIZE),
+    "image to image": (ROWS["sd-img2img"].build, further("sd-img2img")), "inpainting": (ROWS["sd-inpaint"].build, further("sd-inpaint")),
+    "ends early": (ROWS["sdxl-ends-early"].build, further("sdxl-ends-early")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_pictures_and_latents_are_the_pipelines_own(name):
+    build, options = PIPELINES[name]
+    pipe = build()
+    call = {
+        "num_inference_steps": 4,
+        "guidance_scale": 5.0,
+        **{key: value for key, value in options.items() if key != "num_inference_steps"},
+    }
+    images, latents = (pipe(TEXTS, generator=generators([0, 1]), output_type=kind, **call)[0] for kind in ("pil", "latent"))
+    before = state(pipe)
+    given = {key: value for key, value in options.items() if key != "num_inference_steps"}
+    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=4, guidance_scale=5.0, options=given)
+    assert torch.equal(drawn.latents, latents) and state(pipe) == before
+    for ours, own in zip(drawn.images, images, strict=True):
+        assert np.array_equal(np.asarray(ours), np.asarray(own))
+
+
+def test_what_the_safety_checker_takes_away_stays_away(tmp_path):
+    pipe, runs = checked(), {"num_inference_steps": 4, "options": SIZE, "rivals": False}
+    assert not any(
+        np.asarray(image).any() for image in sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=4, options=SIZE).images
+    )
+    table = fl.compare_pictures(pipe, {"two": KeySchedule(4, [0, 2])}, TEXTS[:1], **runs)
+    assert (table["mse"] == 0).all() and (table["latent_mse"] > 0).any()  # both pictures are black
+    pair = PairRunner(pipe, preview_every=0).run(Settings(TEXTS[0], num_inference_steps=4), Acceleration(KeySchedule(4, [0, 2])))
+    assert not any(np.asarray(picture).any() for picture in pair.pictures.values())
+
+
+def test_previews_are_decoded_as_the_pipeline_decodes():
+    pipe = scaled()
+    call = {"num_inference_steps": 2, "guidance_scale": 5.0, **SIZE}
+    picture, latents = (pipe(TEXTS[:1], generator=generators([0]), output_type=kind, **call)[0] for kind in ("pil", "latent"))
+    assert np.array_equal(np.asarray(decode(pipe, latents)[0]), np.asarray(picture[0]))
+
+
+@pytest.mark.parametrize(("name", "decodes"), [("sd", True), ("dit", True), ("if-1", False)])
+def test_the_device_is_waited_for_once_before_the_latents_are_decoded(name, decodes, monkeypatch):
+    pipe, events = ROWS[name].build(), []
+
+    def told(owner, method, event):
+        inner = getattr(owner, method)
+        monkeypatch.setattr(owner, method, lambda *args, **kwargs: (events.append(event), inner(*args, **kwargs))[1])
+
+    told(pipe.scheduler, "step", "step")
+    if decodes:
+        told(pipe.vae, "decode", "decode")
+    monkeypatch.setattr("fastdiff_lab.evaluation.synchronize", lambda device: events.append("wait"))
+    prompts = [3] if name == "dit" else TEXTS[:1]
+    sample(pipe, Arm(), prompts, [0], num_inference_steps=3, options=SIZE if name == "sd" else further(name))
+    assert events == ["step"] * 3 + ["wait"] + ["decode"] * decodes
+
+
+def test_a_preview_in_mid_run_is_not_the_end():
+    waits = []
+    run = WatchedRun(lambda: waits.append(1))
+    run.seen(torch.zeros(1))
+    early = run.stop()
+    run.seen(torch.ones(1))
+    assert run.stop() >= early and run.stop() == run.known_at and len(waits) == 2 and run.latents.item() == 1
