@@ -79,7 +79,7 @@ class Split:
     `encoder`: run at key steps only, in the order of the host's calls: `conv_in`, `down_blocks.*`, `mid_block`.
     `decoder`: run at every step: `up_blocks.*` (which get the encoder's features) and the output layers.
     `entries`: the names of those of `decoder` that get the encoder's features.
-    `passing`: the names of those of `encoder` whose output goes to the next one only, so that nothing of it need be held.
+    `passing`: the names of those of `encoder` that give the shape they get, to the next one only: nothing of it need be held.
     """
 
     encoder: dict[str, nn.Module]
@@ -166,7 +166,7 @@ def _split_unet(model: Any) -> Split:
     entries = _children("up_blocks", model.up_blocks)
     outputs = {name: getattr(model, name, None) for name in ("conv_norm_out", "conv_act", "conv_out")}
     decoder = entries | {name: layer for name, layer in outputs.items() if layer is not None}
-    return Split(encoder, decoder, tuple(entries), frozenset() if inner is None else frozenset({"conv_in"}))
+    return Split(encoder, decoder, tuple(entries))
 
 
 def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
@@ -180,7 +180,7 @@ def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
     encoder = {"pos_embed": model.pos_embed} | {name: blocks[name] for name in names[:count]}
     outputs = next(outputs for kind, outputs in _TRANSFORMERS.items() if isinstance(model, kind))
     decoder = {name: blocks[name] for name in names[count:]} | {name: getattr(model, name) for name in outputs}
-    passing = frozenset(encoder) - {names[count - 1]}
+    passing = frozenset(names[: count - 1])
     return Split(encoder, decoder, (names[count],), passing)
 
 
