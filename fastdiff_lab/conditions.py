@@ -135,5 +135,5 @@ class Conditions:
         return (
             None
             if scales == self.scales
-            else "an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+            else "an adapter, an attention processor, GLIGEN's switch or a scale of LoRA, IP-Adapter or FreeU is another"
         )

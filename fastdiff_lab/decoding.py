@@ -291,7 +291,8 @@ class Decoding:
         names = [self.sample_name, *(name for name in CONDITIONS if name in arguments)]
         repeated = {name: repeat_rows(arguments[name], now.rows, now.times, name, now.frames) for name in names}
         # One by one: an index made of a list would be copied to the device, and the host would wait for it.
-        time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device).repeat_interleave(now.rows)
+        time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device, _number_of(arguments["timestep"]))
+        time_steps = time_steps.repeat_interleave(now.rows)
         return arguments | repeated | {"timestep": time_steps}
 
     def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
@@ -323,6 +324,11 @@ def log_snr(scheduler: Any, timestep: Any) -> float:
         )
     alpha = float(alphas[int(timestep)])
     return math.log(alpha / (1 - alpha))
+
+
+def _number_of(timestep: Any) -> torch.dtype | None:
+    """The kind of number that a call's time-step is: DreamLite rounds its to the latents', which may be bfloat16."""
+    return timestep.dtype if isinstance(timestep, Tensor) else None
 
 
 def _per_step(sample: Tensor, rows: int, times: int) -> Sequence[Tensor]:

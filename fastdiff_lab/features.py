@@ -48,7 +48,8 @@ class Pass:
 class HeldFeatures:
     """Outputs of the held children at the last key step, in the run's dtype, each kept until its last use.
 
-    `held`: names of the children in the order of the host's calls. `passing`: those that give the shape they get, to the next held child only.
+    `held`: names of the children in the order of the host's calls. `passing`: those whose output has the shape of their input, and goes to
+    the next held child only.
     `extrapolation`: how what enters the decoder follows from what entered it at the last key steps.
     """
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from models import SCHEDULERS, denoiser_calls, pipeline
+from models import SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline
 from safetensors.torch import save_file
 from test_propagation import distance, run, state
 
@@ -35,8 +35,8 @@ class Embeddings:
 
         class Prompted(kind):
             def __call__(self, prompts, generator=None, **options):
-                text = torch.stack([torch.full((6, 8), 0.1 * float(prompt), dtype=torch.float64) for prompt in prompts])
-                latents = torch.stack([torch.randn((4, 8, 8), generator=g, dtype=torch.float64) for g in generator])
+                text = torch.stack([torch.full((TOKENS, WIDTH), 0.1 * float(prompt), dtype=torch.float64) for prompt in prompts])
+                latents = torch.stack([torch.randn((4, *SIDES), generator=g, dtype=torch.float64) for g in generator])
                 return super().__call__(
                     prompt_embeds=text, negative_prompt_embeds=torch.zeros_like(text), latents=latents, generator=generator,
                     output_type="latent", **options,

@@ -10,7 +10,9 @@ import pytest
 
 import fastdiff_lab
 
-MODULES = sorted(found.name for found in pkgutil.walk_packages(fastdiff_lab.__path__, "fastdiff_lab.") if found.name[-8:] != "__main__")
+MODULES = sorted(
+    found.name for found in pkgutil.walk_packages(fastdiff_lab.__path__, "fastdiff_lab.") if found.name[-8:] != "__main__"
+)
 
 
 @pytest.mark.parametrize("name", ["fastdiff_lab", *MODULES])
@@ -21,6 +23,11 @@ def test_the_examples_of_a_module(name):
 
 def test_examples_are_found():
     """A finder that finds nothing would let the test above pass."""
-    examples = [example for name in MODULES for found in doctest.DocTestFinder().find(importlib.import_module(name)) for example in found.examples]
+    examples = [
+        example
+        for name in MODULES
+        for found in doctest.DocTestFinder().find(importlib.import_module(name))
+        for example in found.examples
+    ]
     run = [example for example in examples if not example.options.get(doctest.SKIP)]
     assert len(run) > 50 and any("Plan(num_steps=50" in example.source for example in run)
