@@ -146,7 +146,7 @@ def _parts_of(pipe: Any) -> str:
     components = getattr(pipe, "components", {})
     others = [f"{name!r}, a {type(part).__name__}" for name, part in sorted(components.items()) if _is_unet(part)]
     if others:
-        return f"its UNets have other names: {'; '.join(others)}. Pipelines with several denoisers give each a scheduler of its own"
+        return f"its UNets have other names: {'; '.join(others)}; which of several a schedule is for would be open"
     return f"its components: {', '.join(sorted(components)) or 'none'}"
 
 

@@ -62,8 +62,8 @@ def _first(output: Any) -> Tensor:
 
 
 def _of_feature(model: nn.Module, feature: Tensor, found: dict[str, set[int]]) -> None:
-    if isinstance(model, UNet1DModel):
-        found["width of the features"].add(feature.shape[1])
+    if isinstance(model, UNet1DModel):  # its last up block gives the prediction's channels
+        found["width of the features"] |= {feature.shape[1]} - {model.config.out_channels}
         found["width"].add(feature.shape[2])
     elif feature.dim() == 3:
         found["tokens of the picture"].add(feature.shape[1])

@@ -276,9 +276,9 @@ def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
             pipe.unet.conv_in.register_forward_hook(lambda *_: steps.append(1))
             loop(pipe, 3, conditions())
     assert not steps
-    with fl.record(pipe, keep=[LAYER], max_bytes=49152) as recording:
+    with fl.record(pipe, keep=[LAYER], max_bytes=181440) as recording:
         loop(pipe, 3, conditions())
-    assert recording[LAYER].nbytes == 49152
+    assert recording[LAYER].nbytes == 181440
 
 
 def test_the_bytes_of_kept_features_are_told_before_the_run():
@@ -342,7 +342,7 @@ def test_maps_of_a_transformer():
     pipe = denoiser_pipe("dit")
     with fl.record(pipe, keep=["transformer_blocks.0"]) as recording:
         loop(pipe, 3, conditions("dit"))
-    assert fl.pca_maps(recording, "transformer_blocks.0").shape == (3, 4, 4, 3)
+    assert fl.pca_maps(recording, "transformer_blocks.0").shape == (3, 5, 5, 3)
 
 
 def test_encoder_against_decoder_in_numbers(recorded):
@@ -354,5 +354,5 @@ def test_encoder_against_decoder_in_numbers(recorded):
 
 def test_pca_maps_share_one_basis(recorded):
     maps = fl.pca_maps(recorded, LAYER, steps=[0, 5, 5])
-    assert maps.shape == (3, 8, 8, 3) and maps.min() >= 0 and maps.max() <= 1
+    assert maps.shape == (3, *SIDES, 3) and maps.min() >= 0 and maps.max() <= 1
     assert np.allclose(maps[1], maps[2], atol=1e-5) and not np.allclose(maps[0], maps[1])

@@ -36,7 +36,10 @@ def _vocoder() -> SpeechT5HifiGan:
         model_in_dim=40, sampling_rate=16000, upsample_initial_channel=16, upsample_rates=[2, 2], upsample_kernel_sizes=[4, 4],
         resblock_kernel_sizes=[3, 7], resblock_dilation_sizes=[[1, 3, 5], [1, 3, 5]], normalize_before=False,
     )  # fmt: skip
-    return built(lambda: SpeechT5HifiGan(config), 8)
+    vocoder = built(lambda: SpeechT5HifiGan(config), 8)
+    for parameter in vocoder.parameters():
+        parameter.data *= 12 if parameter.dim() > 1 else 1  # initial weights give silence
+    return vocoder
 
 
 def audioldm() -> Any:
