@@ -168,12 +168,15 @@ BOX = [[0.1, 0.1, 0.6, 0.7]]
 GLIGEN = {"gligen_phrases": ["a blue star"], "gligen_boxes": BOX, "gligen_scheduled_sampling_beta": 0.5}
 EXAMPLE = drawn(1, 3, 16, 16, seed=13)
 PICTURE = 2 * picture() - 1
+COMBINED = "the combined pipeline calls this one, and is accelerated with it (tests/test_shared_parts.py has the kind)"
 DEPRECATED = "in diffusers 0.42.1 under `pipelines/deprecated`"
 SYSTEMS = (
-    System("kandinsky-2.2", "Kandinsky 2.2", kandinsky_2_2, EMBEDDED, OTHER_EMBEDDING, by_hand=False),
+    System(
+        "kandinsky-2.2", "Kandinsky 2.2", kandinsky_2_2, EMBEDDED, OTHER_EMBEDDING, by_hand=False, note=COMBINED,
+    ),
     System(
         "kandinsky-2.1", "Kandinsky 2.1", kandinsky_2_1, EMBEDDED | {"prompt": "a red circle", "output_type": "pt"},
-        OTHER_TEXT | {"picture's embedding": given(image_embeds=_embedding(43))}, by_hand=False,
+        OTHER_TEXT | {"picture's embedding": given(image_embeds=_embedding(43))}, by_hand=False, note=COMBINED,
     ),
     System(
         "kolors", "Kolors: its UNet, in SDXL's pipeline", kolors, SIZE | KOLORS,
