@@ -45,7 +45,7 @@ class Plan:
     """Which spans are measured.
 
     >>> Plan(num_steps=50, longest=25, order=0).decoder_calls
-    900
+    945
 
     `num_steps`: of the run, 3 or more. `longest`: the longest span, in steps from a key to the next. `order`: 0 or 1.
     """

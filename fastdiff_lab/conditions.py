@@ -158,5 +158,5 @@ class Conditions:
         return (
             None
             if scales == self.scales
-            else "a weight, an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+            else "a weight, an adapter, an attention processor, GLIGEN's switch or a scale of LoRA, IP-Adapter or FreeU is another"
         )

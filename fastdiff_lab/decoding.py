@@ -346,7 +346,8 @@ class Decoding:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
         repeated = repeated_arguments(arguments, self.sample_name, now.rows, now.times, now.frames)
         # One by one: an index made of a list would be copied to the device, and the host would wait for it.
-        time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device).repeat_interleave(now.rows)
+        time_steps = torch.stack([run.planned[step] for step in steps]).to(sample.device, _number_of(arguments["timestep"]))
+        time_steps = time_steps.repeat_interleave(now.rows)
         return arguments | repeated | {"timestep": time_steps}
 
     def call_controlnet(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
@@ -355,3 +356,8 @@ class Decoding:
         residuals, evaluated = self.residuals.call(inner, args, kwargs)
         self.counts.controlnet_calls += evaluated
         return residuals
+
+
+def _number_of(timestep: Any) -> torch.dtype | None:
+    """The kind of number that a call's time-step is: DreamLite rounds its to the latents', which may be bfloat16."""
+    return timestep.dtype if isinstance(timestep, Tensor) else None

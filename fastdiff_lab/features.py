@@ -49,7 +49,8 @@ class Pass:
 class HeldFeatures:
     """Outputs of the held children at the last key step, in the run's dtype, each kept until its last use.
 
-    `held`: names of the children in the order of the host's calls. `passing`: those whose output only the next held child gets.
+    `held`: names of the children in the order of the host's calls. `passing`: those whose output has the shape of their input, and goes to
+    the next held child only.
     `extrapolation`: how what enters the decoder follows from what entered it at the last key steps.
     """
 
@@ -121,8 +122,7 @@ class HeldFeatures:
 
     def reused(self, name: str, now: Pass, args: tuple, kwargs: dict) -> Any:
         if name in self.passing:  # the next held child looks at nothing that it is given now
-            sample = args[0] if args else kwargs["hidden_states"]
-            return (sample,) if kwargs.get("return_dict") is False else sample
+            return args[0] if args else kwargs["hidden_states"]
         return self.kept.pop(name) if now.is_last_use else self.own(name, self.kept[name])
 
     def own(self, name: str, output: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AudioLDM2UNet2DConditionModel,
     ControlNetModel,
     ControlNetUnionModel,
     DiTTransformer2DModel,
@@ -25,6 +26,7 @@ from diffusers import (
     MultiControlNetModel,
     PixArtTransformer2DModel,
     SparseControlNetModel,
+    UNet1DModel,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -38,7 +40,16 @@ from torch import Tensor, nn
 from .given import is_whole
 from .hooks import is_compiled
 
-_UNETS = (UNet2DConditionModel, UNet2DModel, UNet3DConditionModel, UNetMotionModel, UNetSpatioTemporalConditionModel, I2VGenXLUNet)
+_UNETS = (
+    UNet2DConditionModel,
+    UNet2DModel,
+    UNet3DConditionModel,
+    UNetMotionModel,
+    UNetSpatioTemporalConditionModel,
+    I2VGenXLUNet,
+    AudioLDM2UNet2DConditionModel,
+    UNet1DModel,
+)
 # Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
 _TRANSFORMERS: dict[type, tuple[str, ...]] = {
     DiTTransformer2DModel: ("norm_out",),
@@ -46,7 +57,16 @@ _TRANSFORMERS: dict[type, tuple[str, ...]] = {
 }
 _CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel, SparseControlNetModel)
 ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
+# Denoisers that users expect here, by name, and why they are none that can be split.
+_NOT_SPLIT = {
+    "Kandinsky3UNet": "its forward joins skips and hidden states outside of its up blocks, so no up block is given the encoder's features",
+    "UNetControlNetXSModel": "a second encoder runs inside its blocks, and its forward adds the two outside of them",
+    "UNetFlatConditionModel": "it works beside a second UNet, whose attention blocks Versatile Diffusion puts its own into",
+    "StableCascadeUNet": "its blocks are lists, whose layers its forward calls one by one",
+    "UVit2DModel": "it predicts tokens in a few steps, not noise along a diffusion",
+}
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
+_PAGE = "docs/systems.md lists the pipelines that work, and why others cannot"
 # The axis of the sample that counts frames: inside these models each frame is a row.
 _FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1, I2VGenXLUNet: 2}
 # The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
@@ -54,6 +74,7 @@ _DIT_ENCODER_SHARE = 18 / 28
 # Arguments of which each row belongs to a row of the sample: repeated for every step that is decoded in one batch.
 CONDITIONS = (
     "encoder_hidden_states",
+    "encoder_hidden_states_1",
     "class_labels",
     "timestep_cond",
     "attention_mask",
@@ -61,6 +82,7 @@ CONDITIONS = (
     "added_cond_kwargs",
     "added_time_ids",
     "encoder_attention_mask",
+    "encoder_attention_mask_1",
     "fps",
     "image_latents",
     "image_embeddings",
@@ -82,7 +104,7 @@ class Split:
     `encoder`: run at key steps only, in the order of the host's calls: `conv_in`, `down_blocks.*`, `mid_block`.
     `decoder`: run at every step: `up_blocks.*` (which get the encoder's features) and the output layers.
     `entries`: the names of those of `decoder` that get the encoder's features.
-    `passing`: the names of those of `encoder` whose output goes to the next one only, so that nothing of it need be held.
+    `passing`: the names of those of `encoder` whose output has the shape of their input, and goes to the next one only: it need not be held.
     """
 
     encoder: dict[str, nn.Module]
@@ -121,18 +143,32 @@ def denoiser_of(pipe: Any) -> nn.Module:
         model = getattr(pipe, name, None)
         if isinstance(model, nn.Module):
             return model
-    parts = ", ".join(sorted(getattr(pipe, "components", {}))) or "none"
     raise TypeError(
-        f"{type(pipe).__name__} has no UNet and no transformer (its components: {parts}); accepted: diffusers pipelines with one of "
-        f"{ACCEPTED}. {_other_caches(None)}"
+        f"{type(pipe).__name__} has no 'unet' and no 'transformer' ({_parts_of(pipe)}); accepted: diffusers pipelines with one of {ACCEPTED} "
+        f"under one of these names. {_PAGE}"
     )
 
 
-def _other_caches(model: nn.Module | None) -> str:
-    """Where those go on who have another denoiser."""
+def _parts_of(pipe: Any) -> str:
+    """What a pipeline has instead: denoisers under other names, or else its components."""
+    components = getattr(pipe, "components", {})
+    others = [f"{name!r}, a {type(part).__name__}" for name, part in sorted(components.items()) if _is_unet(part)]
+    if others:
+        return f"its UNets have other names: {'; '.join(others)}; which of several a schedule is for would be open"
+    return f"its components: {', '.join(sorted(components)) or 'none'}"
+
+
+def _is_unet(part: Any) -> bool:
+    return isinstance(part, nn.Module) and (isinstance(part, _UNETS) or type(part).__name__ in _NOT_SPLIT)
+
+
+def _cannot(model: nn.Module) -> str:
+    """Why a denoiser cannot be split, as far as it is known, and where those go on who have it."""
     if isinstance(model, CacheMixin):
-        return f"For this one diffusers has caches of its own ({_CACHES}): pipe.transformer.enable_cache(FirstBlockCacheConfig())"
-    return f"diffusers' own caches ({_CACHES}) are for transformers that have enable_cache, such as Flux's"
+        caches = f"caches of its own ({_CACHES}): pipe.transformer.enable_cache(FirstBlockCacheConfig())"
+        return f"accepted: {ACCEPTED}. For this one diffusers has {caches}"
+    why = _NOT_SPLIT.get(type(model).__name__)
+    return f"{f'{why}; ' if why else ''}accepted: {ACCEPTED}. {_PAGE}"
 
 
 def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split:
@@ -160,21 +196,19 @@ def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split
         )
     if isinstance(model, _UNETS):
         return _split_unet(model)
-    raise TypeError(f"cannot split a {type(model).__name__}; accepted: {ACCEPTED}. {_other_caches(model)}")
+    raise TypeError(f"cannot split a {type(model).__name__}; {_cannot(model)}")
 
 
 def _split_unet(model: Any) -> Split:
-    first = {"conv_in": model.conv_in}
-    inner = getattr(model, "transformer_in", None)
-    if inner is not None:
-        first["transformer_in"] = inner
+    inputs = {name: getattr(model, name, None) for name in ("conv_in", "transformer_in")}
+    first = {name: layer for name, layer in inputs.items() if layer is not None}
     encoder = first | _children("down_blocks", model.down_blocks)
     if model.mid_block is not None:
         encoder["mid_block"] = model.mid_block
     entries = _children("up_blocks", model.up_blocks)
-    outputs = {name: getattr(model, name, None) for name in ("conv_norm_out", "conv_act", "conv_out")}
+    outputs = {name: getattr(model, name, None) for name in ("conv_norm_out", "conv_act", "conv_out", "out_block")}
     decoder = entries | {name: layer for name, layer in outputs.items() if layer is not None}
-    return Split(encoder, decoder, tuple(entries), frozenset() if inner is None else frozenset({"conv_in"}))
+    return Split(encoder, decoder, tuple(entries))
 
 
 def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
@@ -188,7 +222,7 @@ def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
     encoder = {"pos_embed": model.pos_embed} | {name: blocks[name] for name in names[:count]}
     outputs = next(outputs for kind, outputs in _TRANSFORMERS.items() if isinstance(model, kind))
     decoder = {name: blocks[name] for name in names[count:]} | {name: getattr(model, name) for name in outputs}
-    passing = frozenset(encoder) - {names[count - 1]}
+    passing = frozenset(names[: count - 1])
     return Split(encoder, decoder, (names[count],), passing)
 
 

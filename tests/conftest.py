@@ -18,9 +18,9 @@ settings.load_profile("fastdiff_lab")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    """Training sets the number of threads of its whole process."""
-    torch.set_num_threads(1)
+def _as_many_threads():
+    """One, unless OMP_NUM_THREADS says another number: training sets the number of threads of its whole process."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(autouse=True)

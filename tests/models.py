@@ -27,23 +27,27 @@ from fastdiff_lab.pipelines import SCHEDULERS
 from fastdiff_lab.split import denoiser_of
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-WIDTH = 8  # of the text embeddings
+# No two sizes are equal by chance (tests/test_sizes.py): code that takes one for the other would pass every test.
+TOKENS, WIDTH, POOLED = 13, 8, 17  # of the text embeddings
+SIDES = (10, 14)  # of a sample
+FRAMES, OF_FRAMES = 5, (14, 22)  # of a video
+OF_VIDEO = 9  # width of the text embeddings of a video
 PLAIN = {
-    "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4,
-    "cross_attention_dim": WIDTH, "attention_head_dim": 2,
+    "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 27, 33, 36), "norm_num_groups": 3,
+    "cross_attention_dim": WIDTH, "attention_head_dim": 3,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }  # fmt: skip
 SDXL = {
-    "sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4, "cross_attention_dim": WIDTH, "attention_head_dim": 2,
+    "sample_size": 16, "block_out_channels": (12, 18), "norm_num_groups": 3, "cross_attention_dim": WIDTH, "attention_head_dim": 3,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 5,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 16, "projection_class_embeddings_input_dim": 6 * 16 + POOLED,
     "transformer_layers_per_block": (1, 2), "use_linear_projection": True,
 }  # fmt: skip
 CONDITIONAL: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
     "sdxl": SDXL,
-    "class-conditional": PLAIN | {"num_class_embeds": 3, "class_embeddings_concat": False},
+    "class-conditional": PLAIN | {"num_class_embeds": 11, "class_embeddings_concat": False},
     "no-mid": PLAIN | {"mid_block_type": None},
     "scale-shift": PLAIN | {"resnet_time_scale_shift": "scale_shift"},
 }
@@ -58,19 +62,21 @@ def redraw_zeros(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4}
-VIDEO = SMALL | {"layers_per_block": 1, "sample_size": 8, "cross_attention_dim": WIDTH}
-FRAMES = 3
+SMALL = {"block_out_channels": (12, 18), "norm_num_groups": 3}
+VIDEO = {
+    "block_out_channels": (18, 36), "norm_num_groups": 3, "layers_per_block": 1, "sample_size": 16, "cross_attention_dim": OF_VIDEO,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Family:
-    """A denoiser class at a tiny size: its config, and the shape of a sample, by `rows` and side lengths."""
+    """A denoiser class at a tiny size: its config, and the shape of a sample, by `rows` and side lengths (`sides` by default)."""
 
     kind: type
     config: dict[str, Any]
     channels: int = 4
     frames_axis: int | None = None
+    sides: tuple[int, int] = SIDES
 
     def shape(self, rows: int, size: Sequence[int]) -> tuple[int, ...]:
         shape = [rows, self.channels, *size]
@@ -83,37 +89,37 @@ class Family:
 FAMILIES: dict[str, Family] = {
     **{name: Family(UNet2DConditionModel, config) for name, config in CONDITIONAL.items()},
     "unet2d": Family(UNet2DModel, SMALL | {
-        "sample_size": 8, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 4,
+        "sample_size": 16, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 6,
     }),
     "unet2d-class": Family(UNet2DModel, SMALL | {
-        "sample_size": 8, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D",) * 2,
-        "up_block_types": ("UpBlock2D",) * 2, "attention_head_dim": 4, "num_class_embeds": 3,
+        "sample_size": 16, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2, "attention_head_dim": 6, "num_class_embeds": 11,
     }),
     # The topology of score-based models: the picture itself runs beside the features, and the output is divided by the time-step.
     "unet2d-skip": Family(UNet2DModel, {
-        "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (32, 32), "norm_num_groups": 4,
+        "sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (32, 64), "norm_num_groups": 4,
         "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"), "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-        "time_embedding_type": "fourier", "attention_head_dim": 4,
+        "time_embedding_type": "fourier", "attention_head_dim": 16,
     }, channels=3),
     "unet3d": Family(UNet3DConditionModel, VIDEO | {
         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"), "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
-        "attention_head_dim": 4,
-    }, frames_axis=2),
+        "attention_head_dim": 3,
+    }, frames_axis=2, sides=OF_FRAMES),
     "spatio-temporal": Family(UNetSpatioTemporalConditionModel, {
-        "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
+        "sample_size": 16, "in_channels": 6, "out_channels": 6, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (4, 4),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH,
-    }, frames_axis=1),
+        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": OF_VIDEO,
+    }, channels=6, frames_axis=1, sides=OF_FRAMES),
     "motion": Family(UNetMotionModel, VIDEO | {
         "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"), "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
-        "num_attention_heads": 2, "motion_num_attention_heads": 2, "use_motion_mid_block": True, "motion_max_seq_length": 8,
-    }, frames_axis=2),
+        "num_attention_heads": 3, "motion_num_attention_heads": 3, "use_motion_mid_block": True, "motion_max_seq_length": 8,
+    }, frames_axis=2, sides=OF_FRAMES),
     "dit": Family(DiTTransformer2DModel, {
-        "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 4, "num_layers": 4, "num_attention_heads": 2,
-        "attention_head_dim": 4, "num_embeds_ada_norm": 1000,
-    }),
+        "sample_size": 15, "patch_size": 3, "in_channels": 4, "out_channels": 4, "num_layers": 4, "num_attention_heads": 7,
+        "attention_head_dim": 8, "num_embeds_ada_norm": 1000,
+    }, sides=(15, 15)),
 }  # fmt: skip
 
 
@@ -141,17 +147,17 @@ def conditions(name: str = "plain", rows: int = 2, dtype: torch.dtype = torch.fl
 
     given: dict[str, Any] = {}
     if name in CONDITIONAL or name == "unet3d":
-        given["encoder_hidden_states"] = draw(rows, 6, WIDTH)
+        given["encoder_hidden_states"] = draw(rows, TOKENS, WIDTH if name in CONDITIONAL else OF_VIDEO)
     if name == "motion":  # AnimateDiff passes the text once for each frame
-        given["encoder_hidden_states"] = draw(rows, 6, WIDTH).repeat_interleave(FRAMES, dim=0)
+        given["encoder_hidden_states"] = draw(rows, TOKENS, OF_VIDEO).repeat_interleave(FRAMES, dim=0)
     if name == "spatio-temporal":
-        given |= {"encoder_hidden_states": draw(rows, 1, WIDTH), "added_time_ids": draw(rows, 3)}
+        given |= {"encoder_hidden_states": draw(rows, 1, OF_VIDEO), "added_time_ids": draw(rows, 3)}
     if name == "dit":
         given["class_labels"] = torch.arange(rows) + 7
     if name == "sdxl":
-        given["added_cond_kwargs"] = {"text_embeds": draw(rows, 5), "time_ids": draw(rows, 6)}
+        given["added_cond_kwargs"] = {"text_embeds": draw(rows, POOLED), "time_ids": draw(rows, 6)}
     if name in ("class-conditional", "unet2d-class"):
-        given["class_labels"] = torch.arange(rows) % 3
+        given["class_labels"] = torch.arange(rows) % 11
     return given
 
 
@@ -167,13 +173,13 @@ def loop(
     arguments: dict[str, Any] | Callable[[int], dict[str, Any]],
     *,
     rows: int = 2,
-    size: Sequence[int] = (8, 8),
+    size: Sequence[int] | None = None,
     predict: Callable | None = None,
 ) -> Tensor:
     """A sampling loop by hand; `predict(step, sample, timestep, arguments)` stands for the denoiser where it is given."""
     model = denoiser_of(pipe)
     dtype = next(model.parameters()).dtype
-    shape = pipe.family.shape(rows, size)
+    shape = pipe.family.shape(rows, size or pipe.family.sides)
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
     pipe.scheduler.set_timesteps(steps)
     sample = sample * pipe.scheduler.init_noise_sigma
@@ -217,10 +223,11 @@ def controlnet_pipeline(dtype: torch.dtype = torch.float64) -> StableDiffusionCo
 
 
 def run(pipe: Any, steps: int = 10, guidance: float = 5.0, pictures: int = 2, **options: Any) -> Tensor:
-    """The final latents of a real pipeline on fixed embeddings, latents and seed."""
+    """The final latents of a real pipeline on fixed embeddings, latents and seed; latents of half a control picture's sides."""
     dtype = pipe.unet.dtype
-    text = torch.randn((pictures, 6, WIDTH), generator=torch.Generator().manual_seed(1)).to(dtype)
-    latents = torch.randn((pictures, 4, 8, 8), generator=torch.Generator().manual_seed(2)).to(dtype)
+    text = torch.randn((pictures, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1)).to(dtype)
+    sides = [side // 2 for side in options["image"].shape[-2:]] if "image" in options else SIDES
+    latents = torch.randn((pictures, 4, *sides), generator=torch.Generator().manual_seed(2)).to(dtype)
     options = {"latents": latents, "prompt_embeds": text, "negative_prompt_embeds": torch.zeros_like(text)} | options
     generator = torch.Generator().manual_seed(3)
     return pipe(

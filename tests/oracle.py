@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AudioLDM2UNet2DConditionModel,
     DiTTransformer2DModel,
     I2VGenXLUNet,
+    PixArtTransformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
     UNet3DConditionModel,
@@ -28,6 +30,7 @@ def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:
     return {
         UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
         UNetSpatioTemporalConditionModel: SpatioTemporalOracle, I2VGenXLUNet: PictureToVideoOracle, DiTTransformer2DModel: TransformerOracle,
+        PixArtTransformer2DModel: PixArtOracle, AudioLDM2UNet2DConditionModel: SoundOracle,
     }.get(type(model), Oracle)(model, keys, **options)  # fmt: skip
 
 
@@ -82,6 +85,39 @@ class Oracle:
             options = {"encoder_hidden_states": text} if getattr(block, "has_cross_attention", False) else {}
             sample = block(sample, mine, embedding, upsample_size=size, **options)
         return self.model.conv_out(self.model.conv_act(self.model.conv_norm_out(sample)))
+
+
+class SoundOracle:
+    """AudioLDM2UNet2DConditionModel: two texts, the second with a mask, in turn for each attention."""
+
+    def __init__(self, model: AudioLDM2UNet2DConditionModel, keys: Sequence[int]) -> None:
+        self.model, self.keys = model, keys
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        model = self.model
+        temb = model.time_embedding(model.time_proj(timestep.expand(len(sample))).to(sample.dtype))
+        texts = {name: given[name] for name in ("encoder_hidden_states", "encoder_hidden_states_1")}
+        mask = (1 - given["encoder_attention_mask_1"].to(sample.dtype)) * -10000.0
+        options = texts | {"encoder_attention_mask_1": mask[:, None]}
+        if step in self.keys:
+            self.encode(sample, temb, options)
+        return self.decode(temb, options)
+
+    def encode(self, sample: Tensor, temb: Tensor, options: dict[str, Any]) -> None:
+        sample = self.model.conv_in(sample)
+        self.skips = [sample]
+        for block in self.model.down_blocks:
+            sample, more = block(sample, temb, **(options if getattr(block, "has_cross_attention", False) else {}))
+            self.skips += more
+        self.bottleneck = self.model.mid_block(sample, temb, **options)
+
+    def decode(self, temb: Tensor, options: dict[str, Any]) -> Tensor:
+        model, skips, sample = self.model, list(self.skips), self.bottleneck
+        for block in model.up_blocks:
+            count = len(block.resnets)
+            mine, skips = tuple(skips[-count:]), skips[:-count]
+            sample = block(sample, mine, temb, **(options if getattr(block, "has_cross_attention", False) else {}))
+        return model.conv_out(model.conv_act(model.conv_norm_out(sample)))
 
 
 class PlainOracle:
@@ -238,6 +274,36 @@ class TransformerOracle:
         side, patch = int(hidden.shape[1] ** 0.5), model.config.patch_size
         hidden = hidden.reshape(len(sample), side, side, patch, patch, -1)
         return torch.einsum("nhwpqc->nchpwq", hidden).reshape(len(sample), -1, side * patch, side * patch)
+
+
+class PixArtOracle:
+    """PixArtTransformer2DModel: a text beside the picture, and one modulation for all blocks (the first 3 of 4 are the encoder here)."""
+
+    def __init__(self, model: PixArtTransformer2DModel, keys: Sequence[int], encoder_blocks: int = 3) -> None:
+        self.model, self.keys, self.encoder_blocks = model, keys, encoder_blocks
+
+    def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
+        model, rows = self.model, len(sample)
+        modulation, embedded = model.adaln_single(timestep.expand(rows), {}, batch_size=rows, hidden_dtype=sample.dtype)
+        mask = (1 - given["encoder_attention_mask"].to(sample.dtype)) * -10000.0
+        text = model.caption_projection(given["encoder_hidden_states"])
+        options = {"encoder_hidden_states": text, "encoder_attention_mask": mask[:, None], "timestep": modulation}
+        if step in self.keys:
+            self.feature = model.pos_embed(sample)
+            for block in model.transformer_blocks[: self.encoder_blocks]:
+                self.feature = block(self.feature, **options)
+        hidden = self.feature
+        for block in model.transformer_blocks[self.encoder_blocks :]:
+            hidden = block(hidden, **options)
+        shift, scale = (model.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
+        return self.picture(model.proj_out(model.norm_out(hidden) * (1 + scale) + shift), sample)
+
+    def picture(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """The tokens' patches, put together."""
+        patch = self.model.config.patch_size
+        height, width = (side // patch for side in sample.shape[-2:])
+        patches = tokens.reshape(len(sample), height, width, patch, patch, -1)
+        return torch.einsum("nhwpqc->nchpwq", patches).reshape(len(sample), -1, height * patch, width * patch)
 
 
 class AlongALine:

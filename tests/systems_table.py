@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from systems import SYSTEMS, System
-from systems.refused import REFUSED
+from systems.refused import LATER, REFUSED
 
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.full_size import FULL_SIZE, PUBLISHED
@@ -186,7 +186,8 @@ def lines() -> Iterator[str]:
     yield FULL.rstrip("\n")
     yield from (full_size_row(name) for name in dict.fromkeys(system.size for system in SYSTEMS if system.size))
     yield APART.rstrip("\n")
-    yield from (f"| {refused.title} | {refused.why} | diffusers' own caches |" for refused in REFUSED)
+    yield from (f"| {refused.title} | {refused.why} | {refused.names} |" for refused in REFUSED)
+    yield from (f"| {title} | {why} | the number of calls |" for title, why in LATER)
 
 
 def page() -> str:

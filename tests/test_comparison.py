@@ -233,7 +233,7 @@ def test_the_brief_table_calls_identical_pictures_identical(table):
         ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None"),
         ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),
         ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
-        ({"pipe": object()}, TypeError, "has no UNet and no transformer"),
+        ({"pipe": object()}, TypeError, "has no 'unet' and no 'transformer'"),
     ],
 )
 def test_bad_options_of_compare(options, error, message):

@@ -150,7 +150,7 @@ def test_the_denoiser_may_be_called_by_keyword():
     text = conditions()["encoder_hidden_states"]
     by_place = sampled(lambda model, sample, timestep: model(sample, timestep, text, return_dict=False)[0])
     by_name = sampled(lambda model, sample, timestep: model(timestep=timestep, encoder_hidden_states=text, sample=sample).sample)
-    assert torch.equal(by_place, by_name)
+    assert float((by_place - by_name).abs().max()) < 1e-10  # two models, whose weights lie at other places
 
 
 # ---- DeepCache: memory, ControlNet

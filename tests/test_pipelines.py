@@ -60,7 +60,9 @@ def test_diffusers_loads_it_unmodified_and_draws_the_same(embedded):
     plain.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
     ours, theirs = (p(PROMPT, generator=torch.Generator().manual_seed(0), **options).images for p in (embedded, plain))
-    assert torch.equal(ours, theirs)
+    assert torch.allclose(ours, theirs, atol=1e-4)  # where weights lie in memory decides the last bit
+    weights = plain.unet.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in embedded.unet.state_dict().items())
 
 
 def test_the_text_matters(embedded):

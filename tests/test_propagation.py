@@ -6,9 +6,14 @@ import contextlib
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from models import (
+    CONDITIONAL,
     FAMILIES,
+    NOISE,
     SCHEDULERS,
+    SIDES,
+    TOKENS,
     WIDTH,
     conditions,
     controlnet_pipeline,
@@ -28,10 +33,14 @@ from fastdiff_lab.split import denoiser_of
 
 CLOSE = 1e-10
 KEYS = KeySchedule(10, [0, 1, 4, 8])
-SIZES = {"even": (8, 8), "odd": (9, 12)}
+SIZES = {"own": None, "even": (16, 24), "odd": (9, 13)}
 # Classes that pass the sizes of their skips on; the others take multiples of their patch or downsampling only.
 ANY_SIZE = [name for name in FAMILIES if not name.startswith("unet2d") and name != "dit"]
-SHAPES = [(name, "even") for name in FAMILIES] + [(name, "odd") for name in ANY_SIZE]
+SHAPES = [
+    *((name, "own") for name in FAMILIES),
+    *((name, "even") for name in CONDITIONAL),
+    *((name, "odd") for name in ANY_SIZE),
+]
 
 
 def distance(a, b) -> float:
@@ -190,7 +199,7 @@ def test_a_held_prediction_is_the_scheduler_on_the_key_time_steps():
         held = loop(pipe, 10, conditions())
     times = pipe.scheduler.timesteps
     alphas = pipe.scheduler.alphas_cumprod.double()
-    sample = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    sample = torch.randn((2, 4, *SIDES), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for key, following in zip(KEYS.keys, [*KEYS.keys[1:], 10], strict=True):
         noise = pipe.unet(sample, times[key], **conditions()).sample
         now, then = alphas[times[key]], alphas[times[following]] if following < 10 else pipe.scheduler.final_alpha_cumprod.double()
@@ -212,7 +221,7 @@ def test_nobody_writes_into_the_prediction_of_another_step():
     pipe = denoiser_pipe()
     with fl.encoder_propagation(pipe, KeySchedule(3, [0]), what="prediction"):
         pipe.scheduler.set_timesteps(3)
-        sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+        sample = torch.zeros(2, 4, *SIDES, dtype=torch.float64)
         first = pipe.unet(sample, pipe.scheduler.timesteps[0], **conditions()).sample
         expected = first.clone()
         first.zero_()
@@ -298,6 +307,23 @@ def test_something_installed_above_in_the_block_is_left_there_and_said():
 # ---- law 6: what users put on a UNet
 
 
+def test_time_steps_that_a_call_rounds_are_decoded_ahead_as_rounded():
+    """DreamLite gives them in the latents' kind of number: 777 is 776 in bfloat16."""
+    pipe = denoiser_pipe()
+    pipe.scheduler = DDIMScheduler(**NOISE, clip_sample=False)
+
+    def rounded(step, sample, timestep, given):
+        return pipe.unet(sample, timestep.expand(2).to(torch.bfloat16), **given).sample
+
+    results = []
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, KeySchedule(9, [0, 1, 5]), parallel_decoding=parallel) as counts:
+            results.append(loop(pipe, 9, conditions(), predict=rounded))
+    assert counts.forward_calls == 3 and distance(*results) < CLOSE
+    with fl.encoder_propagation(pipe, KeySchedule(9, [0, 1, 5])):
+        assert distance(loop(pipe, 9, conditions()), results[0]) > 1e-4  # exact time-steps give something else
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_freeu(parallel):
     pipe = denoiser_pipe()
@@ -311,7 +337,7 @@ def test_freeu(parallel):
 
 def adapter_arguments():
     generator = torch.Generator().manual_seed(9)
-    shapes = [(8, 8, 8), (16, 4, 4), (16, 2, 2), (16, 1, 1)]
+    shapes = [(18, 10, 14), (27, 5, 7), (33, 3, 4), (36, 2, 2)]
     residuals = [torch.randn((2, *shape), generator=generator, dtype=torch.float64) for shape in shapes]
     # The host takes the list apart, so every call gets its own, as from the pipelines.
     return lambda step: conditions() | {"down_intrablock_additional_residuals": [residual.clone() for residual in residuals]}
@@ -389,7 +415,7 @@ def test_residuals_of_a_controlnet_as_arguments(parallel):
     found = []
     hooks = [b.register_forward_hook(lambda m, a, o: found.extend(s.shape for s in o[1])) for b in pipe.unet.down_blocks]
     pipe.scheduler.set_timesteps(1)
-    pipe.unet(torch.zeros(2, 4, 8, 8, dtype=torch.float64), 1, **conditions())
+    pipe.unet(torch.zeros(2, 4, *SIDES, dtype=torch.float64), 1, **conditions())
     handle.remove()
     for hook in hooks:
         hook.remove()
@@ -398,7 +424,7 @@ def test_residuals_of_a_controlnet_as_arguments(parallel):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     residuals = {
-        "down_block_additional_residuals": [draw((2, 8, 8, 8)), *map(draw, found)],
+        "down_block_additional_residuals": [draw((2, 18, *SIDES)), *map(draw, found)],
         "mid_block_additional_residual": draw(shapes[0]),
     }
     given = conditions() | residuals
@@ -408,7 +434,7 @@ def test_residuals_of_a_controlnet_as_arguments(parallel):
         assert distance(loop(pipe, 10, given), by_hand) < CLOSE
 
 
-IMAGE = torch.rand((2, 3, 16, 16), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+IMAGE = torch.rand((2, 3, 20, 28), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("guess", [False, True])
@@ -521,7 +547,7 @@ def test_a_text_overwritten_in_place_by_a_callback(mode):
 def test_text_made_in_inference_mode_and_used_outside():
     pipe = pipeline()
     with torch.inference_mode():
-        text = torch.zeros(2, 6, WIDTH, dtype=torch.float64)
+        text = torch.zeros(2, TOKENS, WIDTH, dtype=torch.float64)
     options = {"prompt_embeds": text, "guidance": 1.0}
     with fl.encoder_propagation(pipe, KEYS) as counts:
         run(pipe, **options)
@@ -541,7 +567,8 @@ def test_an_adapter_scale_changed_in_mid_run():
         return conditions()
 
     with pytest.raises(
-        ValueError, match="step 6 .*a weight, an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+        ValueError,
+        match="step 6 .*a weight, an adapter, an attention processor, GLIGEN's switch or a scale of LoRA, IP-Adapter or FreeU is another",
     ):
         with fl.encoder_propagation(pipe, KEYS):
             loop(pipe, 10, scaling)
@@ -556,7 +583,8 @@ def test_freeu_switched_on_in_mid_run():
         return values
 
     with pytest.raises(
-        ValueError, match="step 6 .*a weight, an adapter, an attention processor or a scale of LoRA, IP-Adapter or FreeU is another"
+        ValueError,
+        match="step 6 .*a weight, an adapter, an attention processor, GLIGEN's switch or a scale of LoRA, IP-Adapter or FreeU is another",
     ):
         with fl.encoder_propagation(pipe, KEYS):
             run(pipe, callback_on_step_end=switching)
@@ -565,7 +593,7 @@ def test_freeu_switched_on_in_mid_run():
 def test_a_call_at_another_time_step():
     pipe = denoiser_pipe()
     pipe.scheduler.set_timesteps(10)
-    sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+    sample = torch.zeros(2, 4, *SIDES, dtype=torch.float64)
     times = pipe.scheduler.timesteps
     with pytest.raises(ValueError, match=r"step 1 of .* comes at time-step 301, not at the scheduler's next one \(801\)"):
         with fl.encoder_propagation(pipe, KeySchedule(10, [0])):
@@ -581,7 +609,7 @@ def test_runs_of_the_scheduler_are_recognised():
     with fl.encoder_propagation(pipe, KEYS) as counts:
         first = loop(pipe, 10, conditions())
         pipe.scheduler.set_timesteps(10)
-        pipe.unet(torch.zeros(2, 4, 8, 8, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions())
+        pipe.unet(torch.zeros(2, 4, *SIDES, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions())
         assert torch.equal(loop(pipe, 10, conditions()), first)
     assert counts.runs == 3 and counts.steps == 21
 
@@ -663,7 +691,10 @@ def test_no_schedule():
 
 
 def test_a_pipeline_without_a_denoiser():
-    with pytest.raises(TypeError, match="has no UNet and no transformer"), fl.encoder_propagation(object(), KEYS):
+    with (
+        pytest.raises(TypeError, match="object has no 'unet' and no 'transformer' .its components: none"),
+        fl.encoder_propagation(object(), KEYS),
+    ):
         pass
 
 
@@ -776,7 +807,7 @@ def test_an_argument_of_a_class_of_ones_own():
 
 def test_a_scheduler_without_time_steps():
     pipe = denoiser_pipe(schedule_name="pndm")
-    sample = torch.zeros(2, 4, 8, 8, dtype=torch.float64)
+    sample = torch.zeros(2, 4, *SIDES, dtype=torch.float64)
     with pytest.raises(ValueError, match="PNDMScheduler has no time-steps yet. Call the pipeline, or set_timesteps, first"):
         with fl.encoder_propagation(pipe, KEYS):
             pipe.unet(sample, torch.tensor(3), **conditions())

@@ -157,16 +157,21 @@ def test_a_few_metrics_need_only_their_weights(tmp_path, weights, pipe, monkeypa
     assert "lpips" not in fl.compare_pictures(pipe, {}, PROMPTS[:1], num_inference_steps=2)
 
 
+def assert_same_weights(one, other):
+    """What was loaded is compared, not what is computed with it: where weights lie in memory decides the last bit of that."""
+    found, expected = one.state_dict(), other.state_dict()
+    assert found.keys() == expected.keys() and expected
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_weights_as_safetensors_and_as_pytorch_files_are_the_same(tmp_path, weights):
     tensors = read_tensors(weights / f"{INCEPTION}.safetensors")
     older = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
     torch.save(older | {"fc.weight": torch.zeros(1008, 2048)}, tmp_path / "pt_inception-2015-12-05-6726825d.pth")
-    pixels = (noise(0, 1, 3, 64, 64) * 255).byte()
-    assert torch.equal(load_inception(tmp_path)(pixels), load_inception(weights)(pixels))
+    assert_same_weights(load_inception(tmp_path), load_inception(weights))
     layers = read_tensors(weights / f"{ALEXNET}.pth")
     safetensors.torch.save_file(layers, tmp_path / f"{ALEXNET}.safetensors")
-    a, b = noise(0, 1, 3, 64, 64), noise(1, 1, 3, 64, 64)
-    assert torch.equal(load_lpips(tmp_path)(a, b), load_lpips(weights)(a, b))
+    assert_same_weights(load_lpips(tmp_path), load_lpips(weights))
 
 
 class Running:
@@ -231,8 +236,7 @@ def test_pickled_clip_weights_are_read_without_running_code(tmp_path, weights):
     for file in (weights / "clip").glob("*.json"):
         (place / file.name).write_bytes(file.read_bytes())
     torch.save(safetensors.torch.load_file(weights / "clip" / "model.safetensors"), place / "pytorch_model.bin")
-    pixels = noise(0, 1, 3, 32, 32)
-    assert torch.equal(load_clip(tmp_path)[0].get_image_features(pixels), load_clip(weights)[0].get_image_features(pixels))
+    assert_same_weights(load_clip(tmp_path)[0].model, load_clip(weights)[0].model)
 
 
 def test_real_pictures(tmp_path):

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, FRAMES, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
+from models import FAMILIES, FRAMES, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
 
 import fastdiff_lab as fl
 from fastdiff_lab.analysis import KINDS
@@ -256,27 +256,29 @@ def test_pipelines_that_do_not_tell_whether_they_guide():
     """DeepFloyd-IF and LDM give the same sample to both halves, the negative prompt first."""
     pipe = denoiser_pipe()
     pipe.scheduler.set_timesteps(1)
-    both = torch.randn(2, 4, 8, 8, dtype=torch.float64).repeat(2, 1, 1, 1)
+    both = torch.randn(2, 4, *SIDES, dtype=torch.float64).repeat(2, 1, 1, 1)
     with fl.record(pipe) as recording:
         pipe.unet(both, pipe.scheduler.timesteps[0], **conditions(rows=4))
     assert recording.num_samples == 2
     with fl.record(pipe) as recording:
         pipe.scheduler.set_timesteps(1)
-        pipe.unet(torch.randn(4, 4, 8, 8, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions(rows=4))
+        pipe.unet(torch.randn(4, 4, *SIDES, dtype=torch.float64), pipe.scheduler.timesteps[0], **conditions(rows=4))
     assert recording.num_samples == 4
 
 
 def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
     pipe = denoiser_pipe()
     steps = []
-    with pytest.raises(ValueError, match=r"features of 1 layers needs 49152 bytes, max_bytes is 49151; the largest is up_blocks.2"):
-        with fl.record(pipe, keep=[LAYER], max_bytes=49151):
+    with pytest.raises(
+        ValueError, match=r"features of 1 layers needs 181440 bytes, max_bytes is 181439; the largest is up_blocks.2"
+    ):
+        with fl.record(pipe, keep=[LAYER], max_bytes=181439):
             pipe.unet.conv_in.register_forward_hook(lambda *_: steps.append(1))
             loop(pipe, 3, conditions())
     assert not steps
-    with fl.record(pipe, keep=[LAYER], max_bytes=49152) as recording:
+    with fl.record(pipe, keep=[LAYER], max_bytes=181440) as recording:
         loop(pipe, 3, conditions())
-    assert recording[LAYER].nbytes == 49152
+    assert recording[LAYER].nbytes == 181440
 
 
 def test_the_bytes_of_kept_features_are_told_before_the_run():
@@ -284,8 +286,8 @@ def test_the_bytes_of_kept_features_are_told_before_the_run():
     untouched, evaluated = run(pipe), []
     handle = pipe.unet.conv_in.register_forward_hook(lambda *_: evaluated.append(1))
     keep = lambda name: name in ("mid_block", LAYER)
-    text = torch.randn((2, 6, WIDTH), generator=torch.Generator().manual_seed(1))
-    call = {"prompt_embeds": text, "negative_prompt_embeds": -text, "latents": torch.zeros(2, 4, 8, 8), "output_type": "latent"}
+    text = torch.randn((2, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
+    call = {"prompt_embeds": text, "negative_prompt_embeds": -text, "latents": torch.zeros(2, 4, *SIDES), "output_type": "latent"}
     call |= {"num_inference_steps": 7, "guidance_scale": 5.0}
     told = {half: fl.bytes_to_keep(pipe, keep, half=half, **call) for half in ("conditional", "all")}
     assert not evaluated
@@ -340,7 +342,7 @@ def test_maps_of_a_transformer():
     pipe = denoiser_pipe("dit")
     with fl.record(pipe, keep=["transformer_blocks.0"]) as recording:
         loop(pipe, 3, conditions("dit"))
-    assert fl.pca_maps(recording, "transformer_blocks.0").shape == (3, 4, 4, 3)
+    assert fl.pca_maps(recording, "transformer_blocks.0").shape == (3, 5, 5, 3)
 
 
 def test_encoder_against_decoder_in_numbers(recorded):
@@ -352,5 +354,5 @@ def test_encoder_against_decoder_in_numbers(recorded):
 
 def test_pca_maps_share_one_basis(recorded):
     maps = fl.pca_maps(recorded, LAYER, steps=[0, 5, 5])
-    assert maps.shape == (3, 8, 8, 3) and maps.min() >= 0 and maps.max() <= 1
+    assert maps.shape == (3, *SIDES, 3) and maps.min() >= 0 and maps.max() <= 1
     assert np.allclose(maps[1], maps[2], atol=1e-5) and not np.allclose(maps[0], maps[1])

@@ -209,10 +209,11 @@ def test_a_copy_made_while_noise_is_injected_is_plain():
     with fl.prior_noise_injection(pipe, weight=0.5):
         noisy = drawn(pipe)
         copied, kept = copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe.scheduler))
-        assert torch.equal(drawn(copied), plain) and not torch.equal(noisy, plain)
-    assert torch.equal(drawn(copied, num_inference_steps=10), longer)
+        # Copied weights lie elsewhere in memory, which decides the last bit.
+        assert torch.allclose(drawn(copied), plain, atol=1e-10) and not torch.allclose(noisy, plain, atol=1e-3)
+    assert torch.allclose(drawn(copied, num_inference_steps=10), longer, atol=1e-10)
     copied.scheduler = kept
-    assert torch.equal(drawn(copied, num_inference_steps=10), longer)
+    assert torch.allclose(drawn(copied, num_inference_steps=10), longer, atol=1e-10)
 
 
 def test_saving_a_pipeline_changes_nothing_of_what_it_is(tmp_path):

@@ -16,7 +16,7 @@ from diffusers import (
 from models import state
 from systems import SYSTEMS
 from systems.base import of, output
-from systems.parts import UNET, drawn, unet
+from systems.parts import UNET, picture, unet
 from systems.refused import REFUSED
 
 import fastdiff_lab as fl
@@ -51,6 +51,31 @@ def test_what_cannot_work_says_where_to_go_on(title):
     pipe = refused.build()
     with pytest.raises(TypeError, match=refused.words), fl.encoder_propagation(pipe, KeySchedule.paper(50)):
         pass
+
+
+def test_every_denoiser_with_another_name_is_named():
+    """A pipeline is told what its UNets are called, not that it has none; and is not sent to caches for transformers."""
+    pipe = next(refused for refused in REFUSED if refused.title == "UnCLIP").build()
+    with pytest.raises(TypeError) as refusal, fl.record(pipe):
+        pass
+    assert "'decoder'" in str(refusal.value) and "'super_res_last'" in str(refusal.value)
+    assert "enable_cache" not in str(refusal.value)
+
+
+def test_gligens_switch_is_named_where_it_goes_off_between_keys():
+    system = ROWS["gligen"]
+    pipe = system.build()
+    untouched, before = of(system, pipe), state(pipe)
+    schedule = KeySchedule(6, [0, 2])
+    with pytest.raises(ValueError, match="step 3 .*decoded ahead at key step 2: .*GLIGEN's switch.*Make step 3 a key step"):
+        with fl.encoder_propagation(pipe, schedule):
+            of(system, pipe)
+    with fl.encoder_propagation(pipe, schedule, parallel_decoding=False) as counts:
+        serial = of(system, pipe)
+    assert counts.encoder_calls == 3  # the switch makes step 3 a key
+    with fl.encoder_propagation(pipe, KeySchedule(6, [0, 2, 3])):
+        assert distance(of(system, pipe), serial) < CLOSE
+    assert state(pipe) == before and torch.equal(of(system, pipe), untouched)
 
 
 # ---- Text2Video-Zero
@@ -262,9 +287,12 @@ def test_ways_of_running_in_both_orders(way, order, tmp_path):
             WAYS[way](pipe, tmp_path / "pipe")
         assert distance(of(system, pipe), expected) < CLOSE
     assert (counts.encoder_calls, counts.forward_calls, counts.steps) == (2, 2, 6)
-    assert torch.equal(of(system, pipe), untouched)
+    # Two pipelines' weights, and those loaded from the disk at each call, lie at other places, which decides the last bit.
+    again = of(system, pipe)
+    assert distance(again, untouched) < CLOSE
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
-        assert torch.equal(of(system, pipe), untouched)
+        every = of(system, pipe)
+    assert distance(every, again) < CLOSE if way == "sequential offload" else torch.equal(every, again)
 
 
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)])
@@ -358,7 +386,7 @@ def _pix2pix():
         pipe,
         call
         | {
-            "image": drawn(2, 3, 16, 16),
+            "image": picture(count=2),
             "prompt": ["a red circle", "a blue star"],
             "num_images_per_prompt": 1,
             "negative_prompt": None,

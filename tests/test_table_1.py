@@ -135,7 +135,7 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     monkeypatch.delattr(drawing, "_run")  # all comes from the store
     assert run(*options, "--repeats", 0, "--metric", "lpips", "--metric", "clip_score", "--metric", "kid").exit_code == 0
     again = pd.read_csv(tmp_path / "out" / "pictures.csv")
-    pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"))
+    pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"), rtol=1e-4, atol=1e-4)  # by networks that were loaded again
 
 
 @pytest.mark.parametrize(

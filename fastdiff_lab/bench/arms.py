@@ -22,7 +22,8 @@ TOKEN_MERGING_TAKES = (StableDiffusionPipeline, StableDiffusionControlNetPipelin
 def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = False) -> dict[str, Arm]:
     """The untouched run, the paper's keys and as many uniform ones in every way, and the rivals.
 
-    >>> list(bench_arms(load_pipeline(), 50, rows=2))[:3]
+    >>> import fastdiff_lab as fl
+    >>> list(bench_arms(fl.load_pipeline(), 50, rows=2))[:3]
     ['untouched', 'paper, parallel', 'paper, serial']
 
     `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps;

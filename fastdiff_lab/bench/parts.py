@@ -204,7 +204,8 @@ def _graphs() -> int:
 def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:
     """How many steps each forward of an arm decodes, empty if one each; None if its calls are none of the two halves. `rows`: of one step.
 
-    >>> decoded_at_once(Arm(KeySchedule(10, [0, 4]), max_rows=8), rows=2)
+    >>> import fastdiff_lab as fl
+    >>> decoded_at_once(Arm(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)
     [4, 4, 2]
     """
     if arm.deepcache or arm.token_merging:

@@ -18,6 +18,7 @@ class Worker:
     >>> worker = Worker()
     >>> worker.start(lambda cancelled: None)
     >>> worker.wait()
+    True
     """
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ OPTIMISED = np.array(AysSchedules["StableDiffusionSigmas"][:-1])
 def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
     """The standard deviation of the noise over the signal's scale at every step of a run, and last the lowest of training.
 
-    >>> noise_levels(fl.load_pipeline().scheduler, 50)[[0, 49, 50]].round(2)
+    >>> noise_levels(load_pipeline().scheduler, 50)[[0, 49, 50]].round(2)
     array([13.12,  0.04,  0.03])
 
     `scheduler`: one with `alphas_cumprod`, such as DDIM; it stays as it is.
@@ -52,7 +52,7 @@ def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
 def published_keys(levels: np.ndarray, num_keys: int) -> dict[str, KeySchedule]:
     """Keys at the noise levels that published samplers step through.
 
-    >>> levels = noise_levels(fl.load_pipeline().scheduler, 50)
+    >>> levels = noise_levels(load_pipeline().scheduler, 50)
     >>> str(published_keys(levels, 10)["Align Your Steps"])
     '0,7,12,17,22,26,32,37,43,48 of 50'
 
@@ -93,8 +93,8 @@ def compare_published(
 ) -> pd.DataFrame:
     """Holds features and predictions at published, derived and uniform keys, on the same pictures.
 
-    >>> costs = {"of_predictions": fl.embedded_costs("prediction")}
-    >>> compare_published(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1], **costs)  # doctest: +SKIP
+    >>> costs = {"of_predictions": embedded_costs("prediction")}
+    >>> compare_published(pipe, embedded_costs(), held_out_prompts(32), seeds=[0, 1], **costs)  # doctest: +SKIP
 
     `costs`, `of_predictions`: of runs of `num_inference_steps`, of order 0. `prompts`: none of theirs. `counts`: numbers of keys.
     Others as for `compare_pictures`. Returns the columns of `compare_rules` without the order; what is told to be ahead are predictions

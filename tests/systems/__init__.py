@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import deepfloyd, latent, personal, schedulers, stable_diffusion, steered, video
+from . import deepfloyd, latent, personal, pictures, schedulers, sound, stable_diffusion, steered, video
 from .base import System
 
 SYSTEMS: tuple[System, ...] = (
@@ -11,6 +11,8 @@ SYSTEMS: tuple[System, ...] = (
     *steered.SYSTEMS,
     *video.SYSTEMS,
     *latent.SYSTEMS,
+    *pictures.SYSTEMS,
+    *sound.SYSTEMS,
     *personal.SYSTEMS,
     *schedulers.SYSTEMS,
 )

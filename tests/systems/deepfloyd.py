@@ -9,14 +9,14 @@ from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, Stab
 from .base import PAPERS, System, given
 from .parts import UNET, UNSAFE, assembled, autoencoder, drawn, normal, scheduler, text_parts, unet
 
-T5_WIDTH = 6
+T5_WIDTH = 22
 TEXT = {
-    "prompt_embeds": normal(1, 5, T5_WIDTH, seed=1), "negative_prompt_embeds": normal(1, 5, T5_WIDTH, seed=2),
-    "num_inference_steps": 6, "output_type": "pt", "guidance_scale": 4.0,
+    "prompt_embeds": normal(1, 13, T5_WIDTH, seed=1), "negative_prompt_embeds": normal(1, 13, T5_WIDTH, seed=2),
+    "num_inference_steps": 6, "output_type": "pt", "guidance_scale": 4.0, "height": 14, "width": 10,
 }  # fmt: skip
 # Pixel space, learned variance, attention of one kind for pixels and text, and the text pooled into the time embedding.
-PIXELS = UNET | {
-    "in_channels": 3, "out_channels": 6, "block_out_channels": (8, 32), "norm_num_groups": 4, "attention_head_dim": 4,
+IN_PIXELS = UNET | {
+    "in_channels": 3, "out_channels": 6, "block_out_channels": (18, 48), "norm_num_groups": 6, "attention_head_dim": 12,
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
     "encoder_hid_dim": T5_WIDTH, "encoder_hid_dim_type": "text_proj", "addition_embed_type": "text", "addition_embed_type_num_heads": 2,
@@ -33,13 +33,13 @@ def _noise(**options: Any) -> DDPMScheduler:
 
 def first_stage() -> Any:
     return assembled(
-        IFPipeline, tokenizer=None, text_encoder=None, unet=unet(PIXELS), scheduler=_noise(), **UNSAFE, watermarker=None,
+        IFPipeline, tokenizer=None, text_encoder=None, unet=unet(IN_PIXELS), scheduler=_noise(), **UNSAFE, watermarker=None,
         requires_safety_checker=False,
     )  # fmt: skip
 
 
 def second_stage() -> Any:
-    parts = {"unet": unet(PIXELS | {"in_channels": 6, "class_embed_type": "timestep"}), "scheduler": _noise()}
+    parts = {"unet": unet(IN_PIXELS | {"in_channels": 6, "class_embed_type": "timestep"}), "scheduler": _noise()}
     return assembled(
         IFSuperResolutionPipeline, tokenizer=None, text_encoder=None, **parts, image_noising_scheduler=_noise(), **UNSAFE,
         watermarker=None, requires_safety_checker=False,
@@ -62,10 +62,11 @@ def third_stage() -> Any:
 
 
 FEATURES = {
-    "text": given(prompt_embeds=normal(1, 5, T5_WIDTH, seed=3)), "negative text": given(negative_prompt_embeds=normal(1, 5, T5_WIDTH, seed=3))
+    "text": given(prompt_embeds=normal(1, 13, T5_WIDTH, seed=3)), 
+    "negative text": given(negative_prompt_embeds=normal(1, 13, T5_WIDTH, seed=3))
 }  # fmt: skip
-SMALL = drawn(1, 3, 4, 4)
-UPSCALED = drawn(1, 3, 8, 8)
+SMALL = drawn(1, 3, 7, 5)
+UPSCALED = drawn(1, 3, 20, 28)
 SYSTEMS = (
     System(
         "if-1", "DeepFloyd-IF, stage 1", first_stage, TEXT, FEATURES, paper="deepfloyd-if-1", paper_steps=100, size="if-1",

@@ -23,12 +23,12 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBe
 from torch import nn
 
 from .base import PAPERS, System, done, given
-from .parts import DTYPE, UNET, WIDTH, assembled, autoencoder, built, normal, scheduler, tokenizer, unet
+from .parts import DTYPE, SIZE, UNET, WIDTH, assembled, autoencoder, built, normal, scheduler, tokenizer, unet
 from .stable_diffusion import stable_diffusion
 
 PLAIN = {
-    "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 4,
+    "sample_size": (14, 10), "in_channels": 3, "out_channels": 3, "block_out_channels": (12, 36), "layers_per_block": 1, "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 9,
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def _other_weights(pipe: Any) -> None:
 
 
 def unconditional() -> Any:
-    return assembled(LDMPipeline, vqvae=quantised(torch.float32), unet=plain(torch.float32), scheduler=scheduler())
+    return assembled(LDMPipeline, vqvae=quantised(torch.float32), unet=plain(torch.float32, sample_size=10), scheduler=scheduler())
 
 
 def text_to_image() -> Any:
@@ -62,7 +62,7 @@ def text_to_image() -> Any:
         vocab_size=len(words), d_model=WIDTH, encoder_layers=2, encoder_ffn_dim=16, encoder_attention_heads=2, head_dim=4,
         pad_token_id=words.pad_token_id, init_std=1.0,
     )  # fmt: skip
-    parts = {"vqvae": autoencoder(channels=(4, 8)), "bert": built(lambda: LDMBertModel(config), 5), "tokenizer": words}
+    parts = {"vqvae": autoencoder(channels=(4, 8, 12)), "bert": built(lambda: LDMBertModel(config), 5), "tokenizer": words}
     return assembled(LDMTextToImagePipeline, **parts, unet=unet(), scheduler=scheduler())
 
 
@@ -79,15 +79,15 @@ def of_class(number: int) -> Any:
 
 
 def consistency() -> Any:
-    model = plain(DTYPE, num_class_embeds=5, resnet_time_scale_shift="scale_shift")
+    model = plain(DTYPE, sample_size=10, num_class_embeds=5, resnet_time_scale_shift="scale_shift")
     return assembled(ConsistencyModelPipeline, unet=model, scheduler=CMStochasticIterativeScheduler(num_train_timesteps=40))
 
 
 def transformer() -> Any:
     """As DiT-XL: the first 18 of 28 blocks are the encoder, here 3 of 4; the variance is learned."""
     config = {
-        "sample_size": 8, "patch_size": 2, "in_channels": 4, "out_channels": 8, "num_layers": 4, "num_attention_heads": 2,
-        "attention_head_dim": 4, "num_embeds_ada_norm": 1000,
+        "sample_size": 15, "patch_size": 3, "in_channels": 4, "out_channels": 8, "num_layers": 4, "num_attention_heads": 7,
+        "attention_head_dim": 12, "num_embeds_ada_norm": 1000,
     }  # fmt: skip
     model = built(lambda: DiTTransformer2DModel(**config))
     return assembled(DiTPipeline, transformer=model, vae=autoencoder(), scheduler=scheduler())
@@ -96,8 +96,8 @@ def transformer() -> Any:
 def pixart() -> Any:
     """Text by cross-attention, one modulation for all blocks, the variance learned."""
     config = {
-        "sample_size": 8, "in_channels": 4, "out_channels": 8, "num_layers": 4, "num_attention_heads": 2, "attention_head_dim": 4,
-        "cross_attention_dim": 8, "caption_channels": WIDTH, "use_additional_conditions": False,
+        "sample_size": 16, "in_channels": 4, "out_channels": 8, "num_layers": 4, "num_attention_heads": 3, "attention_head_dim": 12,
+        "cross_attention_dim": 36, "caption_channels": WIDTH, "use_additional_conditions": False,
     }  # fmt: skip
     model = built(lambda: PixArtTransformer2DModel(**config))
     return assembled(
@@ -106,12 +106,12 @@ def pixart() -> Any:
 
 
 PIXART_TEXT = {
-    "prompt_embeds": normal(1, 5, WIDTH, seed=31), "prompt_attention_mask": torch.ones(1, 5), "negative_prompt": None,
-    "negative_prompt_embeds": normal(1, 5, WIDTH, seed=32), "negative_prompt_attention_mask": torch.ones(1, 5),
+    "prompt_embeds": normal(1, 13, WIDTH, seed=31), "prompt_attention_mask": torch.ones(1, 13), "negative_prompt": None,
+    "negative_prompt_embeds": normal(1, 13, WIDTH, seed=32), "negative_prompt_attention_mask": torch.ones(1, 13),
 }  # fmt: skip
 STEPS = {"num_inference_steps": 6}
 PIXELS = STEPS | {"batch_size": 2, "output_type": "np"}
-LABELS = STEPS | {"class_labels": [3, 700], "output_type": "pt"}
+LABELS = STEPS | {"class_labels": [3, 700, 41], "output_type": "pt"}
 SYSTEMS = (
     System(
         "ldm", "Latent diffusion, unconditional", unconditional, PIXELS, {"weights": done(_other_weights)}, close=1e-5,
@@ -131,7 +131,7 @@ SYSTEMS = (
     ),
     System(
         "ldm-text", "Latent diffusion, text to image", text_to_image,
-        STEPS | {"prompt": "a red circle", "guidance_scale": 5.0, "output_type": "pt", "height": 64, "width": 64},
+        STEPS | {"prompt": "a red circle", "guidance_scale": 5.0, "output_type": "pt", "height": 8 * 14, "width": 8 * 10},
         {"text": given(prompt="a white ring at the left on a blue background"), "guidance": given(guidance_scale=2.0)}, size="ldm-text2im",
         group=PAPERS,
     ),
@@ -139,7 +139,7 @@ SYSTEMS = (
         "ldm-class", "Latent diffusion, class-conditional (ImageNet)", of_classes,
         STEPS | {
             "prompt_embeds": of_class(7), "negative_prompt_embeds": of_class(1000), "guidance_scale": 3.0, "output_type": "latent",
-            "height": 16, "width": 16,
+            **SIZE,
         },
         {"class": given(prompt_embeds=of_class(8)), "null class": given(negative_prompt_embeds=of_class(9))},
         paper="ldm-imagenet", paper_steps=250, size="ldm-cin256",
@@ -153,21 +153,21 @@ SYSTEMS = (
     ),
     System(
         "dit", "DiT, class-conditional", transformer, LABELS | {"guidance_scale": 4.0},
-        {"class": given(class_labels=[3, 5]), "guidance": given(guidance_scale=2.0)}, size="dit-xl-2-256",
+        {"class": given(class_labels=[3, 5, 41]), "guidance": given(guidance_scale=2.0)}, size="dit-xl-2-256",
         note="the first 18 of 28 blocks are the encoder, as in the paper; `encoder_blocks=` takes others. The paper prints no key list",
         group=PAPERS,
     ),
     System(
         "pixart", "PixArt-alpha", pixart,
-        STEPS | PIXART_TEXT | {"output_type": "latent", "use_resolution_binning": False},
+        STEPS | PIXART_TEXT | SIZE | {"output_type": "latent", "use_resolution_binning": False},
         {
-            "text": given(prompt_embeds=normal(1, 5, WIDTH, seed=33)), "guidance": given(guidance_scale=2.0),
-            "mask": given(prompt_attention_mask=torch.tensor([[1.0, 1, 0, 0, 0]])),
-        }, by_hand=False, note="the first 18 of 28 blocks are the encoder, as in DiT",
+            "text": given(prompt_embeds=normal(1, 13, WIDTH, seed=33)), "guidance": given(guidance_scale=2.0),
+            "mask": given(prompt_attention_mask=(torch.arange(13) < 2).double()[None]),
+        }, note="the first 18 of 28 blocks are the encoder, as in DiT",
     ),
     System(
         "dit-unguided", "DiT without guidance, other split", transformer, LABELS | {"guidance_scale": 1.0},
-        {"class": given(class_labels=[3, 5])}, options={"encoder_blocks": 2}, size="dit-xl-2-256",
+        {"class": given(class_labels=[3, 5, 41])}, options={"encoder_blocks": 2}, size="dit-xl-2-256",
         group=PAPERS,
     ),
 )  # fmt: skip

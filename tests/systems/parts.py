@@ -27,10 +27,14 @@ from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
 diffusers.logging.set_verbosity_error()  # it warns of deprecated classes and of safety checkers that are not there
 Model = TypeVar("Model", bound=nn.Module)
 DTYPE = torch.float64
-WIDTH = 8  # of a text encoder's output
+# No two sizes are equal by chance (tests/test_sizes.py): code that takes one for the other would pass every test.
+WIDTH = 15  # of a text encoder's output
+PIXELS = (56, 40)  # height and width of a picture, whose latents are 14 by 10
+SIZE = {"height": PIXELS[0], "width": PIXELS[1]}
+OF_FRAMES = (56, 88)  # of a video: two rows of five frames are as many as the latents above are wide
 UNET = {
-    "sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": (8, 16), "layers_per_block": 1,
-    "norm_num_groups": 4, "cross_attention_dim": WIDTH, "attention_head_dim": 2,
+    "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 48), "layers_per_block": 1,
+    "norm_num_groups": 6, "cross_attention_dim": WIDTH, "attention_head_dim": 3,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
 }  # fmt: skip
 SDXL_UNET = UNET | {
@@ -63,22 +67,22 @@ def unet(config: dict[str, Any] = UNET, dtype: torch.dtype = DTYPE) -> UNet2DCon
 
 def controlnet(config: dict[str, Any] = UNET, seed: int = 3) -> ControlNetModel:
     names = _SHARED_XL if "addition_embed_type" in config else _SHARED
-    options = {name: config[name] for name in names} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8)}
+    options = {name: config[name] for name in names} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8, 12)}
     return built(lambda: ControlNetModel(**options), seed)
 
 
 def controlnet_union(seed: int = 3) -> ControlNetUnionModel:
     """One ControlNet for six kinds of control pictures, of which several may be given at once."""
-    options = {name: SDXL_UNET[name] for name in _SHARED_XL} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8)}
+    options = {name: SDXL_UNET[name] for name in _SHARED_XL} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8, 12)}
     width = SDXL_UNET["block_out_channels"][0]
-    fuser = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 2, "num_trans_layer": 1}
+    fuser = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 3, "num_trans_layer": 1}
     return built(lambda: ControlNetUnionModel(**options, **fuser), seed)
 
 
-def autoencoder(dtype: torch.dtype = DTYPE, channels: tuple[int, ...] = (4, 8), **options: Any) -> AutoencoderKL:
-    """Pictures of 16x16 pixels for latents of 8x8."""
+def autoencoder(dtype: torch.dtype = DTYPE, channels: tuple[int, ...] = (4, 8, 12), **options: Any) -> AutoencoderKL:
+    """Pictures of four times the latents' sides."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * len(channels), "up_block_types": ("UpDecoderBlock2D",) * len(channels)}
-    config = {"block_out_channels": channels, "latent_channels": 4, "norm_num_groups": 4, "sample_size": 16} | kinds | options
+    config = {"block_out_channels": channels, "latent_channels": 4, "norm_num_groups": 4, "sample_size": 64} | kinds | options
     return built(lambda: AutoencoderKL(**config), dtype=dtype)
 
 
@@ -95,7 +99,7 @@ def tokenizer() -> CLIPTokenizer:
 def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id,
+        num_attention_heads=3, max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
 
@@ -115,7 +119,7 @@ def _louder(encoder: Any) -> Any:
 def picture_encoder(side: int = 16) -> CLIPVisionModelWithProjection:
     """`side`: of the pictures that it gets, in pixels; it looks at four patches."""
     config = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=2, image_size=side,
+        hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=3, image_size=side,
         patch_size=side // 2,
     )  # fmt: skip
     return _louder(built(lambda: CLIPVisionModelWithProjection(config), 6))
@@ -148,6 +152,11 @@ def assembled(kind: type, **parts: Any) -> Any:
     pipe = kind(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def picture(seed: int = 8, *, count: int = 1, channels: int = 3) -> Tensor:
+    """`count` pictures of drawn pixels."""
+    return drawn(count, channels, *PIXELS, seed=seed)
 
 
 def drawn(*shape: int, seed: int = 8) -> Tensor:

@@ -10,29 +10,37 @@ from diffusers import (
     AmusedPipeline,
     AmusedScheduler,
     AutoencoderKL,
+    ControlNetXSAdapter,
     DDPMWuerstchenScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
     SD3Transformer2DModel,
     StableCascadePriorPipeline,
     StableCascadeUNet,
     StableDiffusion3Pipeline,
+    StableDiffusionControlNetXSPipeline,
+    UnCLIPPipeline,
     UVit2DModel,
+    VersatileDiffusionTextToImagePipeline,
 )
 
-from .latent import quantised
-from .parts import autoencoder, built
+from .latent import plain, quantised
+from .parts import DTYPE, UNET, autoencoder, built, scheduler, unet
+from .stable_diffusion import stable_diffusion
 
 
 @dataclass(frozen=True)
 class Refused:
-    """`why` it cannot work, and words of the error that says where to go on."""
+    """`why` it cannot work, words of the error, and what the error `names` to go on with."""
 
     title: str
     build: Callable[[], Any]
     why: str
     words: str
+    names: str = "this page"
 
 
 BLOCKS = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8}
@@ -80,14 +88,67 @@ def uvit() -> Any:
     return AmusedPipeline(transformer=built(lambda: UVit2DModel(**config)), **parts)
 
 
+def kandinsky_3() -> Any:
+    config = {
+        "in_channels": 4,
+        "time_embedding_dim": 6, "groups": 3, "attention_head_dim": 6, "layers_per_block": 1, "block_out_channels": (12, 18),
+        "cross_attention_dim": 6, "encoder_hid_dim": 8,
+    }  # fmt: skip
+    parts = {"tokenizer": None, "text_encoder": None, "scheduler": scheduler(), "movq": quantised(channels=4)}
+    return Kandinsky3Pipeline(unet=built(lambda: Kandinsky3UNet(**config)), **parts)
+
+
+def controlnet_xs() -> Any:
+    net = ControlNetXSAdapter.from_unet(
+        unet(UNET | {"layers_per_block": 2}), size_ratio=1.0, conditioning_embedding_out_channels=(4, 8, 12)
+    )
+    return stable_diffusion(StableDiffusionControlNetXSPipeline, UNET | {"layers_per_block": 2}, controlnet=net)
+
+
+def versatile() -> Any:
+    parts = {"tokenizer": None, "text_encoder": None, "text_unet": None, "vae": autoencoder(), "scheduler": scheduler()}
+    return VersatileDiffusionTextToImagePipeline(image_unet=unet(), **parts)
+
+
+def unclip() -> Any:
+    upscaling = {"super_res_first": plain(DTYPE), "super_res_last": plain(DTYPE)}
+    absent = ("prior", "text_encoder", "tokenizer", "text_proj", "prior_scheduler", "decoder_scheduler", "super_res_scheduler")
+    return UnCLIPPipeline(decoder=unet(), **upscaling, **dict.fromkeys(absent))
+
+
+CACHES = "diffusers' own caches"
+LISTED = "docs/systems.md lists the pipelines that work"
+SEVERAL = "several denoisers, each with a scheduler of its own: which of them a schedule is for would be open"
 REFUSED = (
-    Refused("Flux", flux, NO_SKIPS, r"FluxTransformer2DModel; .* pipe.transformer.enable_cache\(FirstBlockCacheConfig\(\)\)"),
-    Refused("Stable Diffusion 3", stable_diffusion_3, NO_SKIPS, "SD3Transformer2DModel; .*own caches.*FirstBlockCache"),
+    Refused("Flux", flux, NO_SKIPS, r"FluxTransformer2DModel; .* pipe.transformer.enable_cache\(FirstBlockCacheConfig\(\)\)", CACHES),
+    Refused("Stable Diffusion 3", stable_diffusion_3, NO_SKIPS, f"SD3Transformer2DModel; accepted: .*{LISTED}"),
     Refused(
-        "Stable Cascade", stable_cascade, "its prior and decoder are UNets of another kind, under other names than `unet`",
-        "has no UNet and no transformer .*own caches.*FirstBlockCache",
+        "Stable Cascade", stable_cascade, "the blocks of its UNets are lists, whose layers the forward calls one by one",
+        f"no 'transformer' .its UNets have other names: 'prior', a StableCascadeUNet.*{LISTED}",
     ),
     Refused(
-        "UVit (aMUSEd)", uvit, "it predicts tokens in a few steps, not noise along a diffusion", "UVit2DModel; .*own caches.*FirstBlockCache"
+        "UVit (aMUSEd)", uvit, "it predicts tokens in a few steps, not noise along a diffusion",
+        f"UVit2DModel; it predicts tokens in a few steps, .*{LISTED}",
+    ),
+    Refused(
+        "Kandinsky 3",
+        kandinsky_3,
+        "its forward joins skips and hidden states outside of its up blocks, so no up block is given the encoder's features",
+        f"Kandinsky3UNet; its forward joins skips .*{LISTED}",
+    ),
+    Refused(
+        "ControlNet-XS", controlnet_xs, "a second encoder runs inside its blocks, and its forward adds the two outside of them",
+        f"UNetControlNetXSModel; a second encoder runs inside .*{LISTED}",
+    ),
+    Refused(
+        "Versatile Diffusion", versatile,
+        "it works with two UNets, `image_unet` and `text_unet` (UNetFlatConditionModel), and puts attention blocks of one into the other",
+        f"its UNets have other names: 'image_unet', a UNet2DConditionModel.*{LISTED}",
+    ),
+    Refused(
+        "UnCLIP", unclip, SEVERAL,
+        f"UNets have other names: 'decoder', a UNet2DConditionModel; 'super_res_first', a UNet2DModel; .*would be open.*{LISTED}",
     ),
 )  # fmt: skip
+# Refused in mid-run, when it is seen: no error on entering.
+LATER = (("Self-attention guidance (SAG)", "it calls its UNet twice for each time-step, the second time with another picture"),)

@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import LatentConsistencyModelPipeline
 
 from .base import System, done, given
-from .parts import UNET, scheduler
+from .parts import SIZE, UNET, scheduler
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
 OTHERS = "Schedulers beyond the nine of `fastdiff_lab.pipelines.SCHEDULERS`"
@@ -59,7 +59,7 @@ SYSTEMS = (
     _row("euler-karras", "Euler with Karras sigmas", "EulerDiscreteScheduler", use_karras_sigmas=True, close=1e-5),
     System(
         "lcm", "Latent consistency models, 4 steps", latent_consistency,
-        {"prompt": "a red circle", "num_inference_steps": 4, "guidance_scale": 8.0, "output_type": "latent", "height": 16, "width": 16},
+        {"prompt": "a red circle", "num_inference_steps": 4, "guidance_scale": 8.0, "output_type": "latent", **SIZE},
         OTHER_TEXT | {"embedded guidance": given(guidance_scale=1.0)}, calls=4, group=FEW,
     ),
     System(

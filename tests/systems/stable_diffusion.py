@@ -16,12 +16,14 @@ from diffusers import (
 from .base import PAPERS, System, done, given
 from .parts import (
     SDXL_UNET,
+    SIZE,
     UNET,
     UNSAFE,
     WIDTH,
     assembled,
     autoencoder,
     drawn,
+    picture,
     scheduler,
     text_encoder,
     text_parts,
@@ -31,10 +33,10 @@ from .parts import (
 )
 
 TEXT = {"prompt": "a red circle", "negative_prompt": "a small black star", "guidance_scale": 5.0, "num_inference_steps": 6}
-LATENT = TEXT | {"output_type": "latent", "height": 16, "width": 16}
+LATENT = TEXT | SIZE | {"output_type": "latent"}
 OTHER_TEXT = {"text": given(prompt="a white ring at the left on a blue background")}
 NEGATIVE = {"negative text": given(negative_prompt="a large green cross")}
-MASK = (drawn(1, 1, 16, 16, seed=4) > 0.5).double()
+MASK = (picture(4, channels=1) > 0.5).double()
 
 
 def stable_diffusion(kind: type = StableDiffusionPipeline, config: dict[str, Any] = UNET, **parts: Any) -> Any:
@@ -61,7 +63,7 @@ def refiner() -> Any:
 
 
 def v_prediction() -> Any:
-    config = UNET | {"use_linear_projection": True, "attention_head_dim": (2, 4)}
+    config = UNET | {"use_linear_projection": True, "attention_head_dim": (3, 8)}
     return stable_diffusion(config=config, scheduler=scheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True))
 
 
@@ -69,13 +71,13 @@ def _with_epsilon(pipe: Any) -> None:
     pipe.scheduler = scheduler()
 
 
-PICTURE = drawn(1, 3, 16, 16)
+PICTURE = picture()
 OTHER_PICTURE = {"picture": given(image=1 - PICTURE)}
 
 SYSTEMS = (
     System(
-        "sd", "Stable Diffusion 1.x: text to image, guided, two pictures per prompt", stable_diffusion,
-        LATENT | {"num_images_per_prompt": 2}, OTHER_TEXT | NEGATIVE | {"guidance": given(guidance_scale=2.0)},
+        "sd", "Stable Diffusion 1.x: text to image, guided, four pictures per prompt", stable_diffusion,
+        LATENT | {"num_images_per_prompt": 4}, OTHER_TEXT | NEGATIVE | {"guidance": given(guidance_scale=2.0)},
         paper="stable-diffusion", size="sd-1.5",
         note="callbacks that change text, rows or adapter scales in mid-run: tests/test_propagation.py (law 11)", group=PAPERS,
     ),
@@ -116,8 +118,8 @@ SYSTEMS = (
     ),
     System(
         "sdxl-refiner", "SDXL refiner: denoising_start", refiner,
-        TEXT | {"output_type": "latent", "image": drawn(1, 4, 8, 8), "denoising_start": 0.4, "num_inference_steps": 10},
-        OTHER_TEXT | {"latents": given(image=drawn(1, 4, 8, 8, seed=5)), "aesthetic score": given(aesthetic_score=1.0)},
+        TEXT | {"output_type": "latent", "image": drawn(1, 4, 14, 10), "denoising_start": 0.4, "num_inference_steps": 10},
+        OTHER_TEXT | {"latents": given(image=drawn(1, 4, 14, 10, seed=5)), "aesthetic score": given(aesthetic_score=1.0)},
         size="sdxl-refiner",
     ),
     System(

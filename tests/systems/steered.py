@@ -20,10 +20,10 @@ from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUn
 from transformers import CLIPImageProcessor
 
 from .base import PAPERS, System, done, given
-from .parts import SDXL_UNET, WIDTH, built, controlnet, controlnet_union, drawn, normal, picture_encoder
+from .parts import SDXL_UNET, WIDTH, built, controlnet, controlnet_union, drawn, normal, picture, picture_encoder
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
-EDGES = drawn(1, 3, 16, 16, seed=11)
+EDGES = picture(11)
 OTHER_EDGES = {"control picture": given(image=1 - EDGES)}
 
 
@@ -44,9 +44,9 @@ def united(*nets: Any) -> Any:
 def _adapter(kind: str, seed: int = 6) -> T2IAdapter:
     """Features of the UNet's own widths and sizes."""
     sizes = (
-        {"channels": [8, 16], "downscale_factor": 2}
+        {"channels": [18, 48], "downscale_factor": 4}
         if kind == "full_adapter"
-        else {"channels": [8, 16, 16, 16], "downscale_factor": 4}
+        else {"channels": [18, 48, 48, 48], "downscale_factor": 8}
     )
     return built(lambda: T2IAdapter(**sizes, num_res_blocks=1, adapter_type=kind), seed)
 

@@ -15,6 +15,7 @@ from diffusers import (
     I2VGenXLPipeline,
     I2VGenXLUNet,
     MotionAdapter,
+    PIAPipeline,
     SparseControlNetModel,
     StableVideoDiffusionPipeline,
     TextToVideoSDPipeline,
@@ -26,11 +27,11 @@ from models import redraw_zeros
 from PIL import Image
 
 from .base import PAPERS, System, done, given
-from .parts import UNET, WIDTH, assembled, autoencoder, built, controlnet, drawn, picture_encoder, scheduler, text_parts
+from .parts import OF_FRAMES, UNET, WIDTH, assembled, autoencoder, built, controlnet, drawn, picture_encoder, scheduler, text_parts
 from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
 from .steered import picture_processor
 
-SMALL = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "block_out_channels": (8, 16)}
+SMALL = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 6, "block_out_channels": (18, 48)}
 
 
 def text_to_video_zero() -> Any:
@@ -39,7 +40,7 @@ def text_to_video_zero() -> Any:
 
 def text_to_video() -> Any:
     config = SMALL | {
-        "cross_attention_dim": WIDTH, "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "cross_attention_dim": WIDTH, "attention_head_dim": 3, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
     }  # fmt: skip
     model = built(lambda: UNet3DConditionModel(**config))
@@ -48,7 +49,7 @@ def text_to_video() -> Any:
 
 def i2vgen() -> Any:
     config = SMALL | {
-        "cross_attention_dim": WIDTH, "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "cross_attention_dim": WIDTH, "attention_head_dim": 3, "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
     }  # fmt: skip
     parts = {
@@ -75,12 +76,17 @@ def _always_drawn_alike(draw: Any) -> Any:
 def stable_video(side: int = 16) -> Any:
     """`side`: of what the picture encoder gets: tensors as they are, PIL pictures resized to 224."""
     config = {
-        "sample_size": 8, "in_channels": 8, "out_channels": 4, "block_out_channels": (32, 64), "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (2, 2),
+        "sample_size": 16, "in_channels": 12, "out_channels": 6, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (4, 4),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH, "num_frames": 3,
+        "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH, "num_frames": 5,
     }  # fmt: skip
-    vae = {"block_out_channels": (32, 32), "down_block_types": ("DownEncoderBlock2D",) * 2, "latent_channels": 4, "sample_size": 16}
+    vae = {
+        "block_out_channels": (32,) * 3,
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "latent_channels": 6,
+        "sample_size": 64,
+    }
     noise = EulerDiscreteScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction", use_karras_sigmas=True,
         timestep_spacing="leading", timestep_type="continuous", sigma_min=0.002, sigma_max=700.0, steps_offset=1,
@@ -91,15 +97,15 @@ def stable_video(side: int = 16) -> Any:
     )  # fmt: skip
 
 
-def animatediff(kind: type = AnimateDiffPipeline, **parts: Any) -> Any:
+def animatediff(kind: type = AnimateDiffPipeline, conv_in_channels: int | None = None, **parts: Any) -> Any:
     """A Stable Diffusion UNet and a motion adapter, made one model by the pipeline."""
     options = {
-        "motion_norm_num_groups": 4,
-        "motion_num_attention_heads": 2,
+        "motion_norm_num_groups": 6,
+        "motion_num_attention_heads": 3,
         "motion_max_seq_length": 8,
         "motion_layers_per_block": 1,
     }
-    adapter = built(lambda: MotionAdapter(block_out_channels=(8, 16), **options), 7)
+    adapter = built(lambda: MotionAdapter(block_out_channels=(18, 48), conv_in_channels=conv_in_channels, **options), 7)
     pipe = stable_diffusion(kind, motion_adapter=adapter, safety_checker=..., **parts)
     redraw_zeros(pipe.unet)
     return pipe
@@ -108,7 +114,7 @@ def animatediff(kind: type = AnimateDiffPipeline, **parts: Any) -> Any:
 def sparsectrl() -> Any:
     """AnimateDiff with a ControlNet of motion modules, which is given some of the frames."""
     names = ("block_out_channels", "layers_per_block", "norm_num_groups", "cross_attention_dim", "attention_head_dim")
-    options = {name: UNET[name] for name in names} | {"motion_num_attention_heads": 2, "motion_max_seq_length": 8}
+    options = {name: UNET[name] for name in names} | {"motion_num_attention_heads": 3, "motion_max_seq_length": 8}
     kinds = ("CrossAttnDownBlockMotion", "DownBlockMotion")
     net = built(lambda: SparseControlNetModel(down_block_types=kinds, **options), 3)
     pipe = animatediff(AnimateDiffSparseControlNetPipeline, controlnet=net)
@@ -129,12 +135,14 @@ def _still(pipe: Any) -> None:
             parameter.zero_()
 
 
-FRAMES = LATENT | {"num_frames": 3}
-PICTURE = drawn(1, 3, 16, 16)
-EDGES = [*drawn(3, 3, 16, 16, seed=11)]
-ZERO = {
-    "prompt": "a red circle", "video_length": 3, "num_inference_steps": 8, "t0": 4, "t1": 6, "output_type": "latent",
-    "height": 16, "width": 16, "motion_field_strength_x": 100, "motion_field_strength_y": 100,
+SIZE = {"height": OF_FRAMES[0], "width": OF_FRAMES[1]}
+FRAMES = LATENT | SIZE | {"num_frames": 5}
+PICTURE = drawn(1, 3, *OF_FRAMES)
+SMALL_PICTURE = drawn(1, 3, 16, 16)  # the picture encoder gets it as it is
+EDGES = [*drawn(5, 3, *OF_FRAMES, seed=11)]
+ZERO = SIZE | {
+    "prompt": "a red circle", "video_length": 5, "num_inference_steps": 8, "t0": 4, "t1": 6, "output_type": "latent",
+    "motion_field_strength_x": 100, "motion_field_strength_y": 100,
 }  # fmt: skip
 
 
@@ -156,9 +164,9 @@ SYSTEMS = (
     ),
     System(
         "stable-video", "Stable Video Diffusion: picture to video", stable_video,
-        {"image": PICTURE, "num_frames": 3, "height": 16, "width": 16, "num_inference_steps": 6, "output_type": "latent"},
+        SIZE | {"image": SMALL_PICTURE, "num_frames": 5, "num_inference_steps": 6, "output_type": "latent"},
         {
-            "picture": given(image=1 - PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30),
+            "picture": given(image=1 - SMALL_PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30),
             "guidance of the last frame": given(max_guidance_scale=1.5),
         },
         size="svd", close=1e-5,
@@ -187,6 +195,11 @@ SYSTEMS = (
         "animatediff-video", "AnimateDiff, video to video", lambda: animatediff(AnimateDiffVideoToVideoPipeline),
         {name: value for name, value in FRAMES.items() if name != "num_frames"} | {"video": EDGES, "strength": 0.7, "num_inference_steps": 8},
         OTHER_TEXT | {"video": given(video=[1 - frame for frame in EDGES])}, calls=5, size="animatediff",
+    ),
+    System(
+        "pia", "PIA: a picture and a text to video", lambda: animatediff(PIAPipeline, conv_in_channels=9), FRAMES | {"image": PICTURE},
+        OTHER_TEXT | {"picture": given(image=1 - PICTURE), "motion scale": given(motion_scale=2)},
+        note="in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(
         "animatediff-free-init", "AnimateDiff with FreeInit, two iterations", with_free_init, FRAMES,

@@ -1,0 +1,33 @@
+"""The examples in the docstrings run, and give what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import fastdiff_lab
+
+MODULES = sorted(
+    found.name for found in pkgutil.walk_packages(fastdiff_lab.__path__, "fastdiff_lab.") if found.name[-8:] != "__main__"
+)
+
+
+@pytest.mark.parametrize("name", ["fastdiff_lab", *MODULES])
+def test_the_examples_of_a_module(name):
+    """As `pytest --doctest-modules fastdiff_lab`, in the processes that have imported everything already."""
+    assert doctest.testmod(importlib.import_module(name)).failed == 0, "what was expected and what came stands above"
+
+
+def test_examples_are_found():
+    """A finder that finds nothing would let the test above pass."""
+    examples = [
+        example
+        for name in MODULES
+        for found in doctest.DocTestFinder().find(importlib.import_module(name))
+        for example in found.examples
+    ]
+    run = [example for example in examples if not example.options.get(doctest.SKIP)]
+    assert len(run) > 50 and any("Plan(num_steps=50" in example.source for example in run)
