@@ -102,7 +102,8 @@ def encoder_propagation(
     "prediction" (nothing runs between keys). In a UNet the two give the same pictures: the prediction depends on the up blocks'
     output only, so the paper's decoder propagation and its encoder-and-decoder propagation (Table 14) are one arm here.
     `parallel_decoding`: decodes all steps of a group in one batch; possible because the prediction at a non-key step does not
-    depend on that step's latent (Fig. 4). False decodes each step alone: the same result with less memory.
+    depend on that step's latent (Fig. 4). False decodes each step alone: the same result with less memory. Attention processors, hooks
+    and forwards in the decoder that are none of diffusers' are checked once in each run: two steps are decoded alone as well.
     `max_rows`: the most rows decoded at once, 1 or more (two rows per picture with guidance). None: on the CPU no limit; elsewhere as
     many as fit into the memory that is free when a run begins. Where memory runs out all the same, the group goes on with half the rows,
     and so do later ones, with a warning.
@@ -111,7 +112,9 @@ def encoder_propagation(
     `process_group`: of torch.distributed; its processes share the steps of each group, all make the same call and all get the picture
     (the paper's "multiple GPUs", docs/scaling.md). None for this process alone.
 
-    Yields `Counts`, of this process. Afterwards, also after an exception, the pipeline is as it was. Raises TypeError or ValueError for a
+    Yields `Counts`, of this process. Afterwards, also after an exception, the pipeline is as it was. Warns at the end of a block that
+    accelerated nothing. A run is one call for each of the scheduler's time-steps; others (tiles, inversions, masks) are refused.
+    Raises TypeError or ValueError for a
     pipeline or options that cannot be accelerated, at a run's first step if the schedule does not fit it, and where a prediction
     decoded ahead does not fit the call it is meant for (text, rows or adapter scales changed in mid-run).
     """
