@@ -34,7 +34,7 @@ FRAMES, OF_FRAMES = 5, (14, 22)  # of a video
 OF_VIDEO = 9  # width of the text embeddings of a video
 PLAIN = {
     "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 27, 33, 36), "norm_num_groups": 3,
-    "cross_attention_dim": WIDTH, "attention_head_dim": 3,
+    "cross_attention_dim": WIDTH, "attention_head_dim": 3, "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }  # fmt: skip
@@ -209,7 +209,10 @@ def pipeline(schedule_name: str = "ddim", dtype: torch.dtype = torch.float64, na
 
 def controlnet_pipeline(dtype: torch.dtype = torch.float64) -> StableDiffusionControlNetPipeline:
     torch.manual_seed(3)
-    options = {key: PLAIN[key] for key in ("block_out_channels", "norm_num_groups", "cross_attention_dim", "attention_head_dim")}
+    options = {
+        key: PLAIN[key]
+        for key in ("block_out_channels", "norm_num_groups", "cross_attention_dim", "attention_head_dim", "layers_per_block")
+    }
     net = ControlNetModel(
         in_channels=4, down_block_types=PLAIN["down_block_types"], conditioning_embedding_out_channels=(4, 8), **options
     )  # fmt: skip
