@@ -176,6 +176,8 @@ class Decoding:
         """What keeps this call from using what was evaluated at the last key step; None if nothing does."""
         if self.conditions is None:
             return "no key step came before it"
+        if self.extrapolation.order == 0 and step in self.of_run.keys:
+            return None  # nothing of the key step before is used here
         if run.planned is not None and not run.is_at(timestep, step):
             return f"it comes at time-step {time_step_value(timestep)}, not at the planned one"
         rows = len(arguments[self.sample_name])

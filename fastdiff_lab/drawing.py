@@ -86,7 +86,9 @@ def draw_missing(
     """
     of, lost = _settings(pipe, options), 0
     coming = list(_pending(ways, tasks, of, batch, store))
-    announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs))
+    announce(
+        pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs)
+    )
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
