@@ -191,7 +191,7 @@ def test_calibration_goes_on_with_half_the_pictures():
     expected = fl.calibrate(pipe, prompts, longest=2, batch=1, **options)
     with (
         little_memory(pipe.unet.conv_in, 2),
-        pytest.warns(UserWarning, match="memory ran out with 2 pictures at once; going on with batch=1"),
+        pytest.warns(UserWarning, match="memory ran out with 2 pictures .* batch=1"),
     ):
         costs = fl.calibrate(pipe, prompts, longest=2, batch=2, **options)
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
@@ -213,7 +213,7 @@ def test_both_say_what_they_take_before_they_start(capsys, tmp_path):
     pipe, prompts, options = text_to_image()
     fl.calibrate(pipe, prompts, longest=3, **options)
     assert re.search(
-        r"calibration: \d+ denoiser calls and \d+ decoder calls, about \d+ s and 0\.0 GiB beside the weights",
+        r"calibration: .* decoder calls, about \d+ s and 0\.0 GiB beside the weights",
         capsys.readouterr().err,
     )
     for is_first in (True, False):

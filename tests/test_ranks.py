@@ -91,7 +91,7 @@ def test_a_dead_rank_is_an_error_and_no_hang(tmp_path):
 @torch.no_grad()
 def _one_has_little_memory(rank: int, size: int, folder: str) -> None:
     _joined(rank, size, folder)
-    pipe, said = pipeline(), []
+    pipe = pipeline()
 
     def look(module, args):
         if rank == 1 and len(args[0]) > 8:
