@@ -198,7 +198,7 @@ class RowLimit:
 
     def halve(self, steps: int, rows: int) -> None:
         """After memory ran out with so many steps, 2 or more, of so many rows each: half of them from now on, and a warning."""
-        self.survived = steps // 2 * rows
+        self.survived = (steps + 1) // 2 * rows
         warnings.warn(
             f"memory ran out while {steps * rows} rows were decoded at once; going on with {self.survived}. The pictures stay the same. "
             f"Give max_rows={self.survived} to begin with so many",

@@ -197,6 +197,8 @@ class Decoding:
         """What keeps this call from using what was evaluated at the last key step; None if nothing does."""
         if self.conditions is None:
             return "no key step came before it"
+        if self.extrapolation.order == 0 and step in self.of_run.keys:
+            return None  # nothing of the key step before is used here
         rows = len(arguments[self.sample_name])
         return self.conditions.difference(
             rows=rows, arguments=self.compared(arguments), scales=self.steering(), later=self.later, step=step

@@ -127,13 +127,14 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
     """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
 
     How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do. Returns the arguments of
-    that call, for one picture.
+    the untouched run's call, for one picture.
     """
     found: dict[str, Any] = {}
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
     own = pipe.scheduler
     try:
-        for arm, task in reversed(runs.values()):
+        untouched = [(Arm(), task) for _, task in list(runs.values())[:1]]
+        for arm, task in [*reversed(runs.values()), *untouched]:
             pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats them

@@ -10,6 +10,7 @@ own, since torch takes a backend of this kind once per process. `test_pretend_de
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import warnings
@@ -18,8 +19,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from models import conditions, denoiser_pipe
 from systems import ROWS, System
 from systems.base import as_tensor, of
+from systems.parts import normal
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -256,13 +259,51 @@ def _counted_runs(pipe: Any) -> Iterator[list[int]]:
         del pipe.scheduler.set_timesteps
 
 
+def changed(order: int) -> dict[str, Any]:
+    """What is said where the text, made anew at every step, changes at a step that is no key; and how often the host waits without that."""
+    pipe, text = denoiser_pipe(), conditions()["encoder_hidden_states"]
+    for module in pipe.unet.modules():
+        module._parameters |= {
+            name: nn.Parameter(OnDevice(weight.data), False) for name, weight in module._parameters.items() if weight is not None
+        }
+    waits = []
+
+    def run(change_at: int) -> str:
+        def given(step: int) -> dict[str, Any]:
+            waits.append(len(WAITS))
+            return {"encoder_hidden_states": OnDevice(-text if step >= change_at else text.clone())}
+
+        try:
+            with Machine(), torch.no_grad(), fl.encoder_propagation(pipe, KeySchedule(10, [0, 1, 4]), order=order):
+                _loop(pipe, given)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    WAITS.clear()
+    said = {"never": run(10)}
+    of_steps = [after - before for before, after in itertools.pairwise(waits)]
+    return {"said": said | {str(step): run(step) for step in (2, 4, 6)}, "waits": of_steps}
+
+
+def _loop(pipe: Any, given: Callable[[int], dict[str, Any]]) -> None:
+    pipe.scheduler.set_timesteps(10, device=f"{NAME}:0")
+    sample = OnDevice(normal(2, 4, 8, 8))
+    for step, timestep in enumerate(pipe.scheduler.timesteps):
+        sample = pipe.unet(sample, timestep=timestep, **given(step)).sample
+
+
+SPECIAL: dict[str, Callable[[str], dict[str, Any]]] = {"measured": measured, "changed": lambda order: changed(int(order))}
+
+
 def main(names: list[str]) -> None:
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend(NAME, backend_module=_DummyBackendModule())
+    torch.accelerator.synchronize = lambda device=None: WAITS.append("synchronize")  # this kind of backend has no streams
     for name in names:
         kind, _, rest = name.partition(":")
         try:
-            found = measured(rest) if kind == "measured" else checked(kind, rest.split("+") if rest else None)
+            found = SPECIAL[kind](rest) if kind in SPECIAL else checked(kind, rest.split("+") if rest else None)
         except Exception as error:
             found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         print(json.dumps({name: found}), flush=True)

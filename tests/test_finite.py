@@ -10,6 +10,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.evaluation import Arm
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # of a picture of NaN
 PROMPTS, RUN = ["a red circle", "a white ring"], {"num_inference_steps": 6}
 
 
@@ -33,11 +34,9 @@ def test_compare_does_not_call_nan_identical(as_on_a_device, value):
 
 def test_the_arm_that_went_astray_is_named(as_on_a_device):
     pipe = ROWS["sd"].build()
-    calls = []
 
-    def astray(module, args, output):
-        calls.append(len(args[0]))
-        return (output[0] * float("nan"),) if len(calls) > 12 else None
+    def astray(module, args, output):  # where several steps are decoded at once
+        return (output[0] * float("nan"),) if len(output[0]) > 2 else None
 
     handle = pipe.unet.register_forward_hook(astray)
     with pytest.raises(ValueError, match=r"arm schedule=0,2 of 6; the first: prompt 'a red circle', seed 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ from systems.base import of
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.accelerator import is_out_of_memory
+from fastdiff_lab.announcing import OneCall, bytes_of, seconds_of
 from fastdiff_lab.capacity import SHARE, PassBytes, RowLimit, bytes_of_pass
+from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments
 from fastdiff_lab.extrapolation import Extrapolation
 from fastdiff_lab.full_size import FULL_SIZE
 from fastdiff_lab.memory import peak_bytes
@@ -165,6 +168,75 @@ def test_a_pass_that_broke_off_has_changed_nothing(name):
 @pytest.mark.parametrize("name", [name for name in PARALLEL if name not in WRITING])
 def test_a_pass_that_broke_off_has_changed_nothing_in_any_system(name):
     check_system(name)
+
+
+def text_to_image():
+    return ROWS["sd"].build(), ["a red circle", "a white ring"], {"num_inference_steps": 6}
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_calibration_goes_on_with_half_the_rows_and_runs_out_once(order):
+    pipe, prompts, options = text_to_image()
+    expected = fl.calibrate(pipe, prompts, longest=4, order=order, **options)
+    seen = []
+    with little_memory(entries(pipe)[1], 8, seen=seen), pytest.warns(UserWarning, match="max_rows=8 to begin"):
+        costs = fl.calibrate(pipe, prompts, longest=4, order=order, **options)
+    assert sum(rows > 8 for rows, _ in seen) == 1
+    assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
+    assert torch.allclose(costs.sensitivity, expected.sensitivity, rtol=1e-4)
+
+
+def test_calibration_goes_on_with_half_the_pictures():
+    pipe, prompts, options = text_to_image()
+    expected = fl.calibrate(pipe, prompts, longest=2, batch=1, **options)
+    with (
+        little_memory(pipe.unet.conv_in, 2),
+        pytest.warns(UserWarning, match="memory ran out with 2 pictures .* batch=1"),
+    ):
+        costs = fl.calibrate(pipe, prompts, longest=2, batch=2, **options)
+    assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
+    assert costs.displacement.isfinite().any(dim=-1)[:, 0, :-1].all()  # of both pictures, at each key
+
+
+def test_comparison_goes_on_with_half_of_rows_or_pictures():
+    pipe, prompts, options = text_to_image()
+    arms, columns = {"keys": KeySchedule(6, [0, 2])}, ["arm", "mse", "latent_mse", "encoder_calls"]
+    expected = fl.compare_pictures(pipe, arms, prompts, **options)[columns]
+    for module, most, words in ((entries(pipe)[1], 8, "max_rows=8"), (pipe.unet.conv_in, 2, "batch=1")):
+        with little_memory(module, most), pytest.warns(UserWarning, match=words):
+            found = fl.compare_pictures(pipe, arms, prompts, **options)[columns]
+        assert found["arm"].equals(expected["arm"]) and found["encoder_calls"].equals(expected["encoder_calls"])
+        assert (found["latent_mse"] - expected["latent_mse"]).abs().max() < 1e-9
+
+
+def test_both_say_what_they_take_before_they_start(capsys, tmp_path):
+    pipe, prompts, options = text_to_image()
+    fl.calibrate(pipe, prompts, longest=3, **options)
+    assert re.search(
+        r"calibration: .* decoder calls, about \d+ s and 0\.0 GiB beside the weights",
+        capsys.readouterr().err,
+    )
+    for is_first in (True, False):
+        fl.compare_pictures(pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, store=tmp_path / "kept.sqlite", **options)
+        said = "comparison: 10 pictures of 5 arms, about " in capsys.readouterr().err
+        assert said == is_first  # nothing is left to be drawn
+
+
+def test_the_bytes_and_seconds_that_a_comparison_tells():
+    pipe, prompts, options = text_to_image()
+    arguments = denoiser_arguments(pipe, prompts[0])
+    for arm in (
+        Arm(),
+        Arm(KeySchedule(6, [0])),
+        Arm(KeySchedule(6, [0]), max_rows=8),
+        Arm(KeySchedule(6, [0]), parallel_decoding=False),
+    ):
+        with peak_bytes() as peak, as_arm(pipe, arm, 6):
+            pipe(prompts, output_type="latent", **options)
+        assert 0.5 * peak.bytes < bytes_of(arm, pipe.unet, arguments, 2) < 1.6 * peak.bytes
+    call, keys = OneCall(0.1, decoder=0.5), KeySchedule(6, [0, 2])
+    arms = {Arm(): 0.6, Arm(keys): 0.4, Arm(keys, what="prediction"): 0.2, Arm(steps=3): 0.3, Arm(deepcache=2): 0.3}
+    assert all(abs(seconds_of(arm, call, 6) - seconds) < 1e-9 for arm, seconds in arms.items())
 
 
 # How many rows fit

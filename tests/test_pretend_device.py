@@ -52,6 +52,20 @@ def test_on_another_device():
         check(name, report)
 
 
+def test_what_changes_in_mid_run_is_told_when_the_run_ends():
+    """On the CPU it is told at its step; here nothing is read at a step, and no run ends with a wrong picture."""
+    for order, report in enumerate(reports("changed:0", "changed:1").values()):
+        assert "error" not in report, report["error"]
+        assert report["said"]["never"] == ""
+        assert "step 6: its encoder_hidden_states is another than at the key step before" in report["said"]["6"]
+        assert "step 2 " in report["said"]["2"] or "step 2:" in report["said"]["2"]
+        # A key step holds nothing of the text before; a line through the features of two texts is refused.
+        assert (
+            report["said"]["4"].startswith("step 4: its encoder_hidden_states is another") if order else report["said"]["4"] == ""
+        )
+        assert sum(report["waits"]) <= MORE_OF_OTHERS and report["waits"].count(0) >= 7
+
+
 def check_measured(report: dict) -> None:
     assert "error" not in report, report["error"]
     assert report["costs"] < 1e-6 and report["table"] < 1e-6

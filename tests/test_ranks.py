@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -85,6 +86,38 @@ def _one_dies(rank: int, size: int, folder: str) -> None:
 def test_a_dead_rank_is_an_error_and_no_hang(tmp_path):
     mp.spawn(_one_dies, (2, str(tmp_path)), nprocs=2)
     assert "rank 0 of 2 waited for the predictions of the others, and one is gone or too late" in (tmp_path / "error").read_text()
+
+
+@torch.no_grad()
+def _one_has_little_memory(rank: int, size: int, folder: str) -> None:
+    _joined(rank, size, folder)
+    pipe = pipeline()
+
+    def look(module, args):
+        if rank == 1 and len(args[0]) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipe.unet.conv_out.register_forward_pre_hook(look)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with fl.encoder_propagation(pipe, KEYS, process_group=dist.group.WORLD) as counts:
+            found = run(pipe)
+    texts = [str(one.message) for one in said if "memory ran out" in str(one.message)]
+    torch.save((found, counts.steps, texts), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_rank_that_runs_out_of_memory_decodes_its_share_in_parts(tmp_path):
+    mp.spawn(_one_has_little_memory, (2, str(tmp_path)), nprocs=2)
+    (here, steps, quiet), (there, _, said) = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    with fl.encoder_propagation(pipe := pipeline(), KEYS):
+        alone = run(pipe)
+    assert float((here - alone).abs().max()) < 1e-10 and float((there - alone).abs().max()) < 1e-10
+    assert steps == 10 and not quiet and len(said) == 1
+
+
+def test_ranks_agree_on_the_least_of_their_limits():
+    assert Ranks().least(None) is None and Ranks().least(8) == 8
 
 
 @torch.no_grad()

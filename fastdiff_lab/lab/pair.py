@@ -20,6 +20,7 @@ from torch import Tensor
 from ..accelerator import synchronize
 from ..evaluation import Arm, Sampled, decode, denoiser_calls, sample
 from ..fingerprint import identity
+from ..finite import check_latents
 from ..metrics import fidelity
 from ..prior_noise import prior_noise_injection
 from ..shapes.judge import prompt_accuracy
@@ -109,6 +110,8 @@ class PairRunner:
     def _judged(
         self, settings: Settings, acceleration: Acceleration, untouched: Sampled, accelerated: Sampled, known: bool
     ) -> Pair:
+        for side, drawn in ((UNTOUCHED, untouched), (ACCELERATED, accelerated)):
+            check_latents(drawn.latents.cpu(), [(settings.prompt, settings.seed)], side)
         near = fidelity(accelerated.images, untouched.images).iloc[0]
         difference = (accelerated.latents.float() - untouched.latents.float()).square().mean()
         right = None
