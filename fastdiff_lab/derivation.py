@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from .analysis import feature_change
-from .recorded import Recording
 from .given import plain
+from .recorded import Recording
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule, check_num_keys
 
