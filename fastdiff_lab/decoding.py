@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .callers import is_called_by
-from .cautions import check_finite, check_not_deepcached, check_rows_stay_apart, warn_of_other_guidance, warn_of_other_time_steps
+from .cautions import check_finite, check_not_deepcached, check_rows_stay_apart, warn_of_another_run
 from .conditions import Conditions, repeat_rows
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 from .features import HeldFeatures, Pass
@@ -147,8 +147,7 @@ class Decoding:
             )
         if run.start is not None and run.num_steps is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
-        warn_of_other_guidance(self.pipe, self.schedule)
-        warn_of_other_time_steps(self.pipe, self.schedule, run.planned if run.start is None else None)
+        warn_of_another_run(self.pipe, self.schedule, run.planned if run.start is None else None)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_parts()
         self.check_ranks(sample)

@@ -77,13 +77,13 @@ def test_pictures_and_latents_are_the_pipelines_own(name):
 
 
 def test_what_the_safety_checker_takes_away_stays_away(tmp_path):
-    pipe, runs = checked(), {"num_inference_steps": 4, "options": SIZE, "rivals": False}
+    pipe, runs = checked(), {"num_inference_steps": 6, "options": SIZE, "rivals": False}
     assert not any(
         np.asarray(image).any() for image in sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=4, options=SIZE).images
     )
-    table = fl.compare_pictures(pipe, {"two": KeySchedule(4, [0, 2])}, TEXTS[:1], **runs)
+    table = fl.compare_pictures(pipe, {"two": KeySchedule(6, [0, 2])}, TEXTS[:1], **runs)
     assert (table["mse"] == 0).all() and (table["latent_mse"] > 0).any()  # both pictures are black
-    pair = PairRunner(pipe, preview_every=0).run(Settings(TEXTS[0], num_inference_steps=4), Acceleration(KeySchedule(4, [0, 2])))
+    pair = PairRunner(pipe, preview_every=0).run(Settings(TEXTS[0], num_inference_steps=6), Acceleration(KeySchedule(6, [0, 2])))
     assert not any(np.asarray(picture).any() for picture in pair.pictures.values())
 
 
