@@ -3,7 +3,7 @@
 - `check_rows_stay_apart`, `check_finite`, `check_is_one_run`, `check_prompts`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
 - `time_steps_in_words(timesteps)`: as measurements say on which time-steps they were made
-- `warn_of_other_guidance`, `warn_of_other_time_steps`, `warn_of_few_steps`, `warn_of_rounding`: warnings
+- `warn_of_another_run`, `warn_of_few_steps`, `warn_of_rounding`: warnings
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def guidance_of(pipe: Any) -> float | None:
     return used.max().item() if isinstance(used, Tensor) else used
 
 
-def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
+def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     """Warns where the schedule was measured with another guidance scale than the run has."""
     measured, used = (schedule.measured_on or {}).get("guidance_scale"), guidance_of(pipe)
     if measured is None or used is None:
@@ -53,7 +53,7 @@ def warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
     if not (is_number and math.isclose(measured, used, rel_tol=_SAME_GUIDANCE)):
         warnings.warn(
             f"this schedule was measured with guidance scale {str(measured)[:80]}, this run has {used}; its keys need not be good here",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -87,7 +87,13 @@ def time_steps_in_words(timesteps: Iterable[Any]) -> str:
     return ",".join(f"{float(timestep):.5g}" for timestep in timesteps)
 
 
-def warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
+def warn_of_another_run(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
+    """Warns where the schedule was measured on a run of another kind. `planned`: the time-steps of this one, where they are known."""
+    _warn_of_other_guidance(pipe, schedule)
+    _warn_of_other_time_steps(pipe, schedule, planned)
+
+
+def _warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
     """Warns where the schedule was measured on other time-steps than the run visits, with the same scheduler."""
     on = schedule.measured_on or {}
     if planned is None or "time_steps" not in on or on.get("scheduler") != type(pipe.scheduler).__name__:
@@ -97,7 +103,7 @@ def warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor |
         warnings.warn(
             f"this schedule was measured on time-steps {str(on['time_steps'])[:40]}..., this run has {used[:40]}...; its keys need not be "
             "good here",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -144,7 +144,8 @@ def with_costs(
     >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
 
     `arms`: each arm of `pictures` by its name. `prompt`: what is timed; None: the first of `pictures` (where prompts are
-    pictures themselves, give one). `options`: of lists with one for each prompt the first is timed. Other arguments and result as for `compare`.
+    pictures themselves, give one). `options`: of lists with one for each prompt, the first is timed. Other
+    arguments and result as for `compare`.
     """
     repeats = whole("repeats", repeats, 0)
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, options, None).of([0]))

@@ -20,8 +20,7 @@ from .cautions import (
     check_not_deepcached,
     check_rows_stay_apart,
     is_near,
-    warn_of_other_guidance,
-    warn_of_other_time_steps,
+    warn_of_another_run,
 )
 from .conditions import Conditions, repeated_arguments
 from .counts import Counts
@@ -154,8 +153,7 @@ class Decoding:
         check_length(self.pipe, self.schedule, run.num_steps if run.start is None else len(run.timesteps))
         if run.start is not None:
             self.use(self.schedule.part(run.start, run.start + run.num_steps))
-        warn_of_other_guidance(self.pipe, self.schedule)
-        warn_of_other_time_steps(self.pipe, self.schedule, run.planned if run.start is None else None)
+        warn_of_another_run(self.pipe, self.schedule, run.planned if run.start is None else None)
         check_rows_stay_apart(self.pipe, self.parallel)  # pipelines may install processors when they are called
         self.check_parts()
         self.check_ranks(sample)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .analysis import feature_change
+from .given import plain
 from .recorded import Recording
 from .reuse_costs import ReuseCosts
 from .schedule import KeySchedule, check_num_keys
@@ -35,7 +36,7 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", pow
 
     Raises ValueError, saying which numbers of keys there are.
     """
-    best = optimal_keys(costs.spans(over, power), most=costs.num_steps)
+    best, num_keys = optimal_keys(costs.spans(over, power), most=costs.num_steps), plain(num_keys)
     if isinstance(num_keys, bool) or num_keys not in best:
         raise ValueError(
             f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured)"

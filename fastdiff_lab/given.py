@@ -26,7 +26,7 @@ def listed(name: str, given: Any, of: str) -> list[Any]:
     if isinstance(given, str | bytes):
         raise TypeError(f"{name}={given!r} given; accepted: a list of {of}, such as [{given!r}]")
     held = given.tolist() if hasattr(given, "tolist") else given  # numpy, pandas and torch
-    if hasattr(given, "columns") or isinstance(given, Mapping | Set) or not isinstance(held, Iterable):
+    if hasattr(given, "columns") or isinstance(given, Mapping | Set) or isinstance(held, str) or not isinstance(held, Iterable):
         raise TypeError(
             f"{name} of type {type(given).__name__} given; accepted: a list of {of} (or a tuple, array, column of a table, generator)"
         )
@@ -65,7 +65,7 @@ def whole(name: str, given: Any, least: int) -> int:
     4
     """
     if not is_whole(given) or given < least:
-        raise ValueError(f"{name}={given!r} asked; accepted: a whole number of {least} or more")
+        raise ValueError(f"{name}={plain(given)!r} asked; accepted: a whole number of {least} or more")
     return given.__index__()
 
 

@@ -151,7 +151,9 @@ def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
         return DiffusionPipeline.from_pretrained(
             str(source), dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=folder.is_dir()
         )
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not _is_no_connection(error):
+            raise
         if folder.is_dir():
             raise FileNotFoundError(f"cannot load {source}: {error}") from error
         raise _of_the_hub(str(source), error) from error
@@ -183,8 +185,10 @@ def _of_the_hub(source: str, error: BaseException) -> OSError:
 
 
 def _is_no_connection(error: BaseException) -> bool:
-    package = type(error).__module__.partition(".")[0]  # the hub's client leaves these to its HTTP library
-    return isinstance(error, ConnectionError | TimeoutError) or package in ("httpx", "httpcore", "requests")
+    of_http = type(error).__module__.startswith(
+        ("httpx", "httpcore", "requests")
+    )  # the hub's client lets its library's errors through
+    return isinstance(error, ConnectionError | TimeoutError) or of_http
 
 
 def check_source(source: str | Path) -> None:

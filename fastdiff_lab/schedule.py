@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import read_json, write_text
-from .given import is_whole
+from .given import is_whole, plain
 
 SCHEMA = "fastdiff_lab.KeySchedule"
 VERSION = 1
@@ -100,7 +100,7 @@ class KeySchedule:
 
     def __post_init__(self) -> None:
         _check_num_steps(self.num_steps)
-        object.__setattr__(self, "num_steps", self.num_steps.__index__())  # numpy's numbers as Python's own
+        object.__setattr__(self, "num_steps", plain(self.num_steps))
         object.__setattr__(self, "keys", _checked_keys(self.keys, self.num_steps))
         if not isinstance(self.source, str):
             raise TypeError(f"source={self.source!r} given; accepted: a text")
@@ -115,6 +115,7 @@ class KeySchedule:
 
         Raises ValueError unless 1 <= `num_keys` <= `num_steps`.
         """
+        num_steps, num_keys = plain(num_steps), plain(num_keys)
         _check_num_steps(num_steps)
         check_num_keys(num_keys, num_steps)
         keys = [(2 * i * num_steps + num_keys) // (2 * num_keys) for i in range(num_keys)]
@@ -148,7 +149,7 @@ class KeySchedule:
 
         Raises ValueError for fewer steps than keys.
         """
-        published = PAPER_KEYS["stable-diffusion"]
+        num_steps, published = plain(num_steps), PAPER_KEYS["stable-diffusion"]
         if num_steps not in published and num_steps < len(_SD_50):
             raise ValueError(
                 f"the paper's {len(_SD_50)} keys asked for {num_steps} steps; accepted: {len(_SD_50)} steps or more, or keys of another kind"
@@ -217,6 +218,7 @@ class KeySchedule:
 
         Raises ValueError if there are more keys than steps.
         """
+        num_steps = plain(num_steps)
         _check_num_steps(num_steps)
         check_num_keys(len(self.keys), num_steps)
         keys: list[int] = []
@@ -296,7 +298,7 @@ def _checked_keys(keys: object, num_steps: int) -> tuple[int, ...]:
     wrong = next((key for key in keys if not is_whole(key) or not 0 <= key < num_steps), None)
     if wrong is not None:
         raise ValueError(f"key step {wrong!r} given; accepted: whole numbers from 0 to {num_steps - 1} (num_steps={num_steps})")
-    keys = tuple(key.__index__() for key in keys)
+    keys = tuple(map(plain, keys))
     if not keys or keys[0] != 0:
         raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key: accepted are lists that begin with 0")
     later = next(((a, b) for a, b in pairwise(keys) if b <= a), None)
