@@ -16,11 +16,11 @@ from torch import Tensor
 from .hooks import replaced_method
 
 
-def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, int]], arm: str) -> None:
+def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], arm: str) -> None:
     """Raises ValueError for latents, on the CPU, with NaN or infinite values: they would count as identical to others of their kind."""
     astray = [task for task, of_picture in zip(tasks, latents, strict=True) if not of_picture.isfinite().all()]
     if astray:
-        prompt, seed = astray[0]
+        prompt, seed = astray[0][:2]
         raise ValueError(
             f"the final latents of {len(astray)} of {len(tasks)} pictures hold NaN or infinite values (arm {arm}; the first: prompt "
             f"{str(prompt)[:80]!r}, seed {seed}); accepted: a pipeline that stays finite, perhaps in float32 or bfloat16"
