@@ -110,7 +110,7 @@ def compare(
     repeats = whole("repeats", repeats, 0)  # before hours are spent on pictures
     denoiser_of(pipe)
     prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
-    of_run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
+    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
     given = call_options(pipe, options, len(prompts))
     ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     pictures = compare_pictures(
@@ -240,10 +240,10 @@ def compare_tasks(
     """
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
-    tasks = [Task(*task) for task in tasks]
+    wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
-        return picture_rows(lambda name, part: read(arms[name], part), list(arms), tasks, quality)
+        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
+        return picture_rows(lambda name, part: read(arms[name], part), list(arms), wanted, quality)
 
 
 QUALITY = ("clip_score", "lpips", "fid", "kid")  # shown where they were asked

@@ -58,10 +58,10 @@ def drawn(
 
     `options`: of `sample`, by name; other arguments as for `compare`.
     """
-    tasks = [Task(*task) for task in tasks]
+    wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, tasks, options, kept, batch=batch, n_jobs=n_jobs)
-        return {name: read(arm, tasks) for name, arm in arms.items()}
+        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
+        return {name: read(arm, wanted) for name, arm in arms.items()}
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:

@@ -254,7 +254,7 @@ def main(
     _write(
         averages(pipe, files["encoder-0"], new, seeds=[7], store=store, guidance_scale=EMBEDDED_GUIDANCE), output / "averages.csv"
     )
-    of_run = {"count": count, "guidance_scale": EMBEDDED_GUIDANCE}
+    of_run: dict[str, Any] = {"count": count, "guidance_scale": EMBEDDED_GUIDANCE}
     ranks = {name: predicted_and_real(pipe, costs, prompts, **of_run) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
 
