@@ -240,10 +240,10 @@ def compare_tasks(
     """
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
-    named = [Task(*task) for task in tasks]
+    wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, named, options, kept, batch=batch, n_jobs=n_jobs)
-        return picture_rows(lambda name, part: read(arms[name], part), list(arms), named, quality)
+        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
+        return picture_rows(lambda name, part: read(arms[name], part), list(arms), wanted, quality)
 
 
 QUALITY = ("clip_score", "lpips", "fid", "kid")  # shown where they were asked

@@ -63,10 +63,10 @@ def drawn(
 
     `options`: of `sample`, by name; other arguments as for `compare`.
     """
-    named = [Task(*task) for task in tasks]
+    wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, named, options, kept, batch=batch, n_jobs=n_jobs)
-        return {name: read(arm, named) for name, arm in arms.items()}
+        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
+        return {name: read(arm, wanted) for name, arm in arms.items()}
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:

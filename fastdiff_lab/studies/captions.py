@@ -10,12 +10,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from ..picture_table import Task
-
 MAX_BYTES = 512 * 2**20
 
 
-def read_captions(path: str | Path, count: int) -> list[Task]:
+def read_captions(path: str | Path, count: int) -> list[tuple[str, int]]:
     """The first `count` pairs of caption and seed of a file such as captions_val2014.json; the seed is the place, from 0 on.
 
     >>> read_captions("captions_val2014.json", 10_000)[0]  # doctest: +SKIP

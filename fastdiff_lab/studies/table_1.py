@@ -23,7 +23,7 @@ from ..deepcache import deepcache_helper
 from ..evaluation import Arm, denoiser_calls
 from ..files import writable_folder, write_text, write_whole
 from ..machine import about_run
-from ..picture_table import UNTOUCHED, Task
+from ..picture_table import UNTOUCHED
 from ..pipelines import load_pipeline
 from ..quality.scores import METRICS, Quality, quality_of
 from ..schedule import KeySchedule
@@ -116,7 +116,7 @@ def _as_derived(schedule: KeySchedule) -> Arm:
 def table_1(
     pipe: Any,
     sampler: str,
-    tasks: Sequence[Task],
+    tasks: Sequence[tuple],
     *,
     quality: Quality | None = None,
     schedules: Mapping[str, KeySchedule] | None = None,
