@@ -33,7 +33,7 @@ def read_captions(path: str | Path, count: int) -> list[tuple[str, int]]:
         raise ValueError(
             f"{count} captions asked of {path}, which has {len(captions)} of {len(images)} images; accepted: as many or fewer"
         )
-    return [Task(caption, seed) for seed, caption in enumerate(captions[:count])]
+    return [(caption, seed) for seed, caption in enumerate(captions[:count])]
 
 
 def _of_images(path: Path) -> dict[int, list[str]]:
