@@ -192,7 +192,7 @@ def test_a_pass_for_each_view_is_a_run_for_each():
 def panorama(views: int):
     pipe = stable_diffusion(StableDiffusionPanoramaPipeline)
     pipe.get_views = lambda h, w, circular_padding=False: [(0, 8, 4 * x, 4 * x + 8) for x in range(views)]
-    return pipe, TEXT | {"output_type": "latent", "height": 16, "width": 16 + 8 * (views - 1), "view_batch_size": 8}
+    return pipe, TEXT | {"output_type": "latent", "height": 32, "width": 32 + 16 * (views - 1), "view_batch_size": 8}
 
 
 @pytest.mark.parametrize("views", [1, 3])
