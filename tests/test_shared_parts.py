@@ -184,7 +184,7 @@ def test_a_processor_that_changes_in_mid_run():
 
     with (
         fl.encoder_propagation(pipe, KEYS),
-        pytest.raises(ValueError, match=r"step 4 .*an adapter, an attention processor or a scale"),
+        pytest.raises(ValueError, match=r"step 4 .*an adapter, an attention processor, GLIGEN's switch or a scale"),
     ):
         drawn(pipe, callback_on_step_end=change)
 
