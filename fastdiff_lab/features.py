@@ -85,7 +85,8 @@ class HeldFeatures:
         except RuntimeError:  # a pass that runs out of memory is tried again, with what it kept given back
             if now.is_key:
                 self.kept = {}
-                self.entered.values[-1].clear()
+                for entered in self.entered.values[-1:]:
+                    entered.clear()
             raise
         finally:
             self.mine.now = None
