@@ -318,7 +318,7 @@ class Decoding:
         places = tuple(self.place(run, step) for step in steps)
         is_last_use = is_last and (is_key or len(steps) == 1)  # one of several steps may be tried again, with fewer
         return Pass(
-            len(sample), frames_of(self.model, sample), places, is_key, is_last_use and not (self.unproven and len(steps) > 1),
+            len(sample), frames_of(self.model, sample), places, is_key, is_last_use and not self.unproven,
             is_written_to=arguments.get("down_intrablock_additional_residuals") is not None,
         )  # fmt: skip
 
