@@ -42,6 +42,7 @@ def little_memory(module: torch.nn.Module, most: int, error: BaseException = FUL
         if len(given) > most:
             raise type(error)(*error.args)  # a new one: a traceback holds on to tensors
 
+    look.__module__ = "torch"  # it stands for the allocator; a user's hook would be checked, which decodes more
     handle = module.register_forward_pre_hook(look, with_kwargs=True)
     try:
         yield
