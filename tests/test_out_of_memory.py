@@ -251,7 +251,7 @@ def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     """Upper bounds: within a third of what the tensors of a real run hold at most."""
     pipe, schedule = denoiser_pipe(name), KeySchedule(9, [0, 1])
     given = conditions(name)
-    sample = torch.zeros(FAMILIES[name].shape(2, (8, 8)), dtype=torch.float64)
+    sample = torch.zeros(FAMILIES[name].shape(2, FAMILIES[name].sides), dtype=torch.float64)
     arguments = {sample_argument(denoiser_of(pipe)): sample, "timestep": 1, **given}
     told = bytes_of_pass(denoiser_of(pipe), arguments, extrapolation=Extrapolation(order))
     for steps in (3, 8):
