@@ -114,8 +114,8 @@ def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
     assert kept and sum(kept) / len(kept) >= untouched > 0
 
 
-# Their untouched run fails in this precision on the CPU, or its numbers cannot be held.
-FAILING = {"float16": (), "bfloat16": ()}
+# Their untouched runs fail in this precision: numpy has no bfloat16 for their pictures, or the pipeline draws its latents in float32.
+FAILING = {"float16": ("ldm",), "bfloat16": ("ldm", "ddim", "ddpm", "stable-video")}
 
 
 @pytest.mark.long
@@ -123,11 +123,13 @@ FAILING = {"float16": (), "bfloat16": ()}
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning")
 def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtype):
-    if name in FAILING[dtype]:
-        pytest.skip("its untouched run fails in this precision")
     system = ROWS[name]
     pipe = system.build().to(HALF[dtype])
     half = in_half(system, HALF[dtype])
+    if name in FAILING[dtype]:
+        with pytest.raises((TypeError, RuntimeError), match="BFloat16|c10::Half"):
+            of(half, pipe)
+        return
     untouched = of(half, pipe)
     with fl.encoder_propagation(
         pipe, KeySchedule(system.calls, range(system.calls)), parallel_decoding=system.parallel, **system.options
