@@ -69,6 +69,7 @@ def _one_call(pipe: Any, model: nn.Module, arguments: Mapping[str, Any]) -> OneC
 def seconds_of(arm: Arm, call: OneCall, num_steps: int) -> float:
     """About how long the denoiser of one picture takes.
 
+    >>> from fastdiff_lab import KeySchedule
     >>> seconds_of(Arm(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
     3.0
     """

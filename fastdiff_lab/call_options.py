@@ -61,7 +61,9 @@ def call_options(
     Raises ValueError for what the library gives itself, what the pipeline does not take and a list that has not one entry for each prompt;
     TypeError for what cannot be told from another of its kind, such as a function.
     """
-    given = {name: _plain(name, value) for name, value in (options or {}).items() if value is not None}
+    defaults = inspect.signature(pipe.__call__).parameters
+    is_default = lambda name, value: value is None and getattr(defaults.get(name), "default", None) is None
+    given = {name: _plain(name, value) for name, value in (options or {}).items() if not is_default(name, value)}
     _check_names(pipe, set(options or {}), given, asked)
     words = in_words(given) if told_apart else {}
     shared = {name: _shared(pipe, name, value) for name, value in given.items()}

@@ -17,7 +17,7 @@ class Later:
     True
     >>> later.is_same("class_labels", 2, [torch.tensor(False)])  # from now on, at the end
     True
-    >>> later.check()
+    >>> later.check()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
     ValueError: step 2: its class_labels is another than at the key step before, ...

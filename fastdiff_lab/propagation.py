@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from .given import is_whole
 from .holding import holding
 from .hooks import replaced_call, replaced_method
 from .ranks import Ranks
+from .runs import announced
 from .schedule import KeySchedule
 from .split import controlnet_of, denoiser_of, inner_loop, split_denoiser
 from .steering import processors_kept
@@ -169,14 +169,5 @@ def installed(state: Decoding) -> Iterator[Decoding]:
         loop = inner_loop(state.pipe)
         stack.enter_context(processors_kept(model, after_errors_only=loop is None))
         if loop is not None:
-            stack.enter_context(replaced_method(state.pipe, loop, partial(_announced, state)))
+            stack.enter_context(replaced_method(state.pipe, loop, partial(announced, state.tracker)))
         yield state
-
-
-def _announced(state: Decoding, inner: Callable) -> Callable:
-    def loop(*args: Any, **kwargs: Any) -> Any:
-        arguments = inspect.signature(inner).bind(*args, **kwargs).arguments
-        state.tracker.begin_loop(arguments["timesteps"])
-        return inner(*args, **kwargs)
-
-    return loop

@@ -22,7 +22,7 @@ from .callers import is_called_by
 from .flops import on_meta
 from .hooks import is_replaced, replaced_method
 from .recorded import STATISTICS, Recording, unknown_layer
-from .runs import RunTracker
+from .runs import RunTracker, announced
 from .split import denoiser_of, frames_of, guided_rows, inner_layers, inner_loop, sample_argument, split_denoiser
 from .steering import processors_kept
 
@@ -43,16 +43,17 @@ class _Recorder:
         self.signature = inspect.signature(type(self.model).forward)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
         self.is_ours = True  # the call at hand; other pipelines may share the denoiser
+        self.is_last_loop = True  # of the loops that Text2Video-Zero makes in one call
         self.begin_run()
 
     def begin_run(self) -> None:
-        self.step, self.all_rows, self.rows, self.blocks = -1, 0, slice(None), 1
+        self.step, self.all_rows, self.rows, self.blocks, self.dims = -1, 0, slice(None), 1, 0
         self.values: dict[tuple[str, int, str], Tensor] = {}
         self.before: dict[str, Tensor] = {}
         self.kept: dict[str, list[Tensor]] = {name: [] for name in self.keep}
 
     def before_step(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        self.is_ours = is_called_by(self.pipe)
+        self.is_ours = self.is_last_loop and is_called_by(self.pipe)
         if not self.is_ours:
             return
         arguments = self.signature.bind(module, *args, **kwargs).arguments
@@ -68,6 +69,11 @@ class _Recorder:
             self.check_size(arguments)
         self.step = step
 
+    def begin_loop(self, planned: Tensor) -> None:
+        """Records the loop that goes to the end, where all frames are: those before it prepare the first frame."""
+        self.is_last_loop = bool(planned[-1] == self.pipe.scheduler.timesteps[-1])
+        self.tracker.begin_loop(planned)
+
     def choose_rows(self, step: int, arguments: dict) -> None:
         """The same pictures at each step, also where guidance ends in mid-run and the prompt's rows become the only ones."""
         sample = arguments[sample_argument(self.model)]
@@ -79,7 +85,7 @@ class _Recorder:
                 f"the denoiser gets {len(sample)} rows at step {step} and got {self.all_rows} before, so half={self.half!r} is no longer "
                 "the same pictures; accepted: half='conditional' where guidance ends in mid-run"
             )
-        self.all_rows, self.rows = len(sample), slice(rows.start * frames, rows.stop * frames)
+        self.dims, self.all_rows, self.rows = sample.dim(), len(sample), slice(rows.start * frames, rows.stop * frames)
         self.blocks = 1 if len(sample) == rows.stop - rows.start else len(sample) // (rows.stop - rows.start)
 
     def check_blocks(self, sample: Tensor) -> None:
@@ -87,7 +93,7 @@ class _Recorder:
 
         Only here one sees how many pictures there are, and so how many blocks of rows: guidance by several texts has more than two.
         """
-        if self.half == "all" or self.step != 0 or sample.dim() != 4 or not self.is_ours:
+        if self.half == "all" or self.step != 0 or not sample.dim() == self.dims == 4 or not self.is_ours:
             return
         found = self.all_rows // len(sample)
         if found not in (1, self.blocks):
@@ -279,6 +285,7 @@ def record(
     `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all". Guidance by several texts (semantic
     guidance) has more than two parts, which only "all" accepts.
 
+    Of the loops of Text2Video-Zero the last one is recorded, which all frames go through.
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
     Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, for one that has no rows any more
     after guidance ended in mid-run, or for a run whose features hold NaN (at
@@ -304,7 +311,9 @@ def record(
         handles.append(model.register_forward_hook(recorder.after_step))
         for handle in handles:
             stack.callback(handle.remove)
-        if inner_loop(pipe) is None:  # Text2Video-Zero replaces its scheduler in mid-run
+        if (loop := inner_loop(pipe)) is not None:  # Text2Video-Zero replaces its scheduler in mid-run
+            stack.enter_context(replaced_method(pipe, loop, partial(announced, recorder)))
+        else:
             stack.enter_context(replaced_method(pipe.scheduler, "step", partial(_looking_at_samples, recorder)))
         yield recording
         if not recording.num_samples:

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -192,3 +194,13 @@ class RunTracker:
         if run.step == run.num_steps:
             run.call = None  # a frame holds on to all that the pipeline works with
         return run, step, is_new
+
+
+def announced(begins: Any, inner: Callable) -> Callable:
+    """A pipeline's method that goes through the `timesteps` it gets, which `begins.begin_loop` is told before."""
+
+    def loop(*args: Any, **kwargs: Any) -> Any:
+        begins.begin_loop(inspect.signature(inner).bind(*args, **kwargs).arguments["timesteps"])
+        return inner(*args, **kwargs)
+
+    return loop

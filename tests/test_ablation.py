@@ -13,7 +13,7 @@ from fastdiff_lab.studies.key_rules import compare_rules, rules
 from fastdiff_lab.studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
-STEPS = {"num_inference_steps": 8}
+STEPS = {"num_inference_steps": 8, "guidance_scale": 5.0}
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,7 @@ def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     from fastdiff_lab.replay import Call, seen
 
     schedule = fl.KeySchedule(8, [0, 1, 2, 3, 4])  # the last group ends with the run, where the sensitivity is 1
-    options = {"num_inference_steps": 8, "guidance_scale": 5.0}
-    trajectory = seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), options), 8)
+    trajectory = seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), STEPS), 8)
     real = final_errors(pipe, trajectory, schedule, order=1).numpy() * trajectory.samples[0][0].numel()
     predicted = [sum(group_costs(costs.subset([place]), schedule)) for place in (0, 1)]
     assert np.allclose(real, predicted, rtol=1e-3)
@@ -110,7 +109,7 @@ def test_rules_need_one_recording_and_give_as_many_keys(pipe):
 
 def test_rules_beside_derived_keys(pipe, costs):
     new = [scene.caption() for scene in held_out_scenes(2)]
-    table = compare_rules(pipe, costs, new, counts=(3,), guidance_scale=5.0, **STEPS).set_index("rule")
+    table = compare_rules(pipe, costs, new, counts=(3,), **STEPS).set_index("rule")
     assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 9 and (table["pictures"] == 2).all()
     assert (
         (table["order"] == 1).all() and (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
@@ -154,6 +153,6 @@ def test_published_keys_beside_derived_ones(pipe):
     with torch.no_grad():
         costs, of_predictions = (fl.calibrate(pipe, PROMPTS[:2], what=what, **STEPS) for what in ("encoder", "prediction"))
     new = [scene.caption() for scene in held_out_scenes(2)]
-    table = compare_published(pipe, costs, new, of_predictions=of_predictions, counts=(3,), guidance_scale=5.0, **STEPS)
+    table = compare_published(pipe, costs, new, of_predictions=of_predictions, counts=(3,), **STEPS)
     assert len(table) == 12 and table["rule"].is_unique and (table["pictures"] == 2).all()
     assert table.set_index("rule").loc["predictions, derived for features", "ahead"] == 0

@@ -128,7 +128,7 @@ def test_batches_change_nothing():
 
 def test_the_embedded_pipeline(embedded, tmp_path, capsys):
     """From measurement to an accelerated picture, as the README shows it."""
-    costs = fl.calibrate(embedded, CAPTIONS, num_inference_steps=12, order=1, longest=6)
+    costs = fl.calibrate(embedded, CAPTIONS, num_inference_steps=12, guidance_scale=5.0, order=1, longest=6)
     assert "denoiser calls" in capsys.readouterr().err
     schedule = fl.derive_schedule(costs, num_keys=5)
     schedule.save(tmp_path / "schedule.json")

@@ -7,10 +7,11 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from models import state
+from models import FRAMES, state
 from PIL import Image
 from systems import ROWS, options_of
 from systems.base import as_tensor
+from systems.parts import SIZE
 from systems.video import stable_video
 
 import fastdiff_lab as fl
@@ -103,14 +104,14 @@ def test_a_video_is_one_picture_of_its_frames(name):
     assert torch.equal(drawn.latents, by_video.reshape(2, -1))
     videos = pipe(TEXTS, generator=generators([0, 1]), output_type="pil", **call)[0]
     for picture, frames in zip(drawn.images, videos, strict=True):
-        assert picture.size == (frames[0].width, frames[0].height * len(frames)) and len(frames) == 3
+        assert picture.size == (frames[0].width, frames[0].height * len(frames)) and len(frames) == FRAMES
         assert np.array_equal(np.asarray(picture), np.concatenate([np.asarray(frame) for frame in frames]))
 
 
 def test_a_controlnet_is_counted_with_the_encoder():
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)
-    plain = {"num_inference_steps": options["num_inference_steps"], "guidance_scale": 5.0, "options": {"height": 16, "width": 16}}
+    plain = {"num_inference_steps": options["num_inference_steps"], "guidance_scale": 5.0, "options": {"height": SIZE["height"], "width": SIZE["width"]}}
     arms = {"two": KeySchedule(6, [0, 2])}
     with_it = fl.compare(pipe, arms, prompts[:1], repeats=0, rivals=False, **options).set_index("arm")["gflops"]
     without = fl.compare(ROWS["sd"].build(), arms, prompts[:1], repeats=0, rivals=False, **plain).set_index("arm")["gflops"]

@@ -286,6 +286,7 @@ VARIANTS = {
 @pytest.mark.parametrize(("name", "place"), [(name, place) for name in EXERCISES for place in range(3)])
 def test_right_answers_written_another_way_pass_both(name, place):
     variant = VARIANTS[name][place]
+    names_of(MASTERS[1], True)  # read before, so that the answer does not call what reads it
     assert check(name, variant).passed, check(name, variant)
     with modules_kept():
         hidden_test(name)(variant)

@@ -298,6 +298,7 @@ def test_something_installed_above_in_the_block_is_left_there_and_said():
     mid = pipe.unet.mid_block
     with pytest.warns(UserWarning, match="mid.*was changed inside the block|UNetMidBlock2DCrossAttn was changed"):
         with fl.encoder_propagation(pipe, KEYS):
+            loop(pipe, 10, conditions())
             ours = mid._compiled_call_impl
             mid._compiled_call_impl = lambda *args, **kwargs: ours(*args, **kwargs)
     untouched = loop(denoiser_pipe(), 5, conditions())

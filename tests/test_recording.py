@@ -9,7 +9,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from models import FAMILIES, FRAMES, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
+from diffusers import UNet2DConditionModel
+from models import FAMILIES, FRAMES, PLAIN, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
 
 import fastdiff_lab as fl
 from fastdiff_lab.analysis import KINDS
@@ -202,6 +203,7 @@ def test_layers_by_name_pattern_and_function():
 
 def test_the_paper_counts_44_layers():
     pipe = denoiser_pipe()
+    pipe.unet = UNet2DConditionModel(**PLAIN | {"layers_per_block": 2}).double()
     with fl.record(pipe, layers="inner") as recording:
         loop(pipe, 2, conditions())
     assert len(recording.layers) == 44  # Table 7

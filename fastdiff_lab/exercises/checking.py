@@ -32,7 +32,7 @@ EXERCISES: dict[str, Exercise] = {
 NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; all else would let the library answer in the student's place.
-ALLOWED_FILES = ("schedule.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
+ALLOWED_FILES = ("schedule.py", "given.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
 ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed", "_encodes_at_keys_only")
 
 

@@ -50,7 +50,8 @@ _MARK = "<new1>"
 def untrained() -> StableDiffusionPipeline:
     """The embedded pipeline without its refusal of unknown words: here they are learned."""
     known = load_pipeline()
-    pipe = assemble(**{name: known.components[name] for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")})
+    parts = {name: known.components[name] for name in ("vae", "text_encoder", "unet", "scheduler")}
+    pipe = assemble(**parts, tokenizer=known.tokenizer.that_learns())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
