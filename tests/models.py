@@ -30,7 +30,7 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 # No two sizes are equal by chance (tests/test_sizes.py): code that takes one for the other would pass every test.
 TOKENS, WIDTH, POOLED = 13, 8, 17  # of the text embeddings
 SIDES = (10, 14)  # of a sample
-FRAMES, OF_FRAMES = 5, (14, 22)  # of a video
+FRAMES, OF_FRAMES = 5, (6, 14)  # of a video
 OF_VIDEO = 9  # width of the text embeddings of a video
 PLAIN = {
     "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 27, 33, 36), "norm_num_groups": 3,
@@ -64,7 +64,7 @@ def redraw_zeros(model: torch.nn.Module) -> torch.nn.Module:
 
 SMALL = {"block_out_channels": (12, 18), "norm_num_groups": 3}
 VIDEO = {
-    "block_out_channels": (18, 36), "norm_num_groups": 3, "layers_per_block": 1, "sample_size": 16, "cross_attention_dim": OF_VIDEO,
+    "block_out_channels": (24, 48), "norm_num_groups": 3, "layers_per_block": 1, "sample_size": 16, "cross_attention_dim": OF_VIDEO,
 }  # fmt: skip
 
 
@@ -107,11 +107,11 @@ FAMILIES: dict[str, Family] = {
         "attention_head_dim": 3,
     }, frames_axis=2, sides=OF_FRAMES),
     "spatio-temporal": Family(UNetSpatioTemporalConditionModel, {
-        "sample_size": 16, "in_channels": 6, "out_channels": 6, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "sample_size": 16, "in_channels": 11, "out_channels": 11, "block_out_channels": (32, 64), "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (4, 4),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
         "projection_class_embeddings_input_dim": 12, "cross_attention_dim": OF_VIDEO,
-    }, channels=6, frames_axis=1, sides=OF_FRAMES),
+    }, channels=11, frames_axis=1, sides=OF_FRAMES),
     "motion": Family(UNetMotionModel, VIDEO | {
         "down_block_types": ("CrossAttnDownBlockMotion", "DownBlockMotion"), "up_block_types": ("UpBlockMotion", "CrossAttnUpBlockMotion"),
         "num_attention_heads": 3, "motion_num_attention_heads": 3, "use_motion_mid_block": True, "motion_max_seq_length": 8,

@@ -27,11 +27,24 @@ from models import redraw_zeros
 from PIL import Image
 
 from .base import PAPERS, System, done, given
-from .parts import OF_FRAMES, UNET, WIDTH, assembled, autoencoder, built, controlnet, drawn, picture_encoder, scheduler, text_parts
+from .parts import (
+    OF_FRAMES,
+    OF_MOTION,
+    UNET,
+    WIDTH,
+    assembled,
+    autoencoder,
+    built,
+    controlnet,
+    drawn,
+    picture_encoder,
+    scheduler,
+    text_parts,
+)
 from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
 from .steered import picture_processor
 
-SMALL = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 6, "block_out_channels": (18, 48)}
+SMALL = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 9, "block_out_channels": (27, 54)}
 
 
 def text_to_video_zero() -> Any:
@@ -76,7 +89,7 @@ def _always_drawn_alike(draw: Any) -> Any:
 def stable_video(side: int = 16) -> Any:
     """`side`: of what the picture encoder gets: tensors as they are, PIL pictures resized to 224."""
     config = {
-        "sample_size": 16, "in_channels": 12, "out_channels": 6, "block_out_channels": (32, 64), "layers_per_block": 1,
+        "sample_size": 16, "in_channels": 22, "out_channels": 11, "block_out_channels": (32, 64), "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (4, 4),
         "up_block_types": ("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"), "addition_time_embed_dim": 4,
         "projection_class_embeddings_input_dim": 12, "cross_attention_dim": WIDTH, "num_frames": 5,
@@ -84,7 +97,7 @@ def stable_video(side: int = 16) -> Any:
     vae = {
         "block_out_channels": (32,) * 3,
         "down_block_types": ("DownEncoderBlock2D",) * 3,
-        "latent_channels": 6,
+        "latent_channels": 11,
         "sample_size": 64,
     }
     noise = EulerDiscreteScheduler(
@@ -139,8 +152,11 @@ SIZE = {"height": OF_FRAMES[0], "width": OF_FRAMES[1]}
 FRAMES = LATENT | SIZE | {"num_frames": 5}
 PICTURE = drawn(1, 3, *OF_FRAMES)
 SMALL_PICTURE = drawn(1, 3, 16, 16)  # the picture encoder gets it as it is
-EDGES = [*drawn(5, 3, *OF_FRAMES, seed=11)]
-ZERO = SIZE | {
+MOVING = {"height": OF_MOTION[0], "width": OF_MOTION[1]}
+ANIMATED = FRAMES | MOVING
+FIRST = drawn(1, 3, *OF_MOTION)
+EDGES = [*drawn(5, 3, *OF_MOTION, seed=11)]
+ZERO = MOVING | {
     "prompt": "a red circle", "video_length": 5, "num_inference_steps": 8, "t0": 4, "t1": 6, "output_type": "latent",
     "motion_field_strength_x": 100, "motion_field_strength_y": 100,
 }  # fmt: skip
@@ -178,31 +194,31 @@ SYSTEMS = (
         "`clip_skip=None`; in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(
-        "animatediff", "AnimateDiff", animatediff, FRAMES, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
+        "animatediff", "AnimateDiff", animatediff, ANIMATED, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
     ),
     System(
         "animatediff-controlnet", "AnimateDiff with a ControlNet, an edge picture for each frame",
-        lambda: animatediff(AnimateDiffControlNetPipeline, controlnet=controlnet()), FRAMES | {"conditioning_frames": EDGES},
+        lambda: animatediff(AnimateDiffControlNetPipeline, controlnet=controlnet()), ANIMATED | {"conditioning_frames": EDGES},
         OTHER_TEXT | {"control pictures": given(conditioning_frames=[1 - frame for frame in EDGES])}, controlnets=1,
     ),
     System(
         "animatediff-sparsectrl", "AnimateDiff with SparseCtrl, edges for one frame",
-        sparsectrl, FRAMES | {"conditioning_frames": _pil(PICTURE), "controlnet_frame_indices": [0]},
-        OTHER_TEXT | {"frame": given(controlnet_frame_indices=[2]), "control picture": given(conditioning_frames=_pil(1 - PICTURE))},
+        sparsectrl, ANIMATED | {"conditioning_frames": _pil(FIRST), "controlnet_frame_indices": [0]},
+        OTHER_TEXT | {"frame": given(controlnet_frame_indices=[2]), "control picture": given(conditioning_frames=_pil(1 - FIRST))},
         controlnets=1, note="draws the control pictures' latents without its generator (not in the test), so it cannot be calibrated",
     ),
     System(
         "animatediff-video", "AnimateDiff, video to video", lambda: animatediff(AnimateDiffVideoToVideoPipeline),
-        {name: value for name, value in FRAMES.items() if name != "num_frames"} | {"video": EDGES, "strength": 0.7, "num_inference_steps": 8},
+        LATENT | MOVING | {"video": EDGES, "strength": 0.7, "num_inference_steps": 8},
         OTHER_TEXT | {"video": given(video=[1 - frame for frame in EDGES])}, calls=5, size="animatediff",
     ),
     System(
-        "pia", "PIA: a picture and a text to video", lambda: animatediff(PIAPipeline, conv_in_channels=9), FRAMES | {"image": PICTURE},
-        OTHER_TEXT | {"picture": given(image=1 - PICTURE), "motion scale": given(motion_scale=2)},
+        "pia", "PIA: a picture and a text to video", lambda: animatediff(PIAPipeline, conv_in_channels=9), ANIMATED | {"image": FIRST},
+        OTHER_TEXT | {"picture": given(image=1 - FIRST), "motion scale": given(motion_scale=2)},
         note="in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(
-        "animatediff-free-init", "AnimateDiff with FreeInit, two iterations", with_free_init, FRAMES,
+        "animatediff-free-init", "AnimateDiff with FreeInit, two iterations", with_free_init, ANIMATED,
         {"FreeInit": done(lambda pipe: pipe.disable_free_init())}, runs=((0, 6), (0, 6)), size="animatediff",
         note="each iteration is a run; it cannot be calibrated",
     ),
