@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +24,6 @@ from fastdiff_lab.split import denoiser_of
 _IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _IGNORED]
 ROWS = {system.name: system for system in SYSTEMS}
-FEATURES = [(name, feature) for name, system in ROWS.items() for feature in system.features]
 
 
 # Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
@@ -49,71 +50,77 @@ def check_counts(system: System, counts, parallel: bool) -> None:
     assert counts.controlnet_calls == (keys if system.controlnets else 0)
 
 
-@pytest.mark.parametrize(("name", "feature"), FEATURES)
-def test_what_the_row_is_about_matters(name, feature):
-    system = ROWS[name]
-    pipe = system.build()
-    before = of(system, pipe)
-    assert torch.isfinite(before).all()
-    assert torch.equal(of(system, pipe), before)
-    call = system.features[feature](pipe, dict(system.call))
-    after = output(pipe, call)
-    assert after.shape != before.shape or distance(after, before) > 1e-4
+@dataclass(frozen=True)
+class Built:
+    """A row's pipeline, which all laws share, and its untouched output."""
+
+    system: System
+    pipe: Any
+    untouched: torch.Tensor
+    before: Any
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_every_step_a_key_is_the_untouched_pipeline(name):
-    system = ROWS[name]
+@pytest.fixture(scope="module")
+def row(request):
+    system = ROWS[request.param]
     pipe = system.build()
     untouched = of(system, pipe)
-    result, counts = accelerated(system, pipe, range(system.calls), parallel_decoding=system.parallel)
-    assert torch.equal(result, untouched)
+    assert torch.isfinite(untouched).all()
+    before = state(pipe)
+    assert torch.equal(of(system, pipe), untouched)
+    yield Built(system, pipe, untouched, before)
+    assert torch.equal(of(system, pipe), untouched)
+
+
+def rows(fits: Callable[[System], bool] = lambda system: True) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("row", [name for name, system in ROWS.items() if fits(system)], indirect=True)
+
+
+@rows()
+def test_what_the_row_is_about_matters(row):
+    for feature, change in row.system.features.items():
+        pipe = row.system.build()
+        after = output(pipe, change(pipe, dict(row.system.call)))
+        assert after.shape != row.untouched.shape or distance(after, row.untouched) > 1e-4, feature
+
+
+@rows()
+def test_every_step_a_key_is_the_untouched_pipeline(row):
+    system = row.system
+    result, counts = accelerated(system, row.pipe, range(system.calls), parallel_decoding=system.parallel)
+    assert torch.equal(result, row.untouched)
     assert counts.encoder_calls == counts.forward_calls == counts.steps == sum(steps for steps, _ in system.keys_of_runs)
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_serial_is_parallel_and_afterwards_all_is_as_before(name):
-    system = ROWS[name]
-    pipe = system.build()
-    untouched, before = of(system, pipe), state(pipe)
+@rows()
+def test_serial_is_parallel_also_with_extrapolated_features(row):
+    system, pipe = row.system, row.pipe
     serial, counts = accelerated(system, pipe, system.keys, parallel_decoding=False)
     check_counts(system, counts, parallel=False)
-    assert distance(serial, untouched) > 1e-4
+    assert distance(serial, row.untouched) > 1e-4
     if system.parallel:
         parallel, counts = accelerated(system, pipe, system.keys)
         assert distance(parallel, serial) < system.close
         check_counts(system, counts, parallel=True)
-    assert state(pipe) == before
-    assert torch.equal(of(system, pipe), untouched)
+        on_lines, _ = accelerated(system, pipe, system.keys, order=1, parallel_decoding=False)
+        ahead, _ = accelerated(system, pipe, system.keys, order=1)
+        assert distance(ahead, on_lines) < 10 * system.close
+        assert system.name in CHANGES_AT_KEYS or distance(on_lines, serial) > 1e-7
+    assert state(pipe) == row.before
 
 
-@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.parallel])
-def test_serial_is_parallel_with_extrapolated_features(name):
-    system = ROWS[name]
-    pipe = system.build()
-    held, _ = accelerated(system, pipe, system.keys)
-    serial, _ = accelerated(system, pipe, system.keys, order=1, parallel_decoding=False)
-    parallel, _ = accelerated(system, pipe, system.keys, order=1)
-    assert distance(parallel, serial) < 10 * system.close
-    if name not in CHANGES_AT_KEYS:
-        assert distance(serial, held) > 1e-7
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_its_features_can_be_recorded(name):
-    pipe = ROWS[name].build()
-    untouched, before = of(ROWS[name], pipe), state(pipe)
-    with fl.record(pipe) as recording:
-        assert torch.equal(of(ROWS[name], pipe), untouched)
+@rows()
+def test_its_features_can_be_recorded(row):
+    with fl.record(row.pipe) as recording:
+        assert torch.equal(of(row.system, row.pipe), row.untouched)
     change = fl.feature_change(recording)
     assert set(change["part"]) == {"encoder", "decoder"} and change["value"].notna().any()
-    assert state(pipe) == before
+    assert state(row.pipe) == row.before
 
 
-@pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.by_hand])
-def test_non_key_steps_are_those_of_the_hand_written_split(name):
-    system = ROWS[name]
-    pipe = system.build()
+@rows(lambda system: system.by_hand)
+def test_non_key_steps_are_those_of_the_hand_written_split(row):
+    system, pipe = row.system, row.pipe
     with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
         by_hand = of(system, pipe)
     result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
@@ -129,6 +136,7 @@ def at_the_papers_steps(system: System) -> System:
     return replace(system, call=call, calls=system.paper_steps, keys=schedule.keys, runs=runs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name, system in ROWS.items() if system.paper])
 def test_the_papers_key_list_at_the_papers_number_of_steps(name):
     system = at_the_papers_steps(ROWS[name])
@@ -149,5 +157,6 @@ def test_every_row_is_told_apart():
     assert len({system.name for system in SYSTEMS}) == len({system.title for system in SYSTEMS}) == len(SYSTEMS)
 
 
+@pytest.mark.long
 def test_the_page_of_systems_says_what_the_list_says():
     assert PAGE.read_text() == page(), "run: python tests/systems_table.py"
