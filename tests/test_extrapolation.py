@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import FAMILIES, SCHEDULERS, conditions, controlnet_pipeline, denoiser_calls, denoiser_pipe, loop, pipeline, run
 from oracle import AlongALine, oracle
-from test_propagation import CLOSE, IMAGE, KEYS, adapter_arguments, distance, state
+from test_propagation import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distance, state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -57,47 +57,47 @@ def test_a_history_remembers_as_much_as_the_order_needs():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_step_a_key_is_the_untouched_denoiser(name):
     pipe, given = denoiser_pipe(name), conditions(name)
-    untouched = loop(pipe, 5, given)
-    for order in (1, 2):
-        with fl.encoder_propagation(pipe, KeySchedule(5, range(5)), order=order):
-            assert torch.equal(loop(pipe, 5, given), untouched)
+    untouched = loop(pipe, 3, given)
+    for order in (1, 2) if name == "plain" else (1 + list(FAMILIES).index(name) % 2,):
+        with fl.encoder_propagation(pipe, KeySchedule(3, range(3)), order=order):
+            assert torch.equal(loop(pipe, 3, given), untouched)
 
 
-@pytest.mark.parametrize("parallel", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_non_key_steps_are_those_of_the_line_by_hand(name, parallel):
+def test_non_key_steps_are_those_of_the_line_by_hand(name):
     pipe, given = denoiser_pipe(name), conditions(name)
-    by_hand = loop(pipe, 10, given, predict=AlongALine(oracle(denoiser_of(pipe), KEYS.keys)))
-    assert distance(by_hand, loop(pipe, 10, given, predict=oracle(denoiser_of(pipe), KEYS.keys))) > 1e-4
-    with fl.encoder_propagation(pipe, KEYS, order=1, parallel_decoding=parallel) as counts:
-        assert distance(loop(pipe, 10, given), by_hand) < CLOSE
-    assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (4, 10, 4 if parallel else 10)
+    by_hand = loop(pipe, 6, given, predict=AlongALine(oracle(denoiser_of(pipe), FEW.keys)))
+    assert distance(by_hand, loop(pipe, 6, given, predict=oracle(denoiser_of(pipe), FEW.keys))) > 1e-4
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, FEW, order=1, parallel_decoding=parallel) as counts:
+            assert distance(loop(pipe, 6, given), by_hand) < CLOSE
+        assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (3, 6, 3 if parallel else 6)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(("name", "noise"), [(name, (0.0, 0.05)[place % 2]) for place, name in enumerate(SCHEDULERS)])
 def test_parallel_decoding_is_serial_decoding(name, noise):
     pipe = pipeline(name)
-    schedule = KeySchedule.uniform(denoiser_calls(pipe), 5)
+    steps = 4 if name in ("heun", "kdpm2", "pndm") else 7  # these call the denoiser twice in a step
+    schedule = KeySchedule.uniform(denoiser_calls(pipe, steps), 3)
 
     def accelerated(**options):
         injection = fl.prior_noise_injection(pipe, weight=noise) if noise else contextlib.nullcontext()
         with injection, fl.encoder_propagation(pipe, schedule, **options):
-            return run(pipe)
+            return run(pipe, steps, pictures=1)
 
     serial = accelerated(order=1, parallel_decoding=False)
     assert distance(serial, accelerated(order=0)) > 1e-4
-    for cap in (None, 4, 8, 9):
+    for cap in (None, 2, 4, 5) if name in ("ddim", "heun") else (None, 5):
         assert distance(serial, accelerated(order=1, max_rows=cap)) < CLOSE
 
 
 @pytest.mark.parametrize(("part", "names"), [("skips", ("skips",)), ("bottleneck", ("bottleneck",))])
 def test_a_part_of_the_features_is_extrapolated(part, names):
     pipe, given = denoiser_pipe(), conditions()
-    by_hand = loop(pipe, 10, given, predict=AlongALine(oracle(pipe.unet, KEYS.keys), names))
+    by_hand = loop(pipe, 6, given, predict=AlongALine(oracle(pipe.unet, FEW.keys), names))
     for parallel in (False, True):
-        with fl.encoder_propagation(pipe, KEYS, order=Extrapolation(1, parts=part), parallel_decoding=parallel):
-            assert distance(loop(pipe, 10, given), by_hand) < CLOSE
+        with fl.encoder_propagation(pipe, FEW, order=Extrapolation(1, parts=part), parallel_decoding=parallel):
+            assert distance(loop(pipe, 6, given), by_hand) < CLOSE
 
 
 def test_order_two_and_another_axis_are_the_same_in_both_modes():
@@ -105,8 +105,8 @@ def test_order_two_and_another_axis_are_the_same_in_both_modes():
     results = {}
     for extrapolation in (Extrapolation(1), Extrapolation(2), Extrapolation(1, axis="log_snr"), Extrapolation(1, damping=0.5)):
         for parallel in (False, True):
-            with fl.encoder_propagation(pipe, KEYS, order=extrapolation, parallel_decoding=parallel):
-                results[extrapolation, parallel] = loop(pipe, 10, given)
+            with fl.encoder_propagation(pipe, FEW, order=extrapolation, parallel_decoding=parallel):
+                results[extrapolation, parallel] = loop(pipe, 6, given)
         assert distance(results[extrapolation, False], results[extrapolation, True]) < CLOSE
     serial = [result for (_, parallel), result in results.items() if not parallel]
     assert all(distance(a, b) > 1e-5 for i, a in enumerate(serial) for b in serial[:i])
@@ -116,38 +116,38 @@ def test_no_damping_at_all_is_holding():
     pipe, given = denoiser_pipe(), conditions()
     results = []
     for order in (0, Extrapolation(1, damping=0)):
-        with fl.encoder_propagation(pipe, KEYS, order=order):
-            results.append(loop(pipe, 10, given))
+        with fl.encoder_propagation(pipe, FEW, order=order):
+            results.append(loop(pipe, 6, given))
     assert torch.equal(*results)
 
 
 # ---- what users put on a UNet
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_freeu_does_not_write_into_what_is_remembered(parallel):
+def test_freeu_does_not_write_into_what_is_remembered():
     pipe = denoiser_pipe()
     pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
-    by_hand = loop(pipe, 10, conditions(), predict=AlongALine(oracle(pipe.unet, KEYS.keys)))
-    with fl.encoder_propagation(pipe, KEYS, order=1, parallel_decoding=parallel):
-        assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
+    by_hand = loop(pipe, 6, conditions(), predict=AlongALine(oracle(pipe.unet, FEW.keys)))
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, FEW, order=1, parallel_decoding=parallel):
+            assert distance(loop(pipe, 6, conditions()), by_hand) < CLOSE
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_freeu_does_not_write_into_the_only_key_step_that_was_seen(parallel):
-    pipe, keys = denoiser_pipe(), KeySchedule(10, [0, 3, 6])
+def test_freeu_does_not_write_into_the_only_key_step_that_was_seen():
+    pipe, keys = denoiser_pipe(), KeySchedule(6, [0, 3])
     pipe.unet.enable_freeu(s1=0.9, s2=0.2, b1=1.5, b2=1.6)
-    by_hand = loop(pipe, 10, conditions(), predict=AlongALine(oracle(pipe.unet, keys.keys)))
-    with fl.encoder_propagation(pipe, keys, order=1, parallel_decoding=parallel):
-        assert distance(loop(pipe, 10, conditions()), by_hand) < CLOSE
+    by_hand = loop(pipe, 6, conditions(), predict=AlongALine(oracle(pipe.unet, keys.keys)))
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, keys, order=1, parallel_decoding=parallel):
+            assert distance(loop(pipe, 6, conditions()), by_hand) < CLOSE
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_t2i_adapter(parallel):
+def test_t2i_adapter():
     pipe, given = denoiser_pipe(), adapter_arguments()
-    by_hand = loop(pipe, 10, given, predict=AlongALine(oracle(pipe.unet, KEYS.keys)))
-    with fl.encoder_propagation(pipe, KEYS, order=1, parallel_decoding=parallel):
-        assert distance(loop(pipe, 10, given), by_hand) < CLOSE
+    by_hand = loop(pipe, 6, given, predict=AlongALine(oracle(pipe.unet, FEW.keys)))
+    for parallel in (False, True):
+        with fl.encoder_propagation(pipe, FEW, order=1, parallel_decoding=parallel):
+            assert distance(loop(pipe, 6, given), by_hand) < CLOSE
 
 
 def test_a_controlnet_moves_with_the_encoder():
@@ -155,9 +155,9 @@ def test_a_controlnet_moves_with_the_encoder():
     results = {}
     for order in (0, 1):
         for parallel in (False, True):
-            with fl.encoder_propagation(pipe, KEYS, order=order, parallel_decoding=parallel) as counts:
-                results[order, parallel] = run(pipe, image=IMAGE)
-            assert counts.controlnet_calls == 4
+            with fl.encoder_propagation(pipe, FEW, order=order, parallel_decoding=parallel) as counts:
+                results[order, parallel] = run(pipe, 6, image=IMAGE)
+            assert counts.controlnet_calls == 3
         assert distance(results[order, False], results[order, True]) < CLOSE
     assert distance(results[0, True], results[1, True]) > 1e-4
 
@@ -216,25 +216,25 @@ def test_predictions_are_extrapolated():
 # ---- afterwards, and bad input
 
 
-@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("at", [0, 2, 3])
 def test_an_exception_leaves_the_pipeline_as_it_was(at):
     pipe, given = denoiser_pipe(), conditions()
-    untouched, before = loop(pipe, 10, given), state(pipe)
+    untouched, before = loop(pipe, 2, given), state(pipe)
 
     def stopping(step):
         if step == at:
             raise KeyboardInterrupt
         return given
 
-    with pytest.raises(KeyboardInterrupt), fl.encoder_propagation(pipe, KEYS, order=1):
-        loop(pipe, 10, stopping)
+    with pytest.raises(KeyboardInterrupt), fl.encoder_propagation(pipe, FEW, order=1):
+        loop(pipe, 6, stopping)
     assert state(pipe) == before
-    assert torch.equal(loop(pipe, 10, given), untouched)
-    with fl.encoder_propagation(pipe, KEYS, order=1):
-        first = loop(pipe, 10, given)
+    assert torch.equal(loop(pipe, 2, given), untouched)
+    with fl.encoder_propagation(pipe, FEW, order=1):
+        first = loop(pipe, 6, given)
         with pytest.raises(KeyboardInterrupt):
-            loop(pipe, 10, stopping)
-        assert torch.equal(loop(pipe, 10, given), first)
+            loop(pipe, 6, stopping)
+        assert torch.equal(loop(pipe, 6, given), first)
 
 
 def test_features_are_freed_after_the_last_group():
