@@ -90,9 +90,14 @@ REFUSED = {
 WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"what": "prediction"}]
 
 
-@pytest.mark.parametrize("schedule", [KEYS, ALL], ids=["keys", "all"])
-@pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize(
+    ("kind", "way", "schedule"),
+    [
+        pytest.param(kind, way, (KEYS, ALL)[(i + j) % 2], id=f"{kind.__name__}-{way}-{('keys', 'all')[(i + j) % 2]}")
+        for i, kind in enumerate(REFUSED)
+        for j, way in enumerate(WAYS)
+    ],
+)
 def test_calls_that_are_not_one_for_each_time_step_are_refused(kind, way, schedule):
     pipe = stable_diffusion(kind)
     plain, before = output(pipe, CALL), state(pipe)
@@ -101,8 +106,17 @@ def test_calls_that_are_not_one_for_each_time_step_are_refused(kind, way, schedu
     assert state(pipe) == before and torch.equal(output(pipe, CALL), plain)
 
 
-@pytest.mark.parametrize("tells_count", [True, False])
-@pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize(
+    ("name", "tells_count"),
+    [
+        ("DDIMScheduler", True),
+        ("DDIMScheduler", False),
+        ("PNDMScheduler", True),
+        ("EulerDiscreteScheduler", False),
+        ("HeunDiscreteScheduler", True),
+        ("HeunDiscreteScheduler", False),
+    ],
+)
 def test_two_tiles_are_refused_at_the_second(name, tells_count):
     calls = []
     pipe = stable_diffusion(TwoTiles, scheduler=scheduler(name))
@@ -316,8 +330,7 @@ def swapping_after(step_of_swap, weights):
     return LATENT | {"callback_on_step_end": callback}
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-@pytest.mark.parametrize("after", [0, 3, 4])
+@pytest.mark.parametrize(("after", "parallel"), [(0, False), (3, True), (3, False), (4, True)])
 def test_lora_hot_swapped_between_keys_is_refused(parallel, after):
     pipe, weights = lora(5)
     with pytest.raises(ValueError, match=r"LoRA's weights were written over \(hot-swapped\) between key step"):
@@ -325,16 +338,14 @@ def test_lora_hot_swapped_between_keys_is_refused(parallel, after):
             output(pipe, swapping_after(after, weights))
 
 
-@pytest.mark.parametrize("parallel", [False, True])
-def test_lora_hot_swapped_before_a_key_is_seen_there(parallel):
-    pipe, weights = lora(5)
+def test_lora_hot_swapped_before_a_key_is_seen_there():
     found = []
-    for mode in (parallel, False):
+    for parallel in (True, False):
         pipe, weights = lora(5)
-        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=mode):
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
             found.append(output(pipe, swapping_after(2, weights)))
     pipe, weights = lora(5)
-    with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
+    with fl.encoder_propagation(pipe, KEYS):
         without = output(pipe, LATENT)
     assert (found[0] - found[1]).abs().max() < 1e-10 and (found[0] - without).abs().max() > 1e-3
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from fastdiff_lab import KeySchedule, cli, derive_schedule, tour
 from fastdiff_lab.asked import fitting_keys
 from fastdiff_lab.comparison import SHOWN
-from fastdiff_lab.exercises import ContestEntry
+from fastdiff_lab.exercises import ContestEntry, contest
 from fastdiff_lab.reuse_costs import ReuseCosts
 from fastdiff_lab.tour import notebooks_folder, run_tour
 
@@ -50,20 +50,20 @@ def test_from_measurement_to_picture(tmp_path):
     costs, schedule, picture = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n")
     result = invoke(
-        "calibrate", costs, "--steps", 8, "--order", 1, "--longest", 4, "--prompts", tmp_path / "prompts.txt", "--threads", 1
+        "calibrate", costs, "--steps", 6, "--order", 1, "--longest", 3, "--prompts", tmp_path / "prompts.txt", "--threads", 1
     )
-    assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --num-keys 4" in result.output
+    assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --num-keys 3" in result.output
     front = invoke("derive", costs).output
-    assert len(front.splitlines()) == 1 + 7 and "0-7 of 8" in front  # 2 to 8 keys: 8 steps in groups of 4 at most
+    assert len(front.splitlines()) == 1 + 5 and "0-5 of 6" in front  # 2 to 6 keys: 6 steps in groups of 3 at most
     assert invoke("derive", costs, "--num-keys", 3, "--output", schedule).exit_code == 0
     derived = KeySchedule.load(schedule)
     assert len(derived.keys) == 3 and derived.measured_on["order"] == 1
-    assert invoke("derive", costs, "--num-keys", 3, "--refine", 3, "--output", schedule).exit_code == 0
-    assert re.search("refined in 3 runs|of 3 runs of refinement none came nearer", KeySchedule.load(schedule).source)
-    result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 8, "--output", picture)
+    assert invoke("derive", costs, "--num-keys", 3, "--refine", 2, "--output", schedule).exit_code == 0
+    assert re.search("refined in 2 runs|of 2 runs of refinement none came nearer", KeySchedule.load(schedule).source)
+    result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 6, "--output", picture)
     assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
     with pytest.warns(UserWarning, match="order 1, here 0"):
-        assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 8, "--output", picture).exit_code == 0
+        assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 6, "--output", picture).exit_code == 0
 
 
 def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
@@ -351,8 +351,12 @@ def test_the_lab_opens_notebook_09(monkeypatch):
     assert (notebooks_folder() / tour.LAB).exists()
 
 
-def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(tmp_path):
-    ContestEntry(KeySchedule.uniform(50, 7)).save(tmp_path / "ada.json")
+def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(monkeypatch, tmp_path):
+    """With 20 steps instead of 50."""
+    costs = ReuseCosts(torch.rand(1, 1, 20, 21, generator=torch.Generator().manual_seed(0)), (0,), torch.ones(1, 21), {"order": 0})
+    monkeypatch.setattr(contest, "NUM_STEPS", 20)
+    monkeypatch.setattr(contest, "embedded_costs", lambda: costs)
+    ContestEntry(KeySchedule.uniform(20, 7)).save(tmp_path / "ada.json")
     (tmp_path / "eve.json").write_text('{"code": "import os"}')
     result = invoke("contest", tmp_path, "--seed", 3, "--pictures", 1, "--threads", 1)
     assert result.exit_code == 0, result.output

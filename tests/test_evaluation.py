@@ -31,21 +31,24 @@ def test_the_batch_changes_nothing(pipe):
 
 
 def test_as_many_plain_steps_are_the_untouched_run(pipe):
-    plain, untouched = (sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=10).latents for arm in (Arm(steps=10), Arm()))
+    plain, untouched = (sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=4).latents for arm in (Arm(steps=4), Arm()))
     assert torch.equal(plain, untouched)
 
 
 def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
     seen = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(int(args[1])))
-    for arm in (Arm(), Arm(steps=9)):
-        sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=50)
+    for arm in (Arm(), Arm(steps=4)):
+        sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=10)
     handle.remove()
-    assert seen[0] == seen[50] == 981 and len(seen) == 59 and min(seen[50:]) > 0
+    assert seen[0] == seen[10] == 901 and len(seen) == 14 and min(seen[10:]) > 0
 
 
-@pytest.mark.parametrize(("of", "steps"), [(60, 20), (51, 50), (300, 25)])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("name", "of", "steps"),
+    # KDPM2 takes seconds to be set to a number of steps.
+    [(name, *counts) for name in SCHEDULERS for counts in ((60, 20), (51, 50), (300, 25)) if name != "kdpm2" or counts == (60, 20)],
+)
 def test_fewer_plain_steps_never_end_below_the_first_training_step(name, of, steps):
     """There, schedulers read their tables from the other end."""
     pipe = denoiser_pipe(schedule_name=name)

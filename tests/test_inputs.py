@@ -108,19 +108,38 @@ def alone(pipe, **call) -> torch.Tensor:
     return pipe(**call, num_inference_steps=2, output_type="latent", generator=generators([0]))[0]
 
 
-@pytest.mark.parametrize(("kind", "batch"), [(str, 1), (str, 2), (list, 1), (list, 2), (tuple, 3), (np.array, 2), (pd.Series, 2)])
-def test_a_negative_prompt_for_all_or_for_each(kind, batch, pipe, monkeypatch):
+@pytest.fixture(scope="module")
+def drawn_alone():
+    """Without a negative prompt, with the first for all, and with one for each."""
+    pipe = ROWS["sd"].build()
+    with torch.no_grad():
+        return [
+            torch.cat([alone(pipe, prompt=prompt, **SIZE, **given) for prompt, given in zip(TEXTS, options, strict=True)])
+            for options in ([{}] * 3, [{"negative_prompt": NEGATIVES[0]}] * 3, [{"negative_prompt": n} for n in NEGATIVES])
+        ]
+
+
+@pytest.mark.parametrize(("kind", "batch"), [(str, 1), (str, 2), (list, 1), (tuple, 3), (np.array, 2), (pd.Series, 2)])
+def test_a_negative_prompt_for_all_or_for_each(kind, batch, pipe, drawn_alone, monkeypatch):
     given = NEGATIVES[0] if kind is str else kind(NEGATIVES)
-    texts = [NEGATIVES[0]] * 3 if kind is str else NEGATIVES
-    expected = torch.cat([alone(pipe, prompt=p, negative_prompt=n, **SIZE) for p, n in zip(TEXTS, texts, strict=True)])
+    without, for_all, for_each = drawn_alone
+    expected = for_all if kind is str else for_each
     found = latents_drawn(monkeypatch, pipe, TEXTS, options=SIZE | {"negative_prompt": given}, batch=batch)
     assert torch.allclose(found, expected, atol=1e-9)
-    assert not torch.allclose(expected, torch.cat([alone(pipe, prompt=p, **SIZE) for p in TEXTS]), atol=1e-3)
+    assert not torch.allclose(expected, without, atol=1e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize(("name", "option"), [("controlnet", "image"), ("sd-img2img", "image"), ("sd", "latents")])
-@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize(
+    ("name", "option", "each", "batch"),
+    [
+        ("controlnet", "image", False, 1),
+        ("controlnet", "image", True, 2),
+        ("sd-img2img", "image", False, 2),
+        ("sd-img2img", "image", True, 1),
+        ("sd", "latents", False, 1),
+        ("sd", "latents", True, 2),
+    ],
+)
 def test_pictures_for_all_or_for_each(name, option, each, batch, monkeypatch):
     pipe, given = ROWS[name].build(), {key: value for key, value in options_of(name).items() if key != "output_type"}
     shape = (1, 4, 8, 8) if option == "latents" else (1, 3, 16, 16)
@@ -161,7 +180,7 @@ def test_refinement_wants_the_options_of_its_costs(pipe):
 
 @pytest.mark.parametrize(("name", "values"), [("timesteps", TIMES), ("sigmas", SIGMAS)])
 def test_time_steps_stay_with_the_runs_that_they_are_for(name, values, euler):
-    table = compare(euler, TEXTS[:1], rivals=True, reference_steps=20, options=SIZE | {name: np.array(values)})
+    table = compare(euler, TEXTS[:1], rivals=True, reference_steps=8, options=SIZE | {name: np.array(values)})
     assert table["forward_calls"].to_dict() == {
         "untouched": 6, "uniform 3": 3, "plain 3 steps": 3, "mine, prediction held": 3, "mine": 3,
     }  # fmt: skip
@@ -215,37 +234,57 @@ SEEDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("prompts", PROMPTS)
+FEW = {"num_inference_steps": 3, "options": SIZE}
+
+
+@pytest.mark.parametrize("prompts", ["generator", "filtered column", "texts of numpy"])
 def test_prompts_of_every_kind(prompts, pipe, tmp_path):
     make = PROMPTS[prompts]
-    few = {"num_inference_steps": 3, "options": SIZE}
-    table = fl.compare_pictures(pipe, {}, make(TEXTS[:2]), rivals=False, **few)
+    table = fl.compare_pictures(pipe, {}, make(TEXTS[:2]), rivals=False, **FEW)
     assert table["prompt"].tolist() == TEXTS[:2] and all(type(prompt) is str for prompt in table["prompt"])
-    assert calibrate(pipe, make(TEXTS[:2]), store=tmp_path / "costs.safetensors", **few).about["prompts"] == TEXTS[:2]
-    schedule = fl.refine_schedule(pipe, KeySchedule(3, (0,)), make(TEXTS[:2]), runs=1, **few)
+    assert calibrate(pipe, make(TEXTS[:2]), store=tmp_path / "costs.safetensors", **FEW).about["prompts"] == TEXTS[:2]
+    schedule = fl.refine_schedule(pipe, KeySchedule(3, (0,)), make(TEXTS[:2]), runs=1, **FEW)
     assert schedule.keys == (0,)
 
 
-@pytest.mark.parametrize("seeds", SEEDS)
+@pytest.mark.parametrize("seeds", ["generator", "numbers of numpy"])
 def test_seeds_of_every_kind(seeds, pipe, tmp_path):
     make, file = SEEDS[seeds], tmp_path / "costs.safetensors"
-    few = {"num_inference_steps": 3, "options": SIZE}
-    table = fl.compare_pictures(pipe, {}, TEXTS[:1], seeds=make([0, 1]), rivals=False, store=tmp_path / "kept.sqlite", **few)
+    table = fl.compare_pictures(pipe, {}, TEXTS[:1], seeds=make([0, 1]), rivals=False, **FEW)
     assert table["seed"].tolist() == [0, 1]
-    first = calibrate(pipe, TEXTS[:2], seeds=make([0, 1]), store=file, **few)
-    again = calibrate(pipe, TEXTS[:2], store=file, **few)
+    first = calibrate(pipe, TEXTS[:2], seeds=make([0, 1]), store=file, **FEW)
+    again = calibrate(pipe, TEXTS[:2], store=file, **FEW)
     assert again.about["seeds"] == [0, 1] and torch.equal(first.sensitivity, again.sensitivity)
+
+
+def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp_path):
+    """The first kind is drawn and measured; what the others ask for is found in the stores."""
+    kept, file = tmp_path / "kept.sqlite", tmp_path / "costs.safetensors"
+    called = []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, args: called.append(1))
+    for kind in (*PROMPTS, *SEEDS):
+        prompts, seeds = PROMPTS.get(kind, list), SEEDS.get(kind, list)
+        given = prompts_of(prompts(TEXTS[:2]))
+        assert given == TEXTS[:2] and all(type(prompt) is str for prompt in given), kind
+        numbers = seeds_of(seeds([0, 1]), least=0)
+        assert list(numbers) == [0, 1] and all(type(seed) is int for seed in numbers), kind
+        called.clear()
+        table = fl.compare_pictures(pipe, {}, prompts(TEXTS[:2]), seeds=seeds([0, 1]), rivals=False, store=kept, **FEW)
+        assert table["prompt"].tolist() == TEXTS[:2] and table["seed"].tolist() == [0, 1], kind
+        about = calibrate(pipe, prompts(TEXTS[:2]), seeds=seeds([0, 1]), store=file, **FEW).about
+        assert about["prompts"] == TEXTS[:2] and about["seeds"] == [0, 1], kind
+        assert not called or kind == "list"
+    handle.remove()
 
 
 @pytest.mark.parametrize("kind", [np.int64, lambda value: torch.tensor(value)])
 def test_numbers_of_every_kind(kind, pipe, tmp_path):
     steps, file = kind(6), tmp_path / "costs.safetensors"
-    costs = calibrate(
-        pipe, TEXTS[:1], num_inference_steps=steps, longest=kind(2), batch=kind(1), order=kind(1), guidance_scale=np.float32(7.1)
-    )
+    options = {"longest": kind(2), "batch": kind(1), "order": kind(1), "guidance_scale": np.float32(7.1), "options": SIZE}
+    costs = calibrate(pipe, TEXTS[:1], num_inference_steps=kind(4), **options)
     costs.save(file)
     assert costs.measured_on["guidance_scale"] == 7.1 and type(costs.measured_on["num_inference_steps"]) is int
-    fl.derive_schedule(costs, kind(3)).save(tmp_path / "schedule.json")
+    fl.derive_schedule(costs, kind(2)).save(tmp_path / "schedule.json")
     store = {"options": SIZE, "store": tmp_path / "kept.sqlite"}
     plain = compare(pipe, TEXTS[:1], guidance_scale=5, **store)
     found = compare(

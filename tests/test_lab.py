@@ -109,10 +109,11 @@ def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
 
 def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
     settings = Settings(PROMPT, num_inference_steps=20, guidance_scale=5.0, scheduler="dpm-solver++")
+    runner = PairRunner(pipe, preview_every=0)
     for what in ("encoder", "prediction"):
         acceleration = Acceleration(KeySchedule.paper(20), what=what)
         prediction = predictor.predict(settings, acceleration)
-        counts = PairRunner(pipe).run(settings, acceleration).accelerated.counts
+        counts = runner.run(settings, acceleration).accelerated.counts
         assert (prediction.encoder_calls, prediction.forward_calls) == (counts.encoder_calls, counts.forward_calls)
         count = predictor.operations[True]
         assert prediction.gflops == pytest.approx(count.of_run(counts.encoder_calls, counts.decoder_calls) / 1e9)
@@ -209,17 +210,23 @@ def test_a_cancel_before_the_first_call_evaluates_nothing(pipe):
     assert counts.forward_calls <= 1 and counts.steps <= 1
 
 
+@pytest.fixture(scope="module")
+def unwatched(pipe):
+    return PairRunner(pipe, preview_every=0)
+
+
 @pytest.mark.parametrize("acceleration", [{}, {"order": 1}, {"what": "prediction"}, {"prior_noise": 0.01, "prior_start": 0.9}])
-def test_previews_change_no_bit(pipe, acceleration):
-    given = Acceleration(KeySchedule(8, (0, 3, 5)), **acceleration)
-    plain, shown = PairRunner(pipe, preview_every=0).run(SHORT, given), []
-    previewed = PairRunner(pipe, preview_every=1).run(SHORT, given, shown.append)
+def test_previews_change_no_bit(pipe, unwatched, acceleration):
+    settings = Settings(PROMPT, num_inference_steps=5)
+    given = Acceleration(KeySchedule(5, (0, 1, 3)), **acceleration)
+    plain, shown = unwatched.run(settings, given), []
+    previewed = PairRunner(pipe, preview_every=1).run(settings, given, shown.append)
     for side in ("untouched", "accelerated"):
         assert torch.equal(getattr(plain, side).latents, getattr(previewed, side).latents)
         assert getattr(plain, side).images[0].tobytes() == getattr(previewed, side).images[0].tobytes()
     pictures = [progress for progress in shown if progress.picture is not None]
-    assert {progress.side for progress in pictures} == {UNTOUCHED, ACCELERATED} and len(pictures) == 2 * 8
-    assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(9), 8]
+    assert {progress.side for progress in pictures} == {UNTOUCHED, ACCELERATED} and len(pictures) == 2 * 5
+    assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(6), 5]
 
 
 def test_prior_noise_starts_where_it_was_asked_to(pipe):
@@ -233,27 +240,29 @@ def test_prior_noise_starts_where_it_was_asked_to(pipe):
 
 
 def test_the_untouched_run_is_made_once_for_each_prompt_seed_and_settings(pipe):
-    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(8, 3)
-    first = runner.run(SHORT, Acceleration(schedule))
-    second = runner.run(SHORT, Acceleration(KeySchedule.uniform(8, 5), order=1))
+    settings = Settings(PROMPT, num_inference_steps=3)
+    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(3, 1)
+    first = runner.run(settings, Acceleration(schedule))
+    second = runner.run(settings, Acceleration(KeySchedule.uniform(3, 2), order=1))
     assert not first.baseline_was_known and second.baseline_was_known and second.untouched is first.untouched
     for other in (
-        Settings(PROMPT, seed=1, num_inference_steps=8),
-        Settings("a small white ring on a red background", num_inference_steps=8),
-        Settings(PROMPT, num_inference_steps=8, guidance_scale=3),
-        Settings(PROMPT, num_inference_steps=8, scheduler="euler"),
+        Settings(PROMPT, seed=1, num_inference_steps=3),
+        Settings("a small white ring on a red background", num_inference_steps=3),
+        Settings(PROMPT, num_inference_steps=3, guidance_scale=3),
+        Settings(PROMPT, num_inference_steps=3, scheduler="euler"),
     ):
         assert not runner.run(other, Acceleration(schedule)).baseline_was_known
 
 
 def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):
     before = state(pipe)
-    settings = Settings(PROMPT, num_inference_steps=8, scheduler="euler")
-    same = PairRunner(pipe, judged=True).run(settings, Acceleration(KeySchedule(8, tuple(range(8)))))
+    settings = Settings(PROMPT, num_inference_steps=5, scheduler="euler")
+    judge = PairRunner(pipe, judged=True)
+    same = judge.run(settings, Acceleration(KeySchedule(5, tuple(range(5)))))
     assert same.psnr == math.inf and same.ssim == pytest.approx(1) and same.latent_error == 0
-    other = PairRunner(pipe, judged=True).run(settings, Acceleration(KeySchedule(8, (0,))))
+    other = judge.run(settings, Acceleration(KeySchedule(5, (0,))))
     assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {UNTOUCHED, ACCELERATED}
-    assert PairRunner(pipe).run(SHORT, Acceleration(KeySchedule(8, (0,)))).prompt_right is None
+    assert PairRunner(pipe).run(Settings(PROMPT, num_inference_steps=2), Acceleration(KeySchedule(2, (0,)))).prompt_right is None
     assert state(pipe) == before and type(pipe.scheduler).__name__ == "DDIMScheduler"
 
 

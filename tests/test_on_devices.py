@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import controlnet_pipeline, denoiser_pipe, loop, pipeline, run
+from diffusers import UNet2DConditionModel
+from models import PLAIN, controlnet_pipeline, denoiser_pipe, loop, pipeline, redraw_zeros, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff_lab as fl
@@ -48,7 +49,7 @@ def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
 
         return call
 
-    with fl.encoder_propagation(pipe, KEYS, **options), replaced_call(denoiser_of(pipe), watched):
+    with fl.encoder_propagation(pipe, KeySchedule(6, [0, 1, 3]), **options), replaced_call(denoiser_of(pipe), watched):
         make_run()
         calls.clear()
         make_run()
@@ -65,10 +66,10 @@ def test_no_step_makes_the_host_wait(make, options, monkeypatch):
     image = {"image": torch.zeros(2, 3, 16, 16)} if make is controlnet_pipeline else {}
 
     def call():
-        run(pipe, **image)
+        run(pipe, steps=6, **image)
 
     calls = waiting_calls(pipe, call, **options)
-    assert len(calls) == 10 and not any(calls[1:])
+    assert len(calls) == 6 and not any(calls[1:])
     if make is pipeline:  # with a ControlNet, the run begins at its call
         assert calls[0], "a run's beginning reads its time-steps: the watch sees what it should"
 
@@ -88,25 +89,35 @@ def test_the_watch_sees_an_index_that_is_made_of_a_list():
     assert found.seen
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order):
+def two_levels():
+    """Dynamo takes as long as there are layers."""
+    pipe = pipeline(dtype=torch.float32)
+    levels = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    torch.manual_seed(0)
+    model = redraw_zeros(UNet2DConditionModel(**PLAIN | levels | {"block_out_channels": (18, 27)}))
+    pipe.register_modules(unet=model.eval().requires_grad_(False))
+    return pipe
+
+
+@pytest.mark.parametrize(("order", "keys"), [(0, KEYS), (1, KeySchedule(6, [0, 1]))], ids=["held", "order 1"])
+def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order, keys):
     torch._dynamo.reset()
-    plain, pipe, graphs = pipeline(dtype=torch.float32), pipeline(dtype=torch.float32), []
-    with fl.encoder_propagation(plain, KEYS, order=order):
-        expected = run(plain)
+    plain, pipe, graphs, steps = two_levels(), two_levels(), [], keys.num_steps
+    with fl.encoder_propagation(plain, keys, order=order):
+        expected = run(plain, steps)
 
     def compiler(graph, inputs):  # changes nothing, and counts
         graphs.append(graph)
         return graph.forward
 
     compile_children(pipe.unet, backend=compiler)
-    split, sizes = split_denoiser(pipe.unet), {len(group) for group in KEYS.groups()}
-    with fl.encoder_propagation(pipe, KEYS, order=order):
-        first = run(pipe)
+    split, sizes = split_denoiser(pipe.unet), {len(group) for group in keys.groups()}
+    with fl.encoder_propagation(pipe, keys, order=order):
+        first = run(pipe, steps)
         # The encoder has one step's rows only.
         assert len(sizes) < len(graphs) <= len(split.encoder) + len(sizes) * len(split.decoder)
         compiled = len(graphs)
-        second = run(pipe)
+        second = run(pipe, steps)
     assert len(graphs) == compiled
     assert torch.equal(first, second) and torch.allclose(first, expected, atol=1e-5)
 

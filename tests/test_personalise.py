@@ -74,12 +74,13 @@ def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
 
 @pytest.mark.parametrize("method", personalise.LESSONS)
 def test_the_table_of_arms(method, monkeypatch, tmp_path):
-    monkeypatch.setattr(personalise, "STEPS", 6)
+    monkeypatch.setattr(personalise, "STEPS", 3)
+    monkeypatch.setattr(personalise, "SEEDS", 2)
     monkeypatch.setattr(personalise, "NEW", NEW[:2])
     pipe = personalise.untrained()
     personalise.LESSONS[method](pipe, tmp_path, steps=1)
-    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(6, [0, 2])})
-    assert table["keys"].tolist() == [6, 2] and table["pictures"].tolist() == [8, 8]
+    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(3, [0, 1])})
+    assert table["keys"].tolist() == [3, 2] and table["pictures"].tolist() == [4, 4]
     assert [len(shown) for shown in images.values()] == [2, 2]
     axes = personalise.drawn_arms(images, plot.figure()).axes
     assert [ax.get_ylabel() for ax in axes[::2]] == ["learned from", "untouched", "two"] and all(ax.images for ax in axes[2:])
@@ -102,8 +103,8 @@ def far_apart(one, other) -> float:
 def test_a_training_that_had_no_time_goes_on(method, tmp_path):
     begun, whole, stopped, goes_on = (personalise.untrained() for _ in range(4))
     personalise.LESSONS[method](begun, tmp_path / "begun", steps=0)
-    personalise.LESSONS[method](whole, tmp_path / "whole", steps=3)
-    personalise.LESSONS[method](stopped, tmp_path / "parts", steps=3, seconds=1e-9)  # ends before the first step
-    personalise.LESSONS[method](goes_on, tmp_path / "parts", steps=3)
+    personalise.LESSONS[method](whole, tmp_path / "whole", steps=2)
+    personalise.LESSONS[method](stopped, tmp_path / "parts", steps=2, seconds=1e-9)  # ends before the first step
+    personalise.LESSONS[method](goes_on, tmp_path / "parts", steps=2)
     # Pipelines' weights lie at other places, which decides the last bit of a gradient, and so the sign of a gradient that is almost 0.
     assert far_apart(parts(goes_on), parts(whole)) < 0.01 * far_apart(parts(begun), parts(whole))

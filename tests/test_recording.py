@@ -19,9 +19,13 @@ LAYER = "up_blocks.2"
 
 
 @pytest.fixture(scope="module")
-def recorded():
+def pipe():
+    return pipeline(dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def recorded(pipe):
     with torch.no_grad():
-        pipe = pipeline(dtype=torch.float32)
         untouched = run(pipe)
         with fl.record(pipe, keep=["down_blocks.1", LAYER]) as recording:
             latents = run(pipe)
@@ -49,16 +53,6 @@ def test_statistics_are_those_of_the_kept_features(recorded):
     assert torch.allclose(recorded.statistics["norm"][..., place].double(), norm, rtol=1e-4)
 
 
-def test_the_conditional_half_is_recorded_under_guidance():
-    pipe = pipeline(dtype=torch.float32)
-    seen = []
-    handle = pipe.unet.up_blocks[2].register_forward_hook(lambda m, a, output: seen.append(output.clone()))
-    with fl.record(pipe, keep=[LAYER]) as recording:
-        run(pipe)
-    handle.remove()
-    assert all(torch.equal(recording[LAYER][:, step], output[2:]) for step, output in enumerate(seen))
-
-
 def test_several_runs_add_up_as_samples():
     pipe = denoiser_pipe()
     with fl.record(pipe) as recording:
@@ -70,9 +64,7 @@ def test_several_runs_add_up_as_samples():
     assert recording.num_samples == 5
 
 
-def test_an_interrupted_run_is_left_out():
-    pipe = pipeline(dtype=torch.float32)
-
+def test_an_interrupted_run_is_left_out(pipe):
     def stop(pipe, step, timestep, values):
         raise KeyboardInterrupt
 
@@ -80,29 +72,28 @@ def test_an_interrupted_run_is_left_out():
         with pytest.raises(KeyboardInterrupt):
             run(pipe, callback_on_step_end=stop)
         assert recording.num_samples == 0
-        run(pipe)
+        run(pipe, 2)
     assert recording.num_samples == 2
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in pipe.unet.modules())
 
 
-def test_a_run_with_nan_is_left_out_and_the_step_is_named():
-    pipe = pipeline(dtype=torch.float32)
+def test_a_run_with_nan_is_left_out_and_the_step_is_named(pipe):
     calls = []
 
     def spoil(module, args, output):
         calls.append(1)
-        return output * float("nan") if len(calls) == 14 else output
+        return output * float("nan") if len(calls) == 7 else output
 
     with fl.record(pipe) as recording:
-        run(pipe)
+        run(pipe, 4)
         handle = pipe.unet.mid_block.register_forward_hook(spoil)
-        calls.extend([1] * 10)
+        calls.extend([1] * 4)
         with pytest.raises(
-            ValueError, match=r"the features of 'up_blocks.0' at step 3 \(time-step 601\) hold NaN or infinite values"
+            ValueError, match=r"the features of 'up_blocks.0' at step 2 \(time-step 251\) hold NaN or infinite values"
         ):
-            run(pipe)
+            run(pipe, 4)
         handle.remove()
-        run(pipe)
+        run(pipe, 4)
     assert recording.num_samples == 4
 
 
@@ -217,25 +208,33 @@ def test_the_paper_counts_44_layers():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_denoiser_class_is_recorded_without_touching_it(name):
     pipe = denoiser_pipe(name)
-    untouched = loop(pipe, 3, conditions(name))
+    untouched = loop(pipe, 2, conditions(name))
     with fl.record(
         pipe, layers="inner" if name != "dit" else None, keep=lambda layer: "blocks.0" in layer and layer.count(".") == 1
     ) as recording:
-        assert torch.equal(loop(pipe, 3, conditions(name)), untouched)
+        assert torch.equal(loop(pipe, 2, conditions(name)), untouched)
     frames = FRAMES if FAMILIES[name].frames_axis else 1
     assert recording.num_samples == 2 * frames
     assert recording.statistics["change"][:, 1:].gt(0).all() and set(recording.parts) == {"encoder", "decoder"}
 
 
-@pytest.mark.parametrize(("half", "rows"), [("conditional", slice(2, 4)), ("unconditional", slice(0, 2)), ("all", slice(0, 4))])
-def test_the_half_of_the_rows_that_is_recorded(half, rows):
-    pipe = pipeline(dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({}, slice(2, 4)),
+        ({"half": "conditional"}, slice(2, 4)),
+        ({"half": "unconditional"}, slice(0, 2)),
+        ({"half": "all"}, slice(0, 4)),
+    ],
+)
+def test_the_half_of_the_rows_that_is_recorded(pipe, options, rows):
+    """Under guidance it is the conditional half, unless another is asked for."""
     seen = []
     handle = pipe.unet.up_blocks[2].register_forward_hook(lambda m, a, output: seen.append(output.clone()))
-    with fl.record(pipe, keep=[LAYER], half=half) as recording:
-        run(pipe)
+    with fl.record(pipe, keep=[LAYER], **options) as recording:
+        run(pipe, 3)
     handle.remove()
-    assert torch.equal(recording[LAYER][:, 3], seen[3][rows])
+    assert len(seen) == 3 and all(torch.equal(recording[LAYER][:, step], output[rows]) for step, output in enumerate(seen))
     with (
         pytest.raises(ValueError, match="half='text' asked; accepted: conditional, unconditional, all"),
         fl.record(pipe, half="text"),
@@ -283,14 +282,13 @@ def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
     assert recording[LAYER].nbytes == 181440
 
 
-def test_the_bytes_of_kept_features_are_told_before_the_run():
-    pipe = pipeline(dtype=torch.float32)
-    untouched, evaluated = run(pipe), []
+def test_the_bytes_of_kept_features_are_told_before_the_run(pipe):
+    untouched, evaluated = run(pipe, 2), []
     handle = pipe.unet.conv_in.register_forward_hook(lambda *_: evaluated.append(1))
     keep = lambda name: name in ("mid_block", LAYER)
     text = torch.randn((2, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
     call = {"prompt_embeds": text, "negative_prompt_embeds": -text, "latents": torch.zeros(2, 4, *SIDES), "output_type": "latent"}
-    call |= {"num_inference_steps": 7, "guidance_scale": 5.0}
+    call |= {"num_inference_steps": 3, "guidance_scale": 5.0}
     told = {half: fl.bytes_to_keep(pipe, keep, half=half, **call) for half in ("conditional", "all")}
     assert not evaluated
     handle.remove()
@@ -298,7 +296,7 @@ def test_the_bytes_of_kept_features_are_told_before_the_run():
         with fl.record(pipe, keep=keep, half=half) as recording:
             pipe(**call)
         assert sizes == {name: recording[name].nbytes for name in ("mid_block", LAYER)}
-    assert torch.equal(run(pipe), untouched) and not pipe.unet._forward_pre_hooks
+    assert torch.equal(run(pipe, 2), untouched) and not pipe.unet._forward_pre_hooks
     with pytest.raises(KeyError, match="no layer 'up'"):
         fl.bytes_to_keep(pipe, "up", **call)
     with pytest.raises(ValueError, match="half='text' asked"):

@@ -16,7 +16,7 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.evaluation import generators
 from fastdiff_lab.reuse_costs import ReuseCosts
 
-STEPS, KEY = 6, 2
+STEPS, KEY = 5, 2
 TEXTS = ["a red circle", "a white ring at the left on a blue background"]
 
 
@@ -37,7 +37,7 @@ CASES = {
     "Stable Video Diffusion": (video_pipeline, [picture(0), picture(1)], VIDEO, None),
     "ControlNet": (ROWS["controlnet"].build, TEXTS[:1], options_of("controlnet"), 5.0),
     "ControlNetUnion": (ROWS["controlnet-union"].build, TEXTS[:1], options_of("controlnet-union"), 5.0),
-    "latent consistency, 6 steps": (ROWS["lcm"].build, TEXTS, options_of("lcm"), 5.0),
+    "latent consistency, 5 steps": (ROWS["lcm"].build, TEXTS, options_of("lcm"), 5.0),
 }
 
 
@@ -52,7 +52,7 @@ def final(pipe, prompts, call) -> torch.Tensor:
     return found.reshape(len(prompts), -1)
 
 
-@pytest.mark.filterwarnings("ignore:this run has 6 steps with LCMScheduler")
+@pytest.mark.filterwarnings("ignore:this run has 5 steps with LCMScheduler")
 @pytest.mark.parametrize("name", CASES)
 def test_a_span_to_the_end_costs_what_a_real_run_loses(name):
     build, prompts, options, guidance = CASES[name]
