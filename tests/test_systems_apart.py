@@ -455,6 +455,21 @@ def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(ma
         assert torch.equal(found[half], by_block[half if half in blocks else "conditional"])
 
 
+def test_a_video_of_one_frame():
+    system = ROWS["text-to-video"]
+    pipe, call = system.build(), {**system.call, "num_frames": 1}
+    untouched = output(pipe, call)
+    drawn = {}
+    for keys, parallel in ((range(6), True), ([0, 2], True), ([0, 2], False)):
+        with fl.encoder_propagation(pipe, KeySchedule(6, keys), parallel_decoding=parallel):
+            drawn[len(keys), parallel] = output(pipe, call)
+    assert torch.equal(drawn[6, True], untouched)
+    assert distance(drawn[2, True], drawn[2, False]) < CLOSE < distance(drawn[2, True], untouched)
+    with fl.record(pipe) as recording:
+        assert torch.equal(output(pipe, call), untouched)
+    assert recording.num_samples == 1
+
+
 @pytest.mark.parametrize("name", CUT)
 def test_a_guidance_batch_cut_in_mid_run(name):
     """With two pictures per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
