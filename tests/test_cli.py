@@ -54,7 +54,7 @@ def test_from_measurement_to_picture(tmp_path):
     )
     assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --num-keys 3" in result.output
     front = invoke("derive", costs).output
-    assert len(front.splitlines()) == 1 + 5 and "0-5 of 6" in front  # 2 to 6 keys: 6 steps in groups of 3 at most
+    assert len(front.splitlines()) == 1 + 4 and "0-5 of 6" in front  # 3 to 6 keys: a gap of 3 steps between keys was not measured
     assert invoke("derive", costs, "--num-keys", 3, "--output", schedule).exit_code == 0
     derived = KeySchedule.load(schedule)
     assert len(derived.keys) == 3 and derived.measured_on["order"] == 1

@@ -240,16 +240,16 @@ def test_prior_noise_starts_where_it_was_asked_to(pipe):
 
 
 def test_the_untouched_run_is_made_once_for_each_prompt_seed_and_settings(pipe):
-    settings = Settings(PROMPT, num_inference_steps=3)
-    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(3, 1)
+    settings = Settings(PROMPT, num_inference_steps=5)
+    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(5, 1)
     first = runner.run(settings, Acceleration(schedule))
-    second = runner.run(settings, Acceleration(KeySchedule.uniform(3, 2), order=1))
+    second = runner.run(settings, Acceleration(KeySchedule.uniform(5, 2), order=1))
     assert not first.baseline_was_known and second.baseline_was_known and second.untouched is first.untouched
     for other in (
-        Settings(PROMPT, seed=1, num_inference_steps=3),
-        Settings("a small white ring on a red background", num_inference_steps=3),
-        Settings(PROMPT, num_inference_steps=3, guidance_scale=3),
-        Settings(PROMPT, num_inference_steps=3, scheduler="euler"),
+        Settings(PROMPT, seed=1, num_inference_steps=5),
+        Settings("a small white ring on a red background", num_inference_steps=5),
+        Settings(PROMPT, num_inference_steps=5, guidance_scale=3),
+        Settings(PROMPT, num_inference_steps=5, scheduler="euler"),
     ):
         assert not runner.run(other, Acceleration(schedule)).baseline_was_known
 
@@ -262,7 +262,7 @@ def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):
     assert same.psnr == math.inf and same.ssim == pytest.approx(1) and same.latent_error == 0
     other = judge.run(settings, Acceleration(KeySchedule(5, (0,))))
     assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {UNTOUCHED, ACCELERATED}
-    assert PairRunner(pipe).run(Settings(PROMPT, num_inference_steps=2), Acceleration(KeySchedule(2, (0,)))).prompt_right is None
+    assert PairRunner(pipe).run(Settings(PROMPT, num_inference_steps=5), Acceleration(KeySchedule(5, (0,)))).prompt_right is None
     assert state(pipe) == before and type(pipe.scheduler).__name__ == "DDIMScheduler"
 
 

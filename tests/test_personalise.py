@@ -74,13 +74,13 @@ def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
 
 @pytest.mark.parametrize("method", personalise.LESSONS)
 def test_the_table_of_arms(method, monkeypatch, tmp_path):
-    monkeypatch.setattr(personalise, "STEPS", 3)
+    monkeypatch.setattr(personalise, "STEPS", 5)
     monkeypatch.setattr(personalise, "SEEDS", 2)
     monkeypatch.setattr(personalise, "NEW", NEW[:2])
     pipe = personalise.untrained()
     personalise.LESSONS[method](pipe, tmp_path, steps=1)
-    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(3, [0, 1])})
-    assert table["keys"].tolist() == [3, 2] and table["pictures"].tolist() == [4, 4]
+    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(5, [0, 2])})
+    assert table["keys"].tolist() == [5, 2] and table["pictures"].tolist() == [4, 4]
     assert [len(shown) for shown in images.values()] == [2, 2]
     axes = personalise.drawn_arms(images, plot.figure()).axes
     assert [ax.get_ylabel() for ax in axes[::2]] == ["learned from", "untouched", "two"] and all(ax.images for ax in axes[2:])
