@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -32,6 +32,11 @@ from fastdiff_lab.hooks import replaced_call
 
 CASE = Case("embedded", 64, steps=10)
 ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return prepared(CASE, "cpu")
 
 
 # ---------------------------------------------------------------------------------------------------- the halves
@@ -76,8 +81,8 @@ def test_seconds_inside_a_module_are_summed_over_its_calls(monkeypatch):
 # ---------------------------------------------------------------------------------------------------- arms and cases
 
 
-def test_every_rival_is_an_arm():
-    arms = bench_arms(full_pipeline("embedded"), 50, rows=2)
+def test_every_rival_is_an_arm(embedded):
+    arms = bench_arms(embedded, 50, rows=2)
     assert next(iter(arms)) == UNTOUCHED and arms[UNTOUCHED] == Arm()
     for name in ("paper", "uniform 9"):
         for how in ("parallel", "serial", "parallel, order 1", "serial, order 1"):
@@ -146,11 +151,6 @@ def test_machines_have_names():
 
 
 # ---------------------------------------------------------------------------------------------------- parts
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return prepared(CASE, "cpu")
 
 
 @pytest.fixture
@@ -274,6 +274,9 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
         return {name: arm for name, arm in bench_arms(*given, **options).items() if name in MEASURED}
 
     monkeypatch.setattr(parts, "bench_arms", one_of_each)
+    about = FULL_PIPELINES["embedded"]
+    unguided = replace(about, call=lambda *size: about.call(*size) | {"guidance_scale": 1.0})
+    monkeypatch.setitem(FULL_PIPELINES, "embedded", unguided)  # half the rows
     table, book, is_whole = bench_into(tmp_path, [CASE], device="cpu", repeats=1)
     assert is_whole and book.path == tmp_path / "bench.json" and not book.entry(CASE).failed
     table = table.set_index("arm")
