@@ -186,7 +186,12 @@ def test_operations_with_merged_tokens(pipe):
 
 def test_arms_that_merge_tokens(monkeypatch):
     assert "token_merging" not in Arm().about() and Arm(token_merging=0.5).about()["token_merging"] == 0.5
-    accepted = {-0.5: "a ratio above 0, 0.75 or less", 0.8: "a ratio above 0, 0.75 or less", "much": "a finite number", True: "a finite"}
+    accepted = {
+        -0.5: "a ratio above 0, 0.75 or less",
+        0.8: "a ratio above 0, 0.75 or less",
+        "much": "a finite number",
+        True: "a finite",
+    }
     for ratio, words in accepted.items():
         with pytest.raises(ValueError, match=f"token_merging={ratio!r} asked; accepted: {words}"):
             Arm(token_merging=ratio)
