@@ -22,7 +22,7 @@ Made by `python tests/systems_table.py` from the list in [tests/systems](../test
 A system stands here only if `tests/test_systems.py` runs the **real pipeline class** of diffusers 0.42.1 end to end, at a tiny size, built
 from configs with every all-zero parameter drawn anew. For every row it shows
 
-1. that the row is about something: the output changes by more than 0.001 when any of what stands under *matters* is changed;
+1. that the row is about something: the output changes by more than 0.0001 when any of what stands under *matters* is changed;
 2. that with every step a key the output is the untouched pipeline's, bit for bit;
 3. that serial and parallel decoding give the same (to 1e-10 in float64; to the number in the last column where pipeline or scheduler compute
    in float32), with features held and extrapolated;

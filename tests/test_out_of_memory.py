@@ -353,7 +353,8 @@ PICTURES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
 def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
     """The paper's longest group, 15 steps, and calibration's longest span, 25: real runs of the denoiser, without weights' values."""
     size, pictures, longest = FULL_SIZE[name], PICTURES[name], 25
-    model = size.model.half()
+    with torch.device("meta"):
+        model = size.make().eval().half()  # its own: `size.model` is shared
     weights = sum(p.nbytes for p in model.parameters())
     free_memory(monkeypatch, CARD - weights)
     given = {key: more(value, pictures) for key, value in size.call().items() if key not in ("sample", "timestep")}

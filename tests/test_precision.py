@@ -115,7 +115,8 @@ def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
 
 
 # Their untouched runs fail in this precision: numpy has no bfloat16 for their pictures, or the pipeline draws its latents in float32.
-FAILING = {"float16": ("ldm",), "bfloat16": ("ldm", "ddim", "ddpm", "stable-video")}
+# LEDITS++ keeps what it inverted in the precision of then.
+FAILING = {"float16": ("ldm", "ledits"), "bfloat16": ("ldm", "ledits", "ddim", "ddpm", "stable-video")}
 
 
 @pytest.mark.long
@@ -127,7 +128,7 @@ def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtyp
     pipe = system.build().to(HALF[dtype])
     half = in_half(system, HALF[dtype])
     if name in FAILING[dtype]:
-        with pytest.raises((TypeError, RuntimeError), match="BFloat16|c10::Half"):
+        with pytest.raises((TypeError, RuntimeError), match="BFloat16|Half"):
             of(half, pipe)
         return
     untouched = of(half, pipe)
