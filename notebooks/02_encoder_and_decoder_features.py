@@ -159,7 +159,7 @@ print(f"four numbers per layer and step instead: {44 * 50 * 100 * 4 * 4 / 1e6:.1
 try:
     with fl.record(pipe, keep=blocks, max_bytes=10**6):
         pipe(prompt, **options)
-except MemoryError as error:
+except ValueError as error:
     print(error)
 
 # %% [markdown]
