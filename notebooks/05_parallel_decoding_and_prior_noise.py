@@ -129,15 +129,25 @@ assert changes[f"encoder propagation, keys {short}"][between].max() < 1e-6
 # How do the rows run through the UNet, when five steps of two pictures are decoded at once? We watch some layers while the pipeline runs.
 
 # %%
-seen, times = {"conv_in": [], "mid_block": [], "up_blocks.0": [], "conv_out": []}, []
-hooks = [unet.time_proj.register_forward_pre_hook(lambda module, args: times.append(args[0].tolist()))]
+seen, times = [], []
+
+
+def begin(module, args):
+    seen.append({})
+    times.append(args[0].tolist())
+
+
+def watch(name):
+    return unet.get_submodule(name).register_forward_hook(lambda m, args, output: seen[-1].update({name: len(output)}))
+
+
 with fl.encoder_propagation(pipe, fl.KeySchedule.parse("0-3,5 of 10")):
-    for name, rows in seen.items():
-        hooks.append(unet.get_submodule(name).register_forward_hook(lambda m, args, output, rows=rows: rows.append(len(output))))
+    hooks = [unet.time_proj.register_forward_pre_hook(begin), *map(watch, ("conv_in", "mid_block", "up_blocks.0", "conv_out"))]
     pipe(prompts[:2], num_inference_steps=10, guidance_scale=5.0, output_type="latent")
     for hook in hooks:
         hook.remove()
-pd.DataFrame(seen).rename_axis("forward").style.set_caption("rows that leave each layer")
+# A watched decoder is checked once, by two steps decoded alone: these two forwards have no encoder.
+pd.DataFrame([rows for rows in seen if "conv_in" in rows]).rename_axis("forward").style.set_caption("rows that leave each layer")
 
 # %% [markdown]
 # Two pictures with guidance make four rows. The encoder works on four rows in every forward, the decoder on four rows *per step*: the
