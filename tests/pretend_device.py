@@ -134,6 +134,8 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
     }  # fmt: skip
     if system.parallel:
         found |= {"parallel": propagated(), "parallel, order 1": propagated(order=1), "few rows": _few_rows(propagated)}
+    if system.name == "ledits":  # it reads maps of attention at every step
+        del found["prediction"]
     if system.name not in NO_PRIOR_NOISE:
         found["prior noise"] = fl.prior_noise_injection
     return found
