@@ -61,9 +61,9 @@ def call_options(
     Raises ValueError for what the library gives itself, what the pipeline does not take and a list that has not one entry for each prompt;
     TypeError for what cannot be told from another of its kind, such as a function.
     """
-    defaults = inspect.signature(pipe.__call__).parameters
-    is_default = lambda name, value: value is None and getattr(defaults.get(name), "default", None) is None
-    given = {name: _plain(name, value) for name, value in (options or {}).items() if not is_default(name, value)}
+    # None says nothing, unless the pipeline's own default is something else (I2VGen-XL's clip_skip).
+    asked_for = {name: value for name, value in (options or {}).items() if value is not None or _default(pipe, name) is not None}
+    given = {name: _plain(name, value) for name, value in asked_for.items()}
     _check_names(pipe, set(options or {}), given, asked)
     words = in_words(given) if told_apart else {}
     shared = {name: _shared(pipe, name, value) for name, value in given.items()}
@@ -175,8 +175,13 @@ def own_guidance(pipe: Any, given: Any) -> float | None:
     """
     if given is not None:
         return number("guidance_scale", given)
-    default = getattr(inspect.signature(pipe.__call__).parameters.get("guidance_scale"), "default", None)
+    default = _default(pipe, "guidance_scale")
     return float(default) if isinstance(default, int | float) else None
+
+
+def _default(pipe: Any, name: str) -> Any:
+    """The default of an argument of the pipeline's call; None for an argument that it does not have."""
+    return getattr(inspect.signature(pipe.__call__).parameters.get(name), "default", None)
 
 
 def takes_guidance(pipe: Any) -> bool:

@@ -114,9 +114,9 @@ def encoder_propagation(
 
     Yields `Counts`, of this process. Afterwards, also after an exception, the pipeline is as it was. Warns at the end of a block that
     accelerated nothing. A run is one call for each of the scheduler's time-steps; others (tiles, inversions, masks) are refused.
-    Raises TypeError or ValueError for a
-    pipeline or options that cannot be accelerated, at a run's first step if the schedule does not fit it, and where a prediction
-    decoded ahead does not fit the call it is meant for (text, rows or adapter scales changed in mid-run).
+    Raises TypeError or ValueError for a pipeline or options that cannot be accelerated. Raises ValueError at a run's first step if the
+    schedule does not fit the run. It does so at a later step if a prediction decoded ahead does not fit its call (text, rows or adapter
+    scales changed in mid-run).
     """
     extrapolation = Extrapolation.of(order)
     _check_options(pipe, schedule, extrapolation, what, parallel_decoding, max_rows, process_group)
@@ -169,5 +169,5 @@ def installed(state: Decoding) -> Iterator[Decoding]:
         loop = inner_loop(state.pipe)
         stack.enter_context(processors_kept(model, after_errors_only=loop is None))
         if loop is not None:
-            stack.enter_context(replaced_method(state.pipe, loop, partial(announced, state.tracker)))
+            stack.enter_context(replaced_method(state.pipe, loop, partial(announced, state.tracker.begin_loop)))
         yield state

@@ -43,7 +43,7 @@ class _Recorder:
         self.signature = inspect.signature(type(self.model).forward)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
         self.is_ours = True  # the call at hand; other pipelines may share the denoiser
-        self.is_last_loop = True  # of the loops that Text2Video-Zero makes in one call
+        self.is_last_loop = True  # Text2Video-Zero makes three in one call
         self.begin_run()
 
     def begin_run(self) -> None:
@@ -70,7 +70,7 @@ class _Recorder:
         self.step = step
 
     def begin_loop(self, planned: Tensor) -> None:
-        """Records the loop that goes to the end, where all frames are: those before it prepare the first frame."""
+        """Records only the last loop, which all frames go through; the others prepare the first frame."""
         self.is_last_loop = bool(planned[-1] == self.pipe.scheduler.timesteps[-1])
         self.tracker.begin_loop(planned)
 
@@ -276,20 +276,20 @@ def record(
     >>> recording["down_blocks.1"].shape  # doctest: +SKIP
     torch.Size([1, 50, 64, 4, 4])
 
-    `layers`: names as in `pipe.unet.named_modules()`, a pattern such as "down_blocks.*.resnets.*", or a function of a name; "inner"
-    for all layers inside the blocks (the paper's 44 in Stable Diffusion 1.5); None for the blocks: `conv_in`, `down_blocks.*`,
-    `mid_block`, `up_blocks.*` (of a block, the sample it passes on is recorded, so after its down- or upsampler).
+    `layers`: names as in `pipe.unet.named_modules()`, a pattern such as "down_blocks.*.resnets.*", or a function of a name. "inner"
+    takes all layers inside the blocks (the paper's 44 in Stable Diffusion 1.5, Table 7). None takes the blocks: `conv_in`,
+    `down_blocks.*`, `mid_block`, `up_blocks.*`. A block's feature is the sample that it passes on, after its down- or upsampler.
     `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes;
     `bytes_to_keep` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
     kept already needs their memory once more for a moment. During a run the recorded layers' features of one step are held as well.
     `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all". Guidance by several texts (semantic
     guidance) has more than two parts, which only "all" accepts.
 
-    Of the loops of Text2Video-Zero the last one is recorded, which all frames go through.
     Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
-    Raises KeyError for an unknown layer (it says which are close), ValueError for another `half`, for one that has no rows any more
-    after guidance ended in mid-run, or for a run whose features hold NaN (at
-    its end: it says at which step), and where the features need more than `max_bytes`.
+    Text2Video-Zero makes three loops; the last is recorded, which all frames go through.
+
+    Raises KeyError for an unknown layer; it says which are close. Raises ValueError for another `half`, or for one whose rows end with
+    guidance in mid-run. Raises ValueError before a run whose features need more than `max_bytes`, and after one whose features hold NaN.
     """
     model = denoiser_of(pipe)
     split = split_denoiser(model)
@@ -312,7 +312,7 @@ def record(
         for handle in handles:
             stack.callback(handle.remove)
         if (loop := inner_loop(pipe)) is not None:  # Text2Video-Zero replaces its scheduler in mid-run
-            stack.enter_context(replaced_method(pipe, loop, partial(announced, recorder)))
+            stack.enter_context(replaced_method(pipe, loop, partial(announced, recorder.begin_loop)))
         else:
             stack.enter_context(replaced_method(pipe.scheduler, "step", partial(_looking_at_samples, recorder)))
         yield recording

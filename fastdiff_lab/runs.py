@@ -3,6 +3,7 @@
 - `Run`: the planned time-steps of one run
 - `RunTracker(pipe)`: recognises where one run ends and the next begins, and refuses calls that fit none
 - `time_step_value(timestep)`: a call's time-step as a number
+- `announced(begin_loop, inner)`: wraps a pipeline's own loop, to be told when it begins
 """
 
 from __future__ import annotations
@@ -196,11 +197,11 @@ class RunTracker:
         return run, step, is_new
 
 
-def announced(begins: Any, inner: Callable) -> Callable:
-    """A pipeline's method that goes through the `timesteps` it gets, which `begins.begin_loop` is told before."""
+def announced(begin_loop: Callable[[Tensor], None], inner: Callable) -> Callable:
+    """Wraps a pipeline's loop: calls `begin_loop` with the loop's `timesteps`, shape (steps,), before it runs."""
 
     def loop(*args: Any, **kwargs: Any) -> Any:
-        begins.begin_loop(inspect.signature(inner).bind(*args, **kwargs).arguments["timesteps"])
+        begin_loop(inspect.signature(inner).bind(*args, **kwargs).arguments["timesteps"])
         return inner(*args, **kwargs)
 
     return loop

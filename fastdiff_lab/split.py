@@ -330,9 +330,9 @@ def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first:
     if told is not None:
         return bool(told)
     sample = arguments[sample_argument(model)]
-    labels = arguments.get("class_labels")  # AudioLDM's text
-    is_told = arguments.get("encoder_hidden_states") is not None or (labels is not None and labels.is_floating_point())
-    return is_told and torch.equal(sample[first], sample[second])
+    labels = arguments.get("class_labels")  # AudioLDM's embedded text
+    has_text = arguments.get("encoder_hidden_states") is not None or (labels is not None and labels.is_floating_point())
+    return has_text and torch.equal(sample[first], sample[second])
 
 
 def by_picture(pipe: Any, latents: Tensor, pictures: int) -> Tensor:

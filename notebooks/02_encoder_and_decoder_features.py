@@ -102,9 +102,13 @@ assert np.allclose(table["value"], change, rtol=1e-3, atol=1e-6)
 table.head(3).style.hide(axis="index")
 
 # %% [markdown]
-# It does. What our five lines lack, and what `record` adds: it takes its hooks away also after an exception; it knows where a run begins
-# and ends, so several runs become several samples; it picks the rows that belong to the prompt; it refuses a run that somebody has
-# accelerated (features that were not evaluated would count as unchanged); and it keeps numbers instead of features unless you ask.
+# It does. Our five lines lack what `record` adds:
+#
+# - It removes its hooks after an exception, too.
+# - It knows where a run begins and ends, so several runs become several samples.
+# - It picks the rows that belong to the prompt.
+# - It refuses an accelerated run, in which features that were not evaluated would count as unchanged.
+# - It keeps four numbers instead of a feature, unless you ask.
 
 # %% [markdown]
 # ## 3. Blocks, layers, and what keeping them would need

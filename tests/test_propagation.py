@@ -130,7 +130,7 @@ def test_non_key_steps_are_those_of_the_hand_written_split(name, size):
         with fl.encoder_propagation(pipe, FEW, parallel_decoding=parallel) as counts:
             assert distance(loop(pipe, 6, given, size=size), by_hand) < CLOSE
         assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (3, 6, 3 if parallel else 6)
-    for cap in (2, 4, 5) if (name, size) == ("plain", None) else () if name in ("spatio-temporal", "motion") else (5,):
+    for cap in (2, 4, 5) if (name, size) == ("plain", None) else (5,):
         with fl.encoder_propagation(pipe, FEW, max_rows=cap):
             assert distance(loop(pipe, 6, given, size=size), by_hand) < CLOSE
 

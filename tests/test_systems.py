@@ -81,7 +81,7 @@ def test_what_the_row_is_about_matters(row):
     for feature, change in row.system.features.items():
         pipe = row.system.build()
         after = output(pipe, change(pipe, dict(row.system.call)))
-        assert after.shape != row.untouched.shape or distance(after, row.untouched) > 1e-4, feature
+        assert after.shape != row.untouched.shape or distance(after, row.untouched) > 1e-3, feature
 
 
 @rows()

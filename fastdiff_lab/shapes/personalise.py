@@ -51,7 +51,7 @@ def untrained() -> StableDiffusionPipeline:
     """The embedded pipeline without its refusal of unknown words: here they are learned."""
     known = load_pipeline()
     parts = {name: known.components[name] for name in ("vae", "text_encoder", "unet", "scheduler")}
-    pipe = assemble(**parts, tokenizer=known.tokenizer.that_learns())
+    pipe = assemble(**parts, tokenizer=known.tokenizer.as_clip_tokenizer())
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -63,10 +63,10 @@ class CaptionTokenizer(CLIPTokenizer):
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
         """As CLIPTokenizer's, which any other program can read."""
-        return self.that_learns().save_pretrained(*args, **kwargs)
+        return self.as_clip_tokenizer().save_pretrained(*args, **kwargs)
 
-    def that_learns(self) -> CLIPTokenizer:
-        """The same tokenizer without the refusal: unknown words are spelled, so that they can be taught."""
+    def as_clip_tokenizer(self) -> CLIPTokenizer:
+        """The same tokenizer without the refusal: it spells unknown words, so that they can be taught."""
         plain = copy.copy(self)
         plain.__class__ = CLIPTokenizer
         return plain

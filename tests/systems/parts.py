@@ -31,7 +31,8 @@ DTYPE = torch.float64
 WIDTH = 15  # of a text encoder's output
 PIXELS = (56, 40)  # height and width of a picture, whose latents are 14 by 10
 SIZE = {"height": PIXELS[0], "width": PIXELS[1]}
-OF_FRAMES, OF_MOTION = (24, 56), (32, 56)  # of a video: two rows of five frames are as many as the latents above are wide
+# Of a video: for 3D UNets, and for motion modules. Two rows of five frames are ten, as the latents above are wide.
+OF_FRAMES, OF_MOTION = (24, 56), (32, 56)
 UNET = {
     "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 48), "layers_per_block": 1,
     "norm_num_groups": 6, "cross_attention_dim": WIDTH, "attention_head_dim": 3,

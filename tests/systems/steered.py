@@ -151,7 +151,10 @@ SYSTEMS = (
     System(
         "controlnet-part", "ControlNet for a part of the run", steered,
         CONTROL | {"control_guidance_start": 0.3, "control_guidance_end": 0.7},
-        OTHER_EDGES | {"start": given(control_guidance_start=0.0), "end": given(control_guidance_end=1.0)},
+        {
+            "control picture": given(image=5 * (1 - EDGES)), "start": given(control_guidance_start=0.0),
+            "end": given(control_guidance_end=1.0),
+        },
         keys=(0, 2, 4), controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet",
         note="the steps where its scale changes must be keys; else the error names the step", group=PAPERS,
     ),

@@ -79,7 +79,7 @@ def _always_drawn_alike(draw: Any) -> Any:
     """I2VGen-XL and SparseCtrl draw their pictures' latents without the generator, so that no two of their runs are the same."""
 
     def drawing(*args: Any, **kwargs: Any) -> Any:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return draw(*args, **kwargs)
 
