@@ -6,22 +6,22 @@
 ...     image = pipe("a small red circle at the left on a blue background", num_inference_steps=50).images[0]
 """
 
-from .analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
-from .calibration import calibrate
-from .comparison import compare, compare_pictures
-from .counts import Counts
-from .derivation import accumulated_change, derive_schedule, schedule_front
-from .evaluation import Arm
-from .extrapolation import Extrapolation
-from .metrics import paired_difference
+from .calibration.calibrate import calibrate
+from .calibration.derive import accumulated_change, derive_schedule, schedule_front
+from .calibration.refine import refine_schedule
+from .calibration.reuse_costs import ReuseCosts
+from .comparison.compare import compare, compare_pictures
+from .comparison.fidelity import paired_difference
+from .key_schedule import KeySchedule
 from .pipelines import embedded_costs, load_pipeline
-from .prior_noise import prior_noise_injection
-from .propagation import encoder_propagation
-from .recorded import Recording
-from .recording import bytes_to_keep, record
-from .refinement import refine_schedule
-from .reuse_costs import ReuseCosts
-from .schedule import KeySchedule
+from .propagation.counts import Counts
+from .propagation.encoder_propagation import encoder_propagation
+from .propagation.extrapolation import Extrapolation
+from .propagation.prior_noise import prior_noise_injection
+from .recording.analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
+from .recording.record import bytes_to_keep, record
+from .recording.recording import Recording
+from .sampling.methods import Arm
 from .shapes.judge import prompt_accuracy
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 """`python -m fastdiff_lab`: the command line where the package is a checkout and not installed."""
 
-from .cli import main
+from .cli.commands import main
 
 main()

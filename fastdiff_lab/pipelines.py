@@ -16,8 +16,8 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from .quiet import no_import_warnings, no_loading_bars
-from .reuse_costs import ReuseCosts
+from .calibration.reuse_costs import ReuseCosts
+from .sampling.silence import no_import_warnings, no_loading_bars
 from .shapes.text import CaptionTokenizer
 
 with no_import_warnings():

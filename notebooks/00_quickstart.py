@@ -168,7 +168,7 @@ print("the paper:", paper)
 # run), the derived ones, and the plain sampler with as many steps. Below each picture its difference to the untouched run.
 
 # %%
-from fastdiff_lab.evaluation import Arm, sample
+from fastdiff_lab.sampling.methods import Arm, sample
 
 keys = len(paper.keys)
 arms = {
@@ -194,7 +194,7 @@ HTML(plot.html_image(figure, "Pictures of six arms for three prompts, and their 
 # attribute that the prompt asks for. *Prediction held*: between keys nothing is computed, the UNet's last prediction is used again.
 
 # %%
-from fastdiff_lab.comparison import brief
+from fastdiff_lab.comparison.compare import brief
 from fastdiff_lab.shapes.data import held_out_scenes
 
 captions = [scene.caption() for scene in held_out_scenes(12, objects=1)]

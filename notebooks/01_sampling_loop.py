@@ -37,7 +37,7 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import decode, denoiser_calls
+from fastdiff_lab.sampling.methods import decode, denoiser_calls
 from fastdiff_lab.pipelines import SCHEDULERS
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")

@@ -38,10 +38,10 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import denoiser_arguments, generators
-from fastdiff_lab.recording import output_bytes
+from fastdiff_lab.sampling.methods import denoiser_arguments, generators
+from fastdiff_lab.recording.record import output_bytes
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.split import inner_layers, split_denoiser
+from fastdiff_lab.hooks.denoiser import inner_layers, split_denoiser
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")
 print(f"Python {sys.version.split()[0]}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

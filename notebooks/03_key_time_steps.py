@@ -36,14 +36,14 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.comparison import UNTOUCHED
-from fastdiff_lab.drawing import drawn
-from fastdiff_lab.evaluation import Arm, generators
-from fastdiff_lab.metrics import fidelity, mean_psnr
+from fastdiff_lab.comparison.compare import UNTOUCHED
+from fastdiff_lab.comparison.render import drawn
+from fastdiff_lab.sampling.methods import Arm, generators
+from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.data import calibration_scenes
-from fastdiff_lab.split import split_denoiser
-from fastdiff_lab.suite import held_out_prompts
+from fastdiff_lab.hooks.denoiser import split_denoiser
+from fastdiff_lab.comparison.suite import held_out_prompts
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")
 print(f"Python {sys.version.split()[0]}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

@@ -37,9 +37,9 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import decode as pictures_of
-from fastdiff_lab.evaluation import generators
-from fastdiff_lab.metrics import fidelity, mean_psnr
+from fastdiff_lab.sampling.methods import decode as pictures_of
+from fastdiff_lab.sampling.methods import generators
+from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")
 print(f"Python {sys.version.split()[0]}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

@@ -43,11 +43,11 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.derivation import group_costs
-from fastdiff_lab.evaluation import generators
+from fastdiff_lab.calibration.derive import group_costs
+from fastdiff_lab.sampling.methods import generators
 from fastdiff_lab.pipelines import embedded_folder
-from fastdiff_lab.refinement import final_errors
-from fastdiff_lab.replay import Call, seen
+from fastdiff_lab.calibration.refine import final_errors
+from fastdiff_lab.calibration.replay import Call, seen
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")
 print(f"Python {sys.version.split()[0]}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")
@@ -330,7 +330,7 @@ for order in costs:
           f"the real error is up to {part['max'].max():.1f} times the sum of single spans")  # fmt: skip
 
 # %% [markdown]
-# A dozen schedules on two pictures are few. The same with thirty schedules on four pictures, made once by `python -m fastdiff_lab.studies.ablation`. Where
+# A dozen schedules on two pictures are few. The same with thirty schedules on four pictures, made once by `python -m studies.ablation`. Where
 # features or predictions are extrapolated, thirteen of them have no prediction (their first keys lie at a gap that was not measured) and are left out:
 
 # %%
@@ -356,7 +356,7 @@ excess.to_frame("rank correlation of longest group and real / predicted").style.
 # %% [markdown]
 # ## 7. On what, and how, should one calibrate?
 #
-# Three questions that take longer than this notebook may; `python -m fastdiff_lab.studies.ablation` answers them, its tables lie in `data/ablation`.
+# Three questions that take longer than this notebook may; `python -m studies.ablation` answers them, its tables lie in `data/ablation`.
 # How many captions does it take? Keys derived from disjoint parts of sixteen pictures, judged by the costs of all sixteen (`encoder-0`:
 # features held, `encoder-1`: extrapolated, and so for predictions). `moved`: mean distance of a key from where all sixteen pictures put it,
 # in steps; `excess`: by how much the predicted error is larger. All sixteen are the yardstick, so their row says nothing.

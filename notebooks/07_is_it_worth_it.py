@@ -36,7 +36,7 @@ from IPython.display import HTML
 import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.pipelines import embedded_folder
-from fastdiff_lab.suite.plot import plot_suite
+from fastdiff_lab.comparison.suite.figure import plot_suite
 
 folder = embedded_folder().parent / "suite" / "ddim-50"
 table, pictures, paired = (pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in ("table", "pictures", "paired"))
@@ -188,7 +188,7 @@ accuracy.rename({False: "one object", True: "two objects"}).rename_axis("untouch
 # What do those pictures look like? The next cell is the only one that draws; it says which pipeline is used.
 
 # %%
-from fastdiff_lab.evaluation import Arm, sample
+from fastdiff_lab.sampling.methods import Arm, sample
 
 pipe = fl.load_pipeline()
 derived = fl.derive_schedule(fl.embedded_costs(), num_keys=9)

@@ -40,10 +40,10 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import denoiser_arguments, denoiser_calls
-from fastdiff_lab.flops import count_flops
-from fastdiff_lab.full_size import full_size
-from fastdiff_lab.split import denoiser_of, split_denoiser
+from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls
+from fastdiff_lab.hooks.flops import count_flops
+from fastdiff_lab.comparison.bench.architectures import full_size
+from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
 print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

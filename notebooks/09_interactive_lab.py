@@ -35,7 +35,7 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.widgets import recording_explorer, schedule_lab
+from fastdiff_lab.lab.widget import recording_explorer, schedule_lab
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
 print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

@@ -23,8 +23,8 @@ from diffusers import (
 )
 from torch import Tensor
 
+from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.pipelines import SCHEDULERS
-from fastdiff_lab.split import denoiser_of
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 # No two sizes are equal by chance (tests/test_sizes.py): code that takes one for the other would pass every test.

@@ -21,8 +21,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from fastdiff_lab.hooks import replaced_call
-from fastdiff_lab.split import sample_argument
+from fastdiff_lab.hooks.denoiser import sample_argument
+from fastdiff_lab.hooks.patching import replaced_call
 
 
 def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:

@@ -31,8 +31,8 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.fingerprint import identity
-from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.fingerprint import identity
 
 NAME = "pretend"
 ATEN = torch.ops.aten

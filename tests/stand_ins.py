@@ -10,9 +10,9 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from fastdiff_lab.comparison.image_quality.networks import InceptionV3, alexnet_features
 from fastdiff_lab.pipelines import embedded_folder
-from fastdiff_lab.quality.networks import InceptionV3, alexnet_features
-from fastdiff_lab.quiet import no_loading_bars
+from fastdiff_lab.sampling.silence import no_loading_bars
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 

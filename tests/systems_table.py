@@ -11,8 +11,8 @@ from systems import SYSTEMS, System
 from systems.refused import LATER, REFUSED
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.full_size import FULL_SIZE, PUBLISHED
-from fastdiff_lab.split import denoiser_of, split_denoiser
+from fastdiff_lab.comparison.bench.architectures import FULL_SIZE, PUBLISHED
+from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"
 HEAD = """# Systems
@@ -75,7 +75,7 @@ TRAINED = """
 
 The rows above say that the mechanics are right; these say what becomes of the pictures. One new object, a blue crescent, learned from five
 pictures by DreamBooth and by Custom Diffusion (2,500 steps each, about half an hour on one CPU thread:
-`python -m fastdiff_lab.shapes.personalise dreambooth` or `custom-diffusion`), then drawn in eight scenes that were not among the five, four
+`python -m studies.personalise dreambooth` or `custom-diffusion`), then drawn in eight scenes that were not among the five, four
 pictures each, DDIM 50, guidance 5. *Outline* and *object*: overlap (intersection over union) with the crescent at its best place and size,
 in any colour and in its own; a blue disc of its size has about 0.5. *Likeness*: cosine of our judge's features to those of the scene as it
 would be drawn. PSNR: to the untouched run, of the averaged error. The derived keys were derived before the training.
@@ -85,7 +85,7 @@ DIT = """
 ### A small DiT: where should its encoder end?
 
 A class-conditional DiT of 12 blocks (5.7 M weights in [data/dit](../data/dit); 95 minutes on one CPU thread, `python -m
-fastdiff_lab.shapes.dit train`) on the embedded autoencoder's latents, 24 classes of colour and shape. `python -m fastdiff_lab.shapes.dit
+studies.dit train`) on the embedded autoencoder's latents, 24 classes of colour and shape. `python -m studies.dit
 sweep` splits it after each number of blocks: 48 pictures, DDIM 50, guidance 4, PSNR of the averaged error to the untouched run. The paper's
 share, 18 of 28, is 8 of 12. With all 12 blocks held the prediction is held: the rival.
 

@@ -9,9 +9,9 @@ from systems import ROWS
 
 import fastdiff_lab as fl
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
-from fastdiff_lab.studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
-from fastdiff_lab.studies.key_rules import compare_rules, rules
-from fastdiff_lab.studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
+from studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
+from studies.key_rules import compare_rules, rules
+from studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
 STEPS = {"num_inference_steps": 8, "guidance_scale": 5.0}
@@ -68,9 +68,9 @@ def test_predicted_beside_real_errors(pipe, costs):
 
 def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     """A schedule with one group longer than a step: prediction and reality are the same run, but for the sensitivity between probes."""
-    from fastdiff_lab.derivation import group_costs
-    from fastdiff_lab.refinement import final_errors
-    from fastdiff_lab.replay import Call, seen
+    from fastdiff_lab.calibration.derive import group_costs
+    from fastdiff_lab.calibration.refine import final_errors
+    from fastdiff_lab.calibration.replay import Call, seen
 
     schedule = fl.KeySchedule(8, [0, 1, 2, 3, 4])  # the last group ends with the run, where the sensitivity is 1
     trajectory = seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), STEPS), 8)

@@ -9,11 +9,11 @@ import torch
 from models import denoiser, pipeline
 from systems import ROWS
 
-from fastdiff_lab import accelerator
-from fastdiff_lab.accelerator import device_of, free_bytes, peak_of, synchronize
-from fastdiff_lab.batches import in_halves, one_decoded_at_a_time
-from fastdiff_lab.evaluation import decode
-from fastdiff_lab.machine import about_machine
+from fastdiff_lab.comparison.environment import about_machine
+from fastdiff_lab.hooks import device as accelerator
+from fastdiff_lab.hooks.device import device_of, free_bytes, peak_of, synchronize
+from fastdiff_lab.sampling.batches import in_halves, one_decoded_at_a_time
+from fastdiff_lab.sampling.methods import decode
 
 
 @pytest.fixture(params=["cuda", "xpu", "mps"])
@@ -79,7 +79,7 @@ def test_off_the_cpu_pictures_are_decoded_one_by_one(monkeypatch):
     together = decode(pipe, latents)
     handle = pipe.vae.decoder.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     decode(pipe, latents)
-    monkeypatch.setattr("fastdiff_lab.batches.device_of", lambda pipe: torch.device("cuda"))
+    monkeypatch.setattr("fastdiff_lab.sampling.batches.device_of", lambda pipe: torch.device("cuda"))
     apart = decode(pipe, latents)
     handle.remove()
     assert rows == [3, 1, 1, 1] and not pipe.vae.use_slicing

@@ -14,21 +14,21 @@ from models import conditions, denoiser_pipe, state, unet
 from torch import nn
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.bench import parts
-from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
-from fastdiff_lab.bench.book import Book
-from fastdiff_lab.bench.cases import Case, compile_children, prepared
-from fastdiff_lab.bench.command import bench_into, chosen_cases, machine_name
-from fastdiff_lab.bench.halves import at_best, ceilings, decoder_seconds, encoder_seconds
-from fastdiff_lab.bench.parts import decoded_at_once, run_part
-from fastdiff_lab.bench.profile import busy_share, named_arm, profiled
-from fastdiff_lab.bench.report import bench_table, write_report
-from fastdiff_lab.bench.timing import Stopwatch, Timed, timed_run
-from fastdiff_lab.deepcache import deepcache
-from fastdiff_lab.evaluation import Arm
-from fastdiff_lab.flops import FlopCount
-from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
-from fastdiff_lab.hooks import replaced_call
+from fastdiff_lab.comparison.bench import parts
+from fastdiff_lab.comparison.bench.cases import Case, compile_children, prepared
+from fastdiff_lab.comparison.bench.command import bench_into, chosen_cases, machine_name
+from fastdiff_lab.comparison.bench.full_pipelines import FULL_PIPELINES, full_pipeline
+from fastdiff_lab.comparison.bench.parts import decoded_at_once, run_part
+from fastdiff_lab.comparison.bench.profile import busy_share, named_arm, profiled
+from fastdiff_lab.comparison.bench.report import bench_table, write_report
+from fastdiff_lab.comparison.bench.timed_methods import UNTOUCHED, bench_arms
+from fastdiff_lab.comparison.bench.timing import Stopwatch, Timed, timed_run
+from fastdiff_lab.comparison.bench.timings_file import Book
+from fastdiff_lab.comparison.time_ceiling import at_best, ceilings, decoder_seconds, encoder_seconds
+from fastdiff_lab.hooks.flops import FlopCount
+from fastdiff_lab.hooks.patching import replaced_call
+from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.rivals.deepcache import deepcache
 
 CASE = Case("embedded", 64, steps=10)
 ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}
@@ -63,8 +63,8 @@ def test_the_decoder_is_timed_without_the_encoder():
 
 def test_the_ceiling_is_the_sum_of_the_halves(monkeypatch):
     schedule = KeySchedule(10, [0, 4])
-    monkeypatch.setattr("fastdiff_lab.bench.halves.encoder_seconds", lambda *_: 1.0)
-    monkeypatch.setattr("fastdiff_lab.bench.halves.decoder_seconds", lambda model, arguments, size: 10.0 + size)
+    monkeypatch.setattr("fastdiff_lab.comparison.time_ceiling.encoder_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("fastdiff_lab.comparison.time_ceiling.decoder_seconds", lambda model, arguments, size: 10.0 + size)
     assert ceilings(unet(), {}, schedule) == {"serial": 2 * 1 + 10 * 11, "parallel": 2 * 1 + 14 + 16}
     assert at_best(3, [1, 1, 2], 0.5, {1: 1.0, 2: 1.5}) == 5.0
 

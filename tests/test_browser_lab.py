@@ -19,7 +19,7 @@ pytestmark = [
 # What JupyterLab itself says when a kernel is restarted before it answered, for instance its debugger.
 CANCELED = "Canceled future for"
 CELLS = [
-    "import fastdiff_lab as fl\nfrom fastdiff_lab.widgets import recording_explorer, schedule_lab\npipe = fl.load_pipeline()",
+    "import fastdiff_lab as fl\nfrom fastdiff_lab.lab.widget import recording_explorer, schedule_lab\npipe = fl.load_pipeline()",
     'prompt = "a large red star at the left on a white background"',
     "with fl.record(pipe, keep=['mid_block']) as recording:\n    pipe(prompt, num_inference_steps=50)",
     "lab = schedule_lab(pipe, recording=recording, prompt=prompt)\nlab",

@@ -14,9 +14,9 @@ from test_propagation import distance, run, state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.calibration import Plan, _Measuring
-from fastdiff_lab.replay import memory_of
-from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.calibration.calibrate import Plan, _Measuring
+from fastdiff_lab.calibration.replay import memory_of
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.shapes.data import held_out_scenes
 
 STEPS = 6
@@ -224,7 +224,7 @@ def test_a_store_with_other_costs(tmp_path):
 def test_a_budget_shortens_the_spans(monkeypatch, capsys):
     pipe = Embeddings()
     monkeypatch.setattr(
-        "fastdiff_lab.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False
+        "fastdiff_lab.calibration.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False
     )
     full = Plan(8, 8, 0)
     costs = calibrate(pipe, ["1"], num_inference_steps=8, budget=float(full.forward_calls + full.decoder_calls // 2))
@@ -305,7 +305,7 @@ def test_a_file_that_is_not_ours(wrong, kept, tmp_path, monkeypatch):
         save_file({"a": torch.ones(1)}, path)
         match = "holds no reuse costs of version 1"
     elif wrong == "large":
-        monkeypatch.setattr("fastdiff_lab.reuse_costs.MAX_BYTES", 10)
+        monkeypatch.setattr("fastdiff_lab.calibration.reuse_costs.MAX_BYTES", 10)
         match = "bytes; accepted: at most 10"
     else:
         header = {"schema": "fastdiff_lab.ReuseCosts", "version": 1, "gaps": [0], "measured_on": {"order": 0}, "about": {}}

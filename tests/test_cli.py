@@ -17,25 +17,26 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fastdiff_lab import KeySchedule, cli, derive_schedule, tour
-from fastdiff_lab.asked import fitting_keys
-from fastdiff_lab.comparison import SHOWN
+from fastdiff_lab import KeySchedule, derive_schedule
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.cli import commands, tour
+from fastdiff_lab.cli.parsing import fitting_keys
+from fastdiff_lab.cli.tour import notebooks_folder, run_tour
+from fastdiff_lab.comparison.compare import SHOWN
 from fastdiff_lab.exercises import ContestEntry, contest
-from fastdiff_lab.reuse_costs import ReuseCosts
-from fastdiff_lab.tour import notebooks_folder, run_tour
 
 PROMPT = "a small red circle at the left on a blue background"
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(commands.app, [str(argument) for argument in arguments])
 
 
 def failed(monkeypatch, capsys, *arguments) -> str:
     """What the whole program says on its error output when it ends with exit code 2."""
     monkeypatch.setattr("sys.argv", ["fastdiff-lab", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert ended.value.code == 2
     return capsys.readouterr().err
 
@@ -200,8 +201,8 @@ def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
     ("command", "stopped_in", "said"),
     [
         (["sample", PROMPT], "pipelines.load_pipeline", "stopped"),
-        (["calibrate"], "calibration.calibrate", "stopped; the same command goes on"),
-        (["compare", "--suite"], "suite.report.compare_into", "stopped; the same command goes on"),
+        (["calibrate"], "calibration.calibrate.calibrate", "stopped; the same command goes on"),
+        (["compare", "--suite"], "comparison.suite.result_files.compare_into", "stopped; the same command goes on"),
     ],
 )
 def test_a_command_that_is_stopped_says_so(monkeypatch, tmp_path, command, stopped_in, said):
@@ -262,7 +263,7 @@ def test_the_notebooks_are_found():
 
 
 def test_the_notebooks_are_looked_for_in_two_places(tmp_path, monkeypatch):
-    monkeypatch.setattr(tour, "__file__", str(tmp_path / "fastdiff_lab" / "tour.py"))
+    monkeypatch.setattr(tour, "__file__", str(tmp_path / "fastdiff_lab" / "cli/tour.py"))
     with pytest.raises(FileNotFoundError, match="the notebooks are missing; looked in: .*fastdiff_lab/notebooks, .*notebooks"):
         notebooks_folder()
 
@@ -344,8 +345,8 @@ def test_a_tour_of_no_model_leaves_no_folder(monkeypatch, capsys, tmp_path):
 
 def test_the_lab_opens_notebook_09(monkeypatch):
     started = []
-    monkeypatch.setattr(cli.os, "execv", lambda path, command: started.append(command))
-    assert CliRunner().invoke(cli.app, ["lab", "--port", "9999"]).exit_code == 0
+    monkeypatch.setattr(commands.os, "execv", lambda path, command: started.append(command))
+    assert CliRunner().invoke(commands.app, ["lab", "--port", "9999"]).exit_code == 0
     (command,) = started
     assert f"--LabApp.default_url=/lab/tree/{tour.LAB}" in command and "--port=9999" in command
     assert (notebooks_folder() / tour.LAB).exists()

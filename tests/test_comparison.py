@@ -16,12 +16,13 @@ from PIL import Image
 from systems import ROWS
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, comparison, drawing
-from fastdiff_lab.comparison import compare_tasks, summarised
-from fastdiff_lab.evaluation import sample
-from fastdiff_lab.metrics import fidelity, interval, mean_psnr
+from fastdiff_lab import Arm
+from fastdiff_lab.comparison import compare, render
+from fastdiff_lab.comparison.compare import compare_tasks, summarised
+from fastdiff_lab.comparison.fidelity import fidelity, interval, mean_psnr
+from fastdiff_lab.comparison.result_store import Result, Store
+from fastdiff_lab.sampling.methods import sample
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.store import Result, Store
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
 OPTIONS = {"num_inference_steps": 6}
@@ -98,7 +99,7 @@ def test_the_batch_changes_nothing(pipe, arms, pictures):
 
 def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch):
     file = tmp_path / "store.sqlite"
-    run, drawn = drawing._run, []
+    run, drawn = render._run, []
 
     def counting(pipe, arm, tasks, keys, options):
         if len(drawn) == 4:
@@ -106,7 +107,7 @@ def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch
         drawn.extend(keys)
         return run(pipe, arm, tasks, keys, options)
 
-    monkeypatch.setattr(drawing, "_run", counting)
+    monkeypatch.setattr(render, "_run", counting)
     with pytest.raises(KeyboardInterrupt):
         fl.compare_pictures(pipe, arms, PROMPTS, batch=1, store=file, **OPTIONS)
     with Store(file) as store:
@@ -170,7 +171,7 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        pictures = drawing.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
+        pictures = render.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
         return pictures["untouched"][0].latent
 
     before = latent(store=tmp_path / "kept.sqlite")
@@ -225,7 +226,7 @@ def test_a_summary_needs_the_pictures_only(pictures, table):
 
 
 def test_the_brief_table_calls_identical_pictures_identical(table):
-    shown = comparison.brief(table.reset_index()).set_index("arm")
+    shown = compare.brief(table.reset_index()).set_index("arm")
     assert shown.loc["every step", "psnr"] == "identical" and float(shown.loc["mine", "psnr"]) > 0
 
 
@@ -265,7 +266,7 @@ def test_bad_options_of_compare(options, error, message):
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_picture_is_drawn(pipe, monkeypatch, arms, options, message):
-    monkeypatch.setattr(drawing, "_run", lambda *_: pytest.fail("a picture was drawn"))
+    monkeypatch.setattr(render, "_run", lambda *_: pytest.fail("a picture was drawn"))
     scheduler = pipe.scheduler
     with pytest.raises(ValueError, match=message):
         fl.compare_pictures(pipe, arms, PROMPTS, **options, **OPTIONS)

@@ -16,8 +16,8 @@ from systems.video import stable_video
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, KeySchedule
-from fastdiff_lab.evaluation import generators, sample
-from fastdiff_lab.fingerprint import in_words
+from fastdiff_lab.hooks.fingerprint import in_words
+from fastdiff_lab.sampling.methods import generators, sample
 
 TEXTS = ["a red circle", "a white ring"]
 # They are dear: as few steps as no warning is given for.
@@ -142,7 +142,7 @@ def test_pictures_are_prompts_of_stable_video_diffusion(tmp_path, monkeypatch):
     call = {"rivals": False, "store": tmp_path / "kept.sqlite", **options}
     timed = fl.compare(pipe, arms, prompts, repeats=1, **call)
     assert (timed["seconds"] > 0).all() and (timed["pictures"] == 2).all()
-    monkeypatch.setattr("fastdiff_lab.drawing._run", None)  # a picture with the same pixels is the same prompt
+    monkeypatch.setattr("fastdiff_lab.comparison.render._run", None)  # a picture with the same pixels is the same prompt
     again = fl.compare_pictures(pipe, arms, [picture.copy() for picture in prompts], **call)
     assert again["prompt"].tolist() == [in_words(picture) for picture in prompts] * 2
 
@@ -184,7 +184,7 @@ def test_arguments_in_words():
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(name, changes, error, message, monkeypatch):
-    monkeypatch.setattr("fastdiff_lab.drawing.sample", None)
+    monkeypatch.setattr("fastdiff_lab.comparison.render.sample", None)
     given = {"prompts": TEXTS, "num_inference_steps": 6} | changes
     with pytest.raises(error, match=message):
         fl.compare(ROWS[name].build(), {"two": KeySchedule(6, [0, 2])}, **given)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import fastdiff_lab as fl
-from fastdiff_lab.derivation import optimal_keys
-from fastdiff_lab.recorded import Recording
-from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.calibration.derive import optimal_keys
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.recording.recording import Recording
 
 
 def total(spans: np.ndarray, keys: tuple[int, ...]) -> float:

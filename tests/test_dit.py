@@ -8,9 +8,9 @@ import torch
 from diffusers import DiTPipeline
 
 from fastdiff_lab import plot
-from fastdiff_lab.shapes import dit
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw, sample_scene
+from studies import dit
 
 
 def test_every_class_has_a_number():

@@ -11,9 +11,9 @@ from PIL import Image
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments, denoiser_calls, sample
-from fastdiff_lab.flops import count_flops
-from fastdiff_lab.metrics import fidelity, mean_psnr
+from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
+from fastdiff_lab.hooks.flops import count_flops
+from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments, denoiser_calls, sample
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]

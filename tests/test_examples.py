@@ -9,9 +9,13 @@ import pkgutil
 import pytest
 
 import fastdiff_lab
+import studies
 
 MODULES = sorted(
-    found.name for found in pkgutil.walk_packages(fastdiff_lab.__path__, "fastdiff_lab.") if found.name[-8:] != "__main__"
+    found.name
+    for package in (fastdiff_lab, studies)
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if found.name[-8:] != "__main__"
 )
 
 

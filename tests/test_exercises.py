@@ -17,14 +17,14 @@ import torch
 from systems import ROWS
 
 import fastdiff_lab as fl
-from fastdiff_lab.exercises import ContestEntry, check, contest, pictures, show
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.exercises import ContestEntry, check, contest, figures, show
+from fastdiff_lab.exercises.answer_values import as_arrays, described, own_copy, same
 from fastdiff_lab.exercises.checking import EXERCISES, NAMES, verdict
 from fastdiff_lab.exercises.exercise import nearness
 from fastdiff_lab.exercises.hooks_and_features import _hooks, pipeline
 from fastdiff_lab.exercises.schedules import cost_of, random_costs
 from fastdiff_lab.exercises.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
-from fastdiff_lab.exercises.values import as_arrays, described, own_copy, same
-from fastdiff_lab.reuse_costs import ReuseCosts
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "exercises"
 MASTERS = sorted((FOLDER / "masters").glob("*.py"))
@@ -45,17 +45,17 @@ def some_inputs(name: str, seed: int, latter: bool = False) -> list[tuple] | Non
 @pytest.fixture(scope="module", autouse=True)
 def _short_runs_in_pictures():
     """Features of a run of 26 steps are drawn instead of 50."""
-    pictures._recording.cache_clear()
+    figures._recording.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         for draw in ("relative_change", "step_similarity", "extrapolate"):
-            patch.setitem(pictures.DRAWN, draw, partial(in_short, pictures.DRAWN[draw]))
+            patch.setitem(figures.DRAWN, draw, partial(in_short, figures.DRAWN[draw]))
         yield
-    pictures._recording.cache_clear()
+    figures._recording.cache_clear()
 
 
 def in_short(draw, answer):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "STEPS", 26)
+        patch.setattr(figures, "STEPS", 26)
         return draw(answer)
 
 

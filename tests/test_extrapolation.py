@@ -15,8 +15,8 @@ from test_propagation import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distanc
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.extrapolation import Extrapolation, History
-from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.propagation.extrapolation import Extrapolation, History
 
 # ---- the weights
 

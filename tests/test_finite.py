@@ -10,7 +10,7 @@ from systems import ROWS
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.evaluation import Arm
+from fastdiff_lab.sampling.methods import Arm
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # of a picture of NaN
 PROMPTS, RUN = ["a red circle", "a white ring"], {"num_inference_steps": 6}
@@ -19,7 +19,7 @@ PROMPTS, RUN = ["a red circle", "a white ring"], {"num_inference_steps": 6}
 @pytest.fixture
 def as_on_a_device(monkeypatch):
     """There, no step looks at its latents."""
-    monkeypatch.setattr("fastdiff_lab.decoding.check_finite", lambda *_: None)
+    monkeypatch.setattr("fastdiff_lab.propagation.engine.check_finite", lambda *_: None)
 
 
 def spoilt(weight: torch.nn.Parameter, value: float) -> None:

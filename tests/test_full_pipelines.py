@@ -10,31 +10,31 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
 from test_bench import ABOUT
 from torch import nn
 
-from fastdiff_lab import KeySchedule, full_pipelines, full_size
-from fastdiff_lab.arm_costs import flops_kind, flops_of_call
-from fastdiff_lab.bench import parts
-from fastdiff_lab.bench.arms import UNTOUCHED, bench_arms
-from fastdiff_lab.bench.book import Book
-from fastdiff_lab.bench.cases import COMPILED, Case, prepared
-from fastdiff_lab.bench.parts import run_part
-from fastdiff_lab.evaluation import Arm
-from fastdiff_lab.full_pipelines import FULL_PIPELINES, full_pipeline
-from fastdiff_lab.split import denoiser_of
-from fastdiff_lab.token_merging import token_merging
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.comparison.bench import architectures, full_pipelines, parts
+from fastdiff_lab.comparison.bench.cases import COMPILED, Case, prepared
+from fastdiff_lab.comparison.bench.full_pipelines import FULL_PIPELINES, full_pipeline
+from fastdiff_lab.comparison.bench.parts import run_part
+from fastdiff_lab.comparison.bench.timed_methods import UNTOUCHED, bench_arms
+from fastdiff_lab.comparison.bench.timings_file import Book
+from fastdiff_lab.comparison.costs import flops_kind, flops_of_call
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.rivals.token_merging import token_merging
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 WIDTHS = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4}
 HEAVY = ("sd-1.5-controlnet", "dit-xl-2")  # more of a call is held: the ControlNet counts with the encoder
 TINY = {
-    "sd-1.5": lambda: UNet2DConditionModel(**full_size.SD_15 | WIDTHS),
+    "sd-1.5": lambda: UNet2DConditionModel(**architectures.SD_15 | WIDTHS),
     "sdxl": lambda: UNet2DConditionModel(
-        **full_size.SDXL | WIDTHS | {
+        **architectures.SDXL | WIDTHS | {
             "block_out_channels": (32, 64, 64), "cross_attention_dim": 64, "transformer_layers_per_block": 1,
             "projection_class_embeddings_input_dim": 6 * 256 + 32,
         }
     ),
     "text-to-video-1.7b": lambda: UNet3DConditionModel(**WIDTHS),
-    "dit-xl-2-256": lambda: DiTTransformer2DModel(**full_size.DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
+    "dit-xl-2-256": lambda: DiTTransformer2DModel(**architectures.DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
 }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_each_rival_does_something():
     """On the meta device: an arm that needs as many operations as the untouched run is none."""
     sizes = {"sd-1.5": "sd-1.5", "sd-1.5-controlnet": "sd-1.5", "sdxl": "sdxl"}  # of the others, ours alone is timed
     for name, size in sizes.items():
-        pipe, arguments = full_pipeline(name, device="meta"), full_size.full_size(size).call()
+        pipe, arguments = full_pipeline(name, device="meta"), architectures.full_size(size).call()
         whole = flops_of_call(denoiser_of(pipe), arguments, Arm())
         # Arms of one kind need as many operations.
         rivals = {flops_kind(arm): arm for arm in bench_arms(pipe, 50, 2).values() if arm.deepcache or arm.token_merging}.values()

@@ -12,11 +12,12 @@ from PIL import Image
 from systems import ROWS, options_of
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, KeySchedule, drawing
-from fastdiff_lab.asked import prompt_lines
-from fastdiff_lab.evaluation import denoiser_calls, generators, sample
-from fastdiff_lab.given import is_whole, listed, number, prompts_of, seeds_of, whole
-from fastdiff_lab.refinement import refine_derived
+from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab.calibration.refine import refine_derived
+from fastdiff_lab.cli.parsing import prompt_lines
+from fastdiff_lab.comparison import render
+from fastdiff_lab.inputs.plain_values import is_whole, listed, number, prompts_of, seeds_of, whole
+from fastdiff_lab.sampling.methods import denoiser_calls, generators, sample
 
 TEXTS = ["a red circle", "a white ring", "a small black star"]
 NEGATIVES = ["a large green cross", "a blue ring", "a white square"]
@@ -89,7 +90,7 @@ def test_options_that_are_refused_alike(way, pipe):
 def latents_drawn(monkeypatch, pipe, prompts, **options) -> torch.Tensor:
     """The latents of the untouched arm, in the order of the prompts, as `compare` drew them."""
     found = {}
-    run = drawing._run
+    run = render._run
 
     def kept(pipe, arm, tasks, keys, given):
         results = run(pipe, arm, tasks, keys, given)
@@ -99,7 +100,7 @@ def latents_drawn(monkeypatch, pipe, prompts, **options) -> torch.Tensor:
         return results
 
     with monkeypatch.context() as patched:
-        patched.setattr(drawing, "_run", kept)
+        patched.setattr(render, "_run", kept)
         fl.compare_pictures(pipe, {}, prompts, num_inference_steps=2, rivals=False, **options)
     return torch.stack([found[place] for place in sorted(found)])
 

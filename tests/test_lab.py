@@ -13,19 +13,19 @@ from test_propagation import state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.derivation import group_costs
-from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
-from fastdiff_lab.flops import count_flops
-from fastdiff_lab.full_size import FULL_SIZE, full_size
-from fastdiff_lab.lab.ceiling import SIZES, TimedHalves
-from fastdiff_lab.lab.history import COLUMNS, History
-from fastdiff_lab.lab.pair import ACCELERATED, UNTOUCHED, PairRunner
-from fastdiff_lab.lab.prediction import Predictor
-from fastdiff_lab.lab.settings import Acceleration, Settings
-from fastdiff_lab.lab.watching import Cancelled, watched
-from fastdiff_lab.lab.worker import Later, Worker
-from fastdiff_lab.pictures import data_address, difference
-from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.calibration.derive import group_costs
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.comparison.bench.architectures import FULL_SIZE, full_size
+from fastdiff_lab.hooks.flops import count_flops
+from fastdiff_lab.lab.session.background_job import Later, Worker
+from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
+from fastdiff_lab.lab.session.history import COLUMNS, History
+from fastdiff_lab.lab.session.images import data_address, difference
+from fastdiff_lab.lab.session.paired_run import ACCELERATED, UNTOUCHED, PairRunner
+from fastdiff_lab.lab.session.prediction import Predictor
+from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.lab.session.watching import Cancelled, watched
+from fastdiff_lab.sampling.methods import Arm, denoiser_arguments, sample
 
 PROMPT = "a large red star at the left on a white background"
 SHORT = Settings(PROMPT, num_inference_steps=8)

@@ -3,40 +3,108 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import diffusers
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "fastdiff_lab"
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastdiff_lab"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+STUDIES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "studies").rglob("*.py"))}
+# From the ground up: a room knows those of the floors below it, and nothing beside it or above.
+# The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
+FLOORS = [
+    {"inputs", "plot"},
+    {"key_schedule", "hooks"},
+    {"recording", "propagation"},
+    {"sampling"},
+    {"calibration"},
+    {"pipelines", "shapes"},
+    {"comparison"},
+    {"lab", "exercises"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imports(name: str) -> set[str]:
-    """The modules of our own that a file imports at its top, and the outside packages."""
-    found = set()
-    for node in ast.parse(FILES[name].read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            dots = "." * node.level
-            found |= {f"{dots}{node.module or alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
+def resolved(name: str, module: str | None, level: int) -> str:
+    """The module that a relative import of a file names, as seen from the package: `propagation.engine`."""
+    package = name.split("/")[:-1]
+    return ".".join([*package[: len(package) - level + 1], *filter(None, [module])])
+
+
+def is_module(module: str) -> bool:
+    place = module.replace(".", "/")
+    return f"{place}.py" in FILES or f"{place}/__init__.py" in FILES
 
 
 def own(name: str) -> set[str]:
-    return {module.lstrip(".") for module in imports(name) if module.startswith(".")}
+    """The modules of our own that a file imports at its top."""
+    found = set()
+    for node in ast.parse(FILES[name].read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = resolved(name, node.module, node.level)
+            inside = {".".join(filter(None, [base, alias.name])) for alias in node.names}
+            found |= {module for module in inside if is_module(module)} or {base}
+    return found
+
+
+def outside(path: Path, everywhere: bool = False) -> set[str]:
+    """The packages of others that a file imports at its top, or anywhere."""
+    tree = ast.parse(path.read_text())
+    nodes = list(ast.walk(tree)) if everywhere else tree.body
+    found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {module.split(".")[0] for module in found}
+
+
+def within(module: str, rooms: set[str]) -> bool:
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+def test_the_house_has_at_most_sixteen_entries():
+    entries = {name.split("/")[0].removesuffix(".py") for name in FILES}
+    assert entries == set(FLOOR) and len(entries) <= 16
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_room_knows_only_what_is_below(name):
+    here = room(name.removesuffix(".py").replace("/", "."))
+    together = {"pipelines", "shapes"}
+    for module in own(name):
+        there = room(module)
+        assert there == here or {here, there} <= together or FLOOR[there] < FLOOR[here], module
+
+
+def test_imports_are_seen():
+    """A reader that finds nothing would let the test above pass."""
+    assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.feature_cache"}
+    assert "plot" in own("comparison/suite/result_files.py") and "calibration.calibrate" in own("__init__.py")
+
+
+def test_folders_have_no_circles():
+    """Inside of a room, too: no file imports itself by way of others."""
+    arrows = {name: {module.replace(".", "/") for module in own(name)} for name in FILES}
+    arrows = {
+        name: {found for place in places for found in (f"{place}.py", f"{place}/__init__.py") if found in FILES}
+        for name, places in arrows.items()
+    }
+    while free := {name for name, places in arrows.items() if not places}:
+        arrows = {name: places - free for name, places in arrows.items() if name not in free}
+    assert not arrows
 
 
 def test_schedules_are_pure_python():
-    assert own("schedule.py") == {"files", "given"} and not own("given.py")
-    outside = {
-        module.split(".")[0]
-        for name in ("schedule.py", "files.py", "given.py")
-        for module in imports(name)
-        if not module.startswith(".")
-    }
-    assert outside <= {
+    names = ("key_schedule.py", "inputs/__init__.py", "inputs/files.py", "inputs/plain_values.py")
+    assert own("key_schedule.py") == {"inputs.files", "inputs.plain_values"} and not own("inputs/plain_values.py")
+    assert {module for name in names for module in outside(FILES[name])} <= {
         "__future__",
         "json",
         "re",
@@ -52,77 +120,98 @@ def test_schedules_are_pure_python():
 
 
 @pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("plot.py", set()),
+        ("inputs/plain_values.py", set()),
+        ("hooks/patching.py", set()),
+        ("propagation/extrapolation.py", set()),
+        ("sampling/silence.py", set()),
+        ("calibration/reuse_costs.py", {"inputs.files"}),
+        ("comparison/workers.py", {"hooks.patching"}),
+        ("comparison/image_quality/distances.py", set()),
+        ("comparison/image_quality/networks.py", set()),
+        ("lab/session/background_job.py", set()),
+        ("lab/session/images.py", set()),
+    ],
+)
+def test_what_stands_nearly_alone(name, known):
+    assert own(name) <= known
+
+
+@pytest.mark.parametrize(
     ("name", "forbidden"),
     [
-        ("recording.py", {"propagation", "decoding", "analysis", "evaluation", "plot"}),
-        ("propagation.py", {"recording", "analysis", "evaluation", "plot", "pipelines"}),
-        ("decoding.py", {"propagation", "recording", "analysis", "evaluation", "plot", "pipelines"}),
-        ("features.py", {"decoding", "propagation", "recording", "split", "schedule", "pipelines"}),
-        ("metrics.py", {"evaluation", "comparison", "propagation", "recording", "pipelines"}),
-        ("distances.py", set(FILES)),
-        ("quality/networks.py", set(FILES)),
-        ("quality/scores.py", {"comparison", "picture_table", "evaluation", "store"}),
-        ("picture_table.py", {"comparison", "evaluation", "pipelines"}),
-        ("workers.py", set(FILES) - {"hooks.py"}),
-        ("store.py", {"evaluation", "comparison", "propagation", "recording", "pipelines"}),
-        ("evaluation.py", {"comparison", "metrics", "store", "plot", "pipelines"}),
-        ("analysis.py", {"propagation", "evaluation", "plot", "pipelines"}),
-        ("plot.py", set(FILES)),
-        ("split.py", {"propagation", "recording", "pipelines", "schedule"}),
-        ("hooks.py", set(FILES)),
-        ("extrapolation.py", set(FILES)),
-        ("reuse_costs.py", set(FILES) - {"files.py"}),
-        ("given.py", set(FILES)),
-        ("quiet.py", set(FILES)),
-        ("call_options.py", {"evaluation", "comparison", "calibration", "refinement", "decoding", "propagation", "pipelines"}),
-        ("own_picture.py", {"evaluation", "comparison", "decoding", "propagation", "pipelines"}),
-        ("derivation.py", {"calibration", "replay", "propagation", "decoding", "evaluation", "plot", "pipelines"}),
-        ("replay.py", {"calibration", "derivation", "reuse_costs", "comparison", "plot", "pipelines"}),
-        ("calibration.py", {"derivation", "comparison", "recording", "plot", "pipelines"}),
-        ("pictures.py", set(FILES)),
-        ("lab/settings.py", {"comparison", "plot", "recording", "pair", "prediction", "history"}),
-        ("lab/watching.py", {"evaluation", "propagation", "recording", "plot", "pair", "settings"}),
-        ("lab/worker.py", set(FILES)),
-        ("lab/prediction.py", {"pair", "history", "watching", "plot", "recording", "comparison"}),
-        ("lab/pair.py", {"prediction", "history", "plot", "recording", "calibration", "comparison"}),
-        ("lab/history.py", {"plot", "recording", "calibration", "comparison", "watching"}),
+        ("recording/record.py", {"recording.analysis"}),
+        ("propagation/engine.py", {"propagation.encoder_propagation"}),
+        ("propagation/feature_cache.py", {"propagation.engine", "hooks.denoiser", "key_schedule"}),
+        ("hooks/denoiser.py", {"key_schedule"}),
+        ("sampling/call_options.py", {"sampling.methods", "propagation"}),
+        ("sampling/output_image.py", {"sampling.methods", "propagation"}),
+        ("calibration/derive.py", {"calibration.calibrate", "calibration.replay", "propagation", "sampling"}),
+        ("calibration/replay.py", {"calibration.calibrate", "calibration.derive", "calibration.reuse_costs"}),
+        ("calibration/calibrate.py", {"calibration.derive", "recording"}),
+        ("comparison/fidelity.py", {"sampling", "comparison", "propagation", "recording", "pipelines"}),
+        ("comparison/image_quality/scores.py", {"comparison.compare", "comparison.tables", "comparison.result_store", "sampling"}),
+        ("comparison/tables.py", {"comparison.compare", "sampling", "pipelines"}),
+        ("comparison/result_store.py", {"sampling", "comparison", "propagation", "recording", "pipelines"}),
+        ("lab/session/settings.py", {"comparison", "plot", "recording", "lab"}),
+        ("lab/session/watching.py", {"sampling", "propagation", "recording", "plot", "lab"}),
+        (
+            "lab/session/prediction.py",
+            {"lab.session.paired_run", "lab.session.history", "lab.session.watching", "plot", "recording", "comparison"},
+        ),
+        ("lab/session/paired_run.py", {"lab.session.prediction", "lab.session.history", "plot", "recording", "calibration"}),
+        ("lab/session/history.py", {"lab.session.watching", "plot", "recording", "calibration", "comparison"}),
     ],
 )
 def test_data_flows_one_way(name, forbidden):
-    assert not own(name) & {module.removesuffix(".py").replace("/", ".") for module in forbidden}
+    assert not {module for module in own(name) if within(module, forbidden)}
 
 
-def test_only_the_widgets_know_widgets():
-    """ipywidgets and anywidget are imported in their folder only, which nothing else imports; the lab itself works without."""
+def test_rooms_inside_of_comparison():
+    """`compare` knows neither the suite nor the benchmark, and these not each other."""
+    for name in FILES:
+        if name.startswith("comparison/"):
+            inside = {folder for folder in ("suite", "bench") if not name.startswith(f"comparison/{folder}/")}
+            assert not {module for module in own(name) if within(module, {f"comparison.{folder}" for folder in inside})}, name
+
+
+def test_only_the_widget_knows_widgets():
+    """ipywidgets and anywidget are imported in their folder only, which nothing else imports; the session works without."""
     for name, path in FILES.items():
-        found = {node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
-        found |= {
-            alias.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import) for alias in node.names
-        }
-        if not name.startswith("widgets/"):
-            assert not found & {"ipywidgets", "anywidget", "traitlets"} and "widgets" not in {m.split(".")[0] for m in found}, name
-
-
-@pytest.mark.parametrize(("folder", "known_to"), [("exercises", ()), ("studies", ()), ("suite", ("studies",))])
-def test_the_library_does_not_know(folder, known_to):
-    """At the top of a file; the command line imports what a command needs when it is called."""
-    others = [name for name in FILES if name.split("/")[0] not in (folder, *known_to)]
-    assert not [name for name in others if any(module.split(".")[0] == folder for module in own(name))]
-
-
-def test_only_split_and_pipelines_name_diffusers_models():
-    # The training in shapes/ names the classes that it builds.
-    models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
-    for name, path in FILES.items():
-        if name in ("split.py", "pipelines.py", "full_size.py", "full_pipelines.py") or name.startswith("shapes/"):
-            continue
-        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
-        assert not used & models, name
+        if not name.startswith("lab/widget/"):
+            assert not outside(path, everywhere=True) & {"ipywidgets", "anywidget", "traitlets"}, name
+            assert not {module for module in own(name) if within(module, {"lab.widget"})}, name
+            assert not re.search(r"from [.\w]*\bwidget\b", path.read_text().partition('"""')[2].partition('"""')[2]), name
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_the_package_does_not_know_studies(name):
+    assert "studies" not in outside(FILES[name], everywhere=True)
+
+
+def test_only_some_files_name_diffusers_models():
+    # The benchmark at full size and the training in shapes/ name the classes that they build.
+    models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
+    known = ("hooks/", "pipelines.py", "shapes/", "comparison/bench/architectures.py", "comparison/bench/full_pipelines.py")
+    for name, path in FILES.items():
+        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        assert name.startswith(known) or not used & models, name
+
+
+def test_only_hooks_know_the_insides_of_diffusers():
+    """What is below `diffusers.` itself: its modules, which change without notice."""
+    for name, path in FILES.items():
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        assert name.startswith("hooks/") or not [module for module in found if module.startswith("diffusers.")], name
+
+
+@pytest.mark.parametrize("name", [*FILES, *STUDIES])
 def test_no_file_unpickles_or_copies_a_forward(name):
-    tree = ast.parse(FILES[name].read_text())
+    path = FILES.get(name) or STUDIES[name]
+    tree = ast.parse(path.read_text())
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -131,7 +220,7 @@ def test_no_file_unpickles_or_copies_a_forward(name):
     assert not names & {"pickle", "eval", "exec"}
     loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
     assert ("torch.load" in names) == bool(loads) and all("weights_only=True" in ast.unparse(node) for node in loads)
-    assert not loads or name == "quality/weights.py"
+    assert not loads or name == "comparison/image_quality/weights.py"
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert all(len(ast.unparse(node).splitlines()) <= 60 for node in functions)
-    assert len(FILES[name].read_text().splitlines()) <= 370  # issue 18 takes the longest apart
+    assert len(path.read_text().splitlines()) <= 370  # issue 18 takes the longest apart

@@ -6,7 +6,7 @@ import torch
 from models import conditions, denoiser_pipe, loop
 
 import fastdiff_lab as fl
-from fastdiff_lab.memory import peak_bytes
+from fastdiff_lab.hooks.peak_memory import peak_bytes
 
 
 def test_a_peak_by_head():

@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.bench.cases import compile_children
-from fastdiff_lab.conditions import repeat_rows
-from fastdiff_lab.hooks import replaced_call
-from fastdiff_lab.runs import Run
-from fastdiff_lab.split import denoiser_of, split_denoiser
+from fastdiff_lab.comparison.bench.cases import compile_children
+from fastdiff_lab.hooks.call_conditions import repeat_rows
+from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
+from fastdiff_lab.hooks.patching import replaced_call
+from fastdiff_lab.hooks.run_tracking import Run
 
 WAITING = {
     torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default,
@@ -61,7 +61,7 @@ def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
 )
 @pytest.mark.parametrize("make", [pipeline, controlnet_pipeline], ids=["sd", "controlnet"])
 def test_no_step_makes_the_host_wait(make, options, monkeypatch):
-    monkeypatch.setattr("fastdiff_lab.decoding.check_finite", lambda *_: None)  # it looks at latents on the CPU only
+    monkeypatch.setattr("fastdiff_lab.propagation.engine.check_finite", lambda *_: None)  # it looks at latents on the CPU only
     pipe = make(dtype=torch.float32)
     image = {"image": torch.zeros(2, 3, 16, 16)} if make is controlnet_pipeline else {}
 

@@ -19,14 +19,14 @@ from systems.base import of
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.accelerator import is_out_of_memory
-from fastdiff_lab.announcing import OneCall, bytes_of, seconds_of
-from fastdiff_lab.capacity import SHARE, PassBytes, RowLimit, bytes_of_pass
-from fastdiff_lab.evaluation import Arm, as_arm, denoiser_arguments
-from fastdiff_lab.extrapolation import Extrapolation
-from fastdiff_lab.full_size import FULL_SIZE
-from fastdiff_lab.memory import peak_bytes
-from fastdiff_lab.split import denoiser_of, sample_argument, split_denoiser
+from fastdiff_lab.comparison.bench.architectures import FULL_SIZE
+from fastdiff_lab.comparison.estimate import OneCall, bytes_of, seconds_of
+from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument, split_denoiser
+from fastdiff_lab.hooks.device import is_out_of_memory
+from fastdiff_lab.hooks.peak_memory import peak_bytes
+from fastdiff_lab.propagation.extrapolation import Extrapolation
+from fastdiff_lab.propagation.row_capacity import SHARE, PassBytes, RowLimit, bytes_of_pass
+from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
 ROWS_OF_STEP = 4  # two pictures with guidance
@@ -304,7 +304,7 @@ def test_steps_for_bytes_and_bytes_for_steps():
 
 
 def free_memory(monkeypatch, free: int | None) -> None:
-    monkeypatch.setattr("fastdiff_lab.capacity.free_bytes", lambda device: free)
+    monkeypatch.setattr("fastdiff_lab.propagation.row_capacity.free_bytes", lambda device: free)
 
 
 def test_by_default_as_many_rows_as_fit(monkeypatch):
@@ -326,7 +326,7 @@ def test_by_default_as_many_rows_as_fit(monkeypatch):
 
 
 def test_serial_decoding_does_not_ask_for_free_memory(monkeypatch):
-    monkeypatch.setattr("fastdiff_lab.capacity.free_bytes", lambda device: 1 / 0)
+    monkeypatch.setattr("fastdiff_lab.propagation.row_capacity.free_bytes", lambda device: 1 / 0)
     pipe = small()
     for options in ({"parallel_decoding": False}, {"what": "prediction"}, {"max_rows": 8}):
         with fl.encoder_propagation(pipe, KEYS, **options):
@@ -369,7 +369,7 @@ def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
 
 
 def fused_attention():
-    from fastdiff_lab.capacity import _FusedAttention
+    from fastdiff_lab.propagation.row_capacity import _FusedAttention
 
     return _FusedAttention()
 

@@ -11,10 +11,10 @@ from transformers import BatchFeature
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, KeySchedule
-from fastdiff_lab.evaluation import decode, generators, sample
-from fastdiff_lab.lab.pair import PairRunner
-from fastdiff_lab.lab.settings import Acceleration, Settings
-from fastdiff_lab.own_picture import WatchedRun
+from fastdiff_lab.lab.session.paired_run import PairRunner
+from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.sampling.methods import decode, generators, sample
+from fastdiff_lab.sampling.output_image import WatchedRun
 
 TEXTS = ["a red circle", "a white ring"]
 SIZE = {"height": 16, "width": 16}
@@ -104,7 +104,7 @@ def test_the_device_is_waited_for_once_before_the_latents_are_decoded(name, monk
 
     told(pipe.scheduler, "step", "step")
     told(pipe.vae, "decode", "decode")
-    monkeypatch.setattr("fastdiff_lab.evaluation.synchronize", lambda device: events.append("wait"))
+    monkeypatch.setattr("fastdiff_lab.sampling.methods.synchronize", lambda device: events.append("wait"))
     prompts = [3] if name == "dit" else TEXTS[:1]
     sample(pipe, Arm(), prompts, [0], num_inference_steps=3, options=SIZE if name == "sd" else further(name))
     assert events == ["step"] * 3 + ["wait", "decode"]

@@ -114,9 +114,9 @@ def test_the_wheel_samples_from_another_folder(tmp_path):
         path.suffix == ".ipynb" for path in exercises.iterdir()
     )  # no answers, no tests
     assert Path(where.strip()).is_relative_to(place)
-    widgets = "from fastdiff_lab.widgets import assets; print(len(assets.module('lab')), len(assets.style()))"
+    widgets = "from fastdiff_lab.lab.widget import assets; print(len(assets.module('lab')), len(assets.style()))"
     assert min(map(int, run(python, "-c", widgets, cwd=elsewhere, PYTHONPATH="").split())) > 1000
-    command = "from fastdiff_lab.cli import main; main()"
+    command = "from fastdiff_lab.cli.commands import main; main()"
     prompt = "a small red circle at the left on a blue background"
     said = run(python, "-c", command, "sample", prompt, "--steps", "10", "--output", "a.png", cwd=elsewhere, PYTHONPATH="")
     assert "encoder calls" in said and (elsewhere / "a.png").stat().st_size > 100

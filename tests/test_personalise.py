@@ -7,10 +7,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from fastdiff_lab import KeySchedule, plot
-from fastdiff_lab.shapes import personalise
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.shapes.keepsake import COLOUR, FIVE, NEW, crescent_overlap, draw_keepsake, outline_overlap
 from fastdiff_lab.shapes.scenes import COLOURS, draw
+from studies import personalise
+from studies.crescent import COLOUR, FIVE, NEW, crescent_overlap, draw_keepsake, outline_overlap
 
 
 def test_the_judge_sees_the_crescent_and_nothing_else():

@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 
 import fastdiff_lab as fl
 from fastdiff_lab import pipelines
-from fastdiff_lab.fingerprint import differences
+from fastdiff_lab.hooks.fingerprint import differences
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
 from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
@@ -263,7 +263,7 @@ def test_costs_of_the_embedded_pipeline_fit_it():
 def test_a_scheduler_is_known_again_in_another_process():
     """diffusers lists the settings that were left at their defaults in the order of a set, which is another in each process."""
     code = (
-        "import fastdiff_lab as fl; from fastdiff_lab.fingerprint import identity; "
+        "import fastdiff_lab as fl; from fastdiff_lab.hooks.fingerprint import identity; "
         "print(identity(fl.load_pipeline(scheduler='dpm-solver++')))"
     )
     said = {

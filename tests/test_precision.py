@@ -12,9 +12,9 @@ from systems.base import of
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.conditions import repeat_rows
-from fastdiff_lab.extrapolation import Extrapolation, History
-from fastdiff_lab.fingerprint import differences, identity
+from fastdiff_lab.hooks.call_conditions import repeat_rows
+from fastdiff_lab.hooks.fingerprint import differences, identity
+from fastdiff_lab.propagation.extrapolation import Extrapolation, History
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PROMPTS = ["a red circle", "a white ring"]

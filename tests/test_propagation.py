@@ -28,7 +28,7 @@ from oracle import TransformerOracle, oracle
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.hooks.denoiser import denoiser_of
 
 CLOSE = 1e-10
 KEYS = KeySchedule(10, [0, 1, 4, 8])

@@ -15,11 +15,13 @@ from stand_ins import ALEXNET, INCEPTION, random_weights, write_pictures, write_
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, cli, comparison, drawing, picture_table
-from fastdiff_lab.quality.networks import InceptionV3
-from fastdiff_lab.quality.real_pictures import as_square, opened, picture_files
-from fastdiff_lab.quality.scores import METRICS, quality_of
-from fastdiff_lab.quality.weights import load_clip, load_inception, load_lpips, read_tensors
+from fastdiff_lab import Arm
+from fastdiff_lab.cli import commands
+from fastdiff_lab.comparison import compare, render, tables
+from fastdiff_lab.comparison.image_quality.networks import InceptionV3
+from fastdiff_lab.comparison.image_quality.real_images import as_square, opened, picture_files
+from fastdiff_lab.comparison.image_quality.scores import METRICS, quality_of
+from fastdiff_lab.comparison.image_quality.weights import load_clip, load_inception, load_lpips, read_tensors
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 
@@ -123,7 +125,7 @@ def test_each_picture_and_each_arm_has_its_quality(pictures):
 
 
 def test_summary_and_brief_table(pipe, arms, pictures):
-    summary = comparison.summarised(pictures)
+    summary = compare.summarised(pictures)
     of_paper = pictures[pictures["arm"] == "paper"]
     assert summary.loc["paper", "lpips_worst"] == of_paper["lpips"].max()
     assert summary.loc["paper", "clip_score_worst"] == of_paper["clip_score"].min()
@@ -131,13 +133,13 @@ def test_summary_and_brief_table(pipe, arms, pictures):
         assert (summary[f"{name}_low"] <= summary[name]).all() and (summary[name] <= summary[f"{name}_high"]).all()
     assert summary.loc["paper", "fid"] == of_paper["fid"].iloc[0] and "fid_low" not in summary
     ways = {"untouched": Arm(), "paper": Arm(arms["paper"])}
-    shown = comparison.brief(comparison.with_costs(pipe, ways, pictures, num_inference_steps=10, repeats=0))
+    shown = compare.brief(compare.with_costs(pipe, ways, pictures, num_inference_steps=10, repeats=0))
     assert list(shown.columns[-4:]) == ["clip_score", "lpips", "fid", "kid"]
 
 
 def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, arms, weights, real, store, pictures, monkeypatch):
-    monkeypatch.delattr(drawing, "_run")
-    monkeypatch.setattr(picture_table, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
+    monkeypatch.delattr(render, "_run")
+    monkeypatch.setattr(tables, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
     options = {"metrics": ["lpips", "clip_score", "kid", "kid"], "metric_weights": weights, "real_pictures": real, "store": store}
     again = fl.compare_pictures(pipe, arms, PROMPTS, **options, **RUN)
     pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"), rtol=1e-4, atol=1e-4)
@@ -203,7 +205,7 @@ def test_foreign_weight_files_are_refused_and_not_run(tmp_path, monkeypatch, wei
     safetensors.torch.save_file({"fc.bias": torch.zeros(1)}, tmp_path / f"{INCEPTION}.safetensors")
     with pytest.raises(ValueError, match=r"is no weight file of Inception v3: 'Conv2d_1a_3x3.conv.weight' is missing"):
         load_inception(tmp_path)
-    monkeypatch.setattr("fastdiff_lab.quality.weights.MAX_BYTES", 10)
+    monkeypatch.setattr("fastdiff_lab.comparison.image_quality.weights.MAX_BYTES", 10)
     with pytest.raises(ValueError, match=r"safetensors has \d+ bytes; accepted: at most 10"):
         load_inception(tmp_path)
 
@@ -273,7 +275,7 @@ def test_real_pictures(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_asking_is_refused_before_a_picture_is_drawn(pipe, weights, real, options, error, message, monkeypatch):
-    monkeypatch.delattr(drawing, "_run")
+    monkeypatch.delattr(render, "_run")
     given = {"metric_weights": weights, "real_pictures": real} | options
     with pytest.raises(error, match=message):
         fl.compare(pipe, {}, PROMPTS[:1], num_inference_steps=4, **given)
@@ -291,7 +293,7 @@ def test_bad_asking_is_refused_before_a_picture_is_drawn(pipe, weights, real, op
     ],
 )
 def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metric, message, monkeypatch):
-    monkeypatch.delattr(drawing, "_run")
+    monkeypatch.delattr(render, "_run")
     place = real if metric == "fid" else None
     with pytest.raises(FileNotFoundError, match=message):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_pictures=place)
@@ -302,7 +304,7 @@ def test_from_the_command_line(tmp_path, weights, arms):
     arms["paper"].save(file)
     options = ["--count", "1", "--seeds", "1", "--steps", "10", "--reference", "0", "--repeats", "0", "--output", str(tmp_path)]
     asked = ["--metric", "lpips", "--metric", "clip_score", "--weights", str(weights)]
-    found = CliRunner().invoke(cli.app, ["compare", str(file), *options, *asked], catch_exceptions=False)
+    found = CliRunner().invoke(commands.app, ["compare", str(file), *options, *asked], catch_exceptions=False)
     assert found.exit_code == 0 and "clip_score" in found.output
     table = pd.read_csv(tmp_path / "table.csv").set_index("arm")
     assert table.loc["untouched", "lpips"] == 0 < table.loc["paper", "lpips"] and "fid" not in table

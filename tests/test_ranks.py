@@ -18,7 +18,7 @@ from models import controlnet_pipeline, pipeline, run
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.ranks import Ranks
+from fastdiff_lab.propagation.distributed import Ranks
 
 KEYS = KeySchedule(10, [0, 1, 4])  # the last group has six steps
 PICTURE = torch.ones(1, 3, 16, 16, dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_every_step_is_owned_once(size, is_key, count):
 
 @pytest.mark.long
 def test_the_measurement_that_the_page_names(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastdiff_lab.studies.scaling"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "studies.scaling"]
     subprocess.run([*command, "--repeats", "1", "--output", str(tmp_path / "scaling.json")], check=True, capture_output=True)
     found = json.loads((tmp_path / "scaling.json").read_text())
     assert found["processes"] == 2 and found["latents_differ"] < 1e-4

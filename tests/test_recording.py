@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from models import FAMILIES, FRAMES, PLAIN, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
 
 import fastdiff_lab as fl
-from fastdiff_lab.analysis import KINDS
+from fastdiff_lab.recording.analysis import KINDS
 
 LAYER = "up_blocks.2"
 

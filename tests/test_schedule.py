@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.schedule import PAPER_KEYS
+from fastdiff_lab.key_schedule import PAPER_KEYS
 
 
 @st.composite
@@ -78,7 +78,7 @@ def test_the_key_lists_stand_in_one_file_only():
 
     package = Path(__file__).parent.parent / "fastdiff_lab"
     found = [f.name for f in package.rglob("*.py") if "15, 25, 35" in f.read_text() or "48, 47, 45" in f.read_text()]
-    assert found == ["schedule.py"]
+    assert found == ["key_schedule.py"]
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from systems.steered import EDGES, steered
 
 import fastdiff_lab as fl
 from fastdiff_lab import Arm, KeySchedule
-from fastdiff_lab.callers import is_called_by
-from fastdiff_lab.evaluation import sample
-from fastdiff_lab.fingerprint import identity, pipeline_digest, scheduler_config
-from fastdiff_lab.hooks import replaced_method
+from fastdiff_lab.hooks.callers import is_called_by
+from fastdiff_lab.hooks.fingerprint import identity, pipeline_digest, scheduler_config
+from fastdiff_lab.hooks.patching import replaced_method
+from fastdiff_lab.sampling.methods import sample
 
 KEYS = KeySchedule(6, (0, 2))
 

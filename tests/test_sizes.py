@@ -8,8 +8,8 @@ from models import FAMILIES, conditions, denoiser_pipe, loop
 from sizes import SQUARE, equal_by_chance, sizes_of
 from systems import SYSTEMS
 
-from fastdiff_lab.evaluation import first_arguments
-from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.sampling.methods import first_arguments
 
 ROWS = {system.name: system for system in SYSTEMS}
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in ("Default grid_sample", "torch.meshgrid")]

@@ -15,20 +15,22 @@ from models import denoiser_pipe
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import cli, drawing, plot
-from fastdiff_lab.deepcache import deepcache, deepcache_flops
-from fastdiff_lab.distances import frechet_distance, kernel_distance
-from fastdiff_lab.evaluation import Arm, denoiser_arguments, sample
-from fastdiff_lab.flops import count_flops
-from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab import plot
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.cli import commands
+from fastdiff_lab.comparison import render
+from fastdiff_lab.comparison.image_quality.distances import frechet_distance, kernel_distance
+from fastdiff_lab.comparison.suite import held_out_prompts, result_files, run_suite
+from fastdiff_lab.comparison.suite.claims import paired
+from fastdiff_lab.comparison.suite.figure import plot_suite
+from fastdiff_lab.comparison.suite.result_files import compare_into, read_costs, write_comparison, write_suite
+from fastdiff_lab.comparison.suite.suite_methods import suite_arms, suite_columns
+from fastdiff_lab.hooks.flops import count_flops
+from fastdiff_lab.sampling.methods import Arm, denoiser_arguments, sample
+from fastdiff_lab.sampling.rivals.deepcache import deepcache, deepcache_flops
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
-from fastdiff_lab.studies.scene_distance import scene_distance, scene_features
-from fastdiff_lab.suite import held_out_prompts, report, run_suite
-from fastdiff_lab.suite.arms import suite_arms, suite_columns
-from fastdiff_lab.suite.claims import paired
-from fastdiff_lab.suite.plot import plot_suite
-from fastdiff_lab.suite.report import compare_into, read_costs, write_comparison, write_suite
+from studies.scene_distance import scene_distance, scene_features
 
 PROMPTS = held_out_prompts(2)
 SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
@@ -245,7 +247,7 @@ def test_scene_distance(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
     table = scene_distance(pipe, {"untouched": Arm()}, 6, **options)
     assert table["arm"].tolist() == ["drawn scenes", "untouched"] and (table["pictures"] == 6).all()
-    monkeypatch.delattr(drawing, "_run")  # nothing is drawn again: all comes from the store
+    monkeypatch.delattr(render, "_run")  # nothing is drawn again: all comes from the store
     pd.testing.assert_frame_equal(scene_distance(pipe, {"untouched": Arm()}, 6, **options), table, rtol=1e-3)
     monkeypatch.undo()
     with pytest.raises(ValueError, match="3 pictures per arm asked; accepted: a whole number of 4 or more"):
@@ -254,7 +256,7 @@ def test_scene_distance(pipe, tmp_path, monkeypatch):
 
 
 def invoke(*arguments):
-    return CliRunner().invoke(cli.app, ["compare", *map(str, arguments)])
+    return CliRunner().invoke(commands.app, ["compare", *map(str, arguments)])
 
 
 def test_the_command_writes_what_the_suite_found(tmp_path):
@@ -292,7 +294,7 @@ def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeyp
     write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(report, "with_costs", _stop)
+        patched.setattr(result_files, "with_costs", _stop)
         write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
     assert set(before) == {"about.json", "pictures.csv", "table.csv"}
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -304,7 +306,7 @@ def _stop(*_, **__):
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_drawn(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(report, "compare_pictures", _stop)
+    monkeypatch.setattr(result_files, "compare_pictures", _stop)
     with pytest.raises(OSError, match="cannot write to the output folder"):
         write_comparison(tmp_path / "file", fl.load_pipeline(), {}, ["a red circle"])
     with pytest.raises(OSError, match="cannot write to the output folder"):

@@ -16,8 +16,8 @@ from systems_table import PAGE, page
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.schedule import PAPER_KEYS
-from fastdiff_lab.split import denoiser_of
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.key_schedule import PAPER_KEYS
 
 # Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
 # warning of few steps has its test in test_systems_apart.py.

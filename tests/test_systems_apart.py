@@ -21,10 +21,10 @@ from systems.refused import REFUSED
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.arm_costs import controlnet_flops
-from fastdiff_lab.evaluation import Arm, first_arguments, sample
+from fastdiff_lab.comparison.costs import controlnet_flops
 from fastdiff_lab.pipelines import with_settings_of
-from fastdiff_lab.recording import bytes_to_keep
+from fastdiff_lab.recording.record import bytes_to_keep
+from fastdiff_lab.sampling.methods import Arm, first_arguments, sample
 
 ROWS = {system.name: system for system in SYSTEMS}
 CLOSE = 1e-10

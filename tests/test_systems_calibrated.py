@@ -13,8 +13,8 @@ from systems.video import stable_video
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.evaluation import generators
-from fastdiff_lab.reuse_costs import ReuseCosts
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.sampling.methods import generators
 
 STEPS, KEY = 5, 2
 TEXTS = ["a red circle", "a white ring at the left on a blue background"]

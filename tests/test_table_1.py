@@ -14,14 +14,15 @@ from stand_ins import write_pictures, write_weights
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, drawing
-from fastdiff_lab.evaluation import denoiser_arguments, sample
-from fastdiff_lab.flops import count_flops
+from fastdiff_lab import Arm
+from fastdiff_lab.comparison import render
+from fastdiff_lab.hooks.flops import count_flops
+from fastdiff_lab.sampling.methods import denoiser_arguments, sample
+from fastdiff_lab.sampling.rivals.token_merging import token_merging, token_merging_flops, tomesd_package
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.studies import table_1
-from fastdiff_lab.studies.captions import read_captions
-from fastdiff_lab.studies.table_1 import PUBLISHED, beside_published, table_arms
-from fastdiff_lab.token_merging import token_merging, token_merging_flops, tomesd_package
+from studies import table_1
+from studies.captions import read_captions
+from studies.table_1 import PUBLISHED, beside_published, table_arms
 
 PROMPTS = ["a red ring on a blue background", "a small white star on a red background"]
 RUN = {"num_inference_steps": 10}
@@ -67,7 +68,7 @@ def test_foreign_captions(tmp_path, text, monkeypatch):
         ValueError, match=r"captions.json is no file of captions \(.*accepted: COCO's JSON, with annotations that have id"
     ):
         read_captions(file, 1)
-    monkeypatch.setattr("fastdiff_lab.studies.captions.MAX_BYTES", 2)
+    monkeypatch.setattr("studies.captions.MAX_BYTES", 2)
     file.write_text("{} ")
     with pytest.raises(ValueError, match="captions.json has 3 bytes; accepted: at most 2"):
         read_captions(file, 1)
@@ -132,7 +133,7 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     pictures = pd.read_csv(tmp_path / "out" / "pictures.csv")
     assert sorted(pictures[pictures["arm"] == "mine"]["seed"]) == [0, 1, 2, 3]  # each picture its own noise
     assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["captions"] == str(captions)
-    monkeypatch.delattr(drawing, "_run")  # all comes from the store
+    monkeypatch.delattr(render, "_run")  # all comes from the store
     assert run(*options, "--repeats", 0, "--metric", "lpips", "--metric", "clip_score", "--metric", "kid").exit_code == 0
     again = pd.read_csv(tmp_path / "out" / "pictures.csv")
     pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"), rtol=1e-4, atol=1e-4)  # by networks that were loaded again
@@ -149,7 +150,7 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     ],
 )
 def test_bad_options_are_refused_before_a_picture_is_drawn(tmp_path, options, message, monkeypatch):
-    monkeypatch.delattr(drawing, "_run")
+    monkeypatch.delattr(render, "_run")
     given = {"--captions": write_captions(tmp_path / "c.json", PROMPTS), "--output": tmp_path, "--pictures": 2} | options
     with pytest.raises(ValueError, match=message):
         run(*(part for pair in given.items() for part in pair))

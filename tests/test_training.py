@@ -9,11 +9,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from fastdiff_lab.shapes import training
-from fastdiff_lab.shapes.autoencoder import crops
-from fastdiff_lab.shapes.denoiser import loss_weight, new_scheduler
-from fastdiff_lab.shapes.loop import fit, learning_rate_factor
-from fastdiff_lab.shapes.team import in_processes
+from fastdiff_lab.shapes.training import train
+from fastdiff_lab.shapes.training.autoencoder import crops
+from fastdiff_lab.shapes.training.data_parallel import in_processes
+from fastdiff_lab.shapes.training.denoiser_training import loss_weight, new_scheduler
+from fastdiff_lab.shapes.training.trainer import fit, learning_rate_factor
 
 
 @pytest.fixture(autouse=True)
@@ -103,16 +103,16 @@ def test_a_team_is_one_training_with_larger_batches(tmp_path):
 
 def test_a_team_elsewhere_than_on_the_cpu():
     with pytest.raises(ValueError, match="processes=2 asked on cuda; accepted: 1, or more on the CPU"):
-        training.train_pipeline(Path("nowhere"), minutes=1, device="cuda", processes=2)
+        train.train_pipeline(Path("nowhere"), minutes=1, device="cuda", processes=2)
     assert not Path("nowhere").exists()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_pipeline_from_nothing(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_plan", lambda device: {"scenes": 40, "batch": 2})
+    monkeypatch.setattr(train, "_plan", lambda device: {"scenes": 40, "batch": 2})
     for _ in range(2):  # the second call finds everything done
-        training.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
+        train.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
     assert pipe("a red circle on a blue background", num_inference_steps=2).images[0].size == (64, 64)
     assert (tmp_path / "judge" / "model.safetensors").exists()

@@ -17,12 +17,12 @@ from test_propagation import state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.lab.settings import Acceleration, Settings
-from fastdiff_lab.lab.watching import Cancelled
-from fastdiff_lab.widgets import recording_explorer, schedule_lab
-from fastdiff_lab.widgets.assets import PARTS, module, style
-from fastdiff_lab.widgets.fallback import SENTENCE, SHOWN, lab_page
-from fastdiff_lab.widgets.messages import answer
+from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.lab.session.watching import Cancelled
+from fastdiff_lab.lab.widget import recording_explorer, schedule_lab
+from fastdiff_lab.lab.widget.assets import PARTS, module, style
+from fastdiff_lab.lab.widget.fallback import SENTENCE, SHOWN, lab_page
+from fastdiff_lab.lab.widget.messages import answer
 
 PROMPT = "a large red star at the left on a white background"
 STEPS = 20

@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 
 import fastdiff_lab as fl
-from fastdiff_lab import drawing
+from fastdiff_lab.comparison import render
+from fastdiff_lab.comparison.result_store import Store
+from fastdiff_lab.comparison.workers import WorkerLostError, in_workers
 from fastdiff_lab.shapes.data import held_out_scenes
-from fastdiff_lab.store import Store
-from fastdiff_lab.workers import WorkerLostError, in_workers
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
 
@@ -78,7 +78,7 @@ def test_workers_that_die_again_and_again(pipe, monkeypatch):
         raise WorkerLostError("a worker process was killed (KilledWorker)")
         yield
 
-    monkeypatch.setattr(drawing, "in_workers", dying)
+    monkeypatch.setattr(render, "in_workers", dying)
     with pytest.warns(UserWarning, match="a worker process was killed; its pictures are drawn again"):
         with pytest.raises(
             WorkerLostError, match="workers were killed 3 times in a row before one had finished a batch of 2; perhaps memory"
@@ -100,7 +100,7 @@ def test_two_dask_workers_one_of_them_killed(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 10, "batch": 1}
     alone = fl.compare_pictures(pipe, arms, PROMPTS, **options)
     file, log = tmp_path / "store.sqlite", tmp_path / "log"
-    run, killed = drawing._run, []
+    run, killed = render._run, []
 
     def logged(pipe, arm, tasks, keys, options):
         with open(log, "a") as lines:
@@ -113,7 +113,7 @@ def test_two_dask_workers_one_of_them_killed(pipe, tmp_path, monkeypatch):
         killed.append(int(log.read_text().split()[0]))
         os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(drawing, "_run", logged)
+    monkeypatch.setattr(render, "_run", logged)
     with dask_cluster():
         killer = threading.Thread(target=kill_one)
         killer.start()

@@ -8,6 +8,6 @@
 
 from .checking import check
 from .contest import ContestEntry
-from .pictures import show
+from .figures import show
 
 __all__ = ["ContestEntry", "check", "show"]

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from . import contest, hooks_and_features, propagation, schedules
+from .answer_values import described, own_copy, same, shown
 from .exercise import Exercise, Verdict, nearness
-from .values import described, own_copy, same, shown
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
@@ -32,7 +32,15 @@ EXERCISES: dict[str, Exercise] = {
 NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; all else would let the library answer in the student's place.
-ALLOWED_FILES = ("schedule.py", "given.py", "split.py", "hooks.py", "pipelines.py", "shapes/text.py", "exercises/checking.py")
+ALLOWED_FILES = (
+    "key_schedule.py",
+    "inputs/plain_values.py",
+    "hooks/denoiser.py",
+    "hooks/patching.py",
+    "pipelines.py",
+    "shapes/text.py",
+    "exercises/checking.py",
+)
 ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed", "_encodes_at_keys_only")
 
 

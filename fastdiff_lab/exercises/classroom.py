@@ -24,7 +24,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from ..files import writable_folder, write_text
+from ..inputs.files import writable_folder, write_text
 from .sheets import read_master
 
 _SEED = re.compile(r"\bGRADING_SEED = \d+")

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..comparison import UNTOUCHED
-from ..derivation import derive_schedule
-from ..drawing import drawn
-from ..evaluation import Arm
-from ..extrapolation import Extrapolation
-from ..files import read_json, write_text
-from ..metrics import fidelity
+from ..calibration.derive import derive_schedule
+from ..comparison.compare import UNTOUCHED
+from ..comparison.fidelity import fidelity
+from ..comparison.render import drawn
+from ..comparison.result_store import Result
+from ..inputs.files import read_json, write_text
+from ..key_schedule import KeySchedule
 from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
-from ..schedule import KeySchedule
+from ..propagation.extrapolation import Extrapolation
+from ..sampling.methods import Arm
 from ..shapes.scenes import sample_scene
-from ..store import Result
 
 NAME = "contest"
 SCHEMA = "fastdiff_lab.ContestEntry"

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .values import as_arrays, shown
+from .answer_values import as_arrays, shown
 
 TOLERANCE = 1e-4
 

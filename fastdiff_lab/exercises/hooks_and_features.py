@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..analysis import feature_change
-from ..analysis import step_similarity as similarity_of
+from ..hooks.denoiser import split_denoiser
 from ..pipelines import load_pipeline
-from ..recorded import STATISTICS, Recording
-from ..recording import statistics_of
-from ..split import split_denoiser
+from ..recording.analysis import feature_change
+from ..recording.analysis import step_similarity as similarity_of
+from ..recording.record import statistics_of
+from ..recording.recording import STATISTICS, Recording
 from .exercise import Exercise
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..flops import FlopCount
-from ..propagation import encoder_propagation
-from ..schedule import KeySchedule
+from ..hooks.flops import FlopCount
+from ..key_schedule import KeySchedule
+from ..propagation.encoder_propagation import encoder_propagation
 from ..shapes.scenes import sample_scene
 from .exercise import Exercise, nearness
 from .hooks_and_features import pipeline

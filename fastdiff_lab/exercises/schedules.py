@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..derivation import optimal_keys
-from ..extrapolation import Extrapolation, History
-from ..schedule import KeySchedule
+from ..calibration.derive import optimal_keys
+from ..key_schedule import KeySchedule
+from ..propagation.extrapolation import Extrapolation, History
+from .answer_values import as_arrays, shown
 from .exercise import Exercise, Verdict, nearness
 from .propagation import random_schedule
-from .values import as_arrays, shown
 
 
 def random_costs(rng: np.random.Generator, num_steps: int, longest: int) -> np.ndarray:

@@ -23,7 +23,7 @@ import nbformat
 from nbconvert.preprocessors import ExecutePreprocessor
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from ..files import write_text
+from ..inputs.files import write_text
 
 _MARK = re.compile(r"#\s+(BEGIN|END)\s+(QUESTION|SOLUTION|TESTS)")
 _SOLUTION = re.compile(r"( *)# BEGIN SOLUTION( NO PROMPT)?$")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .loop import fit
 from .scenes import CHOICES, sample_scene, words
+from .training.trainer import fit
 
 MAX_TOKENS = 24
 WIDTH = 128

@@ -1,0 +1,1 @@
+"""`calibrate` -> `ReuseCosts` -> `derive_schedule`, `refine_schedule`."""

@@ -1,0 +1,154 @@
+"""Refining a schedule by what it really gives: the additive costs of single spans do not know how their errors grow together.
+
+- `refine_schedule(pipe, schedule, prompts, ...)`: moves keys as long as the final latents come nearer to the untouched run's
+- `refine_derived(pipe, costs, schedule, ...)`: the same on pictures that were calibrated on
+- `final_errors(pipe, trajectory, schedule, ...)`: what a schedule really gives
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from tqdm import tqdm
+
+from ..hooks.denoiser import by_picture
+from ..inputs.plain_values import plain, prompts_of, whole
+from ..key_schedule import KeySchedule
+from ..propagation.checks import check_is_one_run, check_prompts
+from ..propagation.extrapolation import Extrapolation
+from ..propagation.row_capacity import RowLimit
+from ..sampling.call_options import call_options, own_guidance, takes_guidance
+from ..sampling.finite_values import check_distances
+from ..sampling.methods import denoiser_calls
+from .replay import Trajectory, call_for, latents_after, seeds_for, seen
+from .reuse_costs import ReuseCosts
+
+MOVES = (-1, 1, -2, 2, -4, 4)
+
+
+def final_errors(
+    pipe: Any,
+    trajectory: Trajectory,
+    schedule: KeySchedule,
+    *,
+    order: int | Extrapolation = 0,
+    what: str = "encoder",
+    max_rows: int | RowLimit | None = None,
+) -> Tensor:
+    """Mean squared difference of the final latents to the untouched run's, per picture: tensor (pictures,).
+
+    >>> final_errors(pipe, seen(pipe, Call(("a red ring",), (0,)), 50), KeySchedule.paper(50))  # doctest: +SKIP
+    """
+    last = schedule.num_steps
+    found = latents_after(
+        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), what=what, max_rows=max_rows
+    )
+    difference = by_picture(pipe, found[last] - trajectory.samples[last], len(trajectory.call.prompts))
+    errors = difference.float().square().mean(dim=1).cpu()
+    check_distances(errors, last)
+    return errors
+
+
+def refine_schedule(
+    pipe: Any,
+    schedule: KeySchedule,
+    prompts: Sequence[Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    order: int = 0,
+    what: str = "encoder",
+    runs: int = 100,
+    max_rows: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> KeySchedule:
+    """Moves one key at a time as long as that brings the final latents nearer to the untouched run's, in real runs.
+
+    >>> schedule = fl.refine_schedule(pipe, fl.derive_schedule(costs, 9), prompts, order=1)  # doctest: +SKIP
+
+    `schedule`: where to begin. `prompts`, `seeds`, `order`, `what`, `num_inference_steps`, `guidance_scale`, `max_rows`, `options`: as for
+    `calibrate`, all pictures in one batch. `runs`: accelerated runs at most, 1 or more. An interruption ends the search with the best
+    schedule so far. The number of keys stays. Raises ValueError for a schedule of another number of steps.
+    """
+    prompts, runs = prompts_of(prompts), whole("runs", runs, 1)
+    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
+    check_is_one_run(pipe, guidance_scale, "calibration")
+    check_prompts(pipe, prompts)
+    given, guidance = call_options(pipe, options, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
+    if schedule.num_steps != num_steps:
+        raise ValueError(
+            f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
+        )
+    limit = RowLimit(max_rows)
+    trajectory = seen(pipe, call_for(prompts, seeds, slice(None), num_inference_steps, guidance, given), num_steps)
+
+    def error(candidate: KeySchedule) -> float:
+        return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=limit).mean())
+
+    best, tried = _search(schedule, error, runs)
+    found = f"refined in {tried} runs" if best != schedule else f"of {tried} runs of refinement none came nearer"
+    return replace(best, source=f"{schedule.source}, {found}", measured_on=schedule.measured_on)
+
+
+def refine_derived(
+    pipe: Any,
+    costs: ReuseCosts,
+    schedule: KeySchedule,
+    *,
+    pictures: int = 8,
+    runs: int = 100,
+    options: Mapping[str, Any] | None = None,
+) -> KeySchedule:
+    """Refines a schedule on the first pictures that its costs were measured on, called as they were.
+
+    >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), pictures=4)  # doctest: +SKIP
+
+    `pictures`: how many at most, drawn in one batch. `options`: those that the costs were measured with, whose pictures and tensors the
+    costs do not hold. `runs` and errors as for `refine_schedule`; ValueError for other options than those.
+    """
+    on, count = costs.measured_on, len(costs.about["prompts"])
+    given, measured = call_options(pipe, options, count, "refinement"), costs.about.get("options", {})
+    if given.words != measured:
+        raise ValueError(
+            f"the costs were measured with options {measured}, refinement is asked with {given.words}; accepted: the same ones"
+        )
+    chosen = range(count)[: whole("pictures", pictures, 1)]
+    of_chosen = given.of(chosen)
+    guidance = on["guidance_scale"] if takes_guidance(pipe) else None
+    return refine_schedule(
+        pipe, schedule, costs.about["prompts"][: len(chosen)], seeds=costs.about["seeds"][: len(chosen)], order=costs.order,
+        what=str(on["what"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, options=of_chosen,
+    )  # fmt: skip
+
+
+def _search(start: KeySchedule, error: Any, runs: int) -> tuple[KeySchedule, int]:
+    known = {start: error(start)}
+    best = start
+    with tqdm(desc="refining", total=runs, initial=1, leave=False) as bar:
+        try:
+            while len(known) < runs:
+                candidate = next((other for other in _neighbours(best, len(known)) if other not in known), None)
+                if candidate is None:
+                    break
+                known[candidate] = error(candidate)
+                best = min(best, candidate, key=known.__getitem__)
+                bar.update()
+        except KeyboardInterrupt:
+            pass
+    return best, len(known)
+
+
+def _neighbours(schedule: KeySchedule, seed: int) -> Iterator[KeySchedule]:
+    """Schedules with one key moved, in an order that is the same in every search."""
+    moves = [(place, move) for place in range(1, len(schedule.keys)) for move in MOVES]
+    random.Random(seed).shuffle(moves)
+    for place, move in moves:
+        keys = sorted({*schedule.keys[:place], schedule.keys[place] + move, *schedule.keys[place + 1 :]})
+        if len(keys) == len(schedule.keys) and keys[0] == 0 and keys[-1] < schedule.num_steps:
+            yield KeySchedule(schedule.num_steps, tuple(keys))

@@ -1,0 +1,278 @@
+"""A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
+
+- `Call`: prompts, seeds and options of a run; `call_for(prompts, ...)`, `seeds_for(prompts, seeds)` make them
+- `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
+- `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hooks.adapters import processors_kept
+from ..hooks.denoiser import CONDITIONS, denoiser_of, sample_argument, split_denoiser
+from ..hooks.denoiser_output import own
+from ..hooks.device import device_of, synchronize
+from ..hooks.patching import replaced_call, replaced_method
+from ..inputs.plain_values import seeds_of
+from ..key_schedule import KeySchedule
+from ..propagation.encoder_propagation import check_not_accelerated, installed
+from ..propagation.engine import Decoding
+from ..propagation.extrapolation import HELD_FEATURES, Extrapolation
+from ..propagation.row_capacity import RowLimit
+from ..sampling.call_options import CallOptions
+from ..sampling.methods import generators, run_options
+from ..sampling.silence import no_bars
+
+_JITTER = 1e-4  # relative; what two runs of a text encoder differ by is 1e-7 to 1e-5
+
+
+class _Enough(Exception):
+    """All that a run was for has been seen."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a pipeline: one seed per prompt, and the options that it is given."""
+
+    prompts: tuple[Any, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, pipe: Any) -> None:
+        """Calls the pipeline, as far as the block around it lets it go."""
+        with suppress(_Enough), processors_kept(denoiser_of(pipe)), no_bars(pipe), torch.no_grad():
+            pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+
+
+def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
+    """One seed for each prompt; 0, 1, 2, ... where none are given. Raises ValueError for another number of them."""
+    found = list(range(len(prompts))) if seeds is None else seeds_of(seeds)
+    if len(found) != len(prompts):
+        raise ValueError(f"{len(found)} seeds given for {len(prompts)} prompts; accepted: one for each")
+    return found
+
+
+def call_for(
+    prompts: Sequence[Any], seeds: Sequence[int], part: slice, num_inference_steps: int, guidance: float | None, given: CallOptions
+) -> Call:
+    """The call for a part of the prompts, with their own options."""
+    options = given.of(range(len(prompts))[part])
+    return Call(tuple(prompts[part]), tuple(seeds[part]), run_options(num_inference_steps, guidance, options))
+
+
+@dataclass
+class Trajectory:
+    """What an untouched run did at each step: the denoiser's outputs, the scheduler's arguments and its samples.
+
+    `samples`: the latents at each step, and the final ones: steps + 1 tensors of shape (pictures, ...). `seconds`: of the whole run.
+    `arguments`: of the first denoiser call.
+    """
+
+    call: Call
+    predictions: list[Any] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    timesteps: list[Any] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.outputs)
+
+    def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+        """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
+        model = denoiser_of(pipe)
+        now, before = ({name: of[name] for name in CONDITIONS if of.get(name) is not None} for of in (arguments, self.arguments))
+        names = [sample_argument(model), *sorted(now.keys() | before.keys())]
+        now[names[0]], before[names[0]] = arguments[names[0]], self.arguments[names[0]]
+        other = next((name for name in names if not _nearly_same(before.get(name), now.get(name))), None)
+        if other is not None:
+            raise ValueError(
+                f"calibration asked of {type(pipe).__name__}, of which no two runs are alike with the same seed (in the first denoiser call, "
+                f"its {other} is another): it draws without its generator; accepted: a pipeline that gives the same again"
+            )
+
+
+def _nearly_same(one: Any, other: Any) -> bool:
+    """The same but for rounding: kernels on a device may add in another order in each run."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        if not one.is_floating_point():
+            return torch.equal(one, other)
+        most = max(_JITTER, 2 * torch.finfo(one.dtype).eps) * float(one.float().norm())
+        return float((one.float() - other.float()).norm()) <= most
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_nearly_same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_nearly_same, one, other))
+    return type(one) is type(other) and bool(one == other)
+
+
+Step = Callable[..., Any]
+
+
+def _arguments(model: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
+    found = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+    found.pop("self")
+    return found
+
+
+def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
+    """Looks at the first denoiser call of a replay, whether it is that of the run that was seen."""
+    first = True
+
+    def around(inner: Step) -> Step:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal first
+            if first:
+                trajectory.check_same(pipe, _arguments(denoiser_of(pipe), args, kwargs))
+            first = False
+            return inner(*args, **kwargs)
+
+        return call
+
+    return around
+
+
+def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
+    """Lets `watch(inner, arguments, args, kwargs)` do the scheduler's steps while the stack is open."""
+    signature = inspect.signature(pipe.scheduler.step)
+
+    def around(inner: Step) -> Step:
+        return lambda *args, **kwargs: watch(inner, signature.bind(*args, **kwargs).arguments, args, kwargs)
+
+    stack.enter_context(replaced_method(pipe.scheduler, "step", around))
+
+
+def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
+    """Runs the pipeline untouched and watches it; `num_steps` denoiser calls are expected.
+
+    Raises ValueError if the run makes another number of calls.
+    """
+    found = Trajectory(call)
+
+    def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
+        found.outputs.append(arguments["model_output"])
+        found.timesteps.append(arguments["timestep"])
+        found.samples.append(arguments["sample"].clone())
+        result = inner(*args, **kwargs)
+        if found.num_steps == num_steps:
+            found.samples.append(result[0].clone())
+            raise _Enough
+        return result
+
+    def predicting(inner: Step) -> Step:
+        def predict(*args: Any, **kwargs: Any) -> Any:
+            if not found.arguments:
+                found.arguments = _arguments(model, args, kwargs)
+                found.arguments[name] = found.arguments[name].clone()  # pipelines may go on to write into it
+            output = inner(*args, **kwargs)
+            found.predictions.append(own(output))
+            return output
+
+        return predict
+
+    model = denoiser_of(pipe)
+    name = sample_argument(model)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        stack.enter_context(replaced_call(model, predicting))
+        _stepping(pipe, stack, watch)
+        call.run(pipe)
+    synchronize(device_of(pipe))
+    found.seconds = time.perf_counter() - started
+    if not found.num_steps == len(found.predictions) == num_steps:
+        raise ValueError(
+            f"the run makes {len(found.predictions)} denoiser calls and {found.num_steps} scheduler steps; accepted: {num_steps} of each"
+        )
+    return found
+
+
+def latents_after(
+    pipe: Any,
+    trajectory: Trajectory,
+    evaluated: Sequence[int],
+    schedule: KeySchedule,
+    until: int,
+    *,
+    extrapolation: Extrapolation = HELD_FEATURES,
+    what: str = "encoder",
+    max_rows: int | RowLimit | None = None,
+    lookahead: int = 0,
+) -> dict[int, Tensor]:
+    """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
+
+    `evaluated`: those steps. `until`: the run is left when the latents of that step are known, up to the number of steps (the final
+    ones). `lookahead`: each of the latents is looked at only after so many further steps with the untouched predictions, from there
+    on (what a multistep scheduler remembers has passed by then).
+
+    Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
+    """
+    found: dict[int, Tensor] = {}
+    state = Decoding(
+        pipe, schedule, split_denoiser(denoiser_of(pipe)), what=what, extrapolation=extrapolation,
+        parallel=what == "encoder", max_rows=max_rows if what == "encoder" else None,
+    )  # fmt: skip
+    state.known = {s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)}
+    step = -1
+
+    def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
+        nonlocal step
+        step += 1
+        if step > evaluated[0]:
+            found[step] = _looked_ahead(pipe.scheduler, trajectory, step, arguments, lookahead)
+        if step == until:
+            raise _Enough
+        result = inner(*args, **kwargs)
+        if step + 1 == trajectory.num_steps:
+            found[step + 1] = result[0].clone()
+            raise _Enough
+        return result
+
+    with ExitStack() as stack:
+        check_not_accelerated(pipe)
+        stack.enter_context(installed(state))
+        stack.enter_context(replaced_call(denoiser_of(pipe), _alike(pipe, trajectory)))
+        _stepping(pipe, stack, watch)
+        trajectory.call.run(pipe)
+    return found
+
+
+def _looked_ahead(scheduler: Any, trajectory: Trajectory, step: int, arguments: Any, lookahead: int) -> Tensor:
+    sample = arguments["sample"]
+    if not lookahead:
+        return sample.clone()
+    fork = copy.deepcopy(scheduler)
+    others = {n: v for n, v in arguments.items() if n not in ("model_output", "timestep", "sample")}
+    if others.get("generator") is not None:
+        others["generator"] = _cloned(others["generator"])
+    for later in range(step, min(step + lookahead, trajectory.num_steps)):
+        sample = type(fork).step(fork, trajectory.outputs[later], trajectory.timesteps[later], sample, **others)[0]
+    return sample
+
+
+def _cloned(generator: Any) -> Any:
+    if isinstance(generator, list):
+        return [_cloned(one) for one in generator]
+    return torch.Generator(generator.device).set_state(generator.get_state())
+
+
+def memory_of(scheduler: Any) -> int:
+    """How many further steps what a scheduler remembers of a step still acts upon: 0 for one-step schedulers."""
+    if hasattr(scheduler, "ets"):  # PNDM
+        return 3
+    if hasattr(scheduler, "derivatives"):  # LMS
+        return 3
+    return int(scheduler.config.get("solver_order", 1)) - 1

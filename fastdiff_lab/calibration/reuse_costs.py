@@ -1,0 +1,163 @@
+"""What reusing features costs, as it was measured: a value that is saved like a recording.
+
+- `ReuseCosts`: displacements and sensitivities per picture, and what they were measured on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..inputs.files import check_readable, write_whole
+
+SCHEMA = "fastdiff_lab.ReuseCosts"
+VERSION = 1
+OVER: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "median": np.median, "worst": np.max}
+POWERS = (1, 2)
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class ReuseCosts:
+    """What it costs to reuse the features of step i until step e, for every such span: a value without reference to the model.
+
+    `displacement`: tensor (pictures, gaps, steps, longest + 1): how far the latents at i + length are from the untouched run's, when
+    the steps between use the features of key step i; NaN where that was not measured.
+    `gaps`: how far back the key before i lies, for each entry of the second axis: features are extrapolated through both; 0: held.
+    `sensitivity`: tensor (pictures, steps + 1): how much of a displacement at a step is left in the final latents.
+    `measured_on`: model, scheduler, guidance scale, steps, order and number of prompts, for schedules that are derived from it.
+    `about`: prompts and seeds, versions, for people.
+
+    The cost of a span is displacement times sensitivity; see `calibrate`.
+    """
+
+    displacement: Tensor
+    gaps: tuple[int, ...]
+    sensitivity: Tensor
+    measured_on: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_pictures(self) -> int:
+        return self.displacement.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        return self.displacement.shape[2]
+
+    @property
+    def longest(self) -> int:
+        """The longest span, in steps from a key to the next."""
+        return self.displacement.shape[3] - 1
+
+    @property
+    def order(self) -> int:
+        return int(self.measured_on["order"])
+
+    def title(self) -> str:
+        """What was measured on what, in a line."""
+        on = self.measured_on
+        return f"{on['model']} with {on['scheduler']}, {self.num_steps} steps, guidance {on['guidance_scale']}, order {self.order}"
+
+    def errors(self) -> np.ndarray:
+        """Array (pictures, gaps, steps, longest + 1): the error in the final latents that each span makes, as its norm."""
+        step, length = np.indices(self.displacement.shape[2:])
+        ends = np.minimum(step + length, self.num_steps)
+        found = self.displacement.numpy() * self.sensitivity.numpy()[:, None, :, None][:, :, ends, 0]
+        found[..., 1] = 0.0  # nothing is reused
+        return np.where(step + length <= self.num_steps, found, np.nan)
+
+    def spans(self, over: str = "mean", power: int = 2) -> np.ndarray:
+        """The cost of each span for `optimal_keys`: array (gaps, steps, longest + 1), infinite where not measured.
+
+        With order 0 there is one gap; with order 1 every gap from 0 (no key before) to `longest`, between the measured ones by
+        interpolation over the logarithm of the gap. `over`: "mean", "median" or "worst" of the pictures. `power`: 2 for the squared error,
+        1 for its norm. Raises ValueError for others.
+        """
+        if over not in OVER:
+            raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
+        if isinstance(power, bool) or power not in POWERS:
+            raise ValueError(f"power={power!r} asked; accepted: 2 (squared errors are added) or 1 (errors are)")
+        cost = OVER[over](self.errors() ** power, axis=0)
+        cost = np.where(np.isnan(cost), np.inf, cost)
+        return cost if self.order == 0 else _for_every_gap(cost ** (1 / power), self.gaps, self.longest) ** power
+
+    def subset(self, pictures: list[int]) -> ReuseCosts:
+        """The costs of some of the pictures."""
+        measured_on = {**self.measured_on, "pictures": len(pictures)}
+        chosen = {name: [self.about[name][i] for i in pictures] for name in ("prompts", "seeds") if name in self.about}
+        about = {**self.about, **chosen}
+        return ReuseCosts(self.displacement[pictures], self.gaps, self.sensitivity[pictures], measured_on, about)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file with a JSON header, whole or not at all."""
+        header = {
+            "schema": SCHEMA, "version": VERSION, "gaps": self.gaps, "measured_on": dict(self.measured_on), "about": dict(self.about)
+        }  # fmt: skip
+        tensors = {"displacement": self.displacement.contiguous(), "sensitivity": self.sensitivity.contiguous()}
+        write_whole(Path(path), lambda place: save_file(tensors, place, metadata={"fastdiff_lab": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ReuseCosts:
+        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+        check_readable(Path(path), "a file that ReuseCosts.save wrote, as calibrate does")
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path} has {Path(path).stat().st_size} bytes; accepted: at most {MAX_BYTES}")
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("fastdiff_lab", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is no whole file of reuse costs ({error}); accepted: a file that ReuseCosts.save wrote"
+            ) from None
+        return _checked(header, tensors, str(path))
+
+
+def _checked(header: Any, tensors: dict[str, Tensor], path: str) -> ReuseCosts:
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA or header.get("version") != VERSION:
+        raise ValueError(f"{path} holds no reuse costs of version {VERSION}; accepted: a file that ReuseCosts.save wrote")
+    gaps, measured_on, about = (header.get(name) for name in ("gaps", "measured_on", "about"))
+    if (
+        set(tensors) != {"displacement", "sensitivity"}
+        or not isinstance(gaps, list)
+        or not isinstance(measured_on, dict)
+        or not isinstance(about, dict)
+        or measured_on.get("order") not in (0, 1)
+        or not _fit(tensors["displacement"], tensors["sensitivity"], gaps)
+    ):
+        raise ValueError(f"{path}: its header and its tensors do not belong together; accepted: a file that ReuseCosts.save wrote")
+    return ReuseCosts(tensors["displacement"], tuple(gaps), tensors["sensitivity"], measured_on, about)
+
+
+def _fit(displacement: Tensor, sensitivity: Tensor, gaps: list) -> bool:
+    if displacement.dim() != 4 or not displacement.is_floating_point() or not all(displacement.shape):
+        return False
+    pictures, count, steps, lengths = displacement.shape
+    whole = all(isinstance(gap, int) and 0 <= gap < steps for gap in gaps)
+    return (
+        whole and gaps == sorted(set(gaps)) and len(gaps) == count and lengths >= 2 and sensitivity.shape == (pictures, steps + 1)
+    )
+
+
+def _for_every_gap(error: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
+    """From the measured gaps to all: the error, linear in the logarithm of the gap; beyond the last one as at it."""
+    dense = np.full((longest + 1, *error.shape[1:]), np.inf)
+    dense[0] = error[0]  # no key before: only the first key of a run, whose features are held
+    dense[0, 1:] = np.inf
+    known = np.asarray(gaps[1:])
+    for gap in range(1, longest + 1):
+        above = min(int(np.searchsorted(known, gap)), len(known) - 1)
+        below = above - 1 if gap < known[above] else above
+        share = 0.0 if above == below else float(np.log(gap / known[below]) / np.log(known[above] / known[below]))
+        between = error[1 + below] * (1 - share) + (error[1 + above] * share if share else 0)
+        dense[gap, gap:] = between[gap:]
+    return dense

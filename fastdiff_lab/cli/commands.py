@@ -1,0 +1,327 @@
+"""The command line: one library call per command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from . import options as cli_options
+
+GO_ON = ("calibrate", "compare", "bench", "train")  # each keeps what it has
+
+
+class _Commands(TyperGroup):
+    """The commands; one that is stopped from the keyboard says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped" + "; the same command goes on" * (ctx.invoked_subcommand in GO_ON), err=True)
+            ctx.exit(130)
+
+
+app = typer.Typer(
+    cls=_Commands, help="Measure and use encoder propagation in diffusion models.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+
+@app.callback()
+def _options(shown: cli_options.Version = False) -> None: ...
+
+
+@app.command()
+def tour(
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    seed: cli_options.Seed = 0,
+    steps: cli_options.PaperSteps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
+    output: Annotated[Path, typer.Option(help="Folder for the page, the table, the recording and the schedule.")] = Path(
+        "runs/tour"
+    ),
+) -> None:
+    """Execute the quickstart notebook and export it as one HTML page."""
+    from .parsing import own_or_embedded
+    from .tour import run_tour
+
+    run_tour(
+        output, source=model, device=device, dtype=dtype, seed=seed, num_inference_steps=steps,
+        guidance_scale=own_or_embedded(guidance, model), scheduler=scheduler,
+    )  # fmt: skip
+
+
+@app.command()
+def sample(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a small red circle at the left on a blue background'.")],
+    keys: cli_options.Keys = None,
+    schedule: cli_options.Schedule = None,
+    order: cli_options.DerivedOrder = None,
+    prior_noise: Annotated[float, typer.Option(help="Weight of prior noise injection; the paper's is 0.003.")] = 0.0,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    seed: cli_options.Seed = 0,
+    steps: cli_options.PaperSteps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
+    output: Annotated[Path, typer.Option(help="Picture to write, such as a PNG file; one that is there is replaced.")] = Path(
+        "sample.png"
+    ),
+) -> None:
+    """Draw one picture with the accelerated sampler."""
+    from ..pipelines import load_pipeline
+    from ..sampling.methods import Arm, denoiser_calls
+    from ..sampling.methods import sample as draw
+    from .parsing import check_picture, derived_order, key_schedule, own_or_embedded, refuse_unused
+
+    check_picture(output)
+    if keys == "none":
+        refuse_unused(ctx, "with --keys none", ["order"])
+    schedule_for = key_schedule(keys, schedule)
+    pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
+    chosen = schedule_for(denoiser_calls(pipe, steps))
+    arm = Arm(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
+    drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
+    drawn.images[0].save(output)
+    counts = drawn.counts
+    typer.echo(
+        f"{output}: {drawn.seconds:.2f} s, {counts.encoder_calls} encoder calls, {counts.decoder_calls} steps decoded in "
+        f"{counts.forward_calls} forwards"
+    )
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
+    prompts: cli_options.Prompts = None,
+    count: cli_options.Count = 16,
+    order: cli_options.Order = 0,
+    what: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
+    longest: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
+    budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
+    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two a picture with guidance.")] = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    steps: cli_options.Steps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
+) -> None:
+    """Measure what reusing features costs at each step."""
+    from ..calibration.calibrate import calibrate as measure
+    from ..inputs.files import check_writable
+    from ..pipelines import load_pipeline
+    from .parsing import fitting_keys, own_or_embedded, prompt_lines, prompts_file, refuse_unused
+
+    check_writable(output)
+    if prompts is not None:
+        refuse_unused(ctx, "with --prompts", ["count"])
+    lines = prompt_lines(prompts_file(prompts), count)
+    _use(threads)
+    costs = measure(
+        load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), lines, num_inference_steps=steps,
+        guidance_scale=own_or_embedded(guidance, model), order=order, what=what, longest=longest, batch=batch,
+        max_rows=max_rows, budget=budget, store=output,
+    )  # fmt: skip
+    typer.echo(f"{output}: fastdiff-lab derive {output} --num-keys {fitting_keys(costs)} derives a schedule from it")
+
+
+def _use(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+@app.command()
+def derive(
+    ctx: typer.Context,
+    costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
+    num_keys: Annotated[
+        Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")
+    ] = None,
+    keys: cli_options.Old = None,
+    over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
+    power: Annotated[
+        int, typer.Option(min=1, max=2, help="Errors of groups add up squared (2) or as they are (1: try it for order 1).")
+    ] = 2,
+    refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
+    pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    scheduler: cli_options.Scheduler = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write; one that is there is replaced.")] = Path("schedule.json"),
+) -> None:
+    """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
+    from ..calibration.derive import derive_schedule, schedule_front
+    from ..calibration.refine import refine_derived
+    from ..calibration.reuse_costs import ReuseCosts
+    from ..inputs.files import check_writable
+    from ..pipelines import load_pipeline
+    from .parsing import refuse_renamed, refuse_unused
+
+    refuse_renamed("keys", keys, f"--num-keys {keys}")
+    measured = ReuseCosts.load(costs)
+    if not refine:
+        refuse_unused(ctx, "without --refine", ["pictures", "threads", "model", "device", "dtype", "scheduler"])
+    if num_keys is None:
+        refuse_unused(ctx, "without --num-keys", ["refine", "output"])
+        typer.echo(schedule_front(measured, over=over, power=power).drop(columns="cost").to_string(index=False))
+        return
+    check_writable(output)
+    schedule = derive_schedule(measured, num_keys, over=over, power=power)
+    if refine:
+        _use(threads)
+        pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
+        schedule = refine_derived(pipe, measured, schedule, pictures=pictures, runs=refine)
+    schedule.save(output)
+    typer.echo(f"{output}: {schedule} ({schedule.source})")
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    schedules: Annotated[Optional[list[Path]], typer.Argument(help="Files of key schedules to compare.")] = None,
+    order: Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
+    suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
+    costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; give it for each.")] = None,
+    prompts: cli_options.Prompts = None,
+    count: cli_options.Count = 32,
+    seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
+    schedule: cli_options.Olds = None,
+    reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    metric: Annotated[Optional[list[str]], typer.Option(help="fid, kid, clip_score or lpips, too; give it for each.")] = None,
+    weights: Annotated[Optional[Path], typer.Option(help="With --metric: folder of the weight files; see docs/quality.md.")] = None,
+    real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real pictures.")] = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    steps: cli_options.Steps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
+    output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
+    store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
+) -> None:
+    """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
+    from ..comparison.compare import brief
+    from ..comparison.suite.result_files import compare_into
+    from .parsing import own_or_embedded, prompts_file, refuse_renamed, refuse_unused
+
+    refuse_renamed("schedule", schedule, f"its file alone, compare {' '.join(schedule or [])}")
+    if suite:
+        refuse_unused(ctx, "with --suite", ["order"])
+    if prompts is not None:
+        refuse_unused(ctx, "with --prompts", ["count"])
+    table = compare_into(
+        output, schedules=schedules or [], order=order, suite=suite, costs=costs or [], prompts=prompts_file(prompts), count=count,
+        seeds=seeds, num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None,
+        repeats=repeats, batch=batch, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_pictures=real,
+        pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
+    )  # fmt: skip
+    typer.echo(brief(table).to_string(index=False))
+
+
+@app.command()
+def bench(
+    system: Annotated[
+        Optional[list[str]],
+        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; give it for each."),
+    ] = None,
+    run: Annotated[Optional[list[str]], typer.Option(help="Scheduler and steps, such as ddim-50; give it for each.")] = None,
+    batch: Annotated[Optional[list[int]], typer.Option(help="Pictures at once; give it for each.")] = None,
+    mode: Annotated[Optional[list[str]], typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
+    pixels: Annotated[Optional[int], typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
+    device: cli_options.Device = "cpu",
+    dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
+    threads: cli_options.Threads = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
+    output: Annotated[Optional[Path], typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
+) -> None:
+    """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
+    from ..comparison.bench.command import bench_into, chosen_cases
+    from ..comparison.bench.report import told
+
+    cases = chosen_cases(
+        device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
+    )  # fmt: skip
+    typer.echo(f"cases: {len(cases)}; timed runs of each arm: {repeats}; this part ends after {minutes:g} minutes")
+    table, book, is_whole = bench_into(
+        output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes, retries_failed=retry
+    )  # fmt: skip
+    typer.echo(told(table, book))
+    typer.echo(
+        f"{book.path.parent}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}"
+    )
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
+        "runs/shapes"
+    ),
+    minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 120.0,
+    device: cli_options.Device = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    processes: Annotated[int, typer.Option(help="Processes of one thread that train the denoiser together, on the CPU.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
+) -> None:
+    """Train the embedded pipeline from nothing: autoencoder, judge, text encoder, denoiser."""
+    from ..shapes.training.train import train_pipeline
+
+    train_pipeline(output, minutes=minutes, device=device, threads=threads, processes=processes, seed=seed)
+
+
+@app.command()
+def contest(
+    entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],
+    seed: Annotated[int, typer.Option(help="Captions and noise follow from it; choose it when all entries are in.")],
+    pictures: Annotated[int, typer.Option(help="Pictures per entry.")] = 24,
+    threads: cli_options.Threads = None,
+) -> None:
+    """Score the entries of the exercises' contest: who comes nearest to the untouched pictures with seven encoder calls."""
+    from ..exercises.contest import leaderboard, read_entries
+
+    accepted, refused = read_entries(entries)
+    _use(threads)
+    typer.echo(leaderboard(accepted, seed=seed, pictures=pictures).round(2).to_string())
+    for name, reason in refused.items():
+        typer.echo(f"refused: {name}: {reason}")
+
+
+@app.command()
+def lab(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8888) -> None:
+    """Start JupyterLab on the notebooks, with the interactive lab open."""
+    from .tour import LAB, notebooks_folder
+
+    options = ["--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={notebooks_folder()}", f"--LabApp.default_url=/lab/tree/{LAB}"]
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])
+
+
+def main() -> None:
+    """Runs the command line; what users can mend ends in one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError, KeyError, ModuleNotFoundError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        typer.echo(f"error: {message}", err=True)
+        sys.exit(2)

@@ -1,0 +1,120 @@
+"""What a shell asks for, made into values, or refused in a sentence before anything is computed.
+
+- `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
+- `derived_order(schedule)`: the order that a schedule was derived for
+- `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
+- `prompts_file(asked)`, `own_or_embedded(guidance, model)`: what --prompts and --guidance mean
+- `refuse_renamed(old, value, new)`: an option by its old name
+- `check_picture(path)`: refuses a path that no picture can be written to
+- `refuse_unused(context, why, names)`: refuses options that would be ignored
+- `fitting_keys(costs)`: a number of keys that can be derived from costs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import typer
+from PIL import Image
+
+from ..calibration.reuse_costs import ReuseCosts
+from ..inputs.files import check_writable, read_prompts
+from ..key_schedule import KeySchedule
+from ..pipelines import EMBEDDED_GUIDANCE
+from ..shapes.data import calibration_scenes
+
+_DIGITS = 18  # of a number of keys
+
+
+def key_schedule(keys: str | None, file: Path | None) -> Callable[[int], KeySchedule | None]:
+    """The key steps, as a function of a run's denoiser calls; None for an untouched one.
+
+    >>> str(key_schedule("3", None)(10))
+    '0,3,7 of 10'
+
+    `keys`: "none", "paper", a count of uniform keys, or the text of a schedule; None for the paper's. `file`: of `KeySchedule.save`, instead.
+    What is wrong for any number of calls raises ValueError at once, before a model is loaded.
+    """
+    if file is not None and keys is not None:
+        raise ValueError(f"--keys {keys} and --schedule {file} asked; accepted: one of the two")
+    if file is None and keys in (None, "paper"):
+        return KeySchedule.of_paper
+    if keys is not None and keys.isdecimal() and len(keys) <= _DIGITS:
+        return lambda calls: KeySchedule.uniform(calls, int(keys))
+    given = KeySchedule.load(file) if file is not None else None if keys == "none" else KeySchedule.parse(str(keys))
+    return lambda calls: given
+
+
+def derived_order(schedule: KeySchedule | None) -> int:
+    """The order that a schedule says it was derived for; 0 where it says none. Raises ValueError where a file says what is no order."""
+    found = ((schedule and schedule.measured_on) or {}).get("order", 0)
+    if isinstance(found, bool) or found not in (0, 1):
+        raise ValueError(f"the schedule says that it was measured with order {str(found)[:80]!r}; accepted: 0 or 1, or say --order")
+    return int(found)
+
+
+def prompt_lines(file: Path | None, count: int) -> list[str]:
+    """The lines of a text file that are not empty; without one, the captions of so many drawn scenes.
+
+    >>> prompt_lines(None, 1)  # doctest: +SKIP
+    ['a small white star at the left on a red background']
+    """
+    if file is None:
+        return [scene.caption() for scene in calibration_scenes(count)]
+    return read_prompts(file)
+
+
+def prompts_file(asked: str | None) -> Path | None:
+    """The file that --prompts names; a number was once taken there.
+
+    >>> prompts_file("prompts.txt").name
+    'prompts.txt'
+    """
+    if asked is not None and asked.isdecimal() and not Path(asked).exists():
+        raise ValueError(
+            f"--prompts {asked} asked; accepted: --prompts FILE with a prompt per line, or --count {asked} for so many captions"
+        )
+    return None if asked is None else Path(asked)
+
+
+def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
+    """The guidance scale that a command runs with; None for the model's own.
+
+    >>> own_or_embedded(None, None)
+    5.0
+    """
+    return EMBEDDED_GUIDANCE if guidance is None and model is None else guidance
+
+
+def refuse_renamed(old: str, value: object, new: str) -> None:
+    """Raises ValueError for an option by its old name."""
+    if value:
+        raise ValueError(f"--{old} asked, which has another name now; accepted: {new}")
+
+
+def check_picture(path: Path) -> None:
+    """Raises OSError or ValueError for a path that no picture can be written to."""
+    check_writable(path)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats are only read
+        raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
+
+
+def refuse_unused(context: typer.Context, why: str, names: Iterable[str]) -> None:
+    """Raises ValueError for the options among `names` that were said; `why` they would be ignored."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    said = [name for name, source in sources.items() if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")]
+    if said:
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in said)
+        raise ValueError(
+            f"{options} asked {why}, which ignores {'it' if len(said) == 1 else 'them'}; accepted: one without the other"
+        )
+
+
+def fitting_keys(costs: ReuseCosts) -> int:
+    """The paper's number of keys, 9, or half the steps if that is less; more where shorter spans were measured.
+
+    >>> fitting_keys(costs)  # doctest: +SKIP
+    9
+    """
+    return max(-(-costs.num_steps // costs.longest), min(9, (costs.num_steps + 1) // 2))

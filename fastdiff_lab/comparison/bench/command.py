@@ -1,0 +1,98 @@
+"""`fastdiff-lab bench`: a benchmark of this machine, in parts that go on where the last one stopped.
+
+- `bench_into(output, ...)`: times what is missing, and writes table and figure
+- `chosen_cases(...)`: what is timed
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ...inputs.files import writable_folder
+from ...pipelines import check_device
+from ..environment import about_machine
+from .cases import COMPILED, EAGER, Case
+from .full_pipelines import FULL_PIPELINES
+from .parts import run_part
+from .report import write_report
+from .timings_file import Book
+
+# On a CPU full size would take hours: the embedded pipeline as it is, and Stable Diffusion's UNet on few pixels.
+ON_CPU = (Case("embedded", 64), Case("sd-1.5", 128, steps=20))
+
+
+def chosen_cases(
+    device: str, *, systems: Sequence[str] = (), runs: Sequence[str] = (), batches: Sequence[int] = (), modes: Sequence[str] = (),
+    dtype: str | None = None, pixels: int | None = None,
+) -> list[Case]:  # fmt: skip
+    """Every combination of what was asked; what was not is what the device can do in reasonable time.
+
+    >>> [str(case) for case in chosen_cases("cpu", systems=["embedded"], batches=[1, 4])]
+    ['embedded 64 px, ddim 50, float32, batch 1, eager', 'embedded 64 px, ddim 50, float32, batch 4, eager']
+
+    `runs`: scheduler and steps, such as "ddim-50". Without any choice, on a CPU: the embedded pipeline, and Stable Diffusion 1.5 on few
+    pixels; else everything at full size, float16, batches of 1, 4 and 16, eager and compiled, DDIM 50 and DPM-Solver++ 20:
+    many hours, the small batches first.
+    Raises ValueError for what is not accepted.
+    """
+    on_cpu = device == "cpu"
+    if on_cpu and not (systems or runs or batches or modes or dtype or pixels):
+        return list(ON_CPU)
+    systems = systems or (["embedded"] if on_cpu else [name for name in FULL_PIPELINES if name != "embedded"])
+    runs, batches = runs or (["ddim-50"] if on_cpu else ["ddim-50", "dpm-solver++-20"]), batches or ([1] if on_cpu else [1, 4, 16])
+    modes = modes or ([EAGER] if on_cpu else [EAGER, COMPILED])
+    dtype = dtype or ("float32" if on_cpu else "float16")
+    return [
+        Case(system, pixels or _pixels(system), scheduler, steps, dtype, batch, mode)
+        for batch, (scheduler, steps), mode, system in product(batches, map(_run, runs), modes, systems)
+    ]
+
+
+def _pixels(system: str) -> int:
+    return FULL_PIPELINES[system].pixels if system in FULL_PIPELINES else 1  # Case refuses unknown names
+
+
+def _run(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(.+)-(\d{1,4})", text)
+    if found is None:
+        raise ValueError(f"run {text!r} asked; accepted: a scheduler and its steps, such as ddim-50 or dpm-solver++-20")
+    return found[1], int(found[2])
+
+
+def bench_into(
+    output: Path | None, cases: Sequence[Case], *, device: str, threads: int | None = None, repeats: int = 5, minutes: float = 10.0,
+    retries_failed: bool = False,
+) -> tuple[pd.DataFrame, Book, bool]:  # fmt: skip
+    """Times what is missing of the cases; returns the table, all that is known, and whether nothing is missing.
+
+    >>> bench_into(None, chosen_cases("cpu"), device="cpu", threads=2)  # doctest: +SKIP
+
+    `output`: folder of bench.json, bench.csv and bench.png; None for data/bench/<machine>. `threads`: of the CPU. Others as in `run_part`.
+    """
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ValueError(f"device={device!r} asked for a benchmark; accepted: cpu, cuda, cuda:1, ...")
+    check_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    about = about_machine(device)
+    folder = writable_folder(output or Path("data/bench") / machine_name(about))
+    book = Book(folder, about)
+    is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes, retries_failed=retries_failed)
+    return write_report(book), book, is_whole
+
+
+def machine_name(about: dict[str, Any]) -> str:
+    """A folder's name for a machine.
+
+    >>> machine_name({"device": "NVIDIA H200", "threads": 16})
+    'nvidia-h200'
+    """
+    name = f"{about['processor']} {about['threads']} threads" if about["device"] == "cpu" else about["device"]
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

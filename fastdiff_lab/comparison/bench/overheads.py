@@ -1,0 +1,103 @@
+"""What the library itself costs on the embedded pipeline, as ratios measured in one run: `python -m fastdiff_lab.comparison.bench.overheads`.
+
+- `measure(pipe, ...)`: hooks with every step a key, recording, memory of a picture
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from ...hooks.peak_memory import peak_bytes
+from ...inputs.files import write_text
+from ...key_schedule import KeySchedule
+from ...pipelines import load_pipeline
+from ...recording.record import record
+from ...sampling.methods import Arm, denoiser_calls, sample
+from ..environment import about_run
+from .full_pipelines import PROMPT
+
+
+def _arms(num_steps: int) -> dict[str, Arm]:
+    paper = KeySchedule.of_paper(num_steps)
+    return {
+        "untouched": Arm(),
+        "paper, serial": Arm(paper, parallel_decoding=False),
+        "paper, parallel": Arm(paper),
+        "paper, parallel, max_rows=10": Arm(paper, max_rows=10),
+    }
+
+
+def memory(pipe: Any, arms: dict[str, Arm], options: dict[str, Any]) -> dict[str, int]:
+    """The most bytes that the tensors of one picture hold at one time, per arm; the weights are not counted."""
+    found = {}
+    for name, arm in arms.items():
+        with peak_bytes() as peak:
+            sample(pipe, arm, [PROMPT], [0], **options)
+        found[name] = peak.bytes
+    return found
+
+
+def every_step_a_key(pipe: Any, steps: int = 20, repeats: int = 15) -> dict[str, float]:
+    """Seconds with every step a key by seconds of the untouched run: of the fastest runs, and the median of pairs.
+
+    Noise only ever adds time, so the fastest runs are the ones to compare; the two take turns at going first.
+    """
+    arms = {"untouched": Arm(), "keys": Arm(KeySchedule.uniform(steps, steps))}
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(repeats + 1):
+        for name in sorted(arms, reverse=bool(turn % 2)):
+            spent = sample(pipe, arms[name], [PROMPT], [0], num_inference_steps=steps).seconds
+            if turn:
+                seconds[name].append(spent)
+    pairs = [b / a for a, b in zip(seconds["untouched"], seconds["keys"], strict=True)]
+    fastest = min(seconds["keys"]) / min(seconds["untouched"])
+    return {"of_the_fastest": fastest, "median_of_pairs": statistics.median(pairs), "pairs": repeats}
+
+
+def recording_cost(pipe: Any, options: dict[str, Any], repeats: int) -> float:
+    """Seconds with statistics of all blocks recorded by seconds without, the median of runs that take turns."""
+    ratios = []
+    for turn in range(repeats + 1):
+        plain = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+        with record(pipe):
+            recorded = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+        if turn:
+            ratios.append(recorded / plain)
+    return statistics.median(ratios)
+
+
+def measure(pipe: Any, *, num_inference_steps: int = 50, repeats: int = 7) -> dict[str, Any]:
+    """What the hooks of propagation and of recording cost, and the memory of a picture.
+
+    >>> measure(load_pipeline(), repeats=3)["every_step_a_key"]  # doctest: +SKIP
+    """
+    options = {"num_inference_steps": num_inference_steps}
+    return about_run(pipe) | {
+        "repeats": repeats,
+        "every_step_a_key": every_step_a_key(pipe),
+        "recording_statistics": recording_cost(pipe, options, repeats),
+        "peak_bytes": memory(pipe, _arms(denoiser_calls(pipe, num_inference_steps)), options),
+    }
+
+
+def main(
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 7,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
+) -> None:
+    """Print what propagation's and recording's hooks cost on the embedded pipeline, and the memory of a picture."""
+    torch.set_num_threads(threads)
+    result = json.dumps(measure(load_pipeline(), repeats=repeats), indent=2, default=str)
+    typer.echo(result)
+    if output is not None:
+        write_text(output, result + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,220 @@
+"""Running a benchmark in parts of limited time: each goes on where the last one stopped.
+
+- `run_part(book, cases, ...)`: times what is missing, until it is whole or time is over
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
+from typing import Any
+
+import torch
+import torch._dynamo
+from tqdm import tqdm
+
+from ...hooks.denoiser import denoiser_of, sample_argument
+from ...hooks.flops import FlopCount
+from ...sampling.methods import Arm, denoiser_calls, first_arguments, generators
+from ..costs import controlnet_flops, flops_kind, flops_of_call
+from ..environment import clocks
+from ..time_ceiling import decoder_seconds, encoder_seconds
+from .cases import COMPILED, Case, prepared
+from .timed_methods import bench_arms
+from .timing import Timed, timed_run
+from .timings_file import Book
+
+MOST_WARM_UPS = 6
+
+
+class OutOfTime(Exception):
+    """The part's time is over; all that was measured is written."""
+
+
+class Clock:
+    """When a part ends."""
+
+    def __init__(self, minutes: float) -> None:
+        self.end = time.monotonic() + 60 * minutes
+
+    def check(self, seconds: float = 0.0) -> None:
+        """Raises OutOfTime if so many seconds are not left."""
+        if time.monotonic() + seconds >= self.end:
+            raise OutOfTime
+
+
+def run_part(
+    book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5, minutes: float = 10.0, retries_failed: bool = False
+) -> bool:
+    """Times what is missing of the cases, each run written as it comes; True if nothing is missing any more.
+
+    >>> run_part(Book(folder, about), [Case("embedded", 64)], device="cpu", repeats=3)  # doctest: +SKIP
+
+    `repeats`: timed runs per arm, which take turns, after one that is not timed. `minutes`: no run is begun after them, or that would not
+    end within them by what it took before. What cannot run (memory, a missing package) is written with its reason, and not tried again
+    unless `retries_failed`.
+    Raises ValueError for fewer than one repeat or no time.
+    """
+    if repeats < 1 or not minutes > 0:
+        raise ValueError(f"repeats={repeats!r}, minutes={minutes!r} asked; accepted: 1 run or more, more than 0 minutes")
+    clock = Clock(minutes)
+    for case in cases if retries_failed else ():
+        book.entry(case).failed.clear()
+    try:
+        for case in cases:
+            _Part(book, case, device, repeats, clock).run()
+    except OutOfTime:
+        return False
+    return True
+
+
+def arms_of(case: Case, pipe: Any, rows: int) -> dict[str, Arm]:
+    """The arms that are timed in a case, by name. `pipe`: of `prepared`. `rows`: of one denoiser call."""
+    return bench_arms(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
+
+
+def _free() -> None:
+    """Nothing of what ran before may count as memory or as graphs of what comes: compiled modules are cycles, which wait for a collection."""
+    torch._dynamo.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+class _Part:
+    """One case in one process."""
+
+    def __init__(self, book: Book, case: Case, device: str, repeats: int, clock: Clock) -> None:
+        self.book, self.case, self.device, self.repeats, self.clock = book, case, device, repeats, clock
+        self.entry = book.entry(case)
+        self.took: dict[str, float] = {}  # seconds of each arm's last run in this process
+
+    def run(self) -> None:
+        if self.is_whole():
+            return
+        self.clock.check()
+        self.prepare()
+        rows = len(self.arguments[sample_argument(denoiser_of(self.pipe))])
+        arms = arms_of(self.case, self.pipe, rows)
+        self.entry.arms = {name: decoded_at_once(arm, rows) for name, arm in arms.items()}
+        self.count_operations(arms)
+        self.time_all(arms)
+
+    def is_whole(self) -> bool:
+        return bool(self.entry.arms) and all(
+            len(self.entry.runs.get(arm, [])) >= self.repeats for arm in self.entry.arms if arm not in self.entry.failed
+        )
+
+    def prepare(self) -> None:
+        self.pipe: Any = None
+        self.arguments: dict[str, Any] = {}
+        _free()
+        self.pipe = prepared(self.case, self.device)
+        self.arguments = first_arguments(denoiser_of(self.pipe), self.call)
+
+    def call(self) -> None:
+        self.pipe(**self.case.call, num_inference_steps=self.case.steps, generator=generators([0])[0])
+
+    def tried(self, name: str, action: Callable[..., Any], *given: Any) -> Any:
+        """What the action gives; None where it fails, which is written, and the pipeline made anew: it may be left half changed."""
+        failure = None
+        try:
+            return action(*given)
+        except Exception as error:  # whatever one arm cannot do must not cost the others' numbers
+            failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.entry.failed[name] = failure
+        self.book.save()
+        self.prepare()
+        return None
+
+    def count_operations(self, arms: dict[str, Arm]) -> None:
+        missing = {name: arm for name, arm in arms.items() if name not in self.entry.flops and name not in self.entry.failed}
+        held = controlnet_flops(self.pipe, self.call) if missing else 0
+        found: dict[Any, FlopCount | None] = {}
+        for name, arm in missing.items():
+            kind = flops_kind(arm)
+            if kind not in found:
+                found[kind] = self.tried(name, self.operations, arm)
+            counted = found[kind]
+            if counted is None:
+                self.entry.failed.setdefault(name, "its operations cannot be counted, see the arm before")
+            else:
+                self.entry.flops[name] = asdict(replace(counted, encoder=counted.encoder + held))
+        self.book.save()
+
+    def operations(self, arm: Arm) -> FlopCount:
+        return flops_of_call(denoiser_of(self.pipe), self.arguments, arm)
+
+    def time_all(self, arms: dict[str, Arm]) -> None:
+        """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""
+        entry = self.entry
+        with tqdm(desc=str(self.case), total=self.repeats * len(arms), initial=sum(map(len, entry.runs.values()))) as bar:
+            for turn in range(self.repeats):
+                self.time_halves(turn)
+                for name, arm in arms.items():
+                    if name not in entry.failed and len(entry.runs.get(name, [])) <= turn:
+                        self.time_arm(name, arm)
+                        bar.update()
+                entry.clocks = [*entry.clocks, clocks(self.device)][-self.repeats :]
+                self.book.save()
+
+    def time_halves(self, turn: int) -> None:
+        entry = self.entry
+        self.time_half("encoder", entry.encoder, turn, encoder_seconds)
+        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())}):
+            self.time_half(f"decoder, {size} steps", entry.decoder.setdefault(size, []), turn, decoder_seconds, size)
+
+    def time_half(self, name: str, found: list[float], turn: int, measure: Callable[..., float], *size: int) -> None:
+        if len(found) <= turn and name not in self.entry.failed:
+            self.clock.check()
+            seconds = self.tried(name, self.half, measure, *size)
+            found += [] if seconds is None else [seconds]
+            self.book.save()
+
+    def half(self, measure: Callable[..., float], *size: int) -> float:
+        return measure(denoiser_of(self.pipe), self.arguments, *size, repeats=1)
+
+    def one_run(self, arm: Arm) -> Timed:
+        return timed_run(self.pipe, arm, self.case.call, self.case.steps)
+
+    def time_arm(self, name: str, arm: Arm) -> None:
+        """Times one run, after one that is not timed if it is the first in this process or compiled something."""
+        for _ in range(MOST_WARM_UPS):
+            self.clock.check(self.took.get(name, 0.0))
+            is_warm, graphs = name in self.took, _graphs()
+            run = self.tried(name, self.one_run, arm)
+            if run is None:
+                return
+            self.took[name] = run.seconds
+            if is_warm and _graphs() == graphs:
+                self.entry.runs.setdefault(name, []).append(run)
+                break
+        else:
+            self.entry.failed[name] = f"compiled something in each of {MOST_WARM_UPS} runs"
+        self.book.save()
+
+
+def _graphs() -> int:
+    """How many graphs were compiled in this process."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:
+    """How many steps each forward of an arm decodes, empty if one each; None if its calls are none of the two halves. `rows`: of one step.
+
+    >>> import fastdiff_lab as fl
+    >>> decoded_at_once(Arm(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)
+    [4, 4, 2]
+    """
+    if arm.deepcache or arm.token_merging:
+        return None
+    if arm.schedule is None or not arm.parallel_decoding or arm.what != "encoder":
+        return []
+    most = arm.max_rows // rows if arm.max_rows else arm.schedule.num_steps
+    found = []
+    for group in arm.schedule.groups():
+        whole, rest = divmod(len(group), most)
+        found += [most] * whole + [rest] * bool(rest)
+    return found

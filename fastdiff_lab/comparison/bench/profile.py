@@ -1,0 +1,103 @@
+"""Where the time of one run goes, operation by operation: `python -m fastdiff_lab.comparison.bench.profile`.
+
+- `profiled(pipe, arm, case)`: one run's operations, and its seconds
+- `named_arm(pipe, case, name)`: one of the benchmark's arms
+- `busy_share(table, seconds)`: how much of the time a GPU worked
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity
+
+from ...hooks.denoiser import denoiser_of, sample_argument
+from ...inputs.files import write_whole
+from ...sampling.methods import Arm, first_arguments
+from .cases import Case, prepared
+from .command import chosen_cases
+from .parts import arms_of
+from .timing import timed_run
+
+ON_CPU, ON_CUDA = [ProfilerActivity.CPU], [ProfilerActivity.CPU, ProfilerActivity.CUDA]
+
+
+def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
+    """The operations of one run of an arm, and the seconds of the run; one run before warms up.
+
+    >>> case = Case("embedded", 64, steps=20)
+    >>> table, seconds = profiled(prepared(case, "cpu"), Arm(KeySchedule.of_paper(20)), case)  # doctest: +SKIP
+
+    Columns: `is_kernel` (a GPU's own work, which the operation that asked for it has in `device_seconds`, too), name, calls,
+    `host_seconds` and `device_seconds` that it spent itself, without what it called; the largest first.
+    The profiler makes the host slower: compare shares, and take seconds from `fastdiff-lab bench`.
+    """
+    on_cuda = next(denoiser_of(pipe).parameters()).is_cuda
+    timed_run(pipe, arm, case.call, case.steps)
+    with torch.profiler.profile(activities=ON_CUDA if on_cuda else ON_CPU) as found:
+        run = timed_run(pipe, arm, case.call, case.steps)
+    table = pd.DataFrame([_row(event) for event in found.key_averages()])
+    return table.sort_values(["device_seconds", "host_seconds"], ascending=False, ignore_index=True), run.seconds
+
+
+def _row(event: Any) -> dict[str, Any]:
+    return {
+        "is_kernel": event.device_type != DeviceType.CPU and not event.is_user_annotation,
+        "name": event.key,
+        "calls": event.count,
+        "host_seconds": event.self_cpu_time_total / 1e6,
+        "device_seconds": event.self_device_time_total / 1e6,
+    }
+
+
+def busy_share(table: pd.DataFrame, seconds: float) -> float:
+    """The part of a run in which a GPU worked; far below 1, the host is too slow to give it work.
+
+    >>> busy_share(pd.DataFrame({"is_kernel": [True, False], "device_seconds": [0.3, 0.3]}), seconds=0.5)
+    0.6
+    """
+    return float(table.loc[table["is_kernel"], "device_seconds"].sum() / seconds)
+
+
+def named_arm(pipe: Any, case: Case, name: str) -> Arm:
+    """One of the benchmark's arms. Raises ValueError for a name that it has not."""
+    model = denoiser_of(pipe)
+    arguments = first_arguments(model, lambda: pipe(**case.call, num_inference_steps=case.steps))
+    arms = arms_of(case, pipe, rows=len(arguments[sample_argument(model)]))
+    if name not in arms:
+        raise ValueError(f"arm {name!r} asked; there are: {'; '.join(arms)}")
+    return arms[name]
+
+
+def main(
+    system: Annotated[str, typer.Option(help="As for bench.")] = "embedded",
+    run: Annotated[str, typer.Option(help="Scheduler and steps.")] = "ddim-50",
+    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
+    mode: Annotated[str, typer.Option(help="eager, channels-last or compiled.")] = "eager",
+    arm: Annotated[str, typer.Option(help="One of the benchmark's arms, by its name.")] = "paper, parallel",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="As for bench.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Side of a picture.")] = None,
+    output: Annotated[Path | None, typer.Option(help="CSV file to write: all operations.")] = None,
+    most: Annotated[int, typer.Option(help="Operations to print.")] = 20,
+) -> None:
+    """Print which operations take the time of one run of a benchmark's arm."""
+    (case,) = chosen_cases(device, systems=[system], runs=[run], batches=[batch], modes=[mode], dtype=dtype, pixels=pixels)
+    pipe = prepared(case, device)
+    table, seconds = profiled(pipe, named_arm(pipe, case, arm), case)
+    if output is not None:
+        write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.5g"))
+    typer.echo(f"{case}, {arm}: {seconds:.3f} s with the profiler")
+    for _, rows in table.groupby("is_kernel"):
+        typer.echo(rows.drop(columns="is_kernel").head(most).round(4).to_string(index=False))
+    if device != "cpu":
+        typer.echo(f"the device worked {busy_share(table, seconds):.0%} of the time")
+
+
+if __name__ == "__main__":
+    typer.run(main)

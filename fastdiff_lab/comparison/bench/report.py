@@ -1,0 +1,152 @@
+"""A benchmark's numbers as a table and a figure.
+
+- `bench_table(book)`: one row per case and arm
+- `plot_bench(table, target)`: how many times faster than the untouched run, beside the ceilings
+- `write_report(book)`: both, beside the benchmark's own file
+- `told(table, book)`: the table's main columns as text, and what could not run
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ... import plot
+from ...hooks.flops import FlopCount
+from ...inputs.files import write_whole
+from ..tables import UNTOUCHED
+from ..time_ceiling import at_best
+from .timing import Timed
+from .timings_file import Book, Entry
+
+SHOWN = ["arm", "forward_calls", "gflops", "seconds", "ratio", "denoiser_ratio", "flop_ceiling",
+         "time_ceiling", "share_of_ceiling", "denoiser_peak_ratio"]  # fmt: skip
+
+
+def bench_table(book: Book) -> pd.DataFrame:
+    """One row per case and arm that was timed.
+
+    >>> bench_table(book).query("arm == 'paper, parallel'")[["ratio", "denoiser_ratio"]]  # doctest: +SKIP
+
+    Columns: the case's; arm; runs; seconds of the whole pipeline and of the denoiser's calls (medians), and how many times faster than
+    untouched each is (`ratio`, `denoiser_ratio`); evaluations; `gflops` per picture (2 per multiply-add) and `flop_ceiling`, how many
+    times fewer than untouched; `peak_bytes` and `denoiser_peak_bytes` (CUDA only: up to the
+    pipeline's and to the denoiser's end) and `denoiser_peak_ratio` to untouched; `time_ceiling`, how many times faster the denoiser
+    would be if the two halves of each call took what they take alone, and `share_of_ceiling`, the part of it that is reached;
+    `is_finite`, whether all predictions that ended a run were (random weights in float16 may overflow).
+    """
+    return pd.DataFrame([row for entry in book.entries.values() if UNTOUCHED in entry.runs for row in _rows(entry)])
+
+
+def _rows(entry: Entry) -> list[dict[str, Any]]:
+    case = {"case": str(entry.case)} | asdict(entry.case)
+    rows = [case | {"arm": arm} | _measured(entry, arm) for arm in entry.arms if entry.runs.get(arm)]
+    untouched = next(row for row in rows if row["arm"] == UNTOUCHED)
+    return [row | _beside(row, untouched) for row in rows]
+
+
+def _measured(entry: Entry, arm: str) -> dict[str, Any]:
+    runs = entry.runs[arm]
+    last = runs[-1]
+    flops = FlopCount(**entry.flops[arm])
+    return {
+        "runs": len(runs), "seconds": statistics.median(run.seconds for run in runs),
+        "denoiser_seconds": statistics.median(run.denoiser_seconds for run in runs),
+        "encoder_calls": last.encoder_calls, "decoder_calls": last.decoder_calls, "forward_calls": last.forward_calls,
+        "gflops": flops.of_run(last.encoder_calls, last.decoder_calls) / 1e9 / entry.case.batch,
+        "peak_bytes": _most(run.peak_bytes for run in runs), "denoiser_peak_bytes": _most(run.denoiser_peak_bytes for run in runs),
+        "at_best_seconds": _at_best(entry, arm, last), "is_finite": all(run.is_finite for run in runs),
+    }  # fmt: skip
+
+
+def _most(values: Iterable[int | None]) -> float:
+    return max((value for value in values if value is not None), default=float("nan"))
+
+
+def _at_best(entry: Entry, arm: str, run: Timed) -> float:
+    """Seconds of the denoiser if each half took what it takes alone; NaN where that is not known.
+
+    Calls with DeepCache or merged tokens have other parts, and a half that did not fit could not be timed.
+    """
+    sizes = entry.arms[arm]
+    decoder = {size: statistics.median(seconds) for size, seconds in entry.decoder.items() if seconds}
+    if sizes is None or not entry.encoder or not {1, *sizes} <= decoder.keys():
+        return float("nan")
+    return at_best(run.encoder_calls, sizes or [1] * run.decoder_calls, statistics.median(entry.encoder), decoder)
+
+
+def _beside(row: dict[str, Any], untouched: dict[str, Any]) -> dict[str, float]:
+    return {
+        "ratio": untouched["seconds"] / row["seconds"],
+        "denoiser_ratio": untouched["denoiser_seconds"] / row["denoiser_seconds"],
+        "flop_ceiling": untouched["gflops"] / row["gflops"],
+        "denoiser_peak_ratio": row["denoiser_peak_bytes"] / untouched["denoiser_peak_bytes"],
+        "time_ceiling": untouched["denoiser_seconds"] / row["at_best_seconds"],
+        "share_of_ceiling": row["at_best_seconds"] / row["denoiser_seconds"],
+    }
+
+
+def plot_bench(table: pd.DataFrame, target: Figure) -> Figure:
+    """For each case a panel: how many times faster than untouched the denoiser and the whole pipeline are, with both ceilings.
+
+    >>> plot_bench(bench_table(book), plot.figure(12, 5)).savefig("bench.png")  # doctest: +SKIP
+    """
+    cases = list(table.groupby("case", sort=False))
+    columns = min(3, len(cases))
+    grid = target.subplots(-(-len(cases) // columns), columns, squeeze=False).flat
+    for ax, (case, rows) in zip(grid, cases, strict=False):
+        _panel(ax, rows[rows["arm"] != UNTOUCHED])
+        ax.set_title(case.replace(", float", ",\nfloat").replace(", bfloat", ",\nbfloat"), fontsize="small")
+    for ax in list(grid):
+        ax.set_axis_off()
+    target.legend(*target.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    return target
+
+
+def _panel(ax: Axes, rows: pd.DataFrame) -> None:
+    places = np.arange(len(rows))[::-1]
+    ax.barh(places + 0.2, rows["denoiser_ratio"], 0.4, color=plot.PETROFF[0], label="denoiser")
+    ax.barh(places - 0.2, rows["ratio"], 0.4, color=plot.PETROFF[1], label="whole pipeline")
+    ax.plot(rows["time_ceiling"], places + 0.2, "|", color="black", markersize=9, markeredgewidth=2, label="time ceiling")
+    ax.plot(rows["flop_ceiling"], places - 0.2, "D", color=plot.PETROFF[2], markersize=4, label="FLOP ceiling")
+    ax.axvline(1, color="0.5", linewidth=1)
+    ax.set_yticks(places, rows["arm"], fontsize="x-small")
+    ax.set_xlabel("times faster than the untouched run")
+
+
+def write_report(book: Book) -> pd.DataFrame:
+    """Writes bench.csv and bench.png beside the benchmark's own file; returns the table."""
+    table = bench_table(book)
+    if table.empty:
+        return table
+    cases = table["case"].nunique()
+    figure = plot.figure(5 * min(3, cases), 0.8 + 4 * -(-cases // 3))
+    plot_bench(table, figure)
+    write_whole(book.path.with_name("bench.csv"), lambda place: table.to_csv(place, index=False, float_format="%.5g"))
+    write_whole(book.path.with_name("bench.png"), lambda place: figure.savefig(place, format="png", dpi=110))
+    return table
+
+
+def told(table: pd.DataFrame, book: Book) -> str:
+    """The main columns of each case, and what could not run there.
+
+    >>> print(told(bench_table(book), book))  # doctest: +SKIP
+    """
+    parts = []
+    for case, entry in book.entries.items():
+        rows = table[table["case"] == str(case)] if len(table) else table
+        parts.append(f"\n{case}\n{rows[SHOWN].round(2).to_string(index=False) if len(rows) else 'nothing is timed yet'}")
+        parts += [f"could not run: {case}: {arm}: {reason}" for arm, reason in entry.failed.items()]
+        parts += [f"ended in NaN or infinite values: {case}: {arm}" for arm in _not_finite(rows)]
+    return "\n".join(parts)
+
+
+def _not_finite(rows: pd.DataFrame) -> list[str]:
+    return [] if rows.empty else list(rows.loc[~rows["is_finite"], "arm"])

@@ -1,0 +1,102 @@
+"""One timed run of a pipeline: seconds in all and in the denoiser, evaluations, memory.
+
+- `timed_run(pipe, arm, call, steps)`: the run
+- `Timed`: what it gave
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...hooks.denoiser import denoiser_of
+from ...hooks.device import synchronize
+from ...hooks.patching import replaced_call
+from ...sampling.methods import Arm, as_arm, generators
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes allocated up to the end of each.
+
+    `is_finite`: whether the last prediction holds no NaN and no infinite value, on which some kernels and a GPU's clocks differ.
+    """
+
+    seconds: float
+    denoiser_seconds: float
+    encoder_calls: int
+    decoder_calls: int
+    forward_calls: int
+    peak_bytes: int | None = None
+    denoiser_peak_bytes: int | None = None
+    is_finite: bool = True
+
+
+class Stopwatch:
+    """Seconds inside the calls of a module, without making the host wait for the device at each.
+
+    >>> watch = Stopwatch(torch.device("cpu"))
+    >>> with replaced_call(pipe.unet, watch.around):  # doctest: +SKIP
+    ...     pipe("a red ring on a blue background")
+    >>> watch.seconds()  # doctest: +SKIP
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.on_cuda = device, device.type == "cuda"
+        self.marks: list[tuple[Any, Any]] = []
+        self.peak_bytes: int | None = None
+        self.last: Any = None  # what the last call gave
+
+    def mark(self) -> Any:
+        if not self.on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def around(self, inner: Callable) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun = self.mark()
+            output = inner(*args, **kwargs)
+            self.marks.append((begun, self.mark()))
+            self.last = output
+            if self.on_cuda:
+                self.peak_bytes = torch.cuda.max_memory_allocated(self.device)  # what the allocator has counted: no waiting
+            return output
+
+        return call
+
+    def seconds(self) -> float:
+        """Of all calls; the device must have finished them."""
+        return sum(a.elapsed_time(b) / 1000 if self.on_cuda else b - a for a, b in self.marks)
+
+
+@torch.no_grad()
+def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: int) -> Timed:
+    """Times one call of the pipeline as an arm runs it, from the text to the pictures.
+
+    >>> timed_run(pipe, Arm(KeySchedule.paper(50)), {"prompt": "a red ring on a blue background"}, 50).seconds  # doctest: +SKIP
+
+    `call`: the arguments of the call but its steps and its noise.
+    """
+    model = denoiser_of(pipe)
+    device = next(model.parameters()).device
+    watch = Stopwatch(device)
+    on_cuda = device.type == "cuda"
+    with as_arm(pipe, arm, num_inference_steps) as (counts, steps), replaced_call(model, watch.around):
+        if on_cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        synchronize(device)
+        started = time.perf_counter()
+        pipe(**call, num_inference_steps=steps, generator=generators([0])[0])
+        synchronize(device)
+        seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated(device) if on_cuda else None
+    is_finite = bool(torch.isfinite(watch.last[0]).all())
+    return Timed(
+        seconds, watch.seconds(), counts.encoder_calls, counts.decoder_calls, counts.forward_calls, peak, watch.peak_bytes, is_finite
+    )  # fmt: skip

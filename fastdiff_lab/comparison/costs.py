@@ -1,0 +1,99 @@
+"""What the arms of a comparison cost: seconds, memory, operations.
+
+- `of_one_picture(pipe, ways, task, ...)`: seconds and peak memory
+- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs; `controlnet_flops(pipe, run)`: of its ControlNet alone
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from ..hooks.adapters import processors_kept
+from ..hooks.denoiser import controlnet_of, denoiser_of
+from ..hooks.device import begin_peak, device_of, peak_of
+from ..hooks.flops import FlopCount, count_flops, total_flops
+from ..sampling.methods import Arm, first_arguments, one_picture, sample
+from ..sampling.rivals.deepcache import deepcache_flops
+from ..sampling.rivals.token_merging import token_merging_flops
+
+
+def of_one_picture(
+    pipe: Any, ways: Mapping[str, Arm], task: tuple[Any, int], repeats: int, options: dict[str, Any]
+) -> pd.DataFrame:
+    """`seconds` (median) and `peak_bytes` (CUDA and XPU) of one picture per arm; the arms take turns, after one turn that is not timed.
+
+    >>> of_one_picture(pipe, {"untouched": Arm()}, ("a red ring on a blue background", 0), 3, {})  # doctest: +SKIP
+
+    `task`: prompt and seed. `repeats`: timed runs; 0 for none (NaN). `options`: as for `sample`.
+    """
+    device = device_of(pipe)
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
+    for turn in range(repeats + 1 if repeats else 0):
+        for name, arm in ways.items():
+            begin_peak(device)
+            drawn = sample(pipe, arm, [task[0]], [task[1]], **options)
+            peaks[name] = peak_of(device)
+            if turn:
+                measured[name].append(drawn.seconds)
+    seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})
+    return pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})
+
+
+def operations(
+    pipe: Any,
+    ways: Mapping[str, Arm],
+    calls: pd.DataFrame,
+    prompt: Any,
+    options: Mapping[str, Any],
+) -> pd.DataFrame:
+    """`gflops` (2 per multiply-add) and `gmacs` of one picture per arm.
+
+    >>> operations(pipe, arms, table.set_index("arm"), prompt, {})["gflops"]  # doctest: +SKIP
+
+    `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
+    them switched on; a ControlNet, which is held with the encoder, is counted with it. `options`: as for `sample`.
+    """
+    run = one_picture(pipe, prompt, **options)
+    arguments, held = first_arguments(denoiser_of(pipe), run), controlnet_flops(pipe, run)
+    counted = {
+        flops_kind(arm): flops_of_call(denoiser_of(pipe), arguments, arm)
+        for arm in {flops_kind(arm): arm for arm in ways.values()}.values()
+    }
+    of_call = {kind: replace(count, encoder=count.encoder + held) for kind, count in counted.items()}
+    each = calls[["encoder_calls", "decoder_calls"]]
+    of_run = {name: of_call[flops_kind(arm)].of_run(*each.loc[name]) / 1e9 for name, arm in ways.items()}
+    gflops = pd.Series(of_run)
+    return pd.DataFrame({"gflops": gflops, "gmacs": gflops / 2})
+
+
+def controlnet_flops(pipe: Any, run: Callable[[], Any]) -> int:
+    """Operations of one call of the pipeline's ControlNet, which is held with the encoder; 0 without one. `run`: calls the pipeline."""
+    controlnet = controlnet_of(pipe)
+    if controlnet is None:
+        return 0
+    with processors_kept(denoiser_of(pipe)):
+        return total_flops(controlnet, first_arguments(controlnet, run))
+
+
+def flops_kind(arm: Arm) -> tuple:
+    """What the operations of a call depend on."""
+    return arm.deepcache is not None, arm.encoder_blocks, arm.token_merging
+
+
+def flops_of_call(model: nn.Module, arguments: dict[str, Any], arm: Arm) -> FlopCount:
+    """Operations of a denoiser call as the arm makes it, with DeepCache or token merging switched on.
+
+    >>> flops_of_call(pipe.unet, denoiser_arguments(pipe, prompt), Arm(deepcache=3)).of_run(17, 50)  # doctest: +SKIP
+    """
+    if arm.deepcache is not None:
+        return deepcache_flops(model, arguments)
+    if arm.token_merging:
+        return token_merging_flops(model, arguments, arm.token_merging, arm.encoder_blocks)
+    return count_flops(model, arguments, arm.encoder_blocks)

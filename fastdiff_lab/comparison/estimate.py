@@ -1,0 +1,88 @@
+"""What a comparison will take, told before it starts.
+
+- `announce(pipe, arguments, pending, ...)`: seconds and GiB, estimated from one call of the denoiser
+- `seconds_of(arm, ...)`, `bytes_of(arm, ...)`: of one arm
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ..hooks.denoiser import denoiser_of, sample_argument
+from ..hooks.device import device_of, synchronize
+from ..hooks.flops import count_flops
+from ..propagation.extrapolation import Extrapolation
+from ..propagation.row_capacity import RowLimit
+from ..sampling.methods import Arm
+
+
+@dataclass(frozen=True)
+class OneCall:
+    """One denoiser call for one picture: its seconds, and the share of them that the decoder takes."""
+
+    seconds: float
+    decoder: float
+
+
+def announce(
+    pipe: Any, arguments: Mapping[str, Any], pending: Sequence[tuple[Arm, Sequence[Any]]], num_steps: int, processes: int = 1
+) -> None:
+    """Says on stderr what drawing the pending pictures will take; nothing where nothing is pending.
+
+    >>> announce(pipe, denoiser_arguments(pipe, prompt), [(Arm(), tasks)], num_steps=50)  # doctest: +SKIP
+
+    `arguments`: of a denoiser call for one picture. `pending`: each arm with the tasks of a batch.
+    """
+    if not pending:
+        return
+    model, given = denoiser_of(pipe), {name: value for name, value in arguments.items() if value is not None}
+    call = _one_call(pipe, model, given)
+    seconds = sum(len(tasks) * seconds_of(arm, call, num_steps) for arm, tasks in pending) / processes
+    needed = max(bytes_of(arm, model, given, len(tasks)) for arm, tasks in pending)
+    pictures = sum(len(tasks) for _, tasks in pending)
+    tqdm.write(
+        f"comparison: {pictures} pictures of {len({arm for arm, _ in pending})} arms, about {seconds:.0f} s and {needed / 2**30:.1f} GiB "
+        f"beside the weights{' in each process' if processes > 1 else ''}", file=sys.stderr,
+    )  # fmt: skip
+
+
+def _one_call(pipe: Any, model: nn.Module, arguments: Mapping[str, Any]) -> OneCall:
+    flops, device = count_flops(model, dict(arguments)), device_of(pipe)
+    for _ in range(1 if device.type == "cpu" else 2):  # a device's first call chooses its kernels
+        synchronize(device)
+        started = time.perf_counter()
+        with torch.no_grad():
+            model(**{name: list(value) if isinstance(value, list) else value for name, value in arguments.items()})
+        synchronize(device)
+        seconds = time.perf_counter() - started
+    return OneCall(seconds, (flops.decoder + flops.rest) / flops.total)
+
+
+def seconds_of(arm: Arm, call: OneCall, num_steps: int) -> float:
+    """About how long the denoiser of one picture takes.
+
+    >>> from fastdiff_lab import KeySchedule
+    >>> seconds_of(Arm(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
+    3.0
+    """
+    if arm.schedule is not None:
+        keys, others = len(arm.schedule.keys), arm.schedule.num_steps - len(arm.schedule.keys)
+        return call.seconds * (keys + (0.0 if arm.what == "prediction" else call.decoder * others))
+    return call.seconds * (num_steps if arm.steps is None else arm.steps) / (arm.deepcache or 1)
+
+
+def bytes_of(arm: Arm, model: nn.Module, arguments: Mapping[str, Any], pictures: int) -> int:
+    """About what a batch of so many pictures needs beside the weights; `arguments`: of one picture."""
+    rows = len(arguments[sample_argument(model)])
+    at_once = arm.schedule is not None and arm.what == "encoder" and arm.parallel_decoding
+    longest = max(map(len, arm.schedule.groups())) if at_once and arm.schedule is not None else 1
+    limit = RowLimit(None if arm.max_rows is None else max(rows, arm.max_rows // pictures))
+    return pictures * limit.bytes_told(model, arguments, longest, Extrapolation.of(arm.order), pictures)

@@ -1,0 +1,179 @@
+"""The pictures of arms, drawn as far as a store does not hold them.
+
+- `Task`: a picture to be drawn
+- `drawn(pipe, arms, tasks, ...)`: what each arm gives for each task
+- `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet, and says how to read it
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import torch
+from tqdm import tqdm
+
+from ..hooks.denoiser import denoiser_of
+from ..hooks.device import device_of
+from ..hooks.fingerprint import in_words, pipeline_digest, scheduler_config, steering
+from ..sampling.batches import in_halves
+from ..sampling.call_options import in_a_batch
+from ..sampling.finite_values import check_latents, finite_decoder
+from ..sampling.methods import Arm, Sampled, first_arguments, sample
+from .estimate import announce
+from .result_store import Result, Store
+from .workers import WorkerLostError, in_workers
+
+LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+
+
+class Task(NamedTuple):
+    """A picture to be drawn: prompt (or class label, or picture), seed, and the pipeline's arguments that belong to this prompt alone."""
+
+    prompt: Any
+    seed: int
+    own: Mapping[str, Any] | None = None
+
+    def in_words(self) -> list[Any]:
+        """As JSON holds it; without arguments of its own as it was before there were any, so that stores find their pictures."""
+        return in_words([self.prompt, self.seed, *([self.own] if self.own else [])])
+
+
+def drawn(
+    pipe: Any,
+    arms: Mapping[str, Arm],
+    tasks: Sequence[tuple],
+    options: dict[str, Any],
+    *,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+) -> dict[str, list[Result]]:
+    """What each arm gives for each task (a prompt and a seed), from the store as far as it is there.
+
+    >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+
+    `options`: of `sample`, by name; other arguments as for `compare`.
+    """
+    wanted = [Task(*task) for task in tasks]
+    with Store(store) as kept:
+        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
+        return {name: read(arm, wanted) for name, arm in arms.items()}
+
+
+def _settings(pipe: Any, options: dict[str, Any]) -> str:
+    """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
+    device = device_of(pipe).type
+    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
+    return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
+
+
+def _key(settings: str, arm: Arm, task: Task) -> str:
+    text = json.dumps([settings, arm.about(), task.in_words()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def draw_missing(
+    pipe: Any,
+    ways: Mapping[str, Arm],
+    tasks: Sequence[Task],
+    options: dict[str, Any],
+    store: Store,
+    *,
+    batch: int = 16,
+    n_jobs: int | None = None,
+) -> Callable[[Arm, Sequence[Task]], list[Result]]:
+    """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced.
+
+    >>> read = draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+
+    Returns a function that reads an arm's results for some of the tasks. (A run may change its scheduler's settings, and with them what
+    the results would be kept under.) Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
+    """
+    of, lost = _settings(pipe, options), 0
+    coming = list(_pending(ways, tasks, of, batch, store))
+    announce(
+        pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs)
+    )
+    with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
+        while pending := list(_pending(ways, tasks, of, batch, store)):
+            bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
+            jobs = ((arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
+            try:
+                for results in in_workers(_run, pipe, jobs, n_jobs):
+                    store.add(results)
+                    bar.update(len(results))
+                    lost = 0
+            except WorkerLostError as loss:
+                lost += 1
+                if lost >= LOST_WORKERS:
+                    raise WorkerLostError(
+                        f"workers were killed {lost} times in a row before one had finished a batch of {batch}; perhaps memory is short: "
+                        "give a smaller batch, or use fewer workers"
+                    ) from loss
+                warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
+    return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
+
+
+def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
+    """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
+
+    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do. Returns the arguments of
+    the untouched run's call, for one picture.
+    """
+    found: dict[str, Any] = {}
+    runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
+    own = pipe.scheduler
+    try:
+        untouched = [(Arm(), task) for _, task in list(runs.values())[:1]]
+        for arm, task in [*reversed(runs.values()), *untouched]:
+            pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the run itself repeats them
+                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, arm, [task], options))
+    finally:
+        pipe.scheduler = own
+    return found
+
+
+def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
+    done = store.keys()
+    for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
+        left = [task for key, task in {_key(of, arm, task): task for task in tasks}.items() if key not in done]
+        yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
+
+
+def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
+    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, arm, tasks, options))
+    return dict(zip(keys, (result for _, part in drawn for result in part), strict=True))
+
+
+def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
+    of = _in_words(arm)
+    with torch.no_grad(), finite_decoder(pipe, of):
+        drawn = _sampled(pipe, arm, tasks[part], options)
+    counts, latents = asdict(drawn.counts), drawn.latents.cpu()
+    check_latents(latents, tasks[part], of)
+    return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
+
+
+def _sampled(pipe: Any, arm: Arm, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
+    """The pictures of some tasks in one batch, with what each has of its own."""
+    own = in_a_batch({}, [task.own or {} for task in tasks])
+    further = {**(options.get("options") or {}), **own}
+    given = options | ({"options": further} if further else {})
+    return sample(pipe, arm, [task.prompt for task in tasks], [task.seed for task in tasks], **given)
+
+
+def _in_words(arm: Arm) -> str:
+    """What an arm is, by the fields that make it another than the untouched run."""
+    plain = Arm().about()
+    return ", ".join(f"{name}={value}" for name, value in arm.about().items() if value != plain.get(name)) or "untouched"

@@ -1,0 +1,116 @@
+"""The suite as a figure: fidelity against what it costs.
+
+- `plot_suite(table, target)`: up to three panels, one line per family of arms
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from ...plot import PETROFF
+
+PANELS = {
+    "forward_calls": "sequential denoiser calls per picture",
+    "seconds": "seconds per picture",
+    "gflops": "GFLOPs per picture (2 per multiply-add)",
+}
+OWN, OF_FEATURES = "derived for predictions", "derived for features"
+# (what, keys) -> colour and marker; the order is told by the line: dashed where held, solid where extrapolated.
+LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
+    ("features", "uniform"): (PETROFF[0], "o"),
+    ("features", "derived"): (PETROFF[1], "s"),
+    ("features", "refined"): (PETROFF[3], "h"),
+    ("features", "paper"): (PETROFF[2], "*"),
+    ("predictions", "uniform"): (PETROFF[4], "^"),
+    ("predictions", "derived"): (PETROFF[5], "v"),
+    ("predictions", OWN): (PETROFF[5], "v"),
+    ("predictions", OF_FEATURES): (PETROFF[6], "<"),
+    ("predictions", "refined"): (PETROFF[9], "H"),
+    ("predictions", "paper"): (PETROFF[7], "P"),
+    ("plain", ""): ("black", "D"),
+    ("deepcache", ""): (PETROFF[8], "X"),
+}
+NAMES = {"paper": "the paper's keys", OWN: "keys derived for them", OF_FEATURES: "keys derived for features"}
+PLAIN = {"plain": "plain sampler, fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
+SINGLE = ("paper", "refined")  # not at every number of keys
+HOW = {0.0: "held", 1.0: "extrapolated"}
+
+
+def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
+    """PSNR to the untouched run against sequential calls, seconds and GFLOPs; higher and further left is better.
+
+    >>> plot_suite(table, plot.figure(12, 10)).savefig("suite.png")  # doctest: +SKIP
+
+    `table`: from `run_suite`. Arms with prior noise are left out, and predictions extrapolated at the keys derived for features where
+    others were derived for them. The grey line is the untouched run's own PSNR to the converged reference, if that was run: what lies
+    above it is nearer to the untouched run than that is to the exact solution. Seconds are left out where none were measured.
+    """
+    drawn = _drawn(table)
+    panels = [name for name in PANELS if drawn[name].notna().any()]
+    cells = [*panels, *["legend"] * (4 - len(panels))]
+    axes: dict[str, Axes] = target.subplot_mosaic([cells[:2], cells[2:]], sharey=True)
+    for place, name in enumerate(panels):
+        ax = axes[name]
+        _panel(ax, drawn, name)
+        _reference_line(ax, table)
+        ax.set(xscale="log", xlabel=PANELS[name], ylabel="" if place % 2 else "PSNR to the untouched run (dB)")
+        _plain_ticks(ax)
+    axes["legend"].set_axis_off()
+    axes["legend"].legend(*axes[panels[0]].get_legend_handles_labels(), loc="center", ncols=len(panels) % 2 or 2, fontsize="small")
+    return target
+
+
+def _drawn(table: pd.DataFrame) -> pd.DataFrame:
+    """The arms that are drawn; predictions extrapolated at the keys of features are not, if they have keys of their own."""
+    shown = table[~table["noise"].astype(bool) & (table["what"] != "untouched") & np.isfinite(table["psnr"])]
+    if not (shown["keys"] == OWN).any():
+        return shown
+    of_features = (shown["what"] == "predictions") & (shown["keys"] == "derived")
+    return shown.assign(keys=shown["keys"].mask(of_features, OF_FEATURES))[~of_features | (shown["order"] == 0)]
+
+
+def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
+    for (what, keys), (colour, marker) in LOOKS.items():
+        family = drawn[(drawn["what"] == what) & (drawn["keys"] == keys)]
+        for order, arms in chain(family.groupby("order"), [(None, family[family["order"].isna()])]):
+            if not arms.empty:
+                look = _look(order, keys, colour, marker)
+                ordered = arms.sort_values(cost)
+                ax.plot(ordered[cost], ordered["psnr"], label=_label(what, keys, order), **look)
+    ax.grid(color="0.92")
+    ax.set_axisbelow(True)
+
+
+def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
+    """Held arms have hollow marks and dashed lines; the paper's keys are single marks."""
+    line = "none" if keys in SINGLE else "--" if order == 0 else "-" if order == 1 else ":"
+    look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 10 if keys in SINGLE else 6}
+    return look | ({"markerfacecolor": "white", "markeredgewidth": 1.5} if order == 0 else {})
+
+
+def _label(what: str, keys: str, order: Any) -> str:
+    if order is None:
+        return PLAIN[what]
+    return f"{what} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
+
+
+def _reference_line(ax: Axes, table: pd.DataFrame) -> None:
+    untouched = table[table["what"] == "untouched"]
+    if "reference_psnr" in table and len(untouched):
+        level = float(untouched["reference_psnr"].iloc[0])
+        label = "the untouched run's own PSNR to the converged reference"
+        ax.axhline(level, color="0.35", linestyle=(0, (6, 2, 1, 2)), linewidth=1.2, label=label)
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Numbers such as 5 and 30 instead of powers of ten."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())

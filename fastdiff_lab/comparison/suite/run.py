@@ -1,0 +1,128 @@
+"""The comparison that a sceptic asks for: every rival at the same numbers of keys, in one table.
+
+- `run_suite(pipe, costs, prompts, ...)`: the table, and the pictures behind it
+- `suite_pictures`, `suite_table`: the two halves of it
+- `held_out_prompts(count)`, `check_held_out(costs, prompts)`: captions that no training and no calibration uses
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ...inputs.plain_values import prompts_of, whole
+from ...key_schedule import KeySchedule
+from ...sampling.methods import denoiser_calls
+from ...sampling.rivals.deepcache import deepcache_helper
+from ...shapes.data import held_out_scenes
+from ..compare import compare_pictures, with_costs
+from .suite_methods import COUNTS, Costs, suite_arms, suite_columns
+
+
+def run_suite(
+    pipe: Any,
+    costs: Costs,
+    prompts: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0, 1),
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    reference_steps: int | None = 1000,
+    repeats: int = 3,
+    batch: int = 16,
+    n_jobs: int | None = None,
+    store: str | Path | None = None,
+    counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs all arms of `suite_arms` on each prompt and seed.
+
+    >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+
+    `prompts`: none that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
+    Raises ValueError for prompts of `costs`, ModuleNotFoundError without DeepCache's package, and what `compare` and `suite_arms` raise.
+    Returns the table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
+    """
+    pictures = suite_pictures(
+        pipe, costs, prompts, seeds=seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+        reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, counts=counts, refined=refined,
+    )  # fmt: skip
+    table = suite_table(
+        pipe,
+        costs,
+        pictures,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        repeats=repeats,
+        counts=counts,
+        refined=refined,
+    )
+    return table, pictures
+
+
+def suite_pictures(
+    pipe: Any,
+    costs: Costs,
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
+    **options: Any,
+) -> pd.DataFrame:
+    """The pictures of `run_suite`; arguments as there.
+
+    >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+    """
+    arms, prompts = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
+    check_held_out(costs, prompts)
+    deepcache_helper()  # missing, it is missed before hours have passed
+    return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
+
+
+def check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
+    """Raises ValueError for a prompt that costs were measured on: keys derived from it would be judged on what they were made for."""
+    known = {str(prompt) for given in costs.values() for prompt in given.about.get("prompts", ())}
+    seen = next((prompt for prompt in prompts if prompt in known), None)
+    if seen is not None:
+        raise ValueError(
+            f"the costs were measured on {seen!r}, a prompt of this comparison; accepted: prompts that calibration has not seen"
+        )
+
+
+def suite_table(
+    pipe: Any,
+    costs: Costs,
+    pictures: pd.DataFrame,
+    *,
+    num_inference_steps: int = 50,
+    counts: Sequence[int] = COUNTS,
+    refined: Sequence[KeySchedule] = (),
+    **options: Any,
+) -> pd.DataFrame:
+    """The table of `run_suite` from its pictures, with costs measured now; arguments as there.
+
+    >>> table = suite_table(pipe, costs, pictures)  # doctest: +SKIP
+    """
+    calls = denoiser_calls(pipe, num_inference_steps)
+    found = with_costs(
+        pipe, suite_arms(calls, costs, counts, refined), pictures, num_inference_steps=num_inference_steps, **options
+    )
+    return suite_columns(calls, costs, counts, refined).merge(found, on="arm", validate="one_to_one")
+
+
+def held_out_prompts(count: int) -> list[str]:
+    """Captions of scenes that no training uses, half of them with two objects, each once.
+
+    >>> held_out_prompts(2)  # doctest: +SKIP
+    ['a small red circle at the left on a blue background', 'a white star above a large green square on a black background']
+
+    `count`: 1 or more; of an odd number the larger half has one object. Raises ValueError for less.
+    """
+    count = whole("count", count, 1)
+    sizes = {1: count - count // 2, 2: count // 2}
+    found = {size: dict.fromkeys(scene.caption() for scene in held_out_scenes(4 * wanted, size)) for size, wanted in sizes.items()}
+    return [caption for size, wanted in sizes.items() for caption in list(found[size])[:wanted]]

@@ -1,0 +1,113 @@
+"""The time ceiling: what a run would take if it did nothing but encode its key steps and decode its groups.
+
+- `encoder_seconds`, `decoder_seconds`: one half of a forward alone, the decoder over any number of steps
+- `at_best(encoder_calls, sizes, ...)`: seconds of a run made of nothing else
+- `ceilings(model, arguments, schedule)`: those of a serial and of a parallel run
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..hooks.call_conditions import repeat_rows
+from ..hooks.denoiser import frames_of, sample_argument, split_denoiser
+from ..hooks.device import synchronize
+from ..hooks.patching import replaced_call
+from ..key_schedule import KeySchedule
+
+CALLS_ON_CUDA = 3  # back to back, as in a run: a device is given the next call while it works on the last
+
+
+def encoder_seconds(model: nn.Module, arguments: dict[str, Any], *, repeats: int = 7) -> float:
+    """Seconds of the encoder and bottleneck in one call: what the whole call takes longer than the decoder alone.
+
+    >>> encoder_seconds(pipe.unet, denoiser_arguments(pipe, prompt))  # doctest: +SKIP
+
+    `arguments`: of a call of the denoiser. `repeats`: the fastest of so many is taken, 1 or more.
+    """
+    with torch.no_grad():
+        whole = _fastest(model, arguments, repeats)
+    return max(whole - decoder_seconds(model, arguments, 1, repeats=repeats), 0.0)
+
+
+@torch.no_grad()
+def decoder_seconds(model: nn.Module, arguments: dict[str, Any], times: int, *, repeats: int = 7) -> float:
+    """Seconds of one forward over the rows of `times` steps in which the encoder's outputs are there already.
+
+    >>> decoder_seconds(pipe.unet, denoiser_arguments(pipe, prompt), times=10)  # doctest: +SKIP
+
+    `arguments`: of a call of the denoiser, whose rows are repeated. `repeats`: the fastest of so many is taken, 1 or more.
+    Raises TypeError for an argument of which it is not known how to repeat it.
+    """
+    sample: Tensor = arguments[sample_argument(model)]
+    rows, frames = len(sample), frames_of(model, sample)
+    many = {name: repeat_rows(value, rows, times, name, frames) for name, value in arguments.items()}
+    outputs: dict[str, Any] = {}
+    with _encoder_given(model, outputs):
+        model(**arguments)
+        for name, value in outputs.items():
+            outputs[name] = repeat_rows(value, rows, times, name, frames)
+        return _fastest(model, many, repeats)
+
+
+@contextmanager
+def _encoder_given(model: nn.Module, outputs: dict[str, Any]) -> Iterator[None]:
+    """While the block lasts, children of the encoder run once, for one step as in a run, and then give what `outputs` holds."""
+
+    def around(name: str) -> Callable[[Callable], Callable]:
+        def make(inner: Callable) -> Callable:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if name not in outputs:
+                    outputs[name] = inner(*args, **kwargs)
+                return outputs[name]
+
+            return call
+
+        return make
+
+    with ExitStack() as stack:
+        for name, child in split_denoiser(model).encoder.items():
+            stack.enter_context(replaced_call(child, around(name)))
+        yield
+
+
+def _fastest(model: nn.Module, arguments: dict[str, Any], repeats: int) -> float:
+    device = arguments[sample_argument(model)].device
+    found, calls = [], CALLS_ON_CUDA if device.type == "cuda" else 1
+    for _ in range(repeats + 1):  # the first warms up
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(calls):
+            model(**arguments)
+        synchronize(device)
+        found.append((time.perf_counter() - started) / calls)
+    return min(found[1:])
+
+
+def at_best(encoder_calls: int, sizes: Sequence[int], encoder: float, decoder: Mapping[int, float]) -> float:
+    """Seconds of so many encoder calls and of forwards that decode so many steps each.
+
+    >>> at_best(2, [4, 6], 1.0, {4: 3.0, 6: 4.0})
+    9.0
+    """
+    return encoder_calls * encoder + sum(decoder[size] for size in sizes)
+
+
+def ceilings(model: nn.Module, arguments: dict[str, Any], schedule: KeySchedule) -> dict[str, float]:
+    """Seconds that a serial and a parallel run would take if they did nothing but encode key steps and decode steps or groups.
+
+    >>> ceilings(pipe.unet, denoiser_arguments(pipe, prompt), KeySchedule.paper(50))["parallel"]  # doctest: +SKIP
+    """
+    groups = [len(group) for group in schedule.groups()]
+    encoder = encoder_seconds(model, arguments)
+    decoder = {size: decoder_seconds(model, arguments, size) for size in {1, *groups}}
+    return {
+        name: at_best(len(groups), sizes, encoder, decoder)
+        for name, sizes in (("serial", [1] * schedule.num_steps), ("parallel", groups))
+    }

@@ -1,0 +1,174 @@
+"""What acts on a denoiser beside its weights: attention processors, and the scales of adapters.
+
+- `processor_of(module)`, `processors(model)`: attention processors
+- `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
+- `processors_kept(model)`: a run that is broken off leaves no processors behind
+- `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
+- `Steered`: all of it in one run
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers.models.attention import GatedSelfAttentionDense
+from torch import Tensor, nn
+
+from .call_conditions import rounded
+from .denoiser import Split, denoiser_of, inner_loop
+
+# Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
+_ROW_MIXING = ("CrossFrameAttn", "PAG")
+# Whose code keeps the rows of a batch apart, but for what `row_mixing` knows.
+_KNOWN = ("torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "tomesd", "fastdiff_lab")
+_SEEN_PER_TENSOR = 64
+_FREEU = ("s1", "s2", "b1", "b2")
+_OF_LORA = ("scaling", "_disable_adapters", "_active_adapter", "merged_adapters")
+
+
+def processor_of(module: nn.Module) -> Any:
+    """A module's attention processor: a plain object, or a module where it holds weights (IP-Adapter); None if it has none."""
+    return vars(module).get("processor") or module._modules.get("processor")
+
+
+def processors(model: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """Modules with their attention processors.
+
+    Looked up where they stand: asking hundreds of modules for an attribute that they lack takes milliseconds in each run.
+    """
+    found = ((module, processor_of(module)) for module in model.modules())
+    return [(module, processor) for module, processor in found if processor is not None]
+
+
+def row_mixing(pipe: Any) -> str | None:
+    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
+    if inner_loop(pipe) is not None:
+        return type(pipe).__name__
+    kinds = {type(processor) for _, processor in processors(denoiser_of(pipe))}
+    return next((kind.__name__ for kind in sorted(kinds, key=str) if _mixes_rows(kind)), None)
+
+
+def _mixes_rows(kind: type) -> bool:
+    """Processors of single pipelines look at the whole batch: they share, replace or collect attention."""
+    return kind.__name__.startswith(_ROW_MIXING) or kind.__module__.startswith("diffusers.pipelines.")
+
+
+def foreign_parts(split: Split) -> tuple[str, ...]:
+    """What works inside the decoder and is not of a known package: attention processors, forward hooks, replaced forwards.
+
+    >>> foreign_parts(split_denoiser(pipe.unet))  # doctest: +SKIP
+    ()
+
+    Nothing tells whether such a part keeps the rows of a batch apart. The encoder's never gets rows of several steps.
+    """
+    modules = [module for child in split.decoder.values() for module in child.modules()]
+    found: dict[str, None] = {}
+    for module in modules:
+        parts = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), vars(module).get("forward")]
+        processor = processor_of(module)
+        parts += [] if processor is None else [type(processor)]
+        found |= {_name_of(part): None for part in parts if part is not None and not _is_known(part)}
+    return tuple(found)
+
+
+def _is_known(part: Any) -> bool:
+    while isinstance(part, partial):
+        part = part.func
+    return getattr(part, "__module__", None) in (None, "") or part.__module__.partition(".")[0] in _KNOWN
+
+
+def _name_of(part: Any) -> str:
+    while isinstance(part, partial):
+        part = part.func
+    return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__name__)}"
+
+
+@contextmanager
+def processors_kept(model: Any, after_errors_only: bool = False) -> Iterator[None]:
+    """Afterwards the model has its attention processors again: Text2Video-Zero and PAG leave their own behind if they are broken off."""
+    before = processors(model)
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        now = dict(processors(model))
+        for module, processor in before if not (ended and after_errors_only) else ():
+            # Others than those are the user's: an adapter that was loaded or unloaded meanwhile.
+            if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
+                module.set_processor(processor)  # type: ignore[operator]
+
+
+def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
+    """Where what steers a model beside its weights stands: scales of LoRA, IP-Adapter and FreeU, GLIGEN's switch.
+
+    Pairs of an object and the name of its attribute, which is not there where FreeU never was.
+    """
+    watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
+    for module in model.modules():
+        if isinstance(vars(module).get("scaling"), dict):
+            watched += [(module, name) for name in _OF_LORA if hasattr(module, name)]
+        if isinstance(module, GatedSelfAttentionDense):
+            watched.append((module, "enabled"))
+    return watched + [(p, "scale") for _, p in processors(model) if isinstance(getattr(p, "scale", None), list)]
+
+
+class AdapterWeights:
+    """LoRA's weights from key step to key step: hot-swapping writes into them without a trace but their values.
+
+    >>> weights = AdapterWeights(pipe.unet)  # doctest: +SKIP
+    >>> weights.at_key(-1, 0)  # doctest: +SKIP
+
+    Some entries of each are compared on their device; that is read once for each key step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        named = model.named_parameters()
+        self.entries = [weight.detach().flatten()[:_SEEN_PER_TENSOR] for name, weight in named if ".lora_" in name]
+        self.kept: Tensor | None = None
+        self.written: list[Tensor] = []
+
+    def between_keys(self) -> None:
+        """At a step that uses features of the last key step."""
+        if self.kept is not None:
+            self.written.append((self._now() != self.kept).any())
+
+    def at_key(self, key_step: int, step: int) -> None:
+        """At a key step, and after the last step. Raises ValueError if the weights were others at a step since `key_step`."""
+        if not self.entries:
+            return
+        if self.written and bool(torch.stack(self.written).any()):
+            raise ValueError(
+                f"LoRA's weights were written over (hot-swapped) between key step {key_step} and step {step}, so steps used features "
+                "of other weights; make the step after the change a key step"
+            )
+        self.kept, self.written = self._now(), []
+
+    def _now(self) -> Tensor:
+        return torch.cat([entries.float() for entries in self.entries])
+
+
+class Steered:
+    """What acts on a model beside its weights in one run: adapters, attention processors, scales; to be compared from step to step.
+
+    >>> steered = Steered(pipe.unet)  # doctest: +SKIP
+    >>> steered.now() == steered.now()  # doctest: +SKIP
+    True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.scales_at = adapter_scales(model)
+        self.attending = [module for module, _ in processors(model)]
+        self.weights = [weight for weight in model.parameters() if not weight.is_inference()]
+        self.adapters = AdapterWeights(model)
+
+    def now(self) -> list:
+        adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
+        attention = [id(processor_of(module)) for module in self.attending]
+        versions = sum(weight._version for weight in self.weights)  # counts writes in place
+        return [adapters, attention, versions, *(rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

@@ -1,0 +1,100 @@
+"""Arithmetic of a denoiser call, counted on the meta device (nothing is computed).
+
+- `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest; `total_flops`: of any module
+- `counted(stand_in, call)`: the same for any call of a model that `on_meta` made
+- `FlopCount`: the result; `of_run(encoder_calls, decoder_calls)` gives a whole run's
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .call_conditions import map_tensors
+from .denoiser import split_denoiser
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """Floating-point operations of one denoiser call (2 per multiply-add); the paper's GFLOPs are multiply-adds.
+
+    `encoder` (with the bottleneck), `decoder` (with the output layers) and `rest` (the embeddings).
+    """
+
+    encoder: int
+    decoder: int
+    rest: int
+
+    @property
+    def total(self) -> int:
+        return self.encoder + self.decoder + self.rest
+
+    def of_run(self, encoder_calls: float, decoder_calls: float) -> float:
+        """Operations of a run that encodes and decodes so many steps."""
+        return encoder_calls * self.encoder + decoder_calls * (self.decoder + self.rest)
+
+
+def on_meta(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of the model and of the arguments of a call on the meta device: shapes without memory, nothing is computed."""
+    stand_ins: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()
+    }
+    stand_ins |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
+    hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)}
+    stand_in = copy.deepcopy(model, stand_ins | hooks)
+    for module in stand_in.modules():
+        _take_off_hooks(module)
+    return stand_in, map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
+
+
+def _take_off_hooks(module: nn.Module) -> None:
+    """Takes from a copied module what offloading has put around its forward: it would bring weights that the copy has not."""
+    own = vars(module)
+    if own.pop("_hf_hook", None) is not None or own.pop("_diffusers_hook", None) is not None:
+        own.pop("forward", None)
+
+
+def total_flops(model: nn.Module, arguments: dict[str, Any]) -> int:
+    """The operations (2 per multiply-add) of `model(**arguments)`, of any module; arguments as for `count_flops`.
+
+    >>> total_flops(pipe.controlnet, first_arguments(pipe.controlnet, run))  # doctest: +SKIP
+    """
+    stand_in, shapes = on_meta(model, arguments)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        stand_in(**shapes)
+    return counter.get_total_flops()
+
+
+def count_flops(model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount:
+    """Counts the operations of `model(**arguments)`.
+
+    >>> count_flops(pipe.unet, {"sample": latents, "timestep": 1, "encoder_hidden_states": text}).total / 1e9  # doctest: +SKIP
+
+    `arguments`: tensors of the shapes of interest, on any device; their values do not matter. `encoder_blocks`: as in
+    `split_denoiser`.
+    """
+    # The CPU kernels of torch 2.13 report no operations for attention; on the meta device it is counted.
+    stand_in, shapes = on_meta(model, arguments)
+    return counted(stand_in, lambda: stand_in(**shapes), encoder_blocks)
+
+
+def counted(stand_in: nn.Module, call: Callable[[], object], encoder_blocks: int | None = None) -> FlopCount:
+    """Counts the operations of a call of a model that `on_meta` made.
+
+    >>> counted(stand_in, lambda: stand_in(**shapes)).encoder  # doctest: +SKIP
+    """
+    split = split_denoiser(stand_in, encoder_blocks)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    name = type(stand_in).__name__
+    per_module = {layer: sum(found.values()) for layer, found in counter.get_flop_counts().items()}
+    encoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.encoder)
+    decoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.decoder)
+    return FlopCount(encoder, decoder, counter.get_total_flops() - encoder - decoder)

@@ -1,0 +1,1 @@
+"""What comes from outside: values made plain, and small files."""

@@ -1,0 +1,76 @@
+"""The runs of a session as a table.
+
+- `History`: pairs and what was predicted of them; `.table()`, `.save(path)`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ...inputs.files import write_text
+from .paired_run import ACCELERATED, UNTOUCHED, Pair
+from .prediction import Prediction
+
+COLUMNS = (
+    "run", "prompt", "seed", "scheduler", "steps", "guidance_scale", "keys", "schedule", "source", "what", "order", "prior_noise",
+    "prior_start", "encoder_calls", "forward_calls", "gflops", "seconds_untouched", "seconds", "ratio", "psnr", "ssim", "latent_error",
+    "predicted_error", "prompt_right_untouched", "prompt_right",
+)  # fmt: skip
+
+
+class History:
+    """The runs so far, in the order in which they were made.
+
+    >>> history = History(); history.add(pair, prediction); history.table()[["keys", "psnr", "ratio"]]  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+        self.rows: list[dict] = []
+
+    def add(self, pair: Pair, prediction: Prediction) -> dict:
+        """Adds a run and returns its row."""
+        row = {"run": len(self.rows) + 1} | _of_settings(pair) | _of_results(pair, prediction)
+        self.pairs.append(pair)
+        self.rows.append(row)
+        return row
+
+    def table(self) -> pd.DataFrame:
+        """One row per run: what was asked, what it cost, and how near it came to the untouched run.
+
+        `psnr` in dB (infinite for identical pictures); `latent_error` and `predicted_error` are root mean squares of a value of the final
+        latents; `ratio` is seconds untouched by seconds accelerated; `gflops` counts 2 per multiply-add.
+        """
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the table as CSV, whole or not at all."""
+        write_text(Path(path), self.table().to_csv(index=False))
+
+    def clear(self) -> None:
+        """Forgets all runs."""
+        self.pairs.clear()
+        self.rows.clear()
+
+
+def _of_settings(pair: Pair) -> dict:
+    settings, acceleration = pair.settings, pair.acceleration
+    return {
+        "prompt": settings.prompt, "seed": settings.seed, "scheduler": settings.scheduler, "steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale, "keys": len(acceleration.schedule.keys), "schedule": str(acceleration.schedule),
+        "source": acceleration.schedule.source, "what": acceleration.what, "order": acceleration.order,
+        "prior_noise": acceleration.prior_noise, "prior_start": acceleration.prior_start,
+    }  # fmt: skip
+
+
+def _of_results(pair: Pair, prediction: Prediction) -> dict:
+    right = pair.prompt_right or {}
+    return {
+        "encoder_calls": pair.accelerated.counts.encoder_calls, "forward_calls": pair.accelerated.counts.forward_calls,
+        "gflops": prediction.gflops, "seconds_untouched": pair.untouched.seconds, "seconds": pair.accelerated.seconds,
+        "ratio": pair.untouched.seconds / pair.accelerated.seconds, "psnr": pair.psnr, "ssim": pair.ssim,
+        "latent_error": pair.latent_error, "predicted_error": prediction.error, "prompt_right_untouched": right.get(UNTOUCHED),
+        "prompt_right": right.get(ACCELERATED),
+    }  # fmt: skip

@@ -1,0 +1,171 @@
+"""One run beside the untouched one, with progress, intermediate pictures and a way to break it off.
+
+- `PairRunner(pipe)`: runs pairs; each untouched run is made once
+- `Pair`: what came out; `Progress`: where a run is
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from ...comparison.fidelity import fidelity
+from ...hooks.device import synchronize
+from ...hooks.fingerprint import identity
+from ...propagation.prior_noise import prior_noise_injection
+from ...sampling.finite_values import check_latents
+from ...sampling.methods import Arm, Sampled, decode, denoiser_calls, sample
+from ...shapes.judge import prompt_accuracy
+from .settings import Acceleration, Settings, scheduler_for, using
+from .watching import Cancelled, watched
+
+UNTOUCHED, ACCELERATED = "untouched", "accelerated"
+KEPT_BASELINES = 32
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `side` is "untouched" or "accelerated"; `picture` is decoded from the latents after `step` steps, if any."""
+
+    side: str
+    step: int
+    steps: int
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An untouched and an accelerated run of the same settings.
+
+    `latent_error`: root mean square difference of the final latents. `psnr` in dB, infinite for identical pictures; `ssim` up to 1.
+    `prompt_right`: does the judge find every attribute of the prompt, in each of the two? None where it cannot judge.
+    `baseline_was_known`: the untouched run was made before.
+    """
+
+    settings: Settings
+    acceleration: Acceleration
+    untouched: Sampled
+    accelerated: Sampled
+    latent_error: float
+    psnr: float
+    ssim: float
+    prompt_right: dict[str, bool] | None
+    baseline_was_known: bool
+
+    @property
+    def pictures(self) -> dict[str, Image.Image]:
+        return {UNTOUCHED: self.untouched.images[0], ACCELERATED: self.accelerated.images[0]}
+
+
+class PairRunner:
+    """Runs pairs on a text-to-image pipeline, which is as before after each.
+
+    Its scheduler is the one that it has now. While a run lasts, nothing else may call it.
+
+    >>> PairRunner(pipe).run(Settings("a red ring on a blue background"), Acceleration(KeySchedule.paper(50))).psnr  # doctest: +SKIP
+
+    `preview_every`: a picture is decoded after every so many steps; 0 for none. Previews change neither result nor seconds.
+    `judged`: is the pipeline the embedded one, whose pictures the judge can read?
+    """
+
+    def __init__(self, pipe: Any, *, preview_every: int = 5, judged: bool = False) -> None:
+        self.pipe, self.preview_every, self.judged = pipe, preview_every, judged
+        self.own = pipe.scheduler
+        self.baselines: OrderedDict[Any, Sampled] = OrderedDict()
+
+    def run(
+        self,
+        settings: Settings,
+        acceleration: Acceleration,
+        report: Callable[[Progress], object] = lambda progress: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Pair:
+        """The accelerated run beside the untouched one. Raises Cancelled when asked to, and what the pipeline raises."""
+        settings = settings.on(self.pipe)
+        with using(self.pipe, scheduler_for(self.own, settings.scheduler)):
+            draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
+            known, untouched = self._baseline(settings, draw)
+            report(Progress(UNTOUCHED, draw.steps, draw.steps, untouched.images[0]))
+            accelerated = draw.accelerated(acceleration)
+        report(Progress(ACCELERATED, draw.steps, draw.steps, accelerated.images[0]))
+        return self._judged(settings, acceleration, untouched, accelerated, known)
+
+    def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, Sampled]:
+        key = (settings, tuple(identity(self.pipe).values()))  # also what the pipeline is: its weights may have been changed
+        known = key in self.baselines
+        if not known:
+            self.baselines[key] = draw.untouched()
+            while len(self.baselines) > KEPT_BASELINES:
+                self.baselines.popitem(last=False)
+        return known, self.baselines[key]
+
+    def _judged(
+        self, settings: Settings, acceleration: Acceleration, untouched: Sampled, accelerated: Sampled, known: bool
+    ) -> Pair:
+        for side, drawn in ((UNTOUCHED, untouched), (ACCELERATED, accelerated)):
+            check_latents(drawn.latents.cpu(), [(settings.prompt, settings.seed)], side)
+        near = fidelity(accelerated.images, untouched.images).iloc[0]
+        difference = (accelerated.latents.float() - untouched.latents.float()).square().mean()
+        right = None
+        if self.judged:
+            right = _prompt_right({UNTOUCHED: untouched.images[0], ACCELERATED: accelerated.images[0]}, settings.prompt)
+        return Pair(
+            settings, acceleration, untouched, accelerated, math.sqrt(float(difference)), float(near["psnr"]), float(near["ssim"]),
+            right, known,
+        )  # fmt: skip
+
+
+class _Drawing:
+    """The runs of one pair."""
+
+    def __init__(
+        self, pipe: Any, settings: Settings, preview_every: int, report: Callable[[Progress], object], cancelled: Callable[[], bool]
+    ) -> None:
+        self.pipe, self.settings, self.preview_every, self.report, self.cancelled = pipe, settings, preview_every, report, cancelled
+        self.steps = denoiser_calls(pipe, settings.num_inference_steps)
+
+    def untouched(self) -> Sampled:
+        return self._watched(UNTOUCHED, Arm())
+
+    def accelerated(self, acceleration: Acceleration) -> Sampled:
+        schedule = replace(acceleration.schedule, measured_on=None)  # the lab itself says what was measured on something else
+        with ExitStack() as stack:
+            if acceleration.prior_noise:
+                noise = prior_noise_injection(self.pipe, weight=acceleration.prior_noise, below=acceleration.prior_start)
+                stack.enter_context(noise)
+            return self._watched(ACCELERATED, Arm(schedule, what=acceleration.what, order=acceleration.order))
+
+    def _watched(self, side: str, arm: Arm) -> Sampled:
+        spent, step = 0.0, 0
+
+        def seen(latents: Tensor) -> None:
+            nonlocal spent, step
+            step += 1
+            synchronize(latents.device)
+            started = time.perf_counter()
+            shown = self.preview_every and step % self.preview_every == 0 and step < self.steps
+            self.report(Progress(side, step, self.steps, decode(self.pipe, latents[:1])[0] if shown else None))
+            spent += time.perf_counter() - started
+
+        self.report(Progress(side, 0, self.steps))
+        with watched(self.pipe, seen, self.cancelled):
+            drawn = sample(self.pipe, arm, [self.settings.prompt], [self.settings.seed], **self.settings.options)
+        if self.cancelled():
+            raise Cancelled
+        return replace(drawn, seconds=drawn.seconds - spent)
+
+
+def _prompt_right(pictures: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:
+    try:
+        right = prompt_accuracy(list(pictures.values()), [prompt] * len(pictures))["all"]
+    except (ValueError, FileNotFoundError):  # no caption of a scene
+        return None
+    return dict(zip(pictures, map(bool, right), strict=True))

@@ -1,0 +1,133 @@
+"""What a run of the lab depends on, as values that are checked once.
+
+- `Settings`: what the untouched run depends on
+- `Acceleration`: what the accelerated run adds to it
+- `scheduler_for(own, name)`, `seen_with(pipe, scheduler)`, `using(pipe, scheduler)`: a pipeline with another scheduler
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from ...hooks.denoiser import denoiser_of
+from ...inputs.plain_values import plain
+from ...key_schedule import KeySchedule
+from ...pipelines import SCHEDULERS, with_settings_of
+from ...sampling.call_options import own_guidance
+
+OWN = "own"  # the pipeline's own scheduler
+MOST_STEPS = 1000
+WHAT = ("encoder", "prediction")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the untouched run depends on.
+
+    >>> Settings("a red ring on a blue background", num_inference_steps=20, scheduler="dpm-solver++").seed
+    0
+
+    `prompt`: what the pipeline is called with. `seed`: 0 or more. `num_inference_steps`: 1 to 1,000. `guidance_scale`: 0 to 100;
+    None for the pipeline's own.
+    `scheduler`: "own" for the pipeline's, or one of `pipelines.SCHEDULERS`, made from the own one's settings.
+
+    Raises ValueError, saying what was given and what is accepted.
+    """
+
+    prompt: str
+    seed: int = 0
+    num_inference_steps: int = 50
+    guidance_scale: float | None = None
+    scheduler: str = OWN
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise ValueError(f"prompt={self.prompt!r} asked; accepted: a text with words in it")
+        if self.scheduler != OWN and self.scheduler not in SCHEDULERS:
+            raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {OWN}, {', '.join(SCHEDULERS)}")
+        for name in ("seed", "num_inference_steps"):  # numpy's numbers as Python's own
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        _check_whole("seed", self.seed, 0, 2**32 - 1)
+        _check_whole("steps", self.num_inference_steps, 1, MOST_STEPS)
+        if self.guidance_scale is not None:
+            _check_number("guidance scale", self.guidance_scale, 0, 100)
+
+    @property
+    def is_guided(self) -> bool:
+        """Has a call of the denoiser rows without the prompt, too? Pipelines' own scales guide."""
+        return self.guidance_scale is None or self.guidance_scale > 1
+
+    def on(self, pipe: Any) -> Settings:
+        """The same settings with the guidance scale that a run of the pipeline has."""
+        return replace(self, guidance_scale=own_guidance(pipe, self.guidance_scale))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `evaluation.sample`."""
+        return {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What the accelerated run adds to the settings.
+
+    >>> Acceleration(KeySchedule.paper(50), order=0).prior_noise
+    0.0
+
+    `schedule`: its key steps. `what`: "encoder" features are reused, or the whole "prediction" (the rival). `order`: 0 holds, 1
+    extrapolates. `prior_noise`: its weight, 0 to 1, 0 for none. `prior_start`: it is injected at time-steps below this share of the
+    training time-steps, 0 to 1 (`below` of `prior_noise_injection`).
+
+    Raises ValueError, saying what was given and what is accepted.
+    """
+
+    schedule: KeySchedule
+    what: str = "encoder"
+    order: int = 0
+    prior_noise: float = 0.0
+    prior_start: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.what not in WHAT or self.order not in (0, 1):
+            raise ValueError(
+                f"what={self.what!r} with order={self.order!r} asked; accepted: {' or '.join(WHAT)}, with order 0 or 1"
+            )
+        _check_number("prior noise weight", self.prior_noise, 0, 1)
+        _check_number("prior noise start", self.prior_start, 0, 1)
+
+
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} {value!r} asked; accepted: a whole number from {least} to {most}")
+
+
+def _check_number(name: str, value: Any, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
+        raise ValueError(f"{name} {value!r} asked; accepted: a number from {least} to {most}")
+
+
+def scheduler_for(own: Any, name: str) -> Any:
+    """The scheduler of a run: the pipeline's own, or another made from its settings."""
+    return own if name == OWN else with_settings_of(own, name)
+
+
+def seen_with(pipe: Any, scheduler: Any) -> SimpleNamespace:
+    """As much of the pipeline as is looked at without a run, with another scheduler; the pipeline itself is not touched."""
+    model = denoiser_of(pipe)
+    part = "unet" if getattr(pipe, "unet", None) is model else "transformer"
+    return SimpleNamespace(**{part: model}, scheduler=scheduler)
+
+
+@contextmanager
+def using(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """While the block lasts, the pipeline has this scheduler."""
+    before, pipe.scheduler = pipe.scheduler, scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = before

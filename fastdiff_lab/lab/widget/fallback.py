@@ -1,0 +1,51 @@
+"""The widgets where widgets cannot run: a sentence and a static picture.
+
+- `with_fallback(bundle, html, sentence)`: what is displayed, with a page that needs no kernel and no widgets
+- `lab_page(...)`: the lab's state as HTML
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import pandas as pd
+
+from ... import plot
+from ...key_schedule import KeySchedule
+from ..session.paired_run import Pair
+from .views import psnr_text
+
+SENTENCE = "This is a picture of an interactive widget. Run the cell in JupyterLab (make lab) to work with it."
+SHOWN = ["run", "keys", "what", "order", "seconds", "ratio", "psnr", "ssim", "latent_error", "predicted_error", "prompt_right"]
+
+
+def with_fallback(bundle: Any, page: str) -> Any:
+    """The mimebundle of a widget with a static page for where there is none; front ends that can, show the widget."""
+    data, metadata = bundle
+    return {**data, "text/html": page, "text/plain": SENTENCE}, metadata
+
+
+def lab_page(schedule: KeySchedule, cards: dict[str, Any], profile: dict[str, Any], pair: Pair | None, runs: pd.DataFrame) -> str:
+    """The key steps with the error of each group, the predicted numbers, the last pictures and the runs."""
+    picture = plot.html_image(_strip(schedule, profile), f"Key steps {schedule}, and the predicted error of each group")
+    numbers = " · ".join(f"{html.escape(card['label'])} <b>{html.escape(card['value'])}</b>" for card in cards["cards"])
+    parts = [f"<p><i>{SENTENCE}</i></p>", picture, f"<p>{numbers}</p>", f"<p>{html.escape(cards['note'])}</p>"]
+    if pair is not None:
+        grid = plot.picture_grid({name: [image] for name, image in pair.pictures.items()}, plot.figure(4, 4))
+        parts.append(plot.html_image(grid, f"Untouched and accelerated picture and their difference: {pair.settings.prompt}"))
+    if len(runs):
+        digits: dict[str, Any] = {"psnr": psnr_text, "seconds": "{:.2f}".format, "ratio": "{:.2f}".format}
+        table = runs[SHOWN].to_html(index=False, float_format="{:.3g}".format, formatters=digits, border=0, na_rep="-")
+        parts.append(table)
+    return "\n".join(parts)
+
+
+def _strip(schedule: KeySchedule, profile: dict[str, Any]) -> Any:
+    spans = [(first, after, value) for first, after, value in profile["spans"] if value]
+    figure = plot.figure(8.5, 2.4 if spans else 1.1)
+    rows = figure.subplots(2, 1, height_ratios=[3, 1.6], squeeze=False)[:, 0] if spans else [figure.subplots()]
+    if spans:
+        plot.group_errors(spans, schedule.num_steps, rows[0], label=f"{profile['axis']}\n(RMS, no unit)").set(xlabel="", xticks=[])
+    plot.key_strips({f"{len(schedule.keys)} keys": schedule.keys}, schedule.num_steps, rows[-1])
+    return figure

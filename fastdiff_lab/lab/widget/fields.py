@@ -1,0 +1,50 @@
+"""The lab's settings as fields of a form, and back.
+
+- `lab_fields(own)`: the description that the page draws
+- `values(settings, ...)`: settings -> the form's values; `parsed(values)`: the form's values -> settings
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...pipelines import SCHEDULERS
+from ..session.settings import MOST_STEPS, OWN, Settings
+
+OF_SETTINGS = {
+    "prompt": "prompt", "seed": "seed", "steps": "num_inference_steps", "scheduler": "scheduler", "guidance": "guidance_scale",
+}  # fmt: skip
+OF_ACCELERATION = ("what", "order", "prior_noise", "prior_start")
+REUSE = [["encoder", "encoder features"], ["prediction", "whole prediction (rival)"]]
+ORDERS = [[0, "held (order 0)"], [1, "extrapolated (order 1)"]]
+
+
+def lab_fields(own: str) -> list[dict[str, Any]]:
+    """The fields of the lab's form. `own`: the name of the pipeline's own scheduler."""
+    schedulers = [[OWN, f"its own ({own.removesuffix('Scheduler')})"], *([name, name] for name in SCHEDULERS)]
+    return [
+        {"name": "prompt", "label": "Prompt", "kind": "text", "width": "wide"},
+        {"name": "seed", "label": "Seed", "kind": "number", "min": 0},
+        {"name": "steps", "label": "Steps", "kind": "number", "min": 1, "max": MOST_STEPS},
+        {"name": "guidance", "label": "Guidance scale", "kind": "number", "min": 0, "max": 100, "step": 0.5},
+        {"name": "scheduler", "label": "Scheduler", "kind": "choice", "options": schedulers, "width": "medium"},
+        {"name": "what", "label": "Reused between keys", "kind": "choice", "options": REUSE, "width": "medium"},
+        {"name": "order", "label": "How it is reused", "kind": "choice", "options": ORDERS, "width": "medium"},
+        {"name": "prior_noise", "label": "Prior noise weight", "kind": "number", "min": 0, "max": 1, "step": 0.001,
+         "help": "The paper's alpha (0.003); 0 for none"},
+        {"name": "prior_start", "label": "… below time-step", "kind": "number", "min": 0, "max": 1, "step": 0.05,
+         "help": "As a share of the training time-steps: 0.5 is the later half of the run"},
+    ]  # fmt: skip
+
+
+def values(settings: Settings, acceleration: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's values."""
+    return {field: getattr(settings, name) for field, name in OF_SETTINGS.items()} | dict(acceleration)
+
+
+def parsed(form: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """Settings and the options of the acceleration, from the form. Raises ValueError for what is not accepted."""
+    given: dict[str, Any] = {name: form.get(field) for field, name in OF_SETTINGS.items()}
+    settings = Settings(**given)
+    return settings, {name: form.get(name) for name in OF_ACCELERATION}

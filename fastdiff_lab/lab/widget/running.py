@@ -1,0 +1,94 @@
+"""The lab's long work: a run or a timing in a thread of its own, shown on the page as it goes.
+
+- `Running`: starts it, shows its progress, keeps its result
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+from ..session.background_job import Worker
+from ..session.ceiling import TimedHalves
+from ..session.history import History
+from ..session.images import data_address
+from ..session.paired_run import ACCELERATED, UNTOUCHED, Pair, PairRunner, Progress
+from ..session.prediction import Prediction
+from ..session.settings import Acceleration, Settings
+from ..session.watching import Cancelled
+from . import views
+from .page_traits import LabTraits
+
+Asked = Callable[[], bool]  # was the job asked to stop?
+
+
+class Running:
+    """What the lab is doing; it writes the traits of `page`, which may be read and drawn at any time."""
+
+    def __init__(self, page: LabTraits, runner: PairRunner, runs: History) -> None:
+        self.page, self.runner, self.runs = page, runner, runs
+        self.worker = Worker()
+        self.failure: BaseException | None = None
+
+    def start(self, settings: Settings, acceleration: Acceleration, prediction: Prediction) -> None:
+        """Starts a run and returns at once. Raises RuntimeError while there is one."""
+
+        def run(cancelled: Asked) -> str:
+            pair = self.runner.run(settings, acceleration, self._show, cancelled)
+            self._keep(pair, prediction)
+            return f"Run {len(self.runs.rows)}: {len(acceleration.schedule.keys)} keys, PSNR {views.psnr_text(pair.psnr)} dB."
+
+        self._work(run, "Running …")
+
+    def measure(self, halves: TimedHalves, settings: Settings, then: Callable[[], object]) -> None:
+        """Times both halves of the denoiser and returns at once."""
+
+        def time(cancelled: Asked) -> str:
+            halves.measure(self.runner.pipe, settings, self._show_timing, cancelled)
+            then()
+            return "The ceiling by time was measured."
+
+        self._work(time, "Timing encoder and decoder …")
+
+    def result(self) -> Pair:
+        """Waits for the run and gives it, or raises what stopped it."""
+        self.worker.wait()
+        if self.failure is not None:
+            raise self.failure
+        return self.runs.pairs[-1]
+
+    def _work(self, job: Callable[[Asked], str], text: str) -> None:
+        def work(cancelled: Asked) -> None:
+            self.failure = None
+            self.page.problem, self.page.run_state = {}, {"state": "running", "text": text}
+            try:
+                self.page.run_state = {"state": "done", "text": job(cancelled)}
+            except Cancelled as stop:
+                self.failure = stop
+                self.page.run_state = {"state": "cancelled", "text": "Cancelled; the pipeline is as before."}
+            except BaseException as error:
+                self.failure = error
+                self.page.tell(error, traceback.format_exc())
+                self.page.run_state = {"state": "error", "text": "Stopped by an error."}
+
+        self.worker.start(work)
+
+    def _show(self, progress: Progress) -> None:
+        side, step, steps = progress.side, progress.step, progress.steps
+        words = f"step {step} of {steps}"
+        if step == 0:  # what is left of the run before goes
+            kept = {name: shown for name, shown in self.page.pictures.items() if side == ACCELERATED and name == UNTOUCHED}
+            self.page.pictures, self.page.result = kept, {}
+        others = {name: shown for name, shown in self.page.progress.items() if side == ACCELERATED or step}
+        self.page.progress = {**others, side: {"step": step, "steps": steps, "text": words}}
+        if progress.picture is not None:
+            shown = {"address": data_address(progress.picture), "alt": f"{side} run after {words}"}
+            self.page.pictures = {**self.page.pictures, side: shown}
+
+    def _show_timing(self, done: int, of: int) -> None:
+        self.page.run_state = {"state": "running", "text": f"Timing encoder and decoder: {done} of {of} group sizes"}
+
+    def _keep(self, pair: Pair, prediction: Prediction) -> None:
+        entry = self.runs.add(pair, prediction)
+        self.page.pictures, self.page.result = views.pictures(pair), views.result(pair, prediction)
+        self.page.rows = [*self.page.rows, views.row(entry, pair)]

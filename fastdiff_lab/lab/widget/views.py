@@ -1,0 +1,235 @@
+"""Values of the lab as what the page shows: texts and numbers that JSON can carry.
+
+- `cards(prediction)`, `front(...)`, `profiles(...)`: what is predicted and what was measured
+- `result(pair)`, `row(entry, pair)`: what came out
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from ...calibration.reuse_costs import ReuseCosts
+from ...key_schedule import KeySchedule
+from ...recording.analysis import feature_change
+from ...recording.recording import Recording
+from ..session.images import data_address, difference
+from ..session.paired_run import ACCELERATED, UNTOUCHED, Pair
+from ..session.prediction import Prediction, Predictor
+
+LOWEST = 1e-3  # errors below this are drawn as nothing
+JUDGED = "does the judge find every attribute of the prompt?"
+NO_COSTS = "No reuse costs fit these settings."
+NOT_JUDGED = (
+    "No prompt accuracy: the judge reads the embedded pipeline's pictures of captions such as 'a red ring on a white background'."
+)
+NO_RECORDING = "No recording was given: schedule_lab(pipe, recording=...) shows it here."
+
+
+def cards(prediction: Prediction) -> dict[str, Any]:
+    """The numbers that change with every key, with a summary that is read aloud."""
+    keys, steps = prediction.encoder_calls, prediction.steps
+    error, gflops = _number(prediction.error, ".3g"), _number(prediction.gflops, ".1f")
+    ceiling = prediction.time_ceiling
+    timed = "each half timed alone; groups in parallel" if ceiling else "times each half alone, on this machine"
+    shown = [
+        _card("error", "Predicted error", error, "RMS of the final latents, whose spread is about 1"),
+        _card("calls", "UNet calls", str(prediction.forward_calls), f"of {steps} untouched; encoder {keys} times"),
+        _card("gflops", "GFLOPs", gflops, f"of {_number(prediction.untouched_gflops, '.1f')} untouched"),
+        _card("flop-ceiling", "Ceiling by operations", _times(prediction.flop_ceiling), "the speed-up if time were operations"),
+        _card("time-ceiling", "Ceiling by time", _times(ceiling), timed, action="" if ceiling else "Measure"),
+    ]
+    summary = f"{keys} keys, predicted error {error}, {prediction.forward_calls} UNet calls, {gflops} GFLOPs"
+    return {"cards": shown, "note": prediction.note, "summary": summary}
+
+
+def _card(name: str, label: str, value: str, detail: str, action: str = "") -> dict[str, str]:
+    return {"name": name, "label": label, "value": value, "detail": detail, "action": action}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}×"
+
+
+def front(predictor: Predictor, costs: ReuseCosts | None, schedule: KeySchedule) -> dict[str, Any]:
+    """The best schedules for each number of keys beside uniform ones, the paper's, and the one at hand."""
+    if costs is None:
+        return {}
+    errors = predictor.front(costs)["error"]
+    best = [[int(keys), float(error)] for keys, error in errors.items() if error > 0]
+    uniform = predictor.uniform(costs)
+    paper, here, keys = _paper_point(predictor, costs), predictor.error(costs, schedule), len(schedule.keys)
+    rows = [
+        ["here", f"yours, {keys} keys", _number(here, ".3g")],
+        ["best", f"derived, {keys} keys", _number(float(errors[keys]) if keys in errors else None, ".3g")],
+        ["uniform", f"uniform, {keys} keys", _number(uniform.get(keys), ".3g")],
+    ]
+    if paper is not None:
+        rows.append(["paper", f"paper's {paper[0]} keys", f"{paper[1]:.3g}"])
+    drawn = [error for _, error in best] or [LOWEST]
+    return {
+        "best": best, "uniform": [[k, e] for k, e in uniform.items() if e > 0], "paper": paper,
+        "here": [keys, here] if here else None, "rows": rows, "steps": costs.num_steps,
+        "low": max(LOWEST, min(drawn)), "high": max(drawn), "summary": "; ".join(f"{label}: {value}" for _, label, value in rows),
+    }  # fmt: skip
+
+
+def _paper_point(predictor: Predictor, costs: ReuseCosts) -> list[Any] | None:
+    try:
+        paper = KeySchedule.of_paper(costs.num_steps)
+    except ValueError:  # fewer steps than keys
+        return None
+    error = predictor.error(costs, paper)
+    return None if error is None else [len(paper.keys), error]
+
+
+def profiles(prediction: Prediction, schedule: KeySchedule, recording: Recording | None) -> dict[str, Any]:
+    """What is drawn above the strip: the error of each group, and the measured change at each step."""
+    spans: list[list[Any]] = [
+        [group.start, group.stop, error if math.isfinite(error) else None]
+        for group, error in zip(schedule.groups(), prediction.groups, strict=False)
+    ]
+    worst = max((span for span in spans if span[2]), key=lambda span: span[2], default=None)
+    summary = f"Largest: steps {worst[0]} to {worst[1] - 1}, {worst[2]:.2g}" if worst else "All are 0"
+    cost = {
+        "title": "error of each group", "axis": "error", "unit": "predicted error (RMS of the final latents)", "spans": spans,
+        "low": LOWEST, "high": 3.0, "note": NO_COSTS, "summary": summary,
+    }  # fmt: skip
+    return {"cost": cost, "change": change_profile(recording, schedule.num_steps)}
+
+
+def change_profile(recording: Recording | None, num_steps: int) -> dict[str, Any]:
+    """The relative change of the encoder's features at each step, mean over layers and samples."""
+    empty = {"title": "measured change", "axis": "change", "unit": "relative change of the encoder's features", "spans": []}
+    if recording is None or not recording.num_samples:
+        return empty | {"note": NO_RECORDING}
+    if recording.num_steps != num_steps:
+        return empty | {"note": f"The recording has {recording.num_steps} steps, this run {num_steps}."}
+    table = feature_change(recording, "relative")
+    change = table[table["part"] == "encoder"].groupby("step")["value"].mean()
+    spans = [[int(step), int(step) + 1, float(value)] for step, value in change.items()]
+    summary = f"Largest at step {int(change.idxmax())}"
+    return empty | {"spans": spans, "low": float(change.min()) / 2, "high": float(change.max()) * 1.2, "summary": summary}
+
+
+def result(pair: Pair, prediction: Prediction) -> dict[str, Any]:
+    """What came out, as rows of untouched and accelerated."""
+    counts, right = pair.accelerated.counts, pair.prompt_right or {}
+    seconds = pair.untouched.seconds, pair.accelerated.seconds
+    known = " (made before)" if pair.baseline_was_known else ""
+    rows = [
+        [
+            "seconds",
+            f"{seconds[0]:.2f}",
+            f"{seconds[1]:.2f} ({seconds[0] / seconds[1]:.2f}×)",
+            "up to the latents, without previews",
+        ],
+        ["UNet calls", str(pair.untouched.counts.forward_calls), str(counts.forward_calls), "calls of the denoiser's own forward"],
+        ["GFLOPs", _number(prediction.untouched_gflops, ".1f"), _number(prediction.gflops, ".1f"), "2 per multiply-add"],
+        ["PSNR, dB", "", psnr_text(pair.psnr), "of the picture, to the untouched one"],
+        ["SSIM", "", f"{pair.ssim:.3f}", "of the picture, to the untouched one"],
+        ["latent error", "", f"{pair.latent_error:.3g}", "root mean square, of a value of the final latents"],
+        ["  predicted", "", _number(prediction.error, ".3g"), "before the run, averaged over other pictures"],
+    ]
+    note = NOT_JUDGED
+    if right:
+        rows.append(
+            ["prompt right", _yes(right[UNTOUCHED]), _yes(right[ACCELERATED]), "does the judge find every attribute of the prompt?"]
+        )
+        note = ""
+    return {"rows": rows, "note": f"Untouched run{known}. {note}".strip() if known else note}
+
+
+def psnr_text(psnr: float) -> str:
+    return "identical" if math.isinf(psnr) else f"{psnr:.1f}"
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no"}.get(value, "–") if value is not None else "–"
+
+
+def pictures(pair: Pair) -> dict[str, dict[str, str]]:
+    """The addresses of both pictures and of their difference."""
+    shown = pair.pictures
+    apart = difference(shown[ACCELERATED], shown[UNTOUCHED])
+    prompt = pair.settings.prompt
+    return {
+        UNTOUCHED: {"address": data_address(shown[UNTOUCHED]), "alt": f"untouched run: {prompt}"},
+        ACCELERATED: {"address": data_address(shown[ACCELERATED]), "alt": f"accelerated run: {prompt}"},
+        "difference": {
+            "address": data_address(apart),
+            "alt": f"their difference, four times as bright; PSNR {psnr_text(pair.psnr)} dB",
+        },
+    }
+
+
+COLUMNS = [
+    {"name": name, "label": label, "kind": kind, "help": text}
+    for name, label, kind, text in [
+        ("run", "run", "number", "in the order in which they were made"),
+        ("keys", "keys", "number", "number of key steps"),
+        ("psnr", "PSNR, dB", "number", "of the picture, to the untouched one"),
+        ("ssim", "SSIM", "number", "of the picture, to the untouched one"),
+        ("ratio", "speed-up", "number", "seconds of the untouched run by those of the accelerated"),
+        ("seconds", "seconds", "number", "of the accelerated run, up to the latents"),
+        ("latent_error", "error", "number", "root mean square of a value of the final latents"),
+        ("predicted_error", "predicted", "number", "the same, predicted before the run"),
+        ("prompt_right", "prompt", "text", JUDGED),
+        (
+            "reuse",
+            "reuse",
+            "text",
+            "what is reused between keys; with order 0 held, with 1 extrapolated; and the weight of prior noise",
+        ),
+        ("schedule", "key steps", "text", "the key steps"),
+        ("sampler", "sampler", "text", "scheduler, steps, guidance scale, seed"),
+    ]
+]
+_FORMS = {"seconds": ".2f", "ratio": ".2f", "ssim": ".3f", "latent_error": ".3g", "predicted_error": ".3g"}
+_IDENTICAL = 1000.0  # dB, for sorting: JSON has no infinity
+
+
+def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
+    """A run of the history as the page shows it."""
+    noise = f", noise {entry['prior_noise']:g}" if entry["prior_noise"] else ""
+    values = {column["name"]: entry.get(column["name"]) for column in COLUMNS}
+    values |= {"reuse": f"{entry['what']}, order {entry['order']}{noise}", "prompt_right": _yes(entry["prompt_right"])}
+    values |= {"sampler": f"{entry['scheduler']} {entry['steps']}, guidance {entry['guidance_scale']:g}, seed {entry['seed']}"}
+    values = {name: None if pd.isna(value) else value for name, value in values.items()}
+    shown = {name: _number(value, _FORMS[name]) if name in _FORMS else str(value) for name, value in values.items()}
+    shown["psnr"] = psnr_text(entry["psnr"])
+    values["psnr"] = min(entry["psnr"], _IDENTICAL)
+    seen = {name: part["address"] for name, part in pictures(pair).items()}
+    return {
+        "run": entry["run"],
+        "values": values,
+        "shown": shown,
+        "title": f"{shown['keys']} keys, {shown['psnr']} dB, {shown['ratio']}×",
+        **seen,
+    }
+
+
+def presets(schedule: KeySchedule, has_costs: bool) -> list[dict[str, Any]]:
+    """The preset buttons: which there are for so many steps, and what they do."""
+    steps, keys = schedule.num_steps, len(schedule.keys)
+    try:
+        KeySchedule.of_paper(steps)
+        paper = f"The paper's keys, for {steps} steps"
+    except ValueError:
+        paper = ""
+    derived = f"The {keys} keys whose groups cost least, by the measured reuse costs"
+    return [
+        _button("paper", "Paper", paper or "The paper has no keys for so few steps", bool(paper)),
+        _button("uniform", "Uniform", f"{keys} keys, as evenly spread as whole steps allow", True),
+        _button("derived", "Derived", derived if has_costs else NO_COSTS, has_costs),
+    ]
+
+
+def _button(name: str, label: str, title: str, enabled: bool) -> dict[str, Any]:
+    return {"name": name, "label": label, "title": title, "enabled": enabled}

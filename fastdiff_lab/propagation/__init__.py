@@ -1,0 +1,1 @@
+"""Encoder propagation: the engine, its caches, checks and devices; prior noise."""

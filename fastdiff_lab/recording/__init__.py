@@ -1,0 +1,1 @@
+"""`record` -> `Recording` -> tidy tables."""

@@ -1,0 +1,128 @@
+"""Recording -> tidy tables.
+
+- `feature_change(recording, kind=)`: how much each layer changes from step to step (Fig. 3a)
+- `feature_norm(recording)`: the norm of each layer's features (Fig. 3b and 3c)
+- `pca_maps(recording, layer, steps=)`: three principal components as colours (Fig. 2)
+- `step_similarity(recording, layer)`, `step_clusters(similarity, count)`: which steps look alike
+- `of_parts(table)`: encoder against decoder, mean and spread
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from ..inputs.plain_values import is_whole
+from .recording import Recording
+
+KINDS = ("squared", "relative", "cosine")
+
+
+def _tidy(recording: Recording, values: Tensor) -> pd.DataFrame:
+    """One row per sample, step and layer from values of shape (samples, steps, layers)."""
+    samples, steps, layers = values.shape
+    index = pd.MultiIndex.from_product([range(samples), range(steps), range(layers)], names=["sample", "step", "place"])
+    table = index.to_frame(index=False)
+    table["time_step"] = np.asarray(recording.time_steps)[table["step"]]
+    table["part"] = np.asarray(recording.parts)[table["place"]]
+    table["layer"] = np.asarray(recording.layers)[table["place"]]
+    table["value"] = values.flatten().numpy()
+    return table.drop(columns="place").dropna(ignore_index=True)
+
+
+def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
+    """How much each layer's features change from the step before (the paper's Fig. 3a).
+
+    >>> feature_change(recording).groupby("part")["value"].mean()  # doctest: +SKIP
+
+    `kind`: "squared", the mean squared difference as in the paper; "relative", the length of the difference by the length of
+    the feature (no unit: comparable between layers); "cosine", 1 minus the cosine of the angle between the two.
+    Returns columns sample, step, time_step, part, layer, value; step 0 has no step before it. Raises ValueError for another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
+    change, size = recording.statistic("change"), recording.statistic("mean_square")
+    if kind == "squared":
+        return _tidy(recording, change)
+    before = size.roll(1, dims=1)
+    if kind == "relative":
+        return _tidy(recording, (change / before).sqrt())
+    return _tidy(recording, 1 - recording.statistic("product") / (size * before).sqrt())
+
+
+def feature_norm(recording: Recording) -> pd.DataFrame:
+    """The Frobenius norm of each layer's features, averaged over channels first (the paper's Fig. 3b).
+
+    >>> feature_norm(recording).groupby("layer")["value"].std()  # doctest: +SKIP
+
+    Returns columns sample, step, time_step, part, layer, value.
+    """
+    return _tidy(recording, recording.statistic("norm"))
+
+
+def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = None, sample: int = 0) -> np.ndarray:
+    """The first three principal components of a layer's features as colours, one PCA over all steps shown (Fig. 2).
+
+    >>> pca_maps(recording, "up_blocks.1", steps=[0, 10, 20]).shape  # doctest: +SKIP
+    (3, 8, 8, 3)
+
+    `steps`: which steps, all by default. Returns an array (steps, height, width, 3) from 0 to 1. Raises KeyError for a layer whose
+    features were not kept.
+    """
+    features = _as_maps(recording[layer][sample].float())
+    shown = features if steps is None else features[list(steps)]
+    count, channels, height, width = shown.shape
+    pixels = shown.permute(0, 2, 3, 1).reshape(-1, channels).numpy()
+    maps = PCA(n_components=3, svd_solver="full").fit_transform(pixels)
+    low, high = np.percentile(maps, [1, 99], axis=0)
+    return np.clip((maps - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(count, height, width, 3)
+
+
+def _as_maps(features: Tensor) -> Tensor:
+    """Features of shape (steps, channels, height, width), also those of a transformer, whose tokens are a square of patches."""
+    if features.dim() == 4:
+        return features
+    side = round(features.shape[1] ** 0.5)
+    return features.transpose(1, 2).unflatten(2, (side, side))
+
+
+def step_similarity(recording: Recording, layer: str) -> np.ndarray:
+    """Cosine similarity of a layer's features at every two steps, averaged over samples.
+
+    >>> step_similarity(recording, "mid_block")[0, 1]  # doctest: +SKIP
+
+    Returns an array (steps, steps) from -1 to 1. Raises KeyError for a layer whose features were not kept.
+    """
+    flat = nn.functional.normalize(recording[layer].flatten(2).float(), dim=-1)
+    return (flat @ flat.transpose(1, 2)).mean(0).numpy()
+
+
+def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
+    """Steps in `count` groups of neighbours, such that the least alike steps of a group are as alike as can be (agglomerative).
+
+    >>> step_clusters(step_similarity(recording, "mid_block"), 9)  # doctest: +SKIP
+
+    Returns the number of each step's group, rising from 0. Raises ValueError for a count out of range.
+    """
+    steps = len(similarity)
+    if not is_whole(count) or not 1 <= count <= steps:
+        raise ValueError(f"{count!r} groups asked of {steps} steps; accepted: 1 to {steps}")
+    if count == steps:
+        return np.arange(steps)
+    neighbours = np.eye(steps, k=1) + np.eye(steps, k=-1)
+    clustering = AgglomerativeClustering(count, metric="precomputed", connectivity=neighbours, linkage="complete")
+    labels = clustering.fit_predict(np.clip(1 - similarity, 0, None))
+    return np.cumsum(np.diff(labels, prepend=labels[0]) != 0)
+
+
+def of_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Encoder and decoder in a few numbers: mean, standard deviation and maximum of a table's values over layers, steps and samples.
+
+    >>> of_parts(feature_change(recording))  # doctest: +SKIP
+    """
+    return table.groupby("part")["value"].agg(["mean", "std", "max"])

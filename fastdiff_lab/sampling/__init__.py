@@ -1,0 +1,1 @@
+"""One way of running a pipeline: methods, call options, batches, rivals."""

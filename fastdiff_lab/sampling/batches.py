@@ -1,0 +1,67 @@
+"""Pictures in batches, smaller ones where memory runs out.
+
+- `in_halves(parts, do)`: does each part, or its halves
+- `one_decoded_at_a_time(pipe)`: off the CPU the autoencoder takes pictures one by one
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from ..hooks.device import device_of, is_out_of_memory, release_cache
+
+Result = TypeVar("Result")
+
+
+def in_halves(pipe: Any, parts: Sequence[slice], do: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
+    """Each part with what `do` gives for it; where memory runs out, for its halves, with a warning that names `batch`.
+
+    >>> dict(in_halves(pipe, [slice(0, 16)], draw))  # doctest: +SKIP
+    """
+    left, most = list(parts), max((part.stop - part.start for part in parts), default=1)
+    while left:
+        part = left.pop(0)
+        if part.stop - part.start > most:
+            left[:0] = _halves(part)
+            continue
+        found = _done(do, part)
+        if found is not None:
+            yield part, found[0]
+            continue
+        release_cache(device_of(pipe))
+        most = (part.stop - part.start + 1) // 2
+        warnings.warn(f"memory ran out with {part.stop - part.start} pictures at once; going on with batch={most}", stacklevel=2)
+        left[:0] = _halves(part)
+
+
+def _halves(part: slice) -> list[slice]:
+    middle = (part.start + part.stop + 1) // 2
+    return [slice(part.start, middle), slice(middle, part.stop)]
+
+
+def _done(do: Callable[[slice], Result], part: slice) -> tuple[Result] | None:
+    """What `do` gives; None if memory ran out and fewer pictures may fit. With the error go the tensors in its frames."""
+    try:
+        return (do(part),)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or part.stop - part.start == 1:
+            raise
+        return None
+
+
+@contextmanager
+def one_decoded_at_a_time(pipe: Any) -> Iterator[None]:
+    """While the block lasts, an autoencoder off the CPU decodes pictures one by one: 16 of SDXL's would take 48 GiB at once."""
+    vae = getattr(pipe, "vae", None)
+    asked = getattr(vae, "use_slicing", None)
+    if vae is None or asked is None or device_of(pipe).type == "cpu":
+        yield
+        return
+    vae.use_slicing = True
+    try:
+        yield
+    finally:
+        vae.use_slicing = asked

@@ -1,0 +1,64 @@
+"""NaN and infinite values in what a run gives, looked for once per run: on a device, each look makes the host wait.
+
+- `finite_decoder(pipe)`: while the block lasts, what the autoencoder gives is noted, and looked at when it ends
+- `check_latents(latents, tasks)`, `check_distances(distances, step)`: refusals
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..hooks.patching import replaced_method
+
+
+def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], arm: str) -> None:
+    """Raises ValueError for latents, on the CPU, with NaN or infinite values: they would count as identical to others of their kind."""
+    astray = [task for task, of_picture in zip(tasks, latents, strict=True) if not of_picture.isfinite().all()]
+    if astray:
+        prompt, seed = astray[0][:2]
+        raise ValueError(
+            f"the final latents of {len(astray)} of {len(tasks)} pictures hold NaN or infinite values (arm {arm}; the first: prompt "
+            f"{str(prompt)[:80]!r}, seed {seed}); accepted: a pipeline that stays finite, perhaps in float32 or bfloat16"
+        )
+
+
+def check_distances(distances: Tensor, step: int) -> None:
+    """Raises ValueError for distances of latents, on the CPU, that are NaN or infinite."""
+    if not distances.isfinite().all():
+        raise ValueError(
+            f"the latents at step {step} hold NaN or infinite values, so nothing can be measured on them; accepted: a pipeline that stays "
+            "finite, perhaps in float32 or bfloat16"
+        )
+
+
+@contextmanager
+def finite_decoder(pipe: Any, arm: str) -> Iterator[None]:
+    """When the block ends, raises ValueError if the autoencoder made NaN or infinite values of finite latents: such pictures are black."""
+    told: list[Tensor] = []
+
+    def around(inner: Callable) -> Callable:
+        def decode(*args: Any, **kwargs: Any) -> Any:
+            output = inner(*args, **kwargs)
+            latents = next(iter((*args, *kwargs.values())))
+            told.append(
+                output[0].isfinite().all() | ~latents.isfinite().all()
+            )  # what comes in as NaN is not the autoencoder's fault
+            return output
+
+        return decode
+
+    with ExitStack() as stack:
+        for vae in (getattr(pipe, "vae", None), getattr(pipe, "vqvae", None)):
+            if callable(getattr(vae, "decode", None)):
+                stack.enter_context(replaced_method(vae, "decode", around))
+        yield
+    if told and not bool(torch.stack(told).all()):
+        raise ValueError(
+            f"the autoencoder {type(getattr(pipe, 'vae', None) or pipe.vqvae).__name__} gave NaN or infinite values (arm {arm}), which "
+            "become black pictures; accepted: one that stays finite, perhaps in float32 (pipe.vae.to(torch.float32))"
+        )

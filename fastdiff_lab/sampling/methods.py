@@ -1,0 +1,321 @@
+"""One way of running a pipeline, and what it gives and costs.
+
+- `Arm`: one way of running the pipeline
+- `sample(pipe, arm, prompts, ...)`: pictures, latents and counts of one arm
+- `as_arm(pipe, arm, steps)`: the pipeline runs as the arm does, while the block lasts
+- `run_options(...)`: what a pipeline is called with beside prompts and seeds
+- `denoiser_calls`, `denoiser_arguments`, `first_arguments`: how often and with what a run calls the denoiser
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ..hooks.adapters import processors_kept
+from ..hooks.denoiser import by_picture, denoiser_of
+from ..hooks.device import device_of, synchronize
+from ..hooks.patching import replaced_call
+from ..inputs.plain_values import is_whole, number, plain, seeds_of
+from ..key_schedule import KeySchedule
+from ..propagation.counts import Counts
+from ..propagation.encoder_propagation import check_not_accelerated, encoder_propagation
+from ..propagation.extrapolation import Extrapolation
+from ..propagation.prior_noise import prior_noise_injection
+from .batches import one_decoded_at_a_time
+from .call_options import TIME_STEPS, call_options, without_time_steps
+from .output_image import as_picture, gives_latents, watched_run
+from .rivals.deepcache import check_interval, deepcache
+from .rivals.token_merging import check_ratio, token_merging
+from .silence import no_bars
+from .step_counts import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of running the pipeline; `Arm()` is the untouched run.
+
+    `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
+    `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
+    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more
+    steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's
+    own package with this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but
+    DeepCache, this share of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
+
+    Raises ValueError for a schedule, other steps or DeepCache together, and for DeepCache with token merging.
+    """
+
+    schedule: KeySchedule | None = None
+    what: str = "encoder"
+    order: int | Extrapolation = 0
+    parallel_decoding: bool = True
+    max_rows: int | None = None
+    encoder_blocks: int | None = None
+    prior_noise: float = 0.0
+    steps: int | None = None
+    deepcache: int | None = None
+    token_merging: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # numpy's numbers as Python's own
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in ("prior_noise", "token_merging"):
+            object.__setattr__(self, name, number(name, getattr(self, name)))
+        if self.schedule is not None and self.steps is not None:
+            raise ValueError("an arm has a schedule or other plain steps, not both")
+        if self.deepcache is not None:
+            check_interval(self.deepcache)
+            if self.schedule is not None or self.steps is not None:
+                raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them")
+        if self.token_merging != 0:
+            check_ratio(self.token_merging)
+            if self.deepcache is not None:
+                raise ValueError("an arm has DeepCache or token merging, not both: together they were not tested")
+
+    def about(self) -> dict[str, Any]:
+        """The arm's fields as text and numbers, with the schedule in its text form."""
+        found = asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
+        # Results are kept under this text: those from before arms could merge tokens are still found.
+        return found if self.token_merging else {name: value for name, value in found.items() if name != "token_merging"}
+
+    def propagation(self) -> dict[str, Any]:
+        """The options of `encoder_propagation`."""
+        names = ("what", "order", "parallel_decoding", "max_rows", "encoder_blocks")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Sampled:
+    """What one arm gave: a PIL picture per prompt, latents (pictures, ...), evaluations, seconds.
+
+    The frames of a video stand one above the other in its picture.
+    """
+
+    images: list[Image.Image]
+    latents: Tensor
+    counts: Counts
+    seconds: float
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per picture, so that the batch it is drawn in changes nothing."""
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds_of(seeds)]
+
+
+@contextmanager
+def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Counts, int]]:
+    """While the block lasts, calls of the pipeline are runs of the arm; yields what is evaluated, and the steps to call it with.
+
+    >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
+    ...     pipe("a red ring on a blue background", num_inference_steps=steps)
+
+    `options`: further arguments of the untouched run, whose first time-step other plain steps begin at.
+    """
+    check_not_accelerated(pipe)
+    scheduler = pipe.scheduler
+    with ExitStack() as stack:
+        if arm.steps is not None:
+            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps, times_in(options))
+            stack.callback(setattr, pipe, "scheduler", scheduler)
+        steps = num_inference_steps if arm.steps is None else arm.steps
+        with suppress(SchedulerRefusesError):  # what the scheduler itself refuses, a pipeline may ask of it with further options
+            denoiser_calls(pipe, steps, options if arm.steps is None else None)
+        if arm.token_merging:
+            stack.enter_context(token_merging(pipe, arm.token_merging))
+        if arm.schedule is not None:
+            counts = stack.enter_context(encoder_propagation(pipe, arm.schedule, **arm.propagation()))
+        else:
+            counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
+        if arm.prior_noise:
+            stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
+        stack.enter_context(processors_kept(denoiser_of(pipe), after_errors_only=True))
+        yield counts, steps
+
+
+def run_options(
+    num_inference_steps: int, guidance_scale: float | None = None, options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out.
+
+    >>> run_options(50, 7.5, {"height": 64})
+    {'num_inference_steps': 50, 'guidance_scale': 7.5, 'height': 64}
+
+    `options`: further arguments of the pipeline. Raises ValueError for a guidance scale that is no finite number.
+    """
+    guidance = {} if guidance_scale is None else {"guidance_scale": number("guidance_scale", guidance_scale)}
+    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
+
+
+def sample(
+    pipe: Any,
+    arm: Arm,
+    prompts: Sequence[Any],
+    seeds: Sequence[int],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Sampled:
+    """Runs one arm on prompts and seeds (one seed per prompt), as one batch.
+
+    >>> sample(pipe, Arm(KeySchedule.paper(50)), ["a red ring on a blue background"], [0]).counts.encoder_calls  # doctest: +SKIP
+    9
+
+    `guidance_scale`: None for the pipeline's own. `options`: further arguments of the pipeline, single or one for each prompt.
+    The pipeline draws its own picture (with its safety checker, watermark, ...); the seconds are those up to the latents, those of the
+    whole call where nothing decodes them (pixels).
+    """
+    given = call_options(pipe, options, len(prompts), told_apart=False)
+    chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
+    call = run_options(num_inference_steps, guidance_scale, chosen if arm.steps is None else without_time_steps(chosen))
+    wait = partial(synchronize, device_of(pipe))
+    with (
+        as_arm(pipe, arm, num_inference_steps, chosen) as (counts, steps),
+        watched_run(pipe, wait) as (seen, watching),
+        no_bars(pipe),
+    ):
+        call = watching | call | {"num_inference_steps": steps, "output_type": "pil"}
+        started = time.perf_counter()
+        with one_decoded_at_a_time(pipe):
+            drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
+        seconds = seen.stop() - started
+    rows = (
+        seen.latents if gives_latents(pipe) and len(seen.latents) == len(prompts) else by_picture(pipe, seen.latents, len(prompts))
+    )
+    return Sampled([as_picture(one) for one in drawn], rows, counts, seconds)
+
+
+@contextmanager
+def _counted(pipe: Any) -> Iterator[Counts]:
+    """Counts of a run that nothing accelerates: every call encodes and decodes."""
+    counts = Counts(runs=1)
+
+    def counting(inner):
+        def call(*args, **kwargs):
+            for name in ("encoder_calls", "decoder_calls", "forward_calls", "steps"):
+                setattr(counts, name, getattr(counts, name) + 1)
+            return inner(*args, **kwargs)
+
+        return call
+
+    with replaced_call(denoiser_of(pipe), counting):
+        yield counts
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
+    """The pictures of latents that a pipeline gave."""
+    vae, dtype = pipe.vae, pipe.vae.dtype
+    latents = _as_decoded(vae.config, latents)
+    # Some autoencoders (SDXL's) overflow in float16 and say so in their config.
+    in_float32 = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+    try:
+        if in_float32:
+            vae.to(torch.float32)
+        with one_decoded_at_a_time(pipe):
+            decoded = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    finally:
+        if in_float32:
+            vae.to(dtype)
+    return pipe.image_processor.postprocess(decoded, output_type="pil")
+
+
+def _as_decoded(config: Any, latents: Tensor) -> Tensor:
+    """Latents on the scale that the autoencoder was trained on."""
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is None or std is None:
+        return latents / config.scaling_factor
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+    return latents * std / config.scaling_factor + mean
+
+
+def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
+    """The arguments of the denoiser's first call for one picture."""
+    return first_arguments(denoiser_of(pipe), one_picture(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
+
+
+def one_picture(
+    pipe: Any,
+    prompt: Any,
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[[], Any]:
+    """A call of the pipeline for one picture, which is not made yet: to look at what is called in it.
+
+    >>> first_arguments(pipe.controlnet, one_picture(pipe, prompt, options={"image": edges}))["sample"].shape  # doctest: +SKIP
+    torch.Size([2, 4, 64, 64])
+
+    `prompt`: a text, or a class label for DiTPipeline. Other arguments as for `sample`.
+    """
+    given = call_options(pipe, options, None, told_apart=False)  # of lists, the first prompt's
+    call = run_options(num_inference_steps, guidance_scale, given.of([0]))
+
+    def run() -> Any:
+        with no_bars(pipe):
+            return pipe([prompt], generator=generators([0]), **call)
+
+    return run
+
+
+def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
+    """The arguments of the first call of a model in `run()`, which ends there.
+
+    >>> first_arguments(pipe.unet, lambda: pipe("a red ring on a blue background"))["sample"].shape  # doctest: +SKIP
+    torch.Size([2, 4, 16, 16])
+    """
+    found: dict[str, Any] = {}
+
+    class Found(Exception):
+        pass
+
+    def catch(inner):
+        def call(*args, **kwargs):
+            found.update(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+            raise Found
+
+        return call
+
+    with replaced_call(model, catch), suppress(Found), processors_kept(model):
+        run()
+    return {name: value for name, value in found.items() if name != "self" and value is not None}
+
+
+def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The time-steps or sigmas among the options of a call.
+
+    >>> times_in({"timesteps": [900, 500], "eta": 0.5})
+    {'timesteps': [900, 500]}
+    """
+    return {name: value for name, value in (options or {}).items() if name in TIME_STEPS and value is not None}
+
+
+def denoiser_calls(pipe: Any, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> int:
+    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps.
+
+    >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
+    10
+
+    `options`: further arguments of the run; time-steps among them count instead of the steps.
+    Raises ValueError for steps below 1, and for more than the scheduler finds time-steps for among those of training.
+    """
+    if not is_whole(num_inference_steps) or num_inference_steps < 1:
+        raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
+    calls = calls_of(pipe.scheduler, num_inference_steps, times_in(options))
+    if calls is None:
+        trained, most = pipe.scheduler.config.get("num_train_timesteps"), most_steps(pipe.scheduler, num_inference_steps)
+        raise ValueError(
+            f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
+            f"accepted: {'none' if most is None else f'a whole number from 1 to {most}'}"
+        )
+    return calls

@@ -1,0 +1,1 @@
+"""Other accelerations, by their authors' own packages."""

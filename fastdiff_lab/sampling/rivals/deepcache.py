@@ -1,0 +1,134 @@
+"""DeepCache's own package on a pipeline, with what it really evaluates counted (Ma et al., CVPR 2024): a rival to compare with.
+
+- `deepcache(pipe, interval)`: the pipeline with DeepCache, while the block lasts
+- `deepcache_helper()`: the package's class, or an error that says what to install
+- `deepcache_flops(model, arguments)`: operations of a whole call and of one that uses the cache
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ...hooks.denoiser import denoiser_of, split_denoiser
+from ...hooks.flops import FlopCount, on_meta
+from ...hooks.patching import is_compiled, replaced_call
+from ...inputs.plain_values import is_whole
+from ...propagation.counts import Counts
+
+
+@contextmanager
+def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
+    """While the block lasts, DeepCache evaluates the whole UNet at every `interval`-th step, and its outermost layers at the others.
+
+    >>> with deepcache(pipe, 3) as counts:  # doctest: +SKIP
+    ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
+
+    `interval`: 1 or more. The cached branch is the outermost (`cache_branch_id=0`), as its authors recommend.
+
+    Yields `Counts`: `forward_calls` and `decoder_calls` are the pipeline's calls of the denoiser; `encoder_calls` those in which the
+    bottleneck really ran, so the whole denoiser. Afterwards, also after an exception, the pipeline is as it was.
+    Raises ModuleNotFoundError without the package, ValueError for another interval, a denoiser that is no `pipe.unet` or is compiled.
+    """
+    check_interval(interval)
+    model = denoiser_of(pipe)
+    if getattr(pipe, "unet", None) is not model:
+        raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
+    if any(map(is_compiled, pipe.unet.modules())):
+        raise ValueError(
+            "DeepCache asked for a UNet with compiled blocks, in which its wrappers are compiled again from step to step and nobody "
+            "can count what it evaluates; accepted: a UNet that is not compiled"
+        )
+    counts = Counts()
+    with ExitStack() as stack:
+        _count_calls(stack, model, counts)
+        stack.enter_context(_enabled(pipe, interval))
+        yield counts
+
+
+def check_interval(interval: Any) -> None:
+    """Raises ValueError unless it is a whole number of 1 or more."""
+    if not is_whole(interval) or interval < 1:
+        raise ValueError(f"deepcache={interval!r} asked; accepted: an interval, a whole number of 1 or more")
+
+
+def deepcache_helper() -> Any:
+    """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "DeepCache is not installed, and an arm asks for it; install it: pip install DeepCache==0.1.1"
+        ) from None
+    return DeepCacheSDHelper
+
+
+@contextmanager
+def _enabled(pipe: Any, interval: int) -> Iterator[None]:
+    """DeepCache switched on; afterwards also the `forward` attributes that its `disable` leaves behind are gone."""
+    helper = deepcache_helper()(pipe=pipe)
+    before = [(module, vars(module).get("forward")) for module in pipe.unet.modules()]
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    try:
+        helper.enable()
+        try:
+            yield
+        finally:
+            helper.disable()
+    finally:
+        for module, forward in before:
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+def _count_calls(stack: ExitStack, model: nn.Module, counts: Counts) -> None:
+    def counting(inner):
+        def call(*args, **kwargs):
+            for name in ("decoder_calls", "forward_calls", "steps"):
+                setattr(counts, name, getattr(counts, name) + 1)
+            return inner(*args, **kwargs)
+
+        return call
+
+    def whole(module: nn.Module, args: tuple) -> None:
+        counts.encoder_calls += 1
+
+    counts.runs = 1
+    stack.enter_context(replaced_call(model, counting))
+    stack.callback(_inside_bottleneck(model).register_forward_pre_hook(whole).remove)
+
+
+def _inside_bottleneck(model: nn.Module) -> nn.Module:
+    """A layer below what DeepCache replaces: it is called if the bottleneck really runs, and not if its cache answers."""
+    bottleneck = split_denoiser(model).encoder["mid_block"]
+    return next(module for module in bottleneck.modules() if not list(module.children()))
+
+
+def deepcache_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
+    """Operations of a denoiser call with DeepCache: `decoder` what every call costs, `encoder` what a whole one costs more.
+
+    >>> count = deepcache_flops(pipe.unet, denoiser_arguments(pipe, prompt))  # doctest: +SKIP
+    >>> count.of_run(counts.encoder_calls, counts.decoder_calls)  # doctest: +SKIP
+
+    DeepCache itself runs, on a copy of the model on the meta device: what it skips is not counted, whatever that is.
+    `arguments`: of one call of the denoiser, as for `count_flops`. Raises as `deepcache` does.
+    """
+    stand_in, shapes = on_meta(model, arguments)
+    time_steps = torch.tensor([2, 1])
+    pipe = SimpleNamespace(unet=stand_in, scheduler=SimpleNamespace(timesteps=time_steps))
+    sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name not in ("sample", "timestep")}
+    counted = []
+    with _enabled(pipe, len(time_steps)), torch.no_grad():
+        for time_step in time_steps:
+            with FlopCounterMode(display=False) as counter:
+                stand_in(sample, time_step, **others)
+            counted.append(counter.get_total_flops())
+    whole, cached = counted
+    return FlopCount(whole - cached, cached, 0)

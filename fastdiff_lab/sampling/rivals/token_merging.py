@@ -1,0 +1,89 @@
+"""Token merging by its authors' package on a pipeline (Bolya and Hoffman, CVPR workshops 2023): a rival, and a companion of the paper's.
+
+- `token_merging(pipe, ratio)`: the pipeline with merged tokens, while the block lasts
+- `token_merging_flops(model, arguments, ratio, ...)`: operations of a call with merged tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from ...hooks.denoiser import denoiser_of
+from ...hooks.flops import FlopCount, counted, on_meta
+
+MOST = 0.75  # one token of each square of 2x2 always stays
+
+
+@contextmanager
+def token_merging(pipe: Any, ratio: float) -> Iterator[None]:
+    """While the block lasts, self-attention at the highest resolution sees the most alike tokens merged.
+
+    >>> with token_merging(pipe, 0.5):  # doctest: +SKIP
+    ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
+
+    `ratio`: share of the tokens that are merged away, above 0 and at most 0.75. Which tokens others are merged into is not random here
+    (`use_rand=False`), so that a picture depends on its prompt and seed only. Afterwards, also after an exception, the pipeline is as it was.
+    Raises ModuleNotFoundError without the package tomesd, ValueError for another ratio, a denoiser that is no `pipe.unet`, or one in which
+    nothing would be merged.
+    """
+    check_ratio(ratio)
+    if getattr(pipe, "unet", None) is not denoiser_of(pipe):
+        raise ValueError(
+            f"token merging asked for a {type(denoiser_of(pipe)).__name__}; accepted: a pipeline whose denoiser is a UNet"
+        )
+    if not hasattr(pipe.unet.down_blocks[0], "attentions"):
+        raise ValueError(
+            f"token merging asked for a {type(pipe.unet).__name__} without attention at the full resolution (as SDXL's is), where "
+            "nothing would be merged; accepted: a UNet whose first down block has attention"
+        )
+    with _merged(pipe.unet, ratio):
+        yield
+
+
+def check_ratio(ratio: Any) -> None:
+    """Raises ValueError unless it is a share of tokens that can be merged away."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= MOST:
+        raise ValueError(f"token_merging={ratio!r} asked; accepted: a ratio above 0, {MOST} or less")
+
+
+def tomesd_package() -> Any:
+    """The package tomesd. Raises ModuleNotFoundError, saying what to install."""
+    try:
+        import tomesd
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "tomesd is not installed, and an arm asks for token merging; install it: pip install tomesd==0.1.3"
+        ) from None
+    return tomesd
+
+
+@contextmanager
+def _merged(model: nn.Module, ratio: float) -> Iterator[None]:
+    """Merging switched on; afterwards also the attributes that its `remove_patch` leaves behind are gone."""
+    tomesd = tomesd_package()
+    before = {module: set(vars(module)) for module in model.modules()}
+    try:
+        tomesd.apply_patch(model, ratio=ratio, use_rand=False)
+        yield
+    finally:
+        tomesd.remove_patch(model)
+        for module, names in before.items():
+            for name in set(vars(module)) - names:
+                delattr(module, name)
+
+
+def token_merging_flops(model: nn.Module, arguments: dict[str, Any], ratio: float, encoder_blocks: int | None = None) -> FlopCount:
+    """Operations of a denoiser call with merged tokens; arguments as for `count_flops` and `token_merging`.
+
+    >>> token_merging_flops(pipe.unet, denoiser_arguments(pipe, prompt), 0.5).total  # doctest: +SKIP
+
+    The merging itself is counted too, as far as it multiplies. Raises as `token_merging` does.
+    """
+    stand_in, shapes = on_meta(model, arguments)
+    sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name != "sample"}
+    with _merged(stand_in, ratio):  # its hook reads the size of the first argument by place
+        return counted(stand_in, lambda: stand_in(sample, **others), encoder_blocks)

@@ -1,0 +1,78 @@
+"""The autoencoder of the embedded pipeline: 64x64 pictures to 16x16x4 latents.
+
+- `train_autoencoder(folder, ...)`: trains it on drawn scenes
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+
+from ..data import pictures
+from ..scenes import IMAGE_SIZE, sample_scene
+from .trainer import fit
+
+# A decoder that has seen slightly wrong latents draws clean edges from the denoiser's, which are never exact.
+LATENT_NOISE = 0.1
+CROP = IMAGE_SIZE // 2
+
+
+def new_autoencoder() -> AutoencoderTiny:
+    return AutoencoderTiny(
+        encoder_block_out_channels=(32, 32, 32),
+        decoder_block_out_channels=(32, 32, 32),
+        num_encoder_blocks=(1, 2, 2),
+        num_decoder_blocks=(2, 2, 1),
+        latent_channels=4,
+    )
+
+
+def reconstruction_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
+    """Absolute and squared error of the pictures (in [-1, 1]) drawn from noisy latents, plus a pull of the latents to unit size."""
+    latents = model.encoder(images)
+    scale = latents.detach().std()
+    drawn = model.decoder(latents + LATENT_NOISE * scale * noise)
+    size = (latents.square().mean(dim=(0, 2, 3)) - 1).square().mean() + latents.mean(dim=(0, 2, 3)).square().mean()
+    return nn.functional.l1_loss(drawn, images) + nn.functional.mse_loss(drawn, images) + 0.01 * size
+
+
+def crops(seeds: range, step: int) -> Tensor:
+    """One crop of each picture, half its side, placed to hold a part of an object; a quarter of the arithmetic of whole ones."""
+    generator = torch.Generator().manual_seed(step)
+    cut = []
+    for seed, image in zip(seeds, pictures(seeds), strict=True):
+        things = sample_scene(seed).things
+        x, y = things[seed % len(things)].centre
+        left, top = (torch.randint(-CROP // 2, CROP // 2 + 1, (2,), generator=generator) - CROP // 2).tolist()
+        left, top = (min(max(round(c) + d, 0), IMAGE_SIZE - CROP) for c, d in ((x, left), (y, top)))
+        cut.append(image[:, top : top + CROP, left : left + CROP])
+    return torch.stack(cut)
+
+
+def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch: int = 24) -> AutoencoderTiny:
+    """Trains the autoencoder on scenes drawn by code.
+
+    >>> vae = train_autoencoder(Path("runs/train"), device="cpu", max_steps=3000, max_seconds=480)  # doctest: +SKIP
+    """
+
+    def loss(model: nn.Module, step: int, progress: float) -> Tensor:
+        images = crops(range(step * batch, (step + 1) * batch), step).to(device)
+        noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(step)).to(device)
+        return reconstruction_loss(model, images, noise)
+
+    model = new_autoencoder().to(device)
+    trained = fit(
+        model, loss, name="autoencoder", folder=folder, learning_rate=2e-3, max_steps=max_steps, max_seconds=max_seconds, ema_decay=0.995
+    )  # fmt: skip
+    return calibrated(trained, device)
+
+
+@torch.no_grad()
+def calibrated(model: AutoencoderTiny, device: str) -> AutoencoderTiny:
+    """The same autoencoder with the scaling factor that gives its latents unit standard deviation, as Stable Diffusion's has."""
+    latents = model.encoder(pictures(range(512)).to(device))
+    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
+    return model

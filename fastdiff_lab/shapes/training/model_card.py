@@ -1,0 +1,88 @@
+"""What the embedded pipeline can and cannot do, in numbers: `python -m fastdiff_lab.shapes.training.model_card`.
+
+- `report(pipe, ...)`: prompt accuracy on held-out captions, and the judge's own accuracy on drawn scenes
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from tqdm import tqdm
+
+from ...inputs.files import write_text, write_whole
+from ...pipelines import load_pipeline
+from ...sampling.methods import Arm, sample
+from ..data import HELD_OUT, held_out_scenes
+from ..judge import load_judge, prompt_accuracy
+from .judge_training import judge_accuracy
+from .train import contact_sheet
+
+BATCH = 25
+
+
+def draw_captions(pipe: Any, captions: list[str], *, steps: int, guidance: float) -> list:
+    """One picture per caption; the seed is the caption's place."""
+    images: list = []
+    for start in tqdm(range(0, len(captions), BATCH), desc="captions"):
+        part = captions[start : start + BATCH]
+        seeds = range(start, start + len(part))
+        images += sample(pipe, Arm(), part, list(seeds), num_inference_steps=steps, guidance_scale=guidance).images
+    return images
+
+
+def shares(rows: pd.DataFrame) -> dict[str, float]:
+    """The share of pictures with each attribute right, with all of them, and with all but the layout."""
+    wanted = rows.drop(columns=["abstained", "all"])
+    right = {name: float(wanted[name].dropna().astype(bool).mean()) for name in wanted}
+    without_layout = wanted.drop(columns="layout", errors="ignore").fillna(True).astype(bool).all(axis=1)
+    return {
+        "all": float(rows["all"].mean()), "all_without_layout": float(without_layout.mean()),
+        "abstained": float(rows["abstained"].mean()), **right,
+    }  # fmt: skip
+
+
+def report(
+    pipe: Any,
+    *,
+    count: int = 500,
+    kinds: Sequence[int] = (1, 2),
+    steps: int = 50,
+    guidance: float = 5.0,
+    pictures: Path | None = None,
+) -> dict[str, Any]:
+    """Prompt accuracy on `count` held-out captions with one and with two objects, and the judge's on 2,000 drawn scenes."""
+    found: dict[str, Any] = {"captions": count, "steps": steps, "guidance": guidance}
+    for objects in kinds:
+        captions = [scene.caption() for scene in held_out_scenes(count, objects)]
+        images = draw_captions(pipe, captions, steps=steps, guidance=guidance)
+        found[f"objects_{objects}"] = shares(prompt_accuracy(images, captions))
+        if pictures is not None:
+            sheet = contact_sheet(images[:64])
+            write_whole(pictures / f"objects_{objects}.png", lambda place, sheet=sheet: sheet.save(place, format="png"))  # type: ignore[misc]
+    found["judge_on_drawn_scenes"] = judge_accuracy(load_judge(), range(HELD_OUT, HELD_OUT + 2000))
+    return found
+
+
+def main(
+    count: Annotated[int, typer.Option(help="Held-out captions of each kind.")] = 500,
+    objects: Annotated[int | None, typer.Option(help="1 or 2 objects in a caption only; both without it.")] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="Folder for report.json and two sheets of 64 pictures.")] = None,
+) -> None:
+    """Print the embedded pipeline's prompt accuracy."""
+    torch.set_num_threads(threads)
+    found = report(load_pipeline(), count=count, kinds=(1, 2) if objects is None else (objects,), steps=steps, pictures=output)
+    typer.echo(json.dumps(found, indent=2))
+    if output is not None:
+        write_text(output / "report.json", json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,162 @@
+"""Training of the whole embedded pipeline.
+
+- `train_pipeline(output, ...)`: autoencoder, judge, text encoder and denoiser, each resuming where it stopped
+- `save_pipeline(folder, ...)`: the trained parts as a pipeline folder in fp16
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ...inputs.files import writable_folder, write_text, write_whole
+from ...pipelines import check_device
+from ..data import held_out_scenes
+from ..judge import Judge
+from ..text import new_tokenizer, tokens_of, train_text_encoder
+from .autoencoder import train_autoencoder
+from .data_parallel import in_processes
+from .denoiser_training import EncodedScenes, encode_scenes, new_scheduler, train_denoiser
+from .judge_training import train_judge
+
+# Shares of the training time; encoding the scenes takes about a tenth on a CPU, hardly anything on a GPU.
+SHARES = {"autoencoder": 0.14, "judge": 0.1, "text_encoder": 0.03, "denoiser": 0.63}
+NO_LIMIT = 10**9
+# On a CPU there is no time to learn two objects well; they come in when one is learned.
+TWO_OBJECTS_FROM = 0.8
+
+
+def _plan(device: str) -> dict[str, int]:
+    on_cpu = device == "cpu"
+    return {"scenes": 12_000 if on_cpu else 200_000, "batch": 16 if on_cpu else 512}
+
+
+def train_pipeline(
+    output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int = 1, seed: int = 0
+) -> None:
+    """Trains the embedded pipeline from nothing and saves it to `output`.
+
+    >>> train_pipeline(Path("runs/shapes"), minutes=240, processes=2)  # doctest: +SKIP
+
+    Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
+    `minutes`: training time of all parts together. `processes`: so many processes of one thread each train the denoiser together,
+    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, several processes elsewhere or a
+    device that is not there, OSError for a folder that cannot be written.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
+    if processes < 1 or (processes > 1 and device != "cpu"):
+        raise ValueError(f"processes={processes} asked on {device}; accepted: 1, or more on the CPU")
+    check_device(device)
+    writable_folder(output)
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    parts = _train_parts(output, minutes, device)
+    if processes == 1:
+        return _train_denoiser(output, minutes, device, parts)
+    in_processes(processes, output / "training", _train_denoiser, output, minutes, device)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """All but the denoiser, trained, and the scenes that it learns from."""
+
+    judge: Judge
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderTiny
+    scenes: tuple[EncodedScenes, EncodedScenes]
+
+
+def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
+    folder, count = output / "training", _plan(device)["scenes"]
+    seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
+    if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
+        new_tokenizer().save_pretrained(folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
+    text_encoder = train_text_encoder(folder, tokenizer, device=device, max_steps=NO_LIMIT, max_seconds=seconds["text_encoder"])
+    vae = train_autoencoder(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["autoencoder"])
+    one, two = (
+        encode_scenes(vae, tokenizer, folder / f"scenes_{objects}.safetensors", objects=objects, count=count, device=device).to(device)
+        for objects in (1, 2)
+    )  # fmt: skip
+    return _Parts(judge, tokenizer, text_encoder, vae, (one, two))
+
+
+def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | None = None) -> None:
+    """Trains the denoiser; a process of a team finds the other parts' checkpoints at their end and reads them."""
+    folder, plan = output / "training", _plan(device)
+    parts = parts or _train_parts(output, minutes, device)
+
+    def save(ema: nn.Module, step: int) -> None:
+        save_pipeline(output, parts.vae, parts.text_encoder, parts.tokenizer, ema, parts.judge)
+        draw_samples(output, folder / f"samples_{step:07d}.png")
+
+    train_denoiser(
+        folder,
+        lambda progress, draw: _curriculum(*parts.scenes, device, progress, draw),
+        parts.text_encoder,
+        tokens_of([""], parts.tokenizer)[0],
+        device=device,
+        max_steps=NO_LIMIT,
+        max_seconds=SHARES["denoiser"] * minutes * 60,
+        batch=plan["batch"],
+        autocast=None if device == "cpu" else torch.bfloat16,
+        on_save=save,
+    )
+
+
+def _curriculum(one: EncodedScenes, two: EncodedScenes, device: str, progress: float, draw: int) -> EncodedScenes:
+    if device != "cpu":
+        return (one, two)[draw % 2]
+    return two if progress >= TWO_OBJECTS_FROM and draw % 3 == 0 else one
+
+
+def save_pipeline(
+    output: Path, vae: AutoencoderTiny, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, judge: Judge
+) -> None:
+    """Writes the pipeline in diffusers' format, weights in fp16, with the judge beside it in `judge/`."""
+    from ...pipelines import assemble
+
+    parts: dict[str, nn.Module] = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
+    halves = {name: copy.deepcopy(part).half().cpu() for name, part in parts.items()}
+    pipe = assemble(**halves, tokenizer=tokenizer, scheduler=new_scheduler())
+    pipe.save_pretrained(output, safe_serialization=True)
+    # AutoencoderTiny sets this entry itself and warns when it finds it in the file.
+    config = output / "vae" / "config.json"
+    write_text(
+        config, json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}, indent=2) + "\n"
+    )
+    weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in judge.cpu().state_dict().items()}
+    write_whole(output / "judge" / "model.safetensors", lambda place: save_file(weights, place))
+
+
+def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
+    """Draws held-out one-object captions with the pipeline in `folder` (25 steps) into one picture, eight in a row."""
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [scene.caption() for scene in held_out_scenes(count, objects=1)]
+    generators = [torch.Generator().manual_seed(place) for place in range(count)]
+    images = pipe(prompts, num_inference_steps=25, guidance_scale=5.0, generator=generators).images
+    write_whole(file, lambda place: contact_sheet(images).save(place, format="png"))
+
+
+def contact_sheet(images: list[Image.Image], columns: int = 8) -> Image.Image:
+    """Pictures of equal size in rows, with a narrow gap."""
+    width, height = (side + 2 for side in images[0].size)
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    for place, image in enumerate(images):
+        sheet.paste(image, (place % columns * width, place // columns * height))
+    return sheet

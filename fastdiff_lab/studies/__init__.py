@@ -1,1 +1,0 @@
-"""Measurements behind docs/results.md, docs/quality.md and docs/scaling.md; each is a command: `python -m fastdiff_lab.studies.NAME`."""

@@ -1,0 +1,268 @@
+"""What was tried and how it did, as tables that anyone can measure again: `python -m studies.ablation`.
+
+- `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
+- `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
+- `stability(costs, num_keys)`: how far keys move with the pictures that were calibrated on
+- `averages(pipe, costs, prompts, ...)`: keys derived for the mean, the median or the worst of the calibrated pictures, on others
+- `transfer(costs, num_keys)`: how far keys move with the settings, such as the guidance scale, and what others' keys cost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from tqdm import tqdm
+
+from fastdiff_lab.calibration.derive import derive_schedule, group_costs
+from fastdiff_lab.calibration.refine import final_errors
+from fastdiff_lab.calibration.replay import Call, seen
+from fastdiff_lab.calibration.reuse_costs import OVER, ReuseCosts
+from fastdiff_lab.comparison.compare import compare_pictures
+from fastdiff_lab.comparison.fidelity import MOST_PSNR, mean_psnr, typical_psnr
+from fastdiff_lab.hooks.peak_memory import peak_bytes
+from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, load_pipeline
+from fastdiff_lab.propagation.extrapolation import Extrapolation
+from fastdiff_lab.sampling.methods import Arm, run_options
+from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
+
+TRIED = {
+    "held": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),
+    "order 1, damping 0.75": Extrapolation(1, damping=0.75), "order 1, damping 0.5": Extrapolation(1, damping=0.5),
+    "order 1, skips only": Extrapolation(1, parts="skips"), "order 1, bottleneck only": Extrapolation(1, parts="bottleneck"),
+    "order 2": Extrapolation(2),
+}  # fmt: skip
+
+
+def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float | None) -> Call:
+    return Call(tuple(prompts), tuple(range(len(prompts))), run_options(num_inference_steps, guidance_scale))
+
+
+def extrapolations(
+    pipe: Any,
+    schedules: Mapping[str, KeySchedule],
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+) -> pd.DataFrame:
+    """Each way of extrapolating at each schedule, on the same pictures.
+
+    >>> extrapolations(pipe, {"uniform 13": KeySchedule.uniform(50, 13)}, prompts)  # doctest: +SKIP
+
+    Returns columns schedule, what (encoder or prediction), extrapolation, latent_mse (mean over pictures), typical (its geometric mean),
+    worst, peak_bytes (of all tensors but the weights, serial decoding of the first picture; features only).
+    """
+    trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), next(iter(schedules.values())).num_steps)
+    alone = seen(pipe, _call(prompts[:1], num_inference_steps, guidance_scale), trajectory.num_steps)
+    rows = []
+    tried = [
+        (n, s, w, x)
+        for n, s in schedules.items()
+        for w in ("encoder", "prediction")
+        for x in TRIED
+        if w == "encoder" or "only" not in x
+    ]
+    for name, schedule, what, how in tqdm(tried, desc="extrapolations", leave=False):
+        errors = final_errors(pipe, trajectory, schedule, order=TRIED[how], what=what, max_rows=_rows(what, 120)).numpy()
+        row = {"schedule": name, "what": what, "extrapolation": how, "latent_mse": errors.mean(), "worst": errors.max()}
+        if what == "encoder":
+            with peak_bytes() as peak:
+                final_errors(pipe, alone, schedule, order=TRIED[how], max_rows=2)
+            row["peak_bytes"] = peak.bytes
+        rows.append(row | {"typical": np.exp(np.log(np.maximum(errors, 1e-12)).mean())})
+    return pd.DataFrame(rows)
+
+
+def _rows(what: str, rows: int) -> int | None:
+    return rows if what == "encoder" else None
+
+
+def random_schedules(num_steps: int, count: int, longest: int) -> Iterator[KeySchedule]:
+    """Schedules of 7 to 17 keys with groups of up to `longest` steps, from even to crowded at one end."""
+    rng = np.random.default_rng(0)
+    while count:
+        keys = int(rng.integers(min(7, num_steps), min(17, num_steps) + 1))
+        spread = (np.arange(1, keys) + rng.uniform(-0.3, 0.3, keys - 1)) / keys
+        places = {0, *np.clip(np.round(num_steps * spread ** rng.uniform(0.7, 1.8)), 1, num_steps - 1).astype(int).tolist()}
+        schedule = KeySchedule(num_steps, tuple(sorted(places)))
+        if max(len(group) for group in schedule.groups()) <= longest:
+            count -= 1
+            yield schedule
+
+
+def predicted_and_real(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    count: int = 30,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+) -> pd.DataFrame:
+    """Real errors of random schedules beside those that the costs of their single spans predict.
+
+    >>> table = predicted_and_real(pipe, costs, prompts)  # doctest: +SKIP
+    >>> table.groupby("power")[["predicted", "real"]].corr(method="spearman")  # doctest: +SKIP
+
+    `prompts`: the first of those that were calibrated on, with the same seeds. Returns one row per schedule, picture and `power` (2: the
+    root of the sum of squares over spans; 1: the sum of norms): columns schedule, picture, power, predicted, real (norm of the final
+    latents' difference).
+    """
+    trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), costs.num_steps)
+    pictures = [costs.subset([place]) for place in range(len(prompts))]
+    size = trajectory.samples[0][0].numel()
+    what, rows = str(costs.measured_on["what"]), []
+    for schedule in tqdm(list(random_schedules(costs.num_steps, count, costs.longest)), desc="random schedules", leave=False):
+        real = (final_errors(pipe, trajectory, schedule, order=costs.order, what=what, max_rows=_rows(what, 120)) * size).sqrt()
+        for place, alone in enumerate(pictures):
+            groups = np.array(group_costs(alone, schedule))
+            for power in (1, 2):
+                predicted = float((groups ** (power / 2)).sum() ** (1 / power))
+                rows.append(
+                    {
+                        "schedule": str(schedule),
+                        "picture": place,
+                        "power": power,
+                        "predicted": predicted,
+                        "real": float(real[place]),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _error(costs: ReuseCosts, schedule: KeySchedule) -> float:
+    """The predicted error: the root of the sum of what the groups cost."""
+    return float(sum(group_costs(costs, schedule)) ** 0.5)
+
+
+def averages(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    counts: Sequence[int] = (7, 9, 13, 17),
+    store: str | Path | None = None,
+    batch: int = 16,
+    **options: Any,
+) -> pd.DataFrame:
+    """Keys that are derived over the mean, the median and the worst of the calibrated pictures, run on pictures of others.
+
+    >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
+
+    `prompts`: none that `costs` were measured on. `store`, `batch`, `options`: as for `compare_pictures`.
+    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean of the pictures' PSNR), worst, pictures;
+    identical pictures count as 100 dB.
+    """
+    derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
+    what = str(costs.measured_on["what"])
+    arms = {f"{keys} {over}": Arm(schedule, what, costs.order) for (keys, over), schedule in derived.items()}
+    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, store=store, batch=batch, **options)
+    of_arm, rows = dict(iter(pictures.groupby("arm"))), []
+    for (keys, over), schedule in derived.items():
+        found = of_arm[f"{keys} {over}"]
+        pooled, worst = (min(value, MOST_PSNR) for value in (mean_psnr(found["mse"]), found["psnr"].min()))
+        near = {"pooled": pooled, "typical": typical_psnr(found["psnr"]), "worst": worst}
+        rows.append({"num_keys": keys, "over": over, "schedule": str(schedule), **near, "pictures": len(found)})
+    return pd.DataFrame(rows)
+
+
+def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
+    """How far the derived keys move with the pictures that were calibrated on, and what that costs on all pictures.
+
+    >>> stability(costs, 9)  # doctest: +SKIP
+
+    Returns one row per disjoint part of each size: columns pictures, part, schedule, moved (mean distance of its keys to those derived from
+    all), predicted_error on all pictures, best (the same of the schedule derived from all).
+    """
+    whole = derive_schedule(costs, num_keys)
+    best = _error(costs, whole)
+    rows = []
+    for size in (size for size in sizes if size <= costs.num_pictures):
+        for part in range(min(4, costs.num_pictures // size)):
+            schedule = derive_schedule(costs.subset(list(range(part * size, (part + 1) * size))), num_keys)
+            moved = np.abs(np.subtract(schedule.keys, whole.keys)).mean()
+            error = _error(costs, schedule)
+            rows.append(
+                {"pictures": size, "part": part, "schedule": str(schedule), "moved": moved, "predicted_error": error, "best": best}
+            )
+    return pd.DataFrame(rows)
+
+
+def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
+    """What keys that were derived under one setting cost under another: each pair of costs of the same run length.
+
+    >>> transfer({"guidance 2": costs_at_2, "guidance 5": costs_at_5}, 9)  # doctest: +SKIP
+
+    Returns columns derived_at, used_at, schedule, moved (mean distance of its keys to those derived where it is used), predicted_error where
+    it is used, best (the same of the schedule derived there).
+    """
+    schedules = {name: derive_schedule(given, num_keys) for name, given in costs.items()}
+    rows = []
+    for derived, used in product(costs, costs):
+        own, schedule = schedules[used], schedules[derived]
+        best, error = (_error(costs[used], keys) for keys in (own, schedule))
+        moved = np.abs(np.subtract(schedule.keys, own.keys)).mean()
+        row = {"derived_at": derived, "used_at": used, "schedule": str(schedule), "moved": moved}
+        rows.append(row | {"predicted_error": error, "best": best})
+    return pd.DataFrame(rows)
+
+
+def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
+    """By guidance scale, each with as many of its pictures as the smallest has."""
+    fewest = min(given.num_pictures for given in costs)
+    return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
+
+
+def _new_prompts(count: int) -> list[str]:
+    """As many with one object as with two, neither calibrated on nor in the suite."""
+    return [scene.caption() for objects in (1, 2) for scene in held_out_scenes(200 + count, objects)[200:]]
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
+    output: Annotated[Path, typer.Option(help="Folder for the tables.")],
+    count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
+    pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    other_costs: Annotated[
+        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/averages.sqlite"),
+) -> None:
+    """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
+    torch.set_num_threads(threads)
+    pipe, prompts = load_pipeline(), [scene.caption() for scene in calibration_scenes(pictures)]
+    files = {path.stem: ReuseCosts.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    schedules = {f"uniform {keys}": KeySchedule.uniform(50, keys) for keys in (9, 17)}
+    schedules |= {f"derived {keys}": derive_schedule(files["encoder-1"], keys) for keys in (9, 17)}
+    schedules = {name: KeySchedule(50, schedule.keys) for name, schedule in schedules.items()}
+    _write(extrapolations(pipe, schedules, prompts, guidance_scale=EMBEDDED_GUIDANCE), output / "extrapolations.csv")
+    moved = {name: stability(costs, keys) for name, costs in files.items() for keys in (9,)}
+    _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
+    others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, other_costs or [])])
+    _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
+    new = _new_prompts(4 * pictures)
+    _write(
+        averages(pipe, files["encoder-0"], new, seeds=[7], store=store, guidance_scale=EMBEDDED_GUIDANCE), output / "averages.csv"
+    )
+    of_run: dict[str, Any] = {"count": count, "guidance_scale": EMBEDDED_GUIDANCE}
+    ranks = {name: predicted_and_real(pipe, costs, prompts, **of_run) for name, costs in files.items() if name != "prediction-0"}
+    _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_whole(path, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(f"{path}\n{table.to_string(index=False) if len(table) < 60 else ''}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

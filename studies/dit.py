@@ -1,0 +1,250 @@
+"""A small class-conditional DiT on the embedded pipeline's latents: where should its encoder end?
+
+- `train_dit(folder, ...)`: trains the transformer; `save_dit`, `load_dit_pipeline`: a real DiTPipeline of it and the embedded autoencoder
+- `sweep(pipe, ...)`: splits after k blocks, for several schedules: fidelity to the untouched run, classes right, operations
+- `plot_sweep(table, target)`: the same as a figure
+
+`python -m studies.dit train --minutes 120`, then `python -m studies.dit sweep`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from diffusers import AutoencoderTiny, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fastdiff_lab import plot
+from fastdiff_lab.comparison.fidelity import mean_psnr
+from fastdiff_lab.hooks.flops import FlopCount, count_flops
+from fastdiff_lab.inputs.files import writable_folder, write_whole
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import embedded_folder
+from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
+from fastdiff_lab.shapes.judge import load_judge
+from fastdiff_lab.shapes.scenes import COLOURS, SHAPES, Scene, sample_scene
+from fastdiff_lab.shapes.text import new_tokenizer
+from fastdiff_lab.shapes.training.denoiser_training import EncodedScenes, encode_scenes, loss_weight, new_scheduler
+from fastdiff_lab.shapes.training.trainer import fit
+
+CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
+NULL_CLASS = 1000  # DiTPipeline has this number written in it
+UNCONDITIONAL_SHARE = 0.1
+FOLDER = Path("data/dit")
+PAPERS_SHARE = 18 / 28
+
+
+def new_dit() -> DiTTransformer2DModel:
+    """Twelve blocks of width 128 over 8x8 patches; 5.7 M parameters, half of them embeddings that each block has of its own."""
+    return DiTTransformer2DModel(
+        num_attention_heads=4, attention_head_dim=32, num_layers=12, in_channels=4, out_channels=4, sample_size=16, patch_size=2,
+        num_embeds_ada_norm=NULL_CLASS,
+    )  # fmt: skip
+
+
+def class_of(scene: Scene) -> int:
+    """The number of a one-object scene's class: its shape and colour.
+
+    >>> CLASSES[class_of(sample_scene(3, objects=1))] == f"{sample_scene(3, 1).things[0].colour} {sample_scene(3, 1).things[0].shape}"
+    True
+    """
+    return CLASSES.index(f"{scene.things[0].colour} {scene.things[0].shape}")
+
+
+def encoded_scenes(folder: Path, count: int) -> tuple[EncodedScenes, Tensor]:
+    """Latents of `count` one-object scenes and their classes."""
+    vae = _autoencoder()
+    encoded = encode_scenes(vae, new_tokenizer(), folder / "scenes.safetensors", objects=1, count=count, device="cpu")
+    return encoded, torch.tensor([class_of(sample_scene(seed, 1)) for seed in range(count)])
+
+
+def _autoencoder() -> AutoencoderTiny:
+    return AutoencoderTiny.from_pretrained(embedded_folder() / "vae", dtype=torch.float32).eval().requires_grad_(False)
+
+
+def train_dit(
+    folder: Path, *, minutes: float, max_steps: int = 10**9, scenes: int = 12_000, batch: int = 32, learning_rate: float = 1e-3
+) -> DiTTransformer2DModel:
+    """Trains the transformer to predict the noise, a tenth of the classes left out; the same call goes on after it was stopped.
+
+    >>> model = train_dit(Path("runs/dit"), minutes=120)  # doctest: +SKIP
+
+    Raises ValueError for no time, OSError for a folder that cannot be written.
+    """
+    if not minutes > 0:
+        raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
+    writable_folder(folder)
+    encoded, classes = encoded_scenes(folder, scenes)
+    scheduler = new_scheduler()
+    weight = loss_weight(scheduler, cap=10.0)
+
+    def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
+        generator = torch.Generator().manual_seed(draw)
+        rows = torch.randint(len(classes), (batch,), generator=generator)
+        time_steps = torch.randint(1000, (batch,), generator=generator)
+        noise = torch.randn((batch, *encoded.latents.shape[1:]), generator=generator)
+        dropped = torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE
+        labels = torch.where(dropped, NULL_CLASS, classes[rows])
+        noisy = scheduler.add_noise(encoded.latents[rows].float(), noise, time_steps)
+        predicted = model(noisy, timestep=time_steps, class_labels=labels).sample
+        return (weight[time_steps] * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
+
+    return fit(
+        _ready(new_dit()),
+        loss,
+        name="dit",
+        folder=folder,
+        learning_rate=learning_rate,
+        max_steps=max_steps,
+        max_seconds=60 * minutes,
+    )
+
+
+def _ready(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """adaLN-Zero, as the DiT paper begins: each block adds nothing at first. The pipeline drops classes itself, so the model does not."""
+    for block in model.transformer_blocks:
+        nn.init.zeros_(block.norm1.linear.weight)
+        nn.init.zeros_(block.norm1.linear.bias)
+        block.norm1.emb.class_embedder.dropout_prob = 0.0
+    nn.init.zeros_(model.proj_out_2.weight)
+    nn.init.zeros_(model.proj_out_2.bias)
+    return model
+
+
+def save_dit(folder: Path, model: DiTTransformer2DModel) -> None:
+    """Writes the transformer in fp16 safetensors, in diffusers' format; the autoencoder is the embedded pipeline's."""
+    target = folder / "transformer"
+    copy.deepcopy(model).half().save_pretrained(target, safe_serialization=True)
+    mode = (target / "config.json").stat().st_mode  # as the user's umask has it: safetensors would let nobody else read the weights
+    for file in target.glob("*.safetensors"):
+        file.chmod(mode)
+
+
+def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:
+    """A DiTPipeline of the trained transformer.
+
+    >>> image = load_dit_pipeline()(class_labels=[0], num_inference_steps=50).images[0]  # doctest: +SKIP
+    """
+    model = DiTTransformer2DModel.from_pretrained(folder / "transformer", dtype=torch.float32, use_safetensors=True)
+    scheduler = DDIMScheduler.from_pretrained(embedded_folder() / "scheduler")
+    pipe = DiTPipeline(model.eval(), _autoencoder(), scheduler, dict(enumerate(CLASSES)))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def pictures(pipe: DiTPipeline, labels: Sequence[int], steps: int, guidance: float = 4.0) -> Tensor:
+    """A picture of each class, shape (labels, 3, 64, 64) in [0, 1], always from the same noise."""
+    generator = torch.Generator().manual_seed(0)
+    return pipe(list(labels), guidance_scale=guidance, num_inference_steps=steps, generator=generator, output_type="pt").images
+
+
+def classes_right(images: Tensor, labels: Sequence[int]) -> float:
+    """The share of pictures in which the judge sees the class's shape and colour."""
+    seen = load_judge().read(2 * images.float() - 1)
+    names = [None if found is None else f"{found['colour_1']} {found['shape_1']}" for found in seen]
+    return float(np.mean([name == CLASSES[label] for name, label in zip(names, labels, strict=True)]))
+
+
+def _operations(pipe: DiTPipeline, blocks: int) -> FlopCount:
+    call = {"hidden_states": torch.zeros(2, 4, 16, 16), "timestep": torch.zeros(2).long(), "class_labels": torch.zeros(2).long()}
+    return count_flops(pipe.transformer, call, blocks)
+
+
+def sweep(
+    pipe: DiTPipeline, splits: Sequence[int] | None = None, *, steps: int = 50, keys: Sequence[int] = (9, 17, 25), count: int = 48
+) -> pd.DataFrame:
+    """Each split and each number of uniform keys, and the paper's keys: how near to the untouched run, and for how many operations.
+
+    `splits`: numbers of blocks that are the encoder; None for each, up to all of them, which is the prediction held at the same keys: the
+    rival. `count`: pictures of each arm.
+    Returns columns blocks (0: untouched), papers_split, schedule, keys, psnr (dB), classes_right, gflops of a picture.
+    """
+    labels = [place % len(CLASSES) for place in range(count)]
+    untouched = pictures(pipe, labels, steps)
+    all_blocks = len(pipe.transformer.transformer_blocks)
+    whole = _operations(pipe, 1).total * steps / 1e9
+    rows: list[dict[str, Any]] = [_row(0, "untouched", steps, untouched, untouched, labels, whole)]
+    schedules = {f"uniform {number}": KeySchedule.uniform(steps, number) for number in keys} | {
+        "paper": KeySchedule.of_paper(steps)
+    }
+    for blocks in tqdm(splits or range(1, all_blocks + 1), desc="splits"):
+        is_all = blocks == all_blocks  # nothing is decoded at the steps between: the prediction is held
+        for name, schedule in schedules.items():
+            way: dict[str, Any] = {"what": "prediction"} if is_all else {"encoder_blocks": blocks, "max_rows": 4 * count}
+            with encoder_propagation(pipe, schedule, **way) as counts:
+                images = pictures(pipe, labels, steps)
+            decoded = counts.decoder_calls / counts.runs
+            gflops = _operations(pipe, 1 if is_all else blocks).of_run(len(schedule.keys), decoded) / 1e9
+            rows.append(_row(blocks, name, len(schedule.keys), images, untouched, labels, gflops))
+    table = pd.DataFrame(rows)
+    table.insert(1, "papers_split", table["blocks"] == round(PAPERS_SHARE * all_blocks))
+    return table
+
+
+def _row(blocks: int, name: str, keys: int, images: Tensor, untouched: Tensor, labels: list[int], gflops: float) -> dict[str, Any]:
+    errors = (images.double() - untouched.double()).square().flatten(1).mean(dim=1)
+    measured = {"psnr": mean_psnr(errors.numpy()), "classes_right": classes_right(images, labels), "gflops": gflops}
+    return {"blocks": blocks, "schedule": name, "keys": keys} | measured
+
+
+def plot_sweep(table: pd.DataFrame, target: Figure) -> Figure:
+    """PSNR to the untouched run against the number of encoder blocks, and against operations; the paper's share is marked.
+
+    >>> plot_sweep(pd.read_csv("data/dit/sweep.csv"), plot.figure(10, 4)).savefig("sweep.png")  # doctest: +SKIP
+    """
+    by_blocks, by_operations = target.subplots(1, 2, sharey=True)
+    split = table[table["blocks"] > 0]
+    for place, (name, rows) in enumerate(split.groupby("schedule", sort=False)):
+        look = {"color": plot.PETROFF[place], "marker": "os^D"[place % 4], "markersize": 4}
+        by_blocks.plot(rows["blocks"], rows["psnr"], label=f"{name} ({rows['keys'].iloc[0]} keys)", **look)
+        by_operations.plot(rows["gflops"], rows["psnr"], **look)
+    papers = split.loc[split["papers_split"], "blocks"].iloc[0]
+    by_blocks.axvline(papers, color="0.6", linestyle="--", label="the paper's share, 18 of 28")
+    by_blocks.set(xlabel="blocks that are the encoder (12: the prediction is held)", ylabel="PSNR to the untouched run (dB)")
+    by_operations.set(xlabel="GFLOPs per picture (2 per multiply-add)")
+    by_blocks.legend(fontsize="small")
+    return target
+
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command("train")
+def train_command(
+    minutes: Annotated[float, typer.Option(help="Training time; encoding the scenes comes before.")] = 120,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/dit"),
+    output: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,
+) -> None:
+    """Trains the DiT and saves it."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    save_dit(output, train_dit(work, minutes=minutes))
+
+
+@app.command("sweep")
+def sweep_command(
+    folder: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,
+    output: Annotated[Path, typer.Option(help="CSV file to write; the figure comes beside it.")] = FOLDER / "sweep.csv",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Measures every split and writes the table."""
+    torch.set_num_threads(threads)
+    table = sweep(load_dit_pipeline(folder))
+    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    figure = plot_sweep(table, plot.figure(10, 4))
+    write_whole(output.with_suffix(".png"), lambda place: figure.savefig(place, format="png", dpi=90))
+    typer.echo(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    app()

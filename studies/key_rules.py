@@ -1,0 +1,179 @@
+"""Keys by rules that need no calibration, beside derived ones: `python -m studies.key_rules`.
+
+- `rules(recording, num_keys)`: the schedules that a recording's features suggest
+- `compare_rules(pipe, costs, prompts, ...)`: how near each comes, and by how much derived keys are ahead of it
+- `compare_ways(pipe, ways, prompts, ...)`: the same of any arms, for several numbers of keys
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+
+from fastdiff_lab.calibration.derive import accumulated_change, derive_schedule
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.comparison.compare import compare_pictures
+from fastdiff_lab.comparison.fidelity import interval, mean_psnr, paired_difference, typical_psnr
+from fastdiff_lab.comparison.suite.run import check_held_out, held_out_prompts
+from fastdiff_lab.comparison.suite.suite_methods import COUNTS, check_costs
+from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
+from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
+from fastdiff_lab.recording.analysis import step_clusters, step_similarity
+from fastdiff_lab.recording.record import record
+from fastdiff_lab.recording.recording import Recording
+from fastdiff_lab.sampling.methods import Arm, denoiser_calls, generators, run_options
+
+
+def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
+    """Keys at equal shares of what encoder or decoder features have changed, and at the first steps of clusters of alike steps.
+
+    >>> rules(recording, 9)["accumulated change"]  # doctest: +SKIP
+
+    `recording`: the clusters look at the layers whose features were kept. `num_keys`: from 1 to the number of steps.
+    Raises ValueError for other numbers, and where no features were kept. Section 3.2 of the paper looks at the same changes, and chooses its
+    keys by hand.
+    """
+    if not recording.features:
+        raise ValueError(
+            "this recording kept no features; accepted: one of record(pipe, keep=[...]) with some of the encoder's blocks"
+        )
+    similar = np.mean([step_similarity(recording, layer) for layer in recording.features], axis=0)
+    first = tuple(np.flatnonzero(np.diff(step_clusters(similar, num_keys), prepend=-1)).tolist())
+    return {
+        "accumulated change": accumulated_change(recording, num_keys),
+        "accumulated squared change": accumulated_change(recording, num_keys, kind="squared"),
+        "accumulated change of the decoder": accumulated_change(recording, num_keys, part="decoder"),
+        "step clusters": KeySchedule(recording.num_steps, first, f"first steps of {num_keys} clusters"),
+    }
+
+
+def compare_rules(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    of_predictions: ReuseCosts | None = None,
+    counts: Sequence[int] = COUNTS,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    options: Mapping[str, Any] | None = None,
+    **kept: Any,
+) -> pd.DataFrame:
+    """Runs uniform, derived and each rule's keys on the same pictures; the rules look at the captions that were calibrated on.
+
+    >>> compare_rules(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
+
+    `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
+    Predictions reused at the derived keys stand beside them;
+    `of_predictions`: costs of predictions, for the same at keys of their own. `counts`: numbers of keys, below that of the steps.
+    Others as for `compare_pictures`.
+
+    Returns one row per rule (or rival, with as many denoiser calls) and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
+    of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), typical (mean of the pictures' PSNR, identical ones
+    count as 100 dB), worst, pictures; ahead, ahead_low, ahead_high: by how much derived keys are ahead of the rule's on the same pictures,
+    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, costs of another number of steps or as many keys as steps, and
+    where the encoder's features of all calibrated prompts are too large to keep, and what `compare_pictures` and `derive_schedule` raise.
+    """
+    given = {("encoder", costs.order): costs} | ({("prediction", costs.order): of_predictions} if of_predictions else {})
+    check_held_out(given, prompts)
+    check_costs(denoiser_calls(pipe, num_inference_steps), given)
+    if max(counts) >= costs.num_steps:
+        raise ValueError(f"{max(counts)} keys of {costs.num_steps} steps asked; accepted: fewer keys than steps")
+    recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, options))
+    ways = {count: _ways(recording, costs, of_predictions, count) for count in counts}
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options} | kept
+    table = compare_ways(pipe, ways, prompts, **run)
+    table.insert(1, "order", costs.order)
+    return table
+
+
+def compare_ways(
+    pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], *, ours: str = "derived", **run: Any
+) -> pd.DataFrame:
+    """Runs every arm on the same pictures: one row per number of keys and rule, beside one arm of that number.
+
+    >>> compare_ways(pipe, {9: {"derived": Arm(schedule), "as many plain steps": Arm(steps=9)}}, prompts)  # doctest: +SKIP
+
+    `ways`: for each number of keys the arms by rule. `ours`: the rule among them whose lead is told. `run`: as for `compare_pictures`.
+    Returns the columns of `compare_rules`, without the order. Raises what `compare_pictures` raises.
+    """
+    arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
+    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run)
+    about = [
+        (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in ways for rule, arm in ways[count].items()
+    ]
+    return pd.DataFrame(
+        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(pictures, count, rule, ours) for count, rule, keys in about]
+    )
+
+
+def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recording:
+    encoder = list(split_denoiser(denoiser_of(pipe)).encoder)
+    with torch.no_grad(), record(pipe, keep=encoder) as recording:
+        pipe(list(prompts), generator=generators(range(len(prompts))), **run)
+    return recording
+
+
+def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Arm]:
+    schedules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | _derived(costs, count) | rules(recording, count)
+    arms = {rule: Arm(keys, order=costs.order) for rule, keys in schedules.items()}
+    # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+    derived = replace(schedules["derived"], measured_on=None)
+    arms["predictions, derived for features"] = Arm(derived, "prediction", costs.order)
+    if of_predictions is not None:
+        rivals = _derived(of_predictions, count)
+        arms |= {f"predictions, {name} for them": Arm(keys, "prediction", costs.order) for name, keys in rivals.items()}
+    return arms | {"as many plain steps": Arm(steps=count)}
+
+
+def _derived(costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
+    return {"derived": derive_schedule(costs, count), "derived (errors unsquared)": derive_schedule(costs, count, power=1)}
+
+
+def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, float]:
+    found = pictures[pictures["arm"] == f"{count} {rule}"]
+    low, high = interval(found["mse"], mean_psnr)
+    near = {
+        "psnr": mean_psnr(found["mse"]),
+        "psnr_low": low,
+        "psnr_high": high,
+        "typical": typical_psnr(found["psnr"]),
+        "worst": found["psnr"].min(),
+        "pictures": len(found),
+    }
+    ahead = paired_difference(pictures, f"{count} {ours}", f"{count} {rule}")
+    return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
+
+
+Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
+Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them with two objects.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
+Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
+Kept = Annotated[Path, typer.Option("--store", help="File that keeps each picture.")]
+RULES_STORE = Path("runs/rules.sqlite")
+
+
+def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
+    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
+    torch.set_num_threads(threads)
+    pipe, captions = load_pipeline(), held_out_prompts(count)
+    of_run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
+    tables = [
+        compare_rules(pipe, embedded_costs(order=order), captions, of_predictions=embedded_costs("prediction", order), **of_run)
+        for order in (0, 1)
+    ]
+    write_whole(output, lambda place: pd.concat(tables).to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(pd.concat(tables).drop(columns="key_steps").round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,136 @@
+"""Keys at published time-steps, beside derived ones: `python -m studies.published_keys`.
+
+- `noise_levels(scheduler, num_inference_steps)`: the noise at every step of a run
+- `published_keys(levels, num_keys)`: the steps nearest to the noise levels of each published rule
+- `compare_published(pipe, costs, prompts, ...)`: features and predictions held there, and at derived keys
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from diffusers.schedulers import AysSchedules
+from scipy.optimize import linear_sum_assignment
+
+from fastdiff_lab.calibration.derive import derive_schedule
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.comparison.suite.run import check_held_out, held_out_prompts
+from fastdiff_lab.comparison.suite.suite_methods import check_costs
+from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.key_schedule import KeySchedule, check_num_keys
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
+from fastdiff_lab.sampling.methods import Arm, denoiser_calls
+
+from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+
+COUNTS = (5, 7, 9, 10, 13, 17)  # Align Your Steps was published for 10
+KARRAS_RHO = 7
+OURS = "predictions, derived for features"
+OPTIMISED = np.array(AysSchedules["StableDiffusionSigmas"][:-1])
+
+
+def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
+    """The standard deviation of the noise over the signal's scale at every step of a run, and last the lowest of training.
+
+    >>> noise_levels(load_pipeline().scheduler, 50)[[0, 49, 50]].round(2)
+    array([13.12,  0.04,  0.03])
+
+    `scheduler`: one with `alphas_cumprod`, such as DDIM; it stays as it is.
+    """
+    planned = copy.deepcopy(scheduler)
+    planned.set_timesteps(num_inference_steps)
+    alphas = planned.alphas_cumprod[[*planned.timesteps.round().long().tolist(), 0]].double()
+    return ((1 - alphas) / alphas).sqrt().numpy()
+
+
+def published_keys(levels: np.ndarray, num_keys: int) -> dict[str, KeySchedule]:
+    """Keys at the noise levels that published samplers step through.
+
+    >>> levels = noise_levels(load_pipeline().scheduler, 50)
+    >>> str(published_keys(levels, 10)["Align Your Steps"])
+    '0,7,12,17,22,26,32,37,43,48 of 50'
+
+    `levels`: from `noise_levels`. `num_keys`: from 1 to the number of steps. The rules: Align Your Steps (Sabour et al., 2024) as optimised
+    for Stable Diffusion 1.5 at 10 steps, other numbers interpolated as its authors say, linearly in the logarithm; Karras et al. (2022) with
+    rho = 7; steps uniform in the logarithm of the signal-to-noise ratio (DPM-Solver, Lu et al., 2022). Each level takes a step of its own,
+    so that they are as near as possible together. Raises ValueError for other numbers of keys.
+    """
+    check_num_keys(num_keys, len(levels) - 1)
+    highest, lowest, end = levels[0], levels[-2], levels[-1]
+    share = np.linspace(0, 1, num_keys)
+    root = 1 / KARRAS_RHO
+    optimised = np.log([*OPTIMISED, end])
+    wanted = {
+        "Align Your Steps": np.exp(np.interp(np.linspace(0, 1, num_keys + 1), np.linspace(0, 1, len(optimised)), optimised))[:-1],
+        "Karras": (highest**root + share * (lowest**root - highest**root)) ** KARRAS_RHO,
+        "uniform log-SNR": highest * (lowest / highest) ** share,
+    }
+    return {rule: _nearest(levels[:-1], found, rule) for rule, found in wanted.items()}
+
+
+def _nearest(levels: np.ndarray, wanted: np.ndarray, rule: str) -> KeySchedule:
+    """The first step is always a key, whatever noise the rule begins with."""
+    distance = np.abs(np.log(levels[1:, None]) - np.log(wanted[None, 1:]))
+    steps = linear_sum_assignment(distance)[0] + 1
+    return KeySchedule(len(levels), (0, *steps.tolist()), f"nearest to the noise levels of {rule}, {len(wanted)} keys")
+
+
+def compare_published(
+    pipe: Any,
+    costs: ReuseCosts,
+    prompts: Sequence[str],
+    *,
+    of_predictions: ReuseCosts,
+    counts: Sequence[int] = COUNTS,
+    num_inference_steps: int = 50,
+    **kept: Any,
+) -> pd.DataFrame:
+    """Holds features and predictions at published, derived and uniform keys, on the same pictures.
+
+    >>> costs = {"of_predictions": embedded_costs("prediction")}
+    >>> compare_published(pipe, embedded_costs(), held_out_prompts(32), seeds=[0, 1], **costs)  # doctest: +SKIP
+
+    `costs`, `of_predictions`: of runs of `num_inference_steps`, of order 0. `prompts`: none of theirs. `counts`: numbers of keys.
+    Others as for `compare_pictures`. Returns the columns of `compare_rules` without the order; what is told to be ahead are predictions
+    held at the keys derived for features, the nearest that costs as little as published time-steps do. Raises what `compare_rules` raises.
+    """
+    given = {("encoder", 0): costs, ("prediction", 0): of_predictions}
+    check_held_out(given, prompts)
+    check_costs(denoiser_calls(pipe, num_inference_steps), given)
+    levels = noise_levels(pipe.scheduler, num_inference_steps)
+    ways = {count: _ways(levels, costs, of_predictions, count) for count in counts}
+    return compare_ways(pipe, ways, prompts, ours=OURS, num_inference_steps=num_inference_steps, **kept)
+
+
+def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, count: int) -> dict[str, Arm]:
+    derived = derive_schedule(costs, count)
+    rules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | published_keys(levels, count)
+    arms = {"derived": Arm(derived)} | {rule: Arm(keys) for rule, keys in rules.items()}
+    # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+    rules |= {
+        "derived for features": replace(derived, measured_on=None),
+        "derived for them": derive_schedule(of_predictions, count),
+    }
+    arms |= {f"predictions, {rule}": Arm(keys, "prediction") for rule, keys in rules.items()}
+    return arms | {"as many plain steps": Arm(steps=count)}
+
+
+def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
+    """Compare published time-steps with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
+    torch.set_num_threads(threads)
+    costs, of_predictions = embedded_costs(), embedded_costs("prediction")
+    run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
+    table = compare_published(load_pipeline(), costs, held_out_prompts(count), of_predictions=of_predictions, **run)
+    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
+
+
+if __name__ == "__main__":
+    typer.run(main)

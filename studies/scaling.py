@@ -1,0 +1,114 @@
+"""What several devices give for one picture: `torchrun --nproc-per-node 2 -m studies.scaling`.
+
+- `share_of(schedule, size)`: what one of several processes evaluates
+- `measure(pipe, group)`: seconds of one process and of all, and how far their latents are apart
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import typer
+from torch import Tensor
+
+from fastdiff_lab.comparison.bench.full_pipelines import PROMPT
+from fastdiff_lab.comparison.environment import about_run
+from fastdiff_lab.comparison.time_ceiling import ceilings
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.device import synchronize
+from fastdiff_lab.inputs.files import write_text
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.propagation.distributed import Ranks
+from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
+from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls, generators, run_options
+
+
+def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
+    """What one of `size` processes (1 or more) evaluates: each key step, and the largest share of the rest of its group.
+
+    >>> str(share_of(KeySchedule(10, [0, 4]), 2))  # groups of 4 and 6 steps: 1 + 2 and 1 + 3 are left
+    '0,3 of 7'
+    """
+    shares = [1 + math.ceil((len(group) - 1) / size) for group in schedule.groups()]
+    return KeySchedule(sum(shares), tuple(accumulate(shares[:-1], initial=0)))
+
+
+def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
+    """Seconds (fastest of some runs that take turns) untouched, on one process and on all of a group; every process must call it.
+
+    >>> measure(load_pipeline(), dist.group.WORLD)["seconds"]  # doctest: +SKIP
+
+    `group`: of torch.distributed. `num_inference_steps`: of the run, 9 or more (the paper's keys). `repeats`: timed runs per arm.
+    Returns seconds per arm, `time_ceiling_seconds` of one process and of all (both halves of the denoiser timed alone), and
+    `latents_differ`, the largest absolute difference between the latents of one process and of all. Raises what `encoder_propagation` does.
+    """
+    schedule = KeySchedule.of_paper(denoiser_calls(pipe, num_inference_steps))
+    ways: dict[str, Callable[[], AbstractContextManager]] = {
+        "untouched": nullcontext,
+        "one process": lambda: encoder_propagation(pipe, schedule),
+        "all processes": lambda: encoder_propagation(pipe, schedule, process_group=group),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    latents = {}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            dist.barrier(group)
+            with way():
+                latents[name], spent = _timed(pipe, num_inference_steps)
+            if turn:  # the first turn warms up
+                seconds[name].append(spent)
+    arguments, size = denoiser_arguments(pipe, PROMPT), Ranks(group).size
+    return {
+        "processes": size, "schedule": str(schedule), "repeats": repeats,
+        "seconds": {name: min(values) for name, values in seconds.items()},
+        "time_ceiling_seconds": {
+            str(ranks): ceilings(denoiser_of(pipe), arguments, share_of(schedule, ranks))["parallel"] for ranks in (1, size)
+        },
+        "latents_differ": float((latents["one process"] - latents["all processes"]).abs().max()),
+    }  # fmt: skip
+
+
+def _timed(pipe: Any, num_inference_steps: int) -> tuple[Tensor, float]:
+    """The latents of one picture, and the seconds up to them."""
+    started = time.perf_counter()
+    call = run_options(num_inference_steps) | {"output_type": "latent"}
+    latents = pipe(PROMPT, generator=generators([0]), **call)[0]
+    synchronize(latents.device)
+    return latents, time.perf_counter() - started
+
+
+def main(
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline; without it, the embedded one.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for one GPU per process.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="JSON file that rank 0 writes.")] = None,
+) -> None:
+    """Time one picture on one process and on all that torchrun started."""
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    place = f"cuda:{dist.get_rank() % torch.cuda.device_count()}" if device == "cuda" else device
+    if device == "cuda":
+        torch.cuda.set_device(place)  # before anything talks: NCCL takes the current device, which is cuda:0 on every rank
+    torch.set_num_threads(1)
+    pipe = load_pipeline(model, device=place, dtype=dtype)
+    found = about_run(pipe) | measure(pipe, dist.group.WORLD, repeats=repeats)
+    if dist.get_rank() == 0:
+        text = json.dumps(found, indent=2, default=str)
+        typer.echo(text)
+        if output is not None:
+            write_text(output, text + "\n")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    typer.run(main)
