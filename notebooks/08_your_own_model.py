@@ -42,7 +42,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls
 from fastdiff_lab.hooks.flops import count_flops
-from fastdiff_lab.comparison.bench.architectures import full_size
+from fastdiff_lab.comparison.architectures import full_size
 from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
@@ -72,7 +72,7 @@ architectures.style.hide(axis="index").format({"denoiser's parameters, M": "{:.0
 # More speed than this ceiling can only come from decoding steps in parallel on a device that one picture leaves idle, or from an encoder
 # that takes more of the time than of the operations (on our small pipeline it does: notebook 05). The paper reports
 # 2.42 s down to 1.42 s (1.7x) for Stable Diffusion with DDIM (Table 1): look at the column, and say where the rest must come from.
-# `fastdiff-lab bench --device cuda` times these architectures on your device, with random weights and beside the ceiling by time.
+# `python -m studies.bench --device cuda` times these architectures on your device, with random weights and beside the ceiling by time.
 
 # %%
 figure = plot.figure(7, 2.6)

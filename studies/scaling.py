@@ -20,7 +20,6 @@ import torch.distributed as dist
 import typer
 from torch import Tensor
 
-from fastdiff_lab.comparison.bench.full_pipelines import PROMPT
 from fastdiff_lab.comparison.environment import about_run
 from fastdiff_lab.comparison.time_ceiling import ceilings
 from fastdiff_lab.hooks.denoiser import denoiser_of
@@ -31,6 +30,7 @@ from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.propagation.distributed import Ranks
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
 from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls, generators, run_options
+from studies.bench.full_pipelines import PROMPT
 
 
 def share_of(schedule: KeySchedule, size: int) -> KeySchedule:

@@ -11,7 +11,7 @@ from systems import SYSTEMS, System
 from systems.refused import LATER, REFUSED
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.comparison.bench.architectures import FULL_SIZE, PUBLISHED
+from fastdiff_lab.comparison.architectures import FULL_SIZE, PUBLISHED
 from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"

@@ -14,21 +14,21 @@ from models import conditions, denoiser_pipe, state, unet
 from torch import nn
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.comparison.bench import parts
-from fastdiff_lab.comparison.bench.cases import Case, compile_children, prepared
-from fastdiff_lab.comparison.bench.command import bench_into, chosen_cases, machine_name
-from fastdiff_lab.comparison.bench.full_pipelines import FULL_PIPELINES, full_pipeline
-from fastdiff_lab.comparison.bench.parts import decoded_at_once, run_part
-from fastdiff_lab.comparison.bench.profile import busy_share, named_arm, profiled
-from fastdiff_lab.comparison.bench.report import bench_table, write_report
-from fastdiff_lab.comparison.bench.timed_methods import UNTOUCHED, bench_arms
-from fastdiff_lab.comparison.bench.timing import Stopwatch, Timed, timed_run
-from fastdiff_lab.comparison.bench.timings_file import Book
 from fastdiff_lab.comparison.time_ceiling import at_best, ceilings, decoder_seconds, encoder_seconds
 from fastdiff_lab.hooks.flops import FlopCount
 from fastdiff_lab.hooks.patching import replaced_call
 from fastdiff_lab.sampling.methods import Arm
 from fastdiff_lab.sampling.rivals.deepcache import deepcache
+from studies.bench import parts
+from studies.bench.cases import Case, compile_children, prepared
+from studies.bench.command import bench_into, chosen_cases, machine_name
+from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
+from studies.bench.parts import decoded_at_once, run_part
+from studies.bench.profile import busy_share, named_arm, profiled
+from studies.bench.report import bench_table, write_report
+from studies.bench.timed_methods import UNTOUCHED, bench_arms
+from studies.bench.timing import Stopwatch, Timed, timed_run
+from studies.bench.timings_file import Book
 
 CASE = Case("embedded", 64, steps=10)
 ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}

@@ -11,16 +11,17 @@ from test_bench import ABOUT
 from torch import nn
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.comparison.bench import architectures, full_pipelines, parts
-from fastdiff_lab.comparison.bench.cases import COMPILED, Case, prepared
-from fastdiff_lab.comparison.bench.full_pipelines import FULL_PIPELINES, full_pipeline
-from fastdiff_lab.comparison.bench.parts import run_part
-from fastdiff_lab.comparison.bench.timed_methods import UNTOUCHED, bench_arms
-from fastdiff_lab.comparison.bench.timings_file import Book
+from fastdiff_lab.comparison import architectures
 from fastdiff_lab.comparison.costs import flops_kind, flops_of_call
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.sampling.methods import Arm
 from fastdiff_lab.sampling.rivals.token_merging import token_merging
+from studies.bench import full_pipelines, parts
+from studies.bench.cases import COMPILED, Case, prepared
+from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
+from studies.bench.parts import run_part
+from studies.bench.timed_methods import UNTOUCHED, bench_arms
+from studies.bench.timings_file import Book
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 WIDTHS = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 
-from fastdiff_lab.comparison.bench.architectures import FULL_SIZE, PUBLISHED, SD_15, SDXL, UNION, controlnet_config
+from fastdiff_lab.comparison.architectures import FULL_SIZE, PUBLISHED, SD_15, SDXL, UNION, controlnet_config
 
 UNITS = {"M": 1e6, "B": 1e9}
 # Over what diffusers has beside the original: an embedding of time-step and class in each of 28 blocks, where one would do; the original

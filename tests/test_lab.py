@@ -15,7 +15,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.calibration.derive import group_costs
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
-from fastdiff_lab.comparison.bench.architectures import FULL_SIZE, full_size
+from fastdiff_lab.comparison.architectures import FULL_SIZE, full_size
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.lab.session.background_job import Later, Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves

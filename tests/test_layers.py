@@ -170,11 +170,10 @@ def test_data_flows_one_way(name, forbidden):
 
 
 def test_rooms_inside_of_comparison():
-    """`compare` knows neither the suite nor the benchmark, and these not each other."""
+    """`compare` does not know the suite."""
     for name in FILES:
-        if name.startswith("comparison/"):
-            inside = {folder for folder in ("suite", "bench") if not name.startswith(f"comparison/{folder}/")}
-            assert not {module for module in own(name) if within(module, {f"comparison.{folder}" for folder in inside})}, name
+        if name.startswith("comparison/") and not name.startswith("comparison/suite/"):
+            assert not {module for module in own(name) if within(module, {"comparison.suite"})}, name
 
 
 def test_only_the_widget_knows_widgets():
@@ -192,9 +191,9 @@ def test_the_package_does_not_know_studies(name):
 
 
 def test_only_some_files_name_diffusers_models():
-    # The benchmark at full size and the training in shapes/ name the classes that they build.
+    # The architectures at full size and the training in shapes/ name the classes that they build.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
-    known = ("hooks/", "pipelines.py", "shapes/", "comparison/bench/architectures.py", "comparison/bench/full_pipelines.py")
+    known = ("hooks/", "pipelines.py", "shapes/", "comparison/architectures.py")
     for name, path in FILES.items():
         used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
         assert name.startswith(known) or not used & models, name

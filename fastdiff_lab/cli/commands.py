@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from . import options as cli_options
 
-GO_ON = ("calibrate", "compare", "bench", "train")  # each keeps what it has
+GO_ON = ("calibrate", "compare", "train")  # each keeps what it has
 
 
 class _Commands(TyperGroup):
@@ -237,41 +237,6 @@ def compare(
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
-
-
-@app.command()
-def bench(
-    system: Annotated[
-        Optional[list[str]],
-        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; give it for each."),
-    ] = None,
-    run: Annotated[Optional[list[str]], typer.Option(help="Scheduler and steps, such as ddim-50; give it for each.")] = None,
-    batch: Annotated[Optional[list[int]], typer.Option(help="Pictures at once; give it for each.")] = None,
-    mode: Annotated[Optional[list[str]], typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
-    pixels: Annotated[Optional[int], typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
-    device: cli_options.Device = "cpu",
-    dtype: Annotated[Optional[str], typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
-    threads: cli_options.Threads = None,
-    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
-    minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
-    retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
-    output: Annotated[Optional[Path], typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
-) -> None:
-    """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
-    from ..comparison.bench.command import bench_into, chosen_cases
-    from ..comparison.bench.report import told
-
-    cases = chosen_cases(
-        device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
-    )  # fmt: skip
-    typer.echo(f"cases: {len(cases)}; timed runs of each arm: {repeats}; this part ends after {minutes:g} minutes")
-    table, book, is_whole = bench_into(
-        output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes, retries_failed=retry
-    )  # fmt: skip
-    typer.echo(told(table, book))
-    typer.echo(
-        f"{book.path.parent}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}"
-    )
 
 
 @app.command()

@@ -16,12 +16,13 @@ import torch
 import torch._dynamo
 from tqdm import tqdm
 
-from ...hooks.denoiser import denoiser_of, sample_argument
-from ...hooks.flops import FlopCount
-from ...sampling.methods import Arm, denoiser_calls, first_arguments, generators
-from ..costs import controlnet_flops, flops_kind, flops_of_call
-from ..environment import clocks
-from ..time_ceiling import decoder_seconds, encoder_seconds
+from fastdiff_lab.comparison.costs import controlnet_flops, flops_kind, flops_of_call
+from fastdiff_lab.comparison.environment import clocks
+from fastdiff_lab.comparison.time_ceiling import decoder_seconds, encoder_seconds
+from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument
+from fastdiff_lab.hooks.flops import FlopCount
+from fastdiff_lab.sampling.methods import Arm, denoiser_calls, first_arguments, generators
+
 from .cases import COMPILED, Case, prepared
 from .timed_methods import bench_arms
 from .timing import Timed, timed_run

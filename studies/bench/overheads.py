@@ -1,4 +1,4 @@
-"""What the library itself costs on the embedded pipeline, as ratios measured in one run: `python -m fastdiff_lab.comparison.bench.overheads`.
+"""What the library itself costs on the embedded pipeline, as ratios measured in one run: `python -m studies.bench.overheads`.
 
 - `measure(pipe, ...)`: hooks with every step a key, recording, memory of a picture
 """
@@ -13,13 +13,14 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from ...hooks.peak_memory import peak_bytes
-from ...inputs.files import write_text
-from ...key_schedule import KeySchedule
-from ...pipelines import load_pipeline
-from ...recording.record import record
-from ...sampling.methods import Arm, denoiser_calls, sample
-from ..environment import about_run
+from fastdiff_lab.comparison.environment import about_run
+from fastdiff_lab.hooks.peak_memory import peak_bytes
+from fastdiff_lab.inputs.files import write_text
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.recording.record import record
+from fastdiff_lab.sampling.methods import Arm, denoiser_calls, sample
+
 from .full_pipelines import PROMPT
 
 

@@ -1,4 +1,4 @@
-"""`fastdiff-lab bench`: a benchmark of this machine, in parts that go on where the last one stopped.
+"""`python -m studies.bench`: a benchmark of this machine, in parts that go on where the last one stopped.
 
 - `bench_into(output, ...)`: times what is missing, and writes table and figure
 - `chosen_cases(...)`: what is timed
@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ...inputs.files import writable_folder
-from ...pipelines import check_device
-from ..environment import about_machine
+from fastdiff_lab.comparison.environment import about_machine
+from fastdiff_lab.inputs.files import writable_folder
+from fastdiff_lab.pipelines import check_device
+
 from .cases import COMPILED, EAGER, Case
 from .full_pipelines import FULL_PIPELINES
 from .parts import run_part

@@ -14,8 +14,9 @@ import torch
 import torch._dynamo
 from torch import nn
 
-from ...hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
-from ...pipelines import SCHEDULERS, with_settings_of
+from fastdiff_lab.hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
+from fastdiff_lab.pipelines import SCHEDULERS, with_settings_of
+
 from .full_pipelines import FULL_PIPELINES, full_pipeline
 
 EAGER, CHANNELS_LAST, COMPILED = MODES = ("eager", "channels-last", "compiled")

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ...hooks.denoiser import denoiser_of
-from ...hooks.device import synchronize
-from ...hooks.patching import replaced_call
-from ...sampling.methods import Arm, as_arm, generators
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.device import synchronize
+from fastdiff_lab.hooks.patching import replaced_call
+from fastdiff_lab.sampling.methods import Arm, as_arm, generators
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...hooks.flops import FlopCount
-from ...inputs.files import read_json, write_text
+from fastdiff_lab.hooks.flops import FlopCount
+from fastdiff_lab.inputs.files import read_json, write_text
+
 from .cases import Case
 from .timing import Timed
 

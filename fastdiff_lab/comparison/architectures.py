@@ -26,7 +26,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from ...hooks.flops import FlopCount, count_flops, total_flops
+from ..hooks.flops import FlopCount, count_flops, total_flops
 
 CROSS_3 = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,

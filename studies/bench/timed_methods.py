@@ -9,9 +9,9 @@ from typing import Any
 
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from ...key_schedule import KeySchedule
-from ...sampling.methods import Arm
-from ..tables import UNTOUCHED
+from fastdiff_lab.comparison.tables import UNTOUCHED
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.sampling.methods import Arm
 
 RATIO = 0.5  # tomesd's own default
 DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these

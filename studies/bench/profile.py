@@ -1,4 +1,4 @@
-"""Where the time of one run goes, operation by operation: `python -m fastdiff_lab.comparison.bench.profile`.
+"""Where the time of one run goes, operation by operation: `python -m studies.bench.profile`.
 
 - `profiled(pipe, arm, case)`: one run's operations, and its seconds
 - `named_arm(pipe, case, name)`: one of the benchmark's arms
@@ -16,9 +16,10 @@ import typer
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from ...hooks.denoiser import denoiser_of, sample_argument
-from ...inputs.files import write_whole
-from ...sampling.methods import Arm, first_arguments
+from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument
+from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.sampling.methods import Arm, first_arguments
+
 from .cases import Case, prepared
 from .command import chosen_cases
 from .parts import arms_of
@@ -35,7 +36,7 @@ def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
 
     Columns: `is_kernel` (a GPU's own work, which the operation that asked for it has in `device_seconds`, too), name, calls,
     `host_seconds` and `device_seconds` that it spent itself, without what it called; the largest first.
-    The profiler makes the host slower: compare shares, and take seconds from `fastdiff-lab bench`.
+    The profiler makes the host slower: compare shares, and take seconds from `python -m studies.bench`.
     """
     on_cuda = next(denoiser_of(pipe).parameters()).is_cuda
     timed_run(pipe, arm, case.call, case.steps)

@@ -18,11 +18,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ... import plot
-from ...hooks.flops import FlopCount
-from ...inputs.files import write_whole
-from ..tables import UNTOUCHED
-from ..time_ceiling import at_best
+from fastdiff_lab import plot
+from fastdiff_lab.comparison.tables import UNTOUCHED
+from fastdiff_lab.comparison.time_ceiling import at_best
+from fastdiff_lab.hooks.flops import FlopCount
+from fastdiff_lab.inputs.files import write_whole
+
 from .timing import Timed
 from .timings_file import Book, Entry
 

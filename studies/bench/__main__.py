@@ -1,0 +1,60 @@
+"""Time the accelerated sampler and its rivals on full-size architectures: `python -m studies.bench --help`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastdiff_lab.cli.options import Device, Threads
+
+from .command import bench_into, chosen_cases
+from .report import told
+
+
+def bench(
+    system: Annotated[
+        list[str] | None,
+        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; give it for each."),
+    ] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Scheduler and steps, such as ddim-50; give it for each.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Pictures at once; give it for each.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
+    device: Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
+    threads: Threads = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
+) -> None:
+    """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
+    cases = chosen_cases(
+        device, systems=system or (), runs=run or (), batches=batch or (), modes=mode or (), dtype=dtype, pixels=pixels
+    )  # fmt: skip
+    typer.echo(f"cases: {len(cases)}; timed runs of each arm: {repeats}; this part ends after {minutes:g} minutes")
+    table, book, is_whole = bench_into(
+        output, cases, device=device, threads=threads, repeats=repeats, minutes=minutes, retries_failed=retry
+    )  # fmt: skip
+    typer.echo(told(table, book))
+    typer.echo(
+        f"{book.path.parent}: {'all that was asked is timed' if is_whole else 'not all is timed yet; the same call goes on'}"
+    )
+
+
+def main() -> None:
+    """Run the command; what a user can mend ends in one sentence and exit code 2, a stop in 130."""
+    try:
+        typer.run(bench)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise SystemExit(130) from None
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
