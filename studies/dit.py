@@ -30,10 +30,10 @@ from fastdiff_lab.inputs.files import writable_folder, write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
+from fastdiff_lab.shapes import data
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import COLOURS, SHAPES, Scene, sample_scene
-from fastdiff_lab.shapes.text import new_tokenizer
-from fastdiff_lab.shapes.training.denoiser_training import EncodedScenes, encode_scenes, loss_weight, new_scheduler
+from fastdiff_lab.shapes.training.denoiser_training import loss_weight, new_scheduler
 from fastdiff_lab.shapes.training.trainer import fit
 
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
@@ -60,11 +60,11 @@ def class_of(scene: Scene) -> int:
     return CLASSES.index(f"{scene.things[0].colour} {scene.things[0].shape}")
 
 
-def encoded_scenes(folder: Path, count: int) -> tuple[EncodedScenes, Tensor]:
-    """Latents of `count` one-object scenes and their classes."""
-    vae = _autoencoder()
-    encoded = encode_scenes(vae, new_tokenizer(), folder / "scenes.safetensors", objects=1, count=count, device="cpu")
-    return encoded, torch.tensor([class_of(sample_scene(seed, 1)) for seed in range(count)])
+@torch.no_grad()
+def encoded_scenes(vae: AutoencoderTiny, seeds: range) -> tuple[Tensor, Tensor]:
+    """Latents of one-object scenes, shape (scenes, 4, 16, 16), and their classes."""
+    latents = vae.encoder(data.pictures(seeds, objects=1)) * vae.config.scaling_factor
+    return latents, torch.tensor([class_of(sample_scene(seed, objects=1)) for seed in seeds])
 
 
 def _autoencoder() -> AutoencoderTiny:
@@ -72,7 +72,7 @@ def _autoencoder() -> AutoencoderTiny:
 
 
 def train_dit(
-    folder: Path, *, minutes: float, max_steps: int = 10**9, scenes: int = 12_000, batch: int = 32, learning_rate: float = 1e-3
+    folder: Path, *, minutes: float, max_steps: int = 10**9, batch: int = 32, learning_rate: float = 1e-3
 ) -> DiTTransformer2DModel:
     """Trains the transformer to predict the noise, a tenth of the classes left out; the same call goes on after it was stopped.
 
@@ -83,18 +83,17 @@ def train_dit(
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
     writable_folder(folder)
-    encoded, classes = encoded_scenes(folder, scenes)
-    scheduler = new_scheduler()
-    weight = loss_weight(scheduler, cap=10.0)
+    vae, scheduler = _autoencoder(), new_scheduler()
+    weight = loss_weight(scheduler)
 
     def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
         generator = torch.Generator().manual_seed(draw)
-        rows = torch.randint(len(classes), (batch,), generator=generator)
+        latents, classes = encoded_scenes(vae, range(draw * batch, (draw + 1) * batch))
         time_steps = torch.randint(1000, (batch,), generator=generator)
-        noise = torch.randn((batch, *encoded.latents.shape[1:]), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
         dropped = torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE
-        labels = torch.where(dropped, NULL_CLASS, classes[rows])
-        noisy = scheduler.add_noise(encoded.latents[rows].float(), noise, time_steps)
+        labels = torch.where(dropped, NULL_CLASS, classes)
+        noisy = scheduler.add_noise(latents, noise, time_steps)
         predicted = model(noisy, timestep=time_steps, class_labels=labels).sample
         return (weight[time_steps] * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
@@ -220,7 +219,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 @app.command("train")
 def train_command(
-    minutes: Annotated[float, typer.Option(help="Training time; encoding the scenes comes before.")] = 120,
+    minutes: Annotated[float, typer.Option(help="Training time.")] = 120,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/dit"),
     output: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,

@@ -39,7 +39,7 @@ def test_no_time_to_train(tmp_path):
 def test_training_saving_and_a_sweep(tmp_path):
     torch.manual_seed(0)
     with torch.enable_grad():
-        model = dit.train_dit(tmp_path / "work", minutes=5, max_steps=3, scenes=8, batch=2)
+        model = dit.train_dit(tmp_path / "work", minutes=5, max_steps=3, batch=2)
     dit.save_dit(tmp_path, model)
     pipe = dit.load_dit_pipeline(tmp_path)
     assert type(pipe) is DiTPipeline and not list(tmp_path.rglob("*.bin"))

@@ -9,10 +9,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from fastdiff_lab.shapes.data import as_tensor
+from fastdiff_lab.shapes.scenes import draw, sample_scene
+from fastdiff_lab.shapes.text import new_tokenizer, tokens_of
 from fastdiff_lab.shapes.training import train
 from fastdiff_lab.shapes.training.autoencoder import crops
 from fastdiff_lab.shapes.training.data_parallel import in_processes
-from fastdiff_lab.shapes.training.denoiser_training import loss_weight, new_scheduler
+from fastdiff_lab.shapes.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
+from fastdiff_lab.shapes.training.scene_batches import SceneBatches, objects_of
 from fastdiff_lab.shapes.training.trainer import fit, learning_rate_factor
 
 
@@ -52,16 +56,44 @@ def test_training_lowers_the_loss(tmp_path):
 
 def test_the_learning_rate_rises_and_falls():
     factors = [learning_rate_factor(place / 100) for place in range(101)]
-    peak = factors.index(max(factors))
-    assert factors[:peak] == sorted(factors[:peak]) and factors[peak:] == sorted(factors[peak:], reverse=True)
+    assert factors[0] < 0.1 and factors[2:70] == [1.0] * 68 and factors[70:] == sorted(factors[70:], reverse=True)
     assert factors[-1] == pytest.approx(0.01)
 
 
 def test_the_loss_weight_makes_a_v_loss():
     scheduler = new_scheduler()
     signal = scheduler.alphas_cumprod
-    weight = loss_weight(scheduler)
+    weight = loss_weight(scheduler, cap=float("inf"))
     assert torch.allclose(weight / weight[0], signal[0] / signal) and float(weight.mean()) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_cap_bounds_the_loss_weight():
+    weight = loss_weight(new_scheduler())
+    assert float(weight.max() / weight.min()) == pytest.approx(10, rel=1e-2) and float(weight.mean()) == pytest.approx(1, abs=1e-5)
+
+
+def test_offset_noise_has_means_of_its_own():
+    means = offset_noise((64, 4, 32, 32), torch.Generator().manual_seed(0)).mean(dim=(2, 3))
+    assert float(means.std()) == pytest.approx((OFFSET_NOISE**2 + 1 / 1024) ** 0.5, rel=0.15)
+
+
+def test_batches_are_scenes_that_come_once():
+    tokenizer = new_tokenizer()
+    batches = SceneBatches(tokenizer, batch_size=5)
+    images, tokens = batches(3)  # a training that goes on begins anywhere
+    later, _ = batches(4)
+    scenes = [sample_scene(seed, objects_of(seed)) for seed in range(15, 25)]
+    assert [len(scene.things) for scene in scenes] == [2, 2, 2, 1, 1] * 2
+    assert torch.equal(torch.cat([images, later]), torch.stack([as_tensor(draw(scene)) for scene in scenes]))
+    assert torch.equal(tokens, tokens_of([scene.caption() for scene in scenes[:5]], tokenizer))
+
+
+def test_workers_draw_the_same_scenes():
+    tokenizer = new_tokenizer()
+    here, ahead = (SceneBatches(tokenizer, batch_size=4, workers=workers) for workers in (0, 1))
+    for place in (2, 3):
+        for one, other in zip(here(place), ahead(place), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_crops_hold_a_part_of_an_object():
@@ -110,7 +142,7 @@ def test_a_team_elsewhere_than_on_the_cpu():
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_pipeline_from_nothing(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_plan", lambda device: {"scenes": 40, "batch": 2})
+    monkeypatch.setattr(train, "_plan", lambda device: {"batch": 2, "workers": 0})
     for _ in range(2):  # the second call finds everything done
         train.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)

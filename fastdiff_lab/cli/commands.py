@@ -244,10 +244,13 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
         "runs/shapes"
     ),
-    minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 120.0,
+    minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 600.0,
     device: cli_options.Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    processes: Annotated[int, typer.Option(help="Processes of one thread that train the denoiser together, on the CPU.")] = 1,
+    processes: Annotated[
+        Optional[int],
+        typer.Option(help="Processes of one thread that train the denoiser together, on the CPU; without it, one per thread."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Train the embedded pipeline from nothing: autoencoder, judge, text encoder, denoiser."""

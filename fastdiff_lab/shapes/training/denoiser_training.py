@@ -1,37 +1,26 @@
-"""The denoiser of the embedded pipeline, trained on latents that were encoded beforehand.
+"""The denoiser of the embedded pipeline.
 
 - `new_unet()`, `new_scheduler()`: Stable Diffusion's topology and noise at a small size
-- `encode_scenes(vae, ...)`: latents and captions of many scenes, kept in a file
 - `train_denoiser(folder, ...)`: classifier-free guidance, epsilon prediction
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from ...inputs.files import write_whole
-from ..data import pictures
-from ..scenes import sample_scene
-from ..text import WIDTH, tokens_of
+from ..text import WIDTH
 from .trainer import fit
 
 UNCONDITIONAL_SHARE = 0.1
-# The mean of a picture shows through the noise even at the last time-step; noise with a mean of its own makes the denoiser
-# read the background's colour from the text instead ("offset noise").
+# The mean of an image shows through the noise even at the last time-step. Noise with a mean of its own ("offset noise") makes the
+# denoiser read the background's colour from the text instead.
 OFFSET_NOISE = 0.1
-LAYOUT_SHARE = 0.5  # of the training
-LATER_CAP = 10.0
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -52,101 +41,66 @@ def new_scheduler() -> DDIMScheduler:
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class EncodedScenes:
-    """Latents of shape (scenes, 4, 16, 16) in fp16, scaled to unit standard deviation, and the token ids of the captions."""
+def loss_weight(scheduler: DDIMScheduler, cap: float = 10.0) -> Tensor:
+    """The weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR up to a cap.
 
-    latents: Tensor
-    tokens: Tensor
-
-    def to(self, device: str) -> EncodedScenes:
-        return EncodedScenes(self.latents.to(device), self.tokens.to(device))
-
-
-@torch.no_grad()
-def encode_scenes(
-    vae: AutoencoderTiny, tokenizer: CLIPTokenizer, file: Path, *, objects: int, count: int, device: str
-) -> EncodedScenes:
-    """Draws and encodes `count` scenes with one or two objects, or reads them from `file` if they are there.
-
-    >>> one = encode_scenes(vae, tokenizer, Path("runs/train/one.safetensors"), objects=1, count=20000, device="cpu")  # doctest: +SKIP
-    """
-    if not file.exists():
-        parts = [range(start, min(start + 250, count)) for start in range(0, count, 250)]
-        factor = vae.config.scaling_factor
-        latents = [
-            (vae.encoder(pictures(part, objects).to(device)) * factor).half().cpu()
-            for part in tqdm(parts, desc=f"encode {objects}-object scenes")
-        ]
-        tokens = tokens_of([sample_scene(seed, objects).caption() for seed in range(count)], tokenizer)
-        header = {"objects": json.dumps(objects)}
-        tensors = {"latents": torch.cat(latents), "tokens": tokens}
-        write_whole(file, lambda place: save_file(tensors, place, metadata=header))
-    with safe_open(file, framework="pt") as stored:
-        return EncodedScenes(stored.get_tensor("latents"), stored.get_tensor("tokens"))
-
-
-def loss_weight(scheduler: DDIMScheduler, cap: float = float("inf")) -> Tensor:
-    """The weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR, which makes it the v-loss.
-
-    The plain epsilon loss hardly looks at the noisiest steps, where background and layout are decided; with a `cap` on the
-    weight the steps at which an object's colour and shape are decided keep their share.
+    Without a cap it is the v-loss (Salimans and Ho, 2022, section 4). The epsilon loss alone hardly sees the noisiest steps, where
+    background and layout are decided. The cap keeps a share for the steps at which an object's colour and shape are decided.
     """
     weight = (1 / scheduler.alphas_cumprod).clamp(max=cap)
     return weight / weight.mean()
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Which time-steps are drawn, as 1000 (1 - u ** `power`), and how their errors are weighted."""
-
-    power: float
-    weight: Tensor
-
-    def time_steps(self, count: int, generator: torch.Generator) -> Tensor:
-        return (1000 * (1 - torch.rand(count, generator=generator) ** self.power)).long().clamp(max=999)
+def offset_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard normal noise of shape (batch, channels, height, width), and a small mean of its own in each channel."""
+    return torch.randn(shape, generator=generator) + OFFSET_NOISE * torch.randn((*shape[:2], 1, 1), generator=generator)
 
 
 def train_denoiser(
     folder: Path,
-    scenes: Callable[[float, int], EncodedScenes],
+    batches: Callable[[int], tuple[Tensor, Tensor]],
+    vae: AutoencoderTiny,
     text_encoder: CLIPTextModel,
     unconditional: Tensor,
     *,
     device: str,
     max_steps: int,
     max_seconds: float,
-    batch: int,
-    learning_rate: float = 8e-4,
+    learning_rate: float = 5e-4,
     autocast: torch.dtype | None = None,
     save_every: float = 120.0,
     on_save: Callable[[nn.Module, int], None] = lambda ema, step: None,
 ) -> UNet2DConditionModel:
-    """Trains the UNet on encoded scenes and returns it with its averaged weights.
+    """Trains the UNet on scenes and returns it with its averaged weights.
 
-    `scenes(progress, draw)`: the set that a step draws its batch from; a curriculum is a function of the progress.
-    `unconditional`: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
+    Args:
+        folder: where the checkpoint and the losses go.
+        batches: gives a training step's images, shape (batch, 3, 64, 64), and token ids, shape (batch, 24); see `SceneBatches`.
+        vae: encodes the images.
+        text_encoder: reads the captions.
+        unconditional: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
+        device, max_steps, max_seconds, learning_rate, autocast, save_every, on_save: as in `fit`.
     """
     scheduler = new_scheduler()
-    # Background and layout are decided at the noisiest steps and are learned first; then come the objects' colours and shapes.
-    layout, objects = _Stage(2.0, loss_weight(scheduler).to(device)), _Stage(1.0, loss_weight(scheduler, LATER_CAP).to(device))
-    text_encoder = text_encoder.to(device).eval().requires_grad_(False)
+    weight = loss_weight(scheduler).to(device)
+    vae, text_encoder = (part.to(device).eval().requires_grad_(False) for part in (vae, text_encoder))
+
+    def noised(draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noisy latents, their noise and time-steps, and the embedded captions."""
+        images, tokens = batches(draw)
+        generator = torch.Generator().manual_seed(draw)
+        time_steps = torch.randint(1000, (len(images),), generator=generator).to(device)
+        dropped = torch.rand(len(images), generator=generator) < UNCONDITIONAL_SHARE
+        with torch.no_grad():
+            latents = vae.encoder(images.to(device)).float() * vae.config.scaling_factor
+            text = text_encoder(torch.where(dropped[:, None], unconditional, tokens).to(device)).last_hidden_state
+        noise = offset_noise(tuple(latents.shape), generator).to(device)
+        return scheduler.add_noise(latents, noise, time_steps), noise, time_steps, text
 
     def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
-        generator = torch.Generator().manual_seed(draw)
-        chosen = scenes(progress, draw)
-        rows = torch.randint(len(chosen.latents), (batch,), generator=generator).to(chosen.latents.device)
-        stage = layout if progress < LAYOUT_SHARE else objects
-        time_steps = stage.time_steps(batch, generator).to(device)
-        noise = torch.randn((batch, *chosen.latents.shape[1:]), generator=generator)
-        noise = (noise + OFFSET_NOISE * torch.randn((batch, 4, 1, 1), generator=generator)).to(device)
-        dropped = (torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE).to(device)
-        tokens = torch.where(dropped[:, None], unconditional.to(device), chosen.tokens[rows].to(device))
-        noisy = scheduler.add_noise(chosen.latents[rows].to(device, torch.float32), noise, time_steps)
-        with torch.no_grad():
-            text = text_encoder(tokens).last_hidden_state
+        noisy, noise, time_steps, text = noised(draw)
         predicted = model(noisy, time_steps, text).sample
-        return (stage.weight[time_steps] * (predicted.float() - noise).square().mean(dim=(1, 2, 3))).mean()
+        return (weight[time_steps] * (predicted.float() - noise).square().mean(dim=(1, 2, 3))).mean()
 
     return fit(
         new_unet().to(device), loss, name="unet", folder=folder, learning_rate=learning_rate, max_steps=max_steps,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,35 +26,35 @@ from ..judge import Judge
 from ..text import new_tokenizer, tokens_of, train_text_encoder
 from .autoencoder import train_autoencoder
 from .data_parallel import in_processes
-from .denoiser_training import EncodedScenes, encode_scenes, new_scheduler, train_denoiser
+from .denoiser_training import new_scheduler, train_denoiser
 from .judge_training import train_judge
+from .scene_batches import SceneBatches
 
-# Shares of the training time; encoding the scenes takes about a tenth on a CPU, hardly anything on a GPU.
-SHARES = {"autoencoder": 0.14, "judge": 0.1, "text_encoder": 0.03, "denoiser": 0.63}
+# Shares of the training time.
+SHARES = {"autoencoder": 0.05, "judge": 0.05, "text_encoder": 0.02, "denoiser": 0.88}
 NO_LIMIT = 10**9
-# On a CPU there is no time to learn two objects well; they come in when one is learned.
-TWO_OBJECTS_FROM = 0.8
 
 
 def _plan(device: str) -> dict[str, int]:
-    on_cpu = device == "cpu"
-    return {"scenes": 12_000 if on_cpu else 200_000, "batch": 16 if on_cpu else 512}
+    """Scenes per training step, and processes that draw them ahead: a GPU needs more than one process can draw."""
+    return {"batch": 16, "workers": 0} if device == "cpu" else {"batch": 512, "workers": os.cpu_count() or 1}
 
 
 def train_pipeline(
-    output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int = 1, seed: int = 0
+    output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int | None = None, seed: int = 0
 ) -> None:
     """Trains the embedded pipeline from nothing and saves it to `output`.
 
-    >>> train_pipeline(Path("runs/shapes"), minutes=240, processes=2)  # doctest: +SKIP
+    >>> train_pipeline(Path("runs/shapes"), minutes=600)  # doctest: +SKIP
 
     Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
-    `minutes`: training time of all parts together. `processes`: so many processes of one thread each train the denoiser together,
-    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, several processes elsewhere or a
-    device that is not there, OSError for a folder that cannot be written.
+    `minutes`: training time of all parts together. `threads`: of the CPU. `processes`: so many processes of one thread each train the
+    denoiser together, on the CPU; None for one per thread. Raises ValueError for no time, several processes elsewhere or a device that
+    is not there, OSError for a folder that cannot be written.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
+    processes = (threads if device == "cpu" else 1) if processes is None else processes
     if processes < 1 or (processes > 1 and device != "cpu"):
         raise ValueError(f"processes={processes} asked on {device}; accepted: 1, or more on the CPU")
     check_device(device)
@@ -68,17 +69,16 @@ def train_pipeline(
 
 @dataclass(frozen=True)
 class _Parts:
-    """All but the denoiser, trained, and the scenes that it learns from."""
+    """All but the denoiser, trained."""
 
     judge: Judge
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     vae: AutoencoderTiny
-    scenes: tuple[EncodedScenes, EncodedScenes]
 
 
 def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
-    folder, count = output / "training", _plan(device)["scenes"]
+    folder = output / "training"
     seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
     if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
         new_tokenizer().save_pretrained(folder / "tokenizer")
@@ -86,11 +86,7 @@ def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
     judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
     text_encoder = train_text_encoder(folder, tokenizer, device=device, max_steps=NO_LIMIT, max_seconds=seconds["text_encoder"])
     vae = train_autoencoder(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["autoencoder"])
-    one, two = (
-        encode_scenes(vae, tokenizer, folder / f"scenes_{objects}.safetensors", objects=objects, count=count, device=device).to(device)
-        for objects in (1, 2)
-    )  # fmt: skip
-    return _Parts(judge, tokenizer, text_encoder, vae, (one, two))
+    return _Parts(judge, tokenizer, text_encoder, vae)
 
 
 def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | None = None) -> None:
@@ -104,22 +100,16 @@ def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | N
 
     train_denoiser(
         folder,
-        lambda progress, draw: _curriculum(*parts.scenes, device, progress, draw),
+        SceneBatches(parts.tokenizer, plan["batch"], plan["workers"]),
+        parts.vae,
         parts.text_encoder,
         tokens_of([""], parts.tokenizer)[0],
         device=device,
         max_steps=NO_LIMIT,
         max_seconds=SHARES["denoiser"] * minutes * 60,
-        batch=plan["batch"],
         autocast=None if device == "cpu" else torch.bfloat16,
         on_save=save,
     )
-
-
-def _curriculum(one: EncodedScenes, two: EncodedScenes, device: str, progress: float, draw: int) -> EncodedScenes:
-    if device != "cpu":
-        return (one, two)[draw % 2]
-    return two if progress >= TWO_OBJECTS_FROM and draw % 3 == 0 else one
 
 
 def save_pipeline(
@@ -142,12 +132,12 @@ def save_pipeline(
 
 
 def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
-    """Draws held-out one-object captions with the pipeline in `folder` (25 steps) into one picture, eight in a row."""
+    """Draws held-out captions with one and with two objects by the pipeline in `folder` (25 steps), eight in a row."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
-    prompts = [scene.caption() for scene in held_out_scenes(count, objects=1)]
+    prompts = [scene.caption() for objects in (1, 2) for scene in held_out_scenes(count // 2, objects)]
     generators = [torch.Generator().manual_seed(place) for place in range(count)]
     images = pipe(prompts, num_inference_steps=25, guidance_scale=5.0, generator=generators).images
     write_whole(file, lambda place: contact_sheet(images).save(place, format="png"))

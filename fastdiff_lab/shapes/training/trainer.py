@@ -22,11 +22,13 @@ from ...inputs.files import write_whole
 from .data_parallel import Team
 
 
-def learning_rate_factor(progress: float, warm_up: float = 0.03) -> float:
-    """Linear warm-up, then a cosine to a hundredth; `progress` runs from 0 to 1."""
-    if progress < warm_up:
-        return (progress + 1e-3) / (warm_up + 1e-3)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / (1 - warm_up))))
+def learning_rate_factor(progress: float, warm_up: float = 0.02, decay_from: float = 0.7) -> float:
+    """Linear warm-up, then constant, then a linear decay to nearly 0; `progress` runs from 0 to 1.
+
+    >>> [round(learning_rate_factor(progress), 2) for progress in (0.01, 0.5, 0.85, 1.0)]
+    [0.5, 1.0, 0.5, 0.01]
+    """
+    return max(0.01, min(progress / warm_up, 1.0, (1 - progress) / (1 - decay_from)))
 
 
 class _Checkpoint:
