@@ -85,7 +85,7 @@ def test_a_room_knows_only_what_is_below(name):
 
 def test_imports_are_seen():
     """A reader that finds nothing would let the test above pass."""
-    assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.feature_cache"}
+    assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.run_state"}
     assert "plot" in own("comparison/suite/result_files.py") and "calibration.calibrate" in own("__init__.py")
 
 
@@ -101,8 +101,9 @@ def test_folders_have_no_circles():
     assert not arrows
 
 
-def test_schedules_are_pure_python():
-    names = ("key_schedule.py", "inputs/__init__.py", "inputs/files.py", "inputs/plain_values.py")
+def test_schedules_and_plans_are_pure_python():
+    names = ("key_schedule.py", "propagation/planner.py", "inputs/__init__.py", "inputs/files.py", "inputs/plain_values.py")
+    assert own("propagation/planner.py") == {"key_schedule"}
     assert own("key_schedule.py") == {"inputs.files", "inputs.plain_values"} and not own("inputs/plain_values.py")
     assert {module for name in names for module in outside(FILES[name])} <= {
         "__future__",
@@ -143,7 +144,8 @@ def test_what_stands_nearly_alone(name, known):
     ("name", "forbidden"),
     [
         ("recording/record.py", {"recording.analysis"}),
-        ("propagation/engine.py", {"propagation.encoder_propagation"}),
+        ("propagation/engine.py", {"propagation.encoder_propagation", "propagation.handle"}),
+        ("propagation/evaluation.py", {"propagation.engine", "key_schedule"}),
         ("propagation/feature_cache.py", {"propagation.engine", "hooks.denoiser", "key_schedule"}),
         ("hooks/denoiser.py", {"key_schedule"}),
         ("sampling/call_options.py", {"sampling.methods", "propagation"}),

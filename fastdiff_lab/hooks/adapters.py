@@ -2,7 +2,7 @@
 
 - `processor_of(module)`, `processors(model)`: attention processors
 - `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
-- `processors_kept(model)`: a run that is broken off leaves no processors behind
+- `processors_kept(model)`, `put_back_processors(model, before)`: a run that is broken off leaves no processors behind
 - `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
 - `Steered`: all of it in one run
 """
@@ -96,11 +96,19 @@ def processors_kept(model: Any, after_errors_only: bool = False) -> Iterator[Non
         yield
         ended = True
     finally:
-        now = dict(processors(model))
-        for module, processor in before if not (ended and after_errors_only) else ():
-            # Others than those are the user's: an adapter that was loaded or unloaded meanwhile.
-            if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
-                module.set_processor(processor)  # type: ignore[operator]
+        if not (ended and after_errors_only):
+            put_back_processors(model, before)
+
+
+def put_back_processors(model: nn.Module, before: list[tuple[nn.Module, Any]]) -> None:
+    """Gives modules the attention processors that they had before, in the place of those that mix rows.
+
+    Others are the user's: an adapter that was loaded or unloaded meanwhile.
+    """
+    now = dict(processors(model))
+    for module, processor in before:
+        if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
+            module.set_processor(processor)  # type: ignore[operator]
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:

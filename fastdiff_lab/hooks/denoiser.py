@@ -117,10 +117,6 @@ class Split:
         """What is recorded by default: all of the encoder, and the decoder without its output layers."""
         return self.encoder | {name: child for name, child in self.decoder.items() if "blocks." in name}
 
-    def held(self, what: str) -> dict[str, nn.Module]:
-        """The children whose outputs are held between key steps: of the encoder, or all blocks of the decoder."""
-        return {n: c for n, c in self.blocks.items() if n in self.decoder} if what == "decoder" else self.encoder
-
     def of(self, model: nn.Module) -> Split:
         """The same split of a copy of the denoiser."""
         encoder, decoder = ({name: model.get_submodule(name) for name in half} for half in (self.encoder, self.decoder))

@@ -60,12 +60,13 @@ class HeldFeatures:
         self.first, self.last, self.passing = held[0], held[-1], passing
         self.extrapolation = extrapolation
         self.entered = History(extrapolation)
-        self.forget()
-
-    def forget(self) -> None:
         self.mine = threading.local()
         self.called: set[str] = set()
         self.kept: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        """Lets go of all features, also of those that entered the decoder at the last key steps."""
+        self.release()
         self.entered.clear()
 
     @property

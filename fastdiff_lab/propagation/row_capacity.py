@@ -24,7 +24,7 @@ from ..hooks.device import free_bytes, is_out_of_memory, release_cache
 from ..hooks.flops import on_meta
 from ..hooks.patching import replaced_call
 from ..hooks.peak_memory import Peak, peak_bytes
-from .cached_calls import holding
+from .cached_calls import cached_calls
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .feature_cache import HeldFeatures, Pass
 
@@ -92,7 +92,8 @@ def bytes_of_pass(
         return call
 
     with ExitStack() as stack:
-        holding(stack, features, split)
+        entries = {name: split.decoder[name] for name in split.entries}
+        stack.enter_context(cached_calls(split.encoder, entries, lambda: features))
         stack.enter_context(replaced_call(split.decoder[split.entries[0]], at_the_decoder))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_FusedAttention())
@@ -173,6 +174,15 @@ class RowLimit:
         self.begin_run(model, arguments, extrapolation, split, pictures)
         fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
         return _counted_once(model, arguments, split, extrapolation).of(fewer)
+
+    def steps_at_once(self, rows: int) -> int | None:
+        """How many steps, of so many rows each, may be decoded at once, 1 or more; None for no limit.
+
+        Raises ValueError where not even one step fits into `max_rows` as it was given.
+        """
+        if self.asked is not None and self.asked < rows:
+            raise ValueError(f"max_rows={self.asked} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
+        return None if self.rows is None else max(1, self.rows // rows)
 
     def steps_of(self, steps: int, rows: int) -> int:
         """How many of so many steps, of so many rows each, are decoded at once by this process."""

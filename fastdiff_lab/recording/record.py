@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..hooks.adapters import processors_kept
 from ..hooks.callers import is_called_by
 from ..hooks.denoiser import denoiser_of, frames_of, guided_rows, inner_layers, inner_loop, sample_argument, split_denoiser
+from ..hooks.denoiser_call import arguments_of
 from ..hooks.flops import on_meta
 from ..hooks.patching import is_replaced, replaced_method
 from ..hooks.run_tracking import RunTracker, announced
@@ -40,7 +41,6 @@ class _Recorder:
         self.pipe, self.recording, self.keep, self.max_bytes, self.half = pipe, recording, keep, max_bytes, half
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
-        self.signature = inspect.signature(type(self.model).forward)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
         self.is_ours = True  # the call at hand; other pipelines may share the denoiser
         self.is_last_loop = True  # Text2Video-Zero makes three in one call
@@ -56,8 +56,7 @@ class _Recorder:
         self.is_ours = self.is_last_loop and is_called_by(self.pipe)
         if not self.is_ours:
             return
-        arguments = self.signature.bind(module, *args, **kwargs).arguments
-        arguments.pop("self")
+        arguments = arguments_of(module, args, kwargs)
         run, step, is_new = self.tracker.advance(arguments["timestep"])
         if is_new:
             self.begin_run()
