@@ -125,9 +125,9 @@ def test_schedules_and_plans_are_pure_python():
     [
         ("plot.py", set()),
         ("inputs/plain_values.py", set()),
-        ("hooks/patching.py", set()),
+        ("hooks/patching.py", {"hooks.private_api"}),
         ("propagation/extrapolation.py", set()),
-        ("sampling/silence.py", set()),
+        ("sampling/silence.py", {"hooks.private_api"}),
         ("calibration/reuse_costs.py", {"inputs.files"}),
         ("comparison/workers.py", {"hooks.patching"}),
         ("comparison/image_quality/distances.py", set()),
@@ -222,6 +222,23 @@ def test_no_file_unpickles_or_copies_a_forward(name):
     loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
     assert ("torch.load" in names) == bool(loads) and all("weights_only=True" in ast.unparse(node) for node in loads)
     assert not loads or name == "comparison/image_quality/weights.py"
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert all(len(ast.unparse(node).splitlines()) <= 60 for node in functions)
-    assert len(path.read_text().splitlines()) <= 370  # issue 18 takes the longest apart
+
+
+# Larger than the others, and to be taken apart.
+LARGE = {"ScheduleLab"}
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Of a function's body, without its docstring, comments and blank lines."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return sum(len(ast.unparse(statement).splitlines()) for statement in body)
+
+
+@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+def test_functions_classes_and_files_are_small(name):
+    text = (FILES.get(name) or STUDIES[name]).read_text()
+    nodes = list(ast.walk(ast.parse(text)))
+    assert all(lines_of(node) <= 45 for node in nodes if isinstance(node, ast.FunctionDef))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name not in LARGE]
+    assert all((node.end_lineno or 0) - node.lineno < 150 for node in classes)
+    assert len(text.splitlines()) <= 360

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ..hooks.adapters import processors_kept
-from ..hooks.denoiser import CONDITIONS, denoiser_of, sample_argument
+from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_call import arguments_of
+from ..hooks.denoiser_classes import conditions_of, sample_argument
 from ..hooks.denoiser_output import own
 from ..hooks.device import device_of, synchronize
 from ..hooks.patching import replaced_call, replaced_method
@@ -95,7 +96,8 @@ class Trajectory:
     def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
         """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
         model = denoiser_of(pipe)
-        now, before = ({name: of[name] for name in CONDITIONS if of.get(name) is not None} for of in (arguments, self.arguments))
+        compared = conditions_of(model)
+        now, before = ({name: of[name] for name in compared if of.get(name) is not None} for of in (arguments, self.arguments))
         names = [sample_argument(model), *sorted(now.keys() | before.keys())]
         now[names[0]], before[names[0]] = arguments[names[0]], self.arguments[names[0]]
         other = next((name for name in names if not _nearly_same(before.get(name), now.get(name))), None)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .call_conditions import repeated_arguments
-from .denoiser import CONDITIONS, HELD_RESIDUALS, frames_of, sample_argument
+from .batch_rows import repeat_rows
+from .denoiser_classes import HELD_RESIDUALS, conditions_of, frames_of, sample_argument
 
 
 @functools.cache
@@ -91,14 +91,15 @@ class DenoiserCall:
 
         Raises TypeError for an argument of which it is not known how to repeat it.
         """
-        name = sample_argument(self.model)
-        unknown = self.arguments.keys() - {name, "timestep", "return_dict", *CONDITIONS, *HELD_RESIDUALS}
+        with_rows = {sample_argument(self.model), *conditions_of(self.model)}
+        unknown = self.arguments.keys() - {"timestep", "return_dict", *with_rows, *HELD_RESIDUALS}
         if unknown:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
-        repeated = repeated_arguments(self.arguments, name, self.rows, len(time_steps), self.frames)
+        rows, times, frames = self.rows, len(time_steps), self.frames
+        repeated = {n: repeat_rows(value, rows, times, n, frames) for n, value in self.arguments.items() if n in with_rows}
         # One by one: an index made of a list would be copied to the device, and the host would wait for it.
-        times = torch.stack(list(time_steps)).to(self.sample.device, _number_of(self.timestep)).repeat_interleave(self.rows)
-        return replace(self, arguments={**self.arguments, **repeated, "timestep": times})
+        of_time = torch.stack(list(time_steps)).to(self.sample.device, _number_of(self.timestep)).repeat_interleave(rows)
+        return replace(self, arguments={**self.arguments, **repeated, "timestep": of_time})
 
 
 def _number_of(timestep: Any) -> torch.dtype | None:

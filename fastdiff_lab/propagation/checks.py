@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..hooks.adapters import row_mixing
 from ..hooks.denoiser import controlnet_of, denoiser_of, several_runs
+from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..hooks.run_tracking import time_step_value
 from ..key_schedule import KeySchedule
 
@@ -38,7 +39,7 @@ def guidance_of(pipe: Any) -> float | None:
     >>> guidance_of(pipe)  # doctest: +SKIP
     5.0
     """
-    used = getattr(pipe, "_guidance_scale", None)
+    used = guidance_scale_of(pipe)
     # Stable Video Diffusion's is a tensor that grows from frame to frame: it is named by the last frame's.
     return used.max().item() if isinstance(used, Tensor) else used
 
@@ -61,7 +62,7 @@ def check_length(pipe: Any, schedule: KeySchedule, calls: int) -> None:
     """Raises ValueError where a run makes another number of denoiser calls than the schedule is for."""
     if calls == schedule.num_steps:
         return
-    if several_runs(pipe) == "free_init" and getattr(pipe, "_free_init_use_fast_sampling", False):
+    if several_runs(pipe) == "free_init" and free_init_of(pipe)[1]:
         raise ValueError(
             f"{type(pipe).__name__} makes runs of different lengths in one call (FreeInit with use_fast_sampling), which no one schedule "
             "fits; accepted: enable_free_init(use_fast_sampling=False)"

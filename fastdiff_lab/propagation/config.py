@@ -68,7 +68,7 @@ class PropagationConfig:
         if not isinstance(schedule, cls):
             return cls(schedule, **options)  # type: ignore[arg-type]
         defaults = {field.name: field.default for field in fields(cls)}
-        beside = next((name for name, value in options.items() if value != defaults[name]), None)
+        beside = next((name for name, value in options.items() if value != defaults.get(name)), None)
         if beside is not None:
             raise TypeError(f"{beside}={options[beside]!r} given beside a PropagationConfig; accepted: one or the other")
         return schedule

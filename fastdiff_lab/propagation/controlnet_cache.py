@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..hooks.call_conditions import Conditions
 from ..hooks.run_tracking import RunTracker, time_step_value
 from ..key_schedule import KeySchedule
+from .call_conditions import Conditions
 
 _CHANGES_BY_STEP = ("sample", "timestep", "return_dict")
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..hooks.denoiser_call import DenoiserCall
-from ..hooks.denoiser_output import per_step
+from ..hooks.denoiser_output import per_step, sample_of
 from .checks import is_near
 from .counts import Counts
 from .feature_cache import Pass
@@ -50,7 +50,7 @@ class Evaluation:
 
         rows = self.call.rows
         for part, output in self.limit.in_passes(planned.own, rows, self.call.sample.device, attempt):
-            found |= zip(part, per_step(output[0], rows, len(part)), strict=True)
+            found |= zip(part, per_step(sample_of(output), rows, len(part)), strict=True)
         if self.run.unproven and len(planned.own) > 1:
             self.check_rows_stay_apart({step: found[step] for step in (planned.own[0], planned.own[-1])})
         if planned.ends_group:
@@ -93,8 +93,8 @@ class Evaluation:
         """Decodes steps of a batch alone, once in a run, and raises ValueError if one differs: something mixes the rows."""
         names, self.run.unproven = ", ".join(self.run.unproven), ()
         for step, sample in together.items():
-            alone = self.forward((step,), is_key=False, is_last=False)[0]
-            if not is_near(sample, alone):
+            alone = self.forward((step,), is_key=False, is_last=False)
+            if not is_near(sample, sample_of(alone)):
                 raise ValueError(
                     f"step {step} decoded alone differs from the same step in a batch with others, so {names} mixes the rows of a batch; "
                     "use parallel_decoding=False"

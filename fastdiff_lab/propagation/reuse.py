@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..hooks.denoiser import Split
-from ..hooks.denoiser_output import as_given, own
+from ..hooks.denoiser_output import as_given, own, sample_of
 from .extrapolation import Extrapolation, History
 from .feature_cache import HeldFeatures, Pass
 from .planner import PlannedPass
@@ -92,7 +92,7 @@ class PredictionReuse(EncoderReuse):
 
     def predictions(self, planned: PlannedPass, place: Place, output: Any, decoded: Mapping[int, Tensor]) -> dict[int, Any]:
         key, *later = range(planned.steps.start, planned.group.stop)
-        self.history.add(place(key), output[0])
+        self.history.add(place(key), sample_of(output))
         at = {step: self.history.at([place(step)], self.history.values) for step in later}
         return {key: own(output)} | {step: as_given(output, sample) for step, sample in at.items()}
 

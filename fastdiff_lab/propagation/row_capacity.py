@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from ..hooks.call_conditions import repeated_arguments
-from ..hooks.denoiser import Split, frames_of, sample_argument, split_denoiser
+from ..hooks.denoiser import Split, split_denoiser
+from ..hooks.denoiser_call import DenoiserCall
+from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import free_bytes, is_out_of_memory, release_cache
 from ..hooks.flops import on_meta
 from ..hooks.patching import replaced_call
 from ..hooks.peak_memory import Peak, peak_bytes
+from ..hooks.private_api import tree_leaves
 from .cached_calls import cached_calls
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .feature_cache import HeldFeatures, Pass
@@ -105,13 +106,10 @@ def bytes_of_pass(
 
 def _pass(model: nn.Module, arguments: dict[str, Any], features: HeldFeatures, key: int, steps: int) -> None:
     """A key step and the steps after it, decoded at once."""
-    name = sample_argument(model)
-    sample = arguments[name]
+    call = DenoiserCall(model, arguments)
     places = tuple(float(key + step) for step in range(steps))
-    now = Pass(len(sample), frames_of(model, sample), places, is_key=True, is_last_use=False)
-    of_time = torch.empty(len(sample) * steps, device="meta")
-    with features.during(now):
-        model(**arguments | repeated_arguments(arguments, name, now.rows, steps, now.frames) | {"timestep": of_time})
+    with features.during(Pass(call.rows, call.frames, places, is_key=True, is_last_use=False)):
+        call.of_steps([torch.empty((), device="meta")] * steps).invoked(model)
 
 
 _counted: weakref.WeakKeyDictionary[nn.Module, dict[Any, PassBytes]] = weakref.WeakKeyDictionary()

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
 from ..hooks.callers import is_called_by
-from ..hooks.denoiser import denoiser_of, frames_of, guided_rows, inner_layers, inner_loop, sample_argument, split_denoiser
+from ..hooks.denoiser import denoiser_of, inner_layers, inner_loop, split_denoiser
 from ..hooks.denoiser_call import arguments_of
+from ..hooks.denoiser_classes import frames_of, sample_argument
+from ..hooks.denoiser_output import sample_of
 from ..hooks.flops import on_meta
+from ..hooks.guided_rows import guided_rows
 from ..hooks.patching import is_replaced, replaced_method
 from ..hooks.run_tracking import RunTracker, announced
 from .recording import STATISTICS, Recording, unknown_layer
@@ -132,7 +135,7 @@ class _Recorder:
     def after_layer(self, name: str, output: Any) -> None:
         if not self.is_ours:
             return
-        feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
+        feature = sample_of(output).detach()[self.rows]
         for statistic, value in statistics_of(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
         # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
@@ -216,7 +219,7 @@ def output_bytes(model: nn.Module, arguments: dict[str, Any], layers: Iterable[s
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            sizes[name] = (output if isinstance(output, Tensor) else output[0])[rows].nbytes
+            sizes[name] = sample_of(output)[rows].nbytes
 
         return hook
 

@@ -21,9 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
-from ..hooks.denoiser import by_picture, denoiser_of
+from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_call import arguments_of
 from ..hooks.device import device_of, synchronize
+from ..hooks.guided_rows import by_picture
 from ..hooks.patching import replaced_call
 from ..inputs.plain_values import is_whole, number, plain, seeds_of
 from ..key_schedule import KeySchedule
