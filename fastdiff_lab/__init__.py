@@ -12,10 +12,12 @@ from .calibration.refine import refine_schedule
 from .calibration.reuse_costs import ReuseCosts
 from .comparison.compare import compare, compare_pictures
 from .comparison.fidelity import paired_difference
+from .hooks.denoiser_classes import register_denoiser
 from .key_schedule import KeySchedule
 from .pipelines import embedded_costs, load_pipeline
+from .propagation.config import PropagationConfig
 from .propagation.counts import Counts
-from .propagation.encoder_propagation import encoder_propagation
+from .propagation.encoder_propagation import apply_encoder_propagation, encoder_propagation
 from .propagation.extrapolation import Extrapolation
 from .propagation.prior_noise import prior_noise_injection
 from .recording.analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
@@ -31,9 +33,11 @@ __all__ = [
     "Counts",
     "Extrapolation",
     "KeySchedule",
+    "PropagationConfig",
     "Recording",
     "ReuseCosts",
     "accumulated_change",
+    "apply_encoder_propagation",
     "bytes_to_keep",
     "calibrate",
     "compare",
@@ -51,6 +55,7 @@ __all__ = [
     "prompt_accuracy",
     "record",
     "refine_schedule",
+    "register_denoiser",
     "schedule_front",
     "step_clusters",
     "step_similarity",

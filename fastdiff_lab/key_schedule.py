@@ -162,31 +162,10 @@ class KeySchedule:
 
         Raises ValueError for anything else.
         """
-        part = rf"{_NUMBER}(?:-{_NUMBER})?"
-        match = re.fullmatch(rf"\s*({part}(?:\s*,\s*{part})*)\s+of\s+({_NUMBER})\s*", str(text), re.ASCII)
-        if match is None or len(str(text)) > 10 * MAX_STEPS:
-            raise ValueError(f"cannot read {str(text)[:80]!r} as a key schedule; accepted: text such as '0-3,5,10 of 20'")
-        num_steps = int(match[2])
-        _check_num_steps(num_steps)
-        keys: list[int] = []
-        for part in match[1].replace(" ", "").split(","):
-            first, _, last = part.partition("-")
-            if int(last or first) >= num_steps:
-                raise ValueError(f"key step {last or first} asked in {str(text)[:80]!r}; accepted: 0 to {num_steps - 1}")
-            keys.extend(range(int(first), int(last or first) + 1))
-            if len(keys) > num_steps:  # refused below; a short text can name billions
-                break
-        return cls(num_steps, tuple(keys))
+        return cls(*_read(str(text)))
 
     def __str__(self) -> str:
-        runs: list[list[int]] = []
-        for key in self.keys:
-            if runs and key == runs[-1][-1] + 1:
-                runs[-1].append(key)
-            else:
-                runs.append([key])
-        parts = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs]
-        return f"{','.join(parts)} of {self.num_steps}"
+        return f"{_ranges(self.keys)} of {self.num_steps}"
 
     def groups(self) -> tuple[range, ...]:
         """The steps of each group: a key step and the non-key steps up to the next key.
@@ -221,26 +200,19 @@ class KeySchedule:
         num_steps = plain(num_steps)
         _check_num_steps(num_steps)
         check_num_keys(len(self.keys), num_steps)
-        keys: list[int] = []
-        for position, key in enumerate(self.keys):
-            wanted = (2 * key * num_steps + self.num_steps) // (2 * self.num_steps)
-            earliest = keys[-1] + 1 if keys else 0
-            keys.append(min(max(wanted, earliest), num_steps - len(self.keys) + position))
         begun = re.sub(r", rescaled to \d+ steps$", "", self.source) or str(self)  # how often it was rescaled says nothing
-        return KeySchedule(num_steps, tuple(keys), f"{begun}, rescaled to {num_steps} steps")
+        return KeySchedule(num_steps, _spread(self.keys, self.num_steps, num_steps), f"{begun}, rescaled to {num_steps} steps")
 
     def to_json(self) -> str:
         """The schedule as small readable JSON with a schema version."""
         document = {"schema": SCHEMA, "version": VERSION, "num_steps": self.num_steps, "keys": list(self.keys)}
-        document["source"] = self.source
-        if self.measured_on is not None:
-            document["measured_on"] = dict(self.measured_on)
-        return json.dumps(document)
+        measured = {} if self.measured_on is None else {"measured_on": dict(self.measured_on)}
+        return json.dumps(document | {"source": self.source} | measured)
 
     @classmethod
     def from_json(cls, text: str) -> KeySchedule:
         """Reads what `to_json` writes. Raises ValueError that names the wrong field."""
-        return cls._from_document(read_json(text, "the given text", SCHEMA, VERSION), "the given text")
+        return _from_document(read_json(text, "the given text", SCHEMA, VERSION), "the given text")
 
     def save(self, path: str | Path) -> None:
         """Writes the schedule as JSON; an existing file is replaced whole or left as it is.
@@ -252,19 +224,59 @@ class KeySchedule:
     @classmethod
     def load(cls, path: str | Path) -> KeySchedule:
         """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError that names the wrong field."""
-        return cls._from_document(read_json(Path(path), str(path), SCHEMA, VERSION), str(path))
+        return _from_document(read_json(Path(path), str(path), SCHEMA, VERSION), str(path))
 
-    @classmethod
-    def _from_document(cls, document: dict, place: str) -> KeySchedule:
-        fields = {"num_steps", "keys", "source", "measured_on"}
-        missing, unknown = {"num_steps", "keys"} - document.keys(), document.keys() - fields
-        if missing or unknown:
-            wrong = f"field {sorted(missing or unknown)[0]!r} is {'missing' if missing else 'unknown'}"
-            raise ValueError(f"{place}: {wrong}; a key schedule has: {', '.join(sorted(fields))}")
-        try:
-            return cls(**document)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{place}: {error}") from None
+
+def _read(text: str) -> tuple[int, tuple[int, ...]]:
+    """The number of steps and the keys that a text names."""
+    part = rf"{_NUMBER}(?:-{_NUMBER})?"
+    match = re.fullmatch(rf"\s*({part}(?:\s*,\s*{part})*)\s+of\s+({_NUMBER})\s*", text, re.ASCII)
+    if match is None or len(text) > 10 * MAX_STEPS:
+        raise ValueError(f"cannot read {text[:80]!r} as a key schedule; accepted: text such as '0-3,5,10 of 20'")
+    num_steps = int(match[2])
+    _check_num_steps(num_steps)
+    keys: list[int] = []
+    for part in match[1].replace(" ", "").split(","):
+        first, _, last = part.partition("-")
+        if int(last or first) >= num_steps:
+            raise ValueError(f"key step {last or first} asked in {text[:80]!r}; accepted: 0 to {num_steps - 1}")
+        keys.extend(range(int(first), int(last or first) + 1))
+        if len(keys) > num_steps:  # refused by KeySchedule; a short text can name billions
+            break
+    return num_steps, tuple(keys)
+
+
+def _ranges(keys: Iterable[int]) -> str:
+    """Keys as text, three or more in a row as a range."""
+    runs: list[list[int]] = []
+    for key in keys:
+        if runs and key == runs[-1][-1] + 1:
+            runs[-1].append(key)
+        else:
+            runs.append([key])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
+
+
+def _spread(keys: tuple[int, ...], old_steps: int, new_steps: int) -> tuple[int, ...]:
+    """The same number of keys at the same shares of another number of steps."""
+    found: list[int] = []
+    for position, key in enumerate(keys):
+        wanted = (2 * key * new_steps + old_steps) // (2 * old_steps)
+        earliest = found[-1] + 1 if found else 0
+        found.append(min(max(wanted, earliest), new_steps - len(keys) + position))
+    return tuple(found)
+
+
+def _from_document(document: dict, place: str) -> KeySchedule:
+    fields = {"num_steps", "keys", "source", "measured_on"}
+    missing, unknown = {"num_steps", "keys"} - document.keys(), document.keys() - fields
+    if missing or unknown:
+        wrong = f"field {sorted(missing or unknown)[0]!r} is {'missing' if missing else 'unknown'}"
+        raise ValueError(f"{place}: {wrong}; a key schedule has: {', '.join(sorted(fields))}")
+    try:
+        return KeySchedule(**document)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from None
 
 
 def _check_measured_on(given: object) -> None:

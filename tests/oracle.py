@@ -21,7 +21,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from fastdiff_lab.hooks.denoiser import sample_argument
+from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.hooks.patching import replaced_call
 
 

@@ -16,7 +16,8 @@ from diffusers import UNet1DModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from fastdiff_lab.hooks.denoiser import frames_of, sample_argument, split_denoiser
+from fastdiff_lab.hooks.denoiser import split_denoiser
+from fastdiff_lab.hooks.denoiser_classes import frames_of, sample_argument
 
 # Four levels halve a side to 1 or 2 at last; there are too few small numbers for that.
 LEAST_SIDE = 5

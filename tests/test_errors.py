@@ -90,7 +90,7 @@ def test_messages_are_found_however_they_are_made():
         [f"a{HOLE}"],
         [HOLE],
     ]
-    assert len(MESSAGES) >= 85 and any("propagation/engine.py" in place for place in MESSAGES)
+    assert len(MESSAGES) >= 85 and any("propagation/evaluation.py" in place for place in MESSAGES)
     assert quoted(f"a {HOLE} b", "`an a 3 b`") and not quoted(f"a {HOLE} b", "`a 3`, ` b`")
 
 

@@ -85,7 +85,7 @@ def test_a_room_knows_only_what_is_below(name):
 
 def test_imports_are_seen():
     """A reader that finds nothing would let the test above pass."""
-    assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.feature_cache"}
+    assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.run_state"}
     assert "plot" in own("comparison/suite/result_files.py") and "calibration.calibrate" in own("__init__.py")
 
 
@@ -101,8 +101,9 @@ def test_folders_have_no_circles():
     assert not arrows
 
 
-def test_schedules_are_pure_python():
-    names = ("key_schedule.py", "inputs/__init__.py", "inputs/files.py", "inputs/plain_values.py")
+def test_schedules_and_plans_are_pure_python():
+    names = ("key_schedule.py", "propagation/planner.py", "inputs/__init__.py", "inputs/files.py", "inputs/plain_values.py")
+    assert own("propagation/planner.py") == {"key_schedule"}
     assert own("key_schedule.py") == {"inputs.files", "inputs.plain_values"} and not own("inputs/plain_values.py")
     assert {module for name in names for module in outside(FILES[name])} <= {
         "__future__",
@@ -124,9 +125,9 @@ def test_schedules_are_pure_python():
     [
         ("plot.py", set()),
         ("inputs/plain_values.py", set()),
-        ("hooks/patching.py", set()),
+        ("hooks/patching.py", {"hooks.private_api"}),
         ("propagation/extrapolation.py", set()),
-        ("sampling/silence.py", set()),
+        ("sampling/silence.py", {"hooks.private_api"}),
         ("calibration/reuse_costs.py", {"inputs.files"}),
         ("comparison/workers.py", {"hooks.patching"}),
         ("comparison/image_quality/distances.py", set()),
@@ -143,7 +144,8 @@ def test_what_stands_nearly_alone(name, known):
     ("name", "forbidden"),
     [
         ("recording/record.py", {"recording.analysis"}),
-        ("propagation/engine.py", {"propagation.encoder_propagation"}),
+        ("propagation/engine.py", {"propagation.encoder_propagation", "propagation.handle"}),
+        ("propagation/evaluation.py", {"propagation.engine", "key_schedule"}),
         ("propagation/feature_cache.py", {"propagation.engine", "hooks.denoiser", "key_schedule"}),
         ("hooks/denoiser.py", {"key_schedule"}),
         ("sampling/call_options.py", {"sampling.methods", "propagation"}),
@@ -220,6 +222,23 @@ def test_no_file_unpickles_or_copies_a_forward(name):
     loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
     assert ("torch.load" in names) == bool(loads) and all("weights_only=True" in ast.unparse(node) for node in loads)
     assert not loads or name == "comparison/image_quality/weights.py"
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert all(len(ast.unparse(node).splitlines()) <= 60 for node in functions)
-    assert len(path.read_text().splitlines()) <= 370  # issue 18 takes the longest apart
+
+
+# Larger than the others, and to be taken apart.
+LARGE = {"ScheduleLab"}
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Of a function's body, without its docstring, comments and blank lines."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return sum(len(ast.unparse(statement).splitlines()) for statement in body)
+
+
+@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+def test_functions_classes_and_files_are_small(name):
+    text = (FILES.get(name) or STUDIES[name]).read_text()
+    nodes = list(ast.walk(ast.parse(text)))
+    assert all(lines_of(node) <= 45 for node in nodes if isinstance(node, ast.FunctionDef))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name not in LARGE]
+    assert all((node.end_lineno or 0) - node.lineno < 150 for node in classes)
+    assert len(text.splitlines()) <= 360

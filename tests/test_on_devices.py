@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.hooks.call_conditions import repeat_rows
+from fastdiff_lab.hooks.batch_rows import repeat_rows
 from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 from fastdiff_lab.hooks.patching import replaced_call
 from fastdiff_lab.hooks.run_tracking import Run

@@ -21,7 +21,8 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.comparison.architectures import FULL_SIZE
 from fastdiff_lab.comparison.estimate import OneCall, bytes_of, seconds_of
-from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument, split_denoiser
+from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
+from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.hooks.device import is_out_of_memory
 from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.propagation.extrapolation import Extrapolation

@@ -12,7 +12,7 @@ from systems.base import of
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.hooks.call_conditions import repeat_rows
+from fastdiff_lab.hooks.batch_rows import repeat_rows
 from fastdiff_lab.hooks.fingerprint import differences, identity
 from fastdiff_lab.propagation.extrapolation import Extrapolation, History
 

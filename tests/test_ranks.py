@@ -144,22 +144,6 @@ def test_nothing_to_share_out(way):
             pass
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-@pytest.mark.parametrize("is_key", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 5, 20])
-def test_every_step_is_owned_once(size, is_key, count):
-    steps, owned, longest = range(7, 7 + count), [], 0
-    for rank in range(size):
-        ranks = Ranks()
-        ranks.size, ranks.rank = size, rank
-        share = list(ranks.share(steps, is_key))
-        owned += ranks.owned(steps, is_key)
-        longest = max(longest, len(share))
-        assert share and set(share) <= set(steps) and (not is_key or share[0] == 7)
-    assert sorted(owned) == list(steps[1:] if is_key else steps)
-    assert ranks.reach(longest, is_key) >= count  # so many steps each are enough for the pass
-
-
 @pytest.mark.long
 def test_the_measurement_that_the_page_names(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "studies.scaling"]

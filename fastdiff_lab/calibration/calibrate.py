@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..hooks.denoiser import by_picture, denoiser_of
+from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import identity, in_words, pipeline_digest
 from ..hooks.flops import count_flops
+from ..hooks.guided_rows import by_picture
 from ..inputs.plain_values import is_whole, plain, prompts_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words, warn_of_rounding

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..hooks.denoiser import by_picture
+from ..hooks.guided_rows import by_picture
 from ..inputs.plain_values import plain, prompts_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts

@@ -19,15 +19,18 @@ import torch
 from torch import Tensor
 
 from ..hooks.adapters import processors_kept
-from ..hooks.denoiser import CONDITIONS, denoiser_of, sample_argument, split_denoiser
+from ..hooks.denoiser import denoiser_of
+from ..hooks.denoiser_call import arguments_of
+from ..hooks.denoiser_classes import conditions_of, sample_argument
 from ..hooks.denoiser_output import own
 from ..hooks.device import device_of, synchronize
 from ..hooks.patching import replaced_call, replaced_method
 from ..inputs.plain_values import seeds_of
 from ..key_schedule import KeySchedule
-from ..propagation.encoder_propagation import check_not_accelerated, installed
-from ..propagation.engine import Decoding
+from ..propagation.config import PropagationConfig
+from ..propagation.engine import PropagationEngine
 from ..propagation.extrapolation import HELD_FEATURES, Extrapolation
+from ..propagation.handle import PropagationHandle
 from ..propagation.row_capacity import RowLimit
 from ..sampling.call_options import CallOptions
 from ..sampling.methods import generators, run_options
@@ -93,7 +96,8 @@ class Trajectory:
     def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
         """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
         model = denoiser_of(pipe)
-        now, before = ({name: of[name] for name in CONDITIONS if of.get(name) is not None} for of in (arguments, self.arguments))
+        compared = conditions_of(model)
+        now, before = ({name: of[name] for name in compared if of.get(name) is not None} for of in (arguments, self.arguments))
         names = [sample_argument(model), *sorted(now.keys() | before.keys())]
         now[names[0]], before[names[0]] = arguments[names[0]], self.arguments[names[0]]
         other = next((name for name in names if not _nearly_same(before.get(name), now.get(name))), None)
@@ -123,12 +127,6 @@ def _nearly_same(one: Any, other: Any) -> bool:
 Step = Callable[..., Any]
 
 
-def _arguments(model: Any, args: tuple, kwargs: dict) -> dict[str, Any]:
-    found = dict(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
-    found.pop("self")
-    return found
-
-
 def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
     """Looks at the first denoiser call of a replay, whether it is that of the run that was seen."""
     first = True
@@ -137,7 +135,7 @@ def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal first
             if first:
-                trajectory.check_same(pipe, _arguments(denoiser_of(pipe), args, kwargs))
+                trajectory.check_same(pipe, arguments_of(denoiser_of(pipe), args, kwargs))
             first = False
             return inner(*args, **kwargs)
 
@@ -176,7 +174,7 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
     def predicting(inner: Step) -> Step:
         def predict(*args: Any, **kwargs: Any) -> Any:
             if not found.arguments:
-                found.arguments = _arguments(model, args, kwargs)
+                found.arguments = arguments_of(model, args, kwargs)
                 found.arguments[name] = found.arguments[name].clone()  # pipelines may go on to write into it
             output = inner(*args, **kwargs)
             found.predictions.append(own(output))
@@ -221,11 +219,11 @@ def latents_after(
     Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
     """
     found: dict[int, Tensor] = {}
-    state = Decoding(
-        pipe, schedule, split_denoiser(denoiser_of(pipe)), what=what, extrapolation=extrapolation,
-        parallel=what == "encoder", max_rows=max_rows if what == "encoder" else None,
+    engine = PropagationEngine(
+        pipe, PropagationConfig(schedule, order=extrapolation, what=what),
+        known={s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)},
+        limit=max_rows if isinstance(max_rows, RowLimit) else RowLimit(max_rows),
     )  # fmt: skip
-    state.known = {s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)}
     step = -1
 
     def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
@@ -242,8 +240,7 @@ def latents_after(
         return result
 
     with ExitStack() as stack:
-        check_not_accelerated(pipe)
-        stack.enter_context(installed(state))
+        stack.enter_context(PropagationHandle(engine))
         stack.enter_context(replaced_call(denoiser_of(pipe), _alike(pipe, trajectory)))
         _stepping(pipe, stack, watch)
         trajectory.call.run(pipe)

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..hooks.denoiser import denoiser_of, sample_argument
+from ..hooks.denoiser import denoiser_of
+from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import device_of, synchronize
 from ..hooks.flops import count_flops
 from ..propagation.extrapolation import Extrapolation

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hooks.call_conditions import repeat_rows
-from ..hooks.denoiser import frames_of, sample_argument, split_denoiser
+from ..hooks.batch_rows import repeat_rows
+from ..hooks.denoiser import split_denoiser
+from ..hooks.denoiser_classes import frames_of, sample_argument
 from ..hooks.device import synchronize
 from ..hooks.patching import replaced_call
 from ..key_schedule import KeySchedule

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks.denoiser import split_denoiser
+from ..hooks.private_api import hook_tables
 from ..pipelines import load_pipeline
 from ..recording.analysis import feature_change
 from ..recording.analysis import step_similarity as similarity_of
@@ -118,8 +119,7 @@ def _skips(unet: Any, arguments: dict) -> list[Tensor]:
 
 
 def _hooks(model: nn.Module) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+    return sum(len(table) for module in model.modules() for table in hook_tables(module))
 
 
 @contextmanager
@@ -128,14 +128,14 @@ def _hooks_are_removed(unet: nn.Module, arguments: dict) -> Iterator[list[str]]:
     broken: list[str] = []
     calls: list[int] = []
     counter = unet.register_forward_pre_hook(lambda *_: calls.append(1))
-    before = {module: (dict(module._forward_hooks), dict(module._forward_pre_hooks)) for module in unet.modules()}
+    before = {module: tuple(map(dict, hook_tables(module))) for module in unet.modules()}
     count = _hooks(unet)
     try:
         yield broken
     finally:
         left = _hooks(unet) - count
-        for module, (after, ahead) in before.items():
-            for now, then in ((module._forward_hooks, after), (module._forward_pre_hooks, ahead)):
+        for module, tables in before.items():
+            for now, then in zip(hook_tables(module), tables, strict=True):
                 for key in set(now) - set(then):
                     del now[key]
         counter.remove()

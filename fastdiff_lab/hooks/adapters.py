@@ -2,24 +2,23 @@
 
 - `processor_of(module)`, `processors(model)`: attention processors
 - `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
-- `processors_kept(model)`: a run that is broken off leaves no processors behind
+- `processors_kept(model)`, `put_back_processors(model, before)`: a run that is broken off leaves no processors behind
 - `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
 - `Steered`: all of it in one run
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from diffusers.models.attention import GatedSelfAttentionDense
 from torch import Tensor, nn
 
-from .call_conditions import rounded
 from .denoiser import Split, denoiser_of, inner_loop
+from .private_api import LORA_STATE, GatedSelfAttentionDense, forward_hooks, submodule, write_count
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
@@ -27,12 +26,11 @@ _ROW_MIXING = ("CrossFrameAttn", "PAG")
 _KNOWN = ("torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "tomesd", "fastdiff_lab")
 _SEEN_PER_TENSOR = 64
 _FREEU = ("s1", "s2", "b1", "b2")
-_OF_LORA = ("scaling", "_disable_adapters", "_active_adapter", "merged_adapters")
 
 
 def processor_of(module: nn.Module) -> Any:
     """A module's attention processor: a plain object, or a module where it holds weights (IP-Adapter); None if it has none."""
-    return vars(module).get("processor") or module._modules.get("processor")
+    return vars(module).get("processor") or submodule(module, "processor")
 
 
 def processors(model: nn.Module) -> list[tuple[nn.Module, Any]]:
@@ -68,7 +66,7 @@ def foreign_parts(split: Split) -> tuple[str, ...]:
     modules = [module for child in split.decoder.values() for module in child.modules()]
     found: dict[str, None] = {}
     for module in modules:
-        parts = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), vars(module).get("forward")]
+        parts = [*forward_hooks(module), vars(module).get("forward")]
         processor = processor_of(module)
         parts += [] if processor is None else [type(processor)]
         found |= {_name_of(part): None for part in parts if part is not None and not _is_known(part)}
@@ -96,11 +94,19 @@ def processors_kept(model: Any, after_errors_only: bool = False) -> Iterator[Non
         yield
         ended = True
     finally:
-        now = dict(processors(model))
-        for module, processor in before if not (ended and after_errors_only) else ():
-            # Others than those are the user's: an adapter that was loaded or unloaded meanwhile.
-            if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
-                module.set_processor(processor)  # type: ignore[operator]
+        if not (ended and after_errors_only):
+            put_back_processors(model, before)
+
+
+def put_back_processors(model: nn.Module, before: list[tuple[nn.Module, Any]]) -> None:
+    """Gives modules the attention processors that they had before, in the place of those that mix rows.
+
+    Others are the user's: an adapter that was loaded or unloaded meanwhile.
+    """
+    now = dict(processors(model))
+    for module, processor in before:
+        if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
+            module.set_processor(processor)  # type: ignore[operator]
 
 
 def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
@@ -111,10 +117,19 @@ def adapter_scales(model: nn.Module) -> list[tuple[Any, str]]:
     watched = [(block, name) for block in getattr(model, "up_blocks", ()) for name in _FREEU]
     for module in model.modules():
         if isinstance(vars(module).get("scaling"), dict):
-            watched += [(module, name) for name in _OF_LORA if hasattr(module, name)]
+            watched += [(module, name) for name in LORA_STATE if hasattr(module, name)]
         if isinstance(module, GatedSelfAttentionDense):
             watched.append((module, "enabled"))
     return watched + [(p, "scale") for _, p in processors(model) if isinstance(getattr(p, "scale", None), list)]
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to nine digits: the host multiplies adapter scales by a factor and divides them by it again at each call."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 class AdapterWeights:
@@ -170,5 +185,5 @@ class Steered:
     def now(self) -> list:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
         attention = [id(processor_of(module)) for module in self.attending]
-        versions = sum(weight._version for weight in self.weights)  # counts writes in place
-        return [adapters, attention, versions, *(rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]
+        versions = sum(write_count(weight) or 0 for weight in self.weights)
+        return [adapters, attention, versions, *(_rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

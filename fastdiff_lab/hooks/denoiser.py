@@ -1,62 +1,27 @@
-"""Encoder | decoder of a denoiser; the only file that knows diffusers' modules.
+"""Encoder | decoder of a denoiser, and what pipelines hold beside it.
 
 - `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
 - `inner_layers(split)`: the layers inside the blocks
-- `frames_of(model, sample)`, `guided_rows(pipe, ...)`, `by_picture(pipe, ...)`: what the rows of a sample and of a feature are
-- `takes_several_pictures(pipe)`: whose the pictures in a list are
+- `controlnet_of(pipe)`, `takes_several_pictures(pipe)`: its ControlNet, and whose the pictures in a list are
 - `several_runs(pipe)`: what makes a pipeline go through the time-steps several times in one call
-- `CONDITIONS`, `HELD_RESIDUALS`: what the arguments of a denoiser mean for encoder propagation
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from diffusers import (
-    AudioLDM2UNet2DConditionModel,
-    ControlNetModel,
-    ControlNetUnionModel,
-    DiTTransformer2DModel,
-    I2VGenXLUNet,
-    MultiAdapter,
-    MultiControlNetModel,
-    PixArtTransformer2DModel,
-    SparseControlNetModel,
-    UNet1DModel,
-    UNet2DConditionModel,
-    UNet2DModel,
-    UNet3DConditionModel,
-    UNetMotionModel,
-    UNetSpatioTemporalConditionModel,
-)
-from diffusers.models.cache_utils import CacheMixin
-from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel
-from torch import Tensor, nn
+from diffusers import ControlNetModel, ControlNetUnionModel, MultiAdapter, MultiControlNetModel, SparseControlNetModel
+from torch import nn
 
 from ..inputs.plain_values import is_whole
+from .denoiser_classes import DenoiserClass, accepted, class_of
 from .patching import is_compiled
+from .private_api import CacheMixin, MultiControlNetUnionModel, free_init_of, is_compiled_whole, unwrapped
 
-_UNETS = (
-    UNet2DConditionModel,
-    UNet2DModel,
-    UNet3DConditionModel,
-    UNetMotionModel,
-    UNetSpatioTemporalConditionModel,
-    I2VGenXLUNet,
-    AudioLDM2UNet2DConditionModel,
-    UNet1DModel,
-)
-# Transformers that are a row of blocks between `pos_embed` and their output layers: those that have a forward of their own, by name.
-_TRANSFORMERS: dict[type, tuple[str, ...]] = {
-    DiTTransformer2DModel: ("norm_out",),
-    PixArtTransformer2DModel: ("norm_out", "proj_out"),
-}
 _CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel, SparseControlNetModel)
-ACCEPTED = ", ".join(kind.__name__ for kind in (*_UNETS, *_TRANSFORMERS))
 # Denoisers that users expect here, by name, and why they are none that can be split.
 _NOT_SPLIT = {
     "Kandinsky3UNet": "its forward joins skips and hidden states outside of its up blocks, so no up block is given the encoder's features",
@@ -67,34 +32,8 @@ _NOT_SPLIT = {
 }
 _CACHES = "PyramidAttentionBroadcast, FasterCache and FirstBlockCache"
 _PAGE = "docs/systems.md lists the pipelines that work, and why others cannot"
-# The axis of the sample that counts frames: inside these models each frame is a row.
-_FRAMES_AXIS = {UNet3DConditionModel: 2, UNetMotionModel: 2, UNetSpatioTemporalConditionModel: 1, I2VGenXLUNet: 2}
 # The paper takes the first 18 of DiT-XL's 28 blocks for the encoder (section 3.1).
 _DIT_ENCODER_SHARE = 18 / 28
-# Arguments of which each row belongs to a row of the sample: repeated for every step that is decoded in one batch.
-CONDITIONS = (
-    "encoder_hidden_states",
-    "encoder_hidden_states_1",
-    "class_labels",
-    "timestep_cond",
-    "attention_mask",
-    "cross_attention_kwargs",
-    "added_cond_kwargs",
-    "added_time_ids",
-    "encoder_attention_mask",
-    "encoder_attention_mask_1",
-    "fps",
-    "image_latents",
-    "image_embeddings",
-)
-# What ControlNet and T2I-Adapter add to the encoder's features: part of what is held, so never repeated.
-HELD_RESIDUALS = (
-    "down_block_additional_residuals",
-    "mid_block_additional_residual",
-    "down_intrablock_additional_residuals",
-)
-# Entries of dictionaries that hold one entry for all rows.
-SHARED_BY_ROWS = ("ip_adapter_masks",)
 
 
 @dataclass(frozen=True)
@@ -115,11 +54,8 @@ class Split:
     @property
     def blocks(self) -> dict[str, nn.Module]:
         """What is recorded by default: all of the encoder, and the decoder without its output layers."""
-        return self.encoder | {name: child for name, child in self.decoder.items() if "blocks." in name}
-
-    def held(self, what: str) -> dict[str, nn.Module]:
-        """The children whose outputs are held between key steps: of the encoder, or all blocks of the decoder."""
-        return {n: c for n, c in self.blocks.items() if n in self.decoder} if what == "decoder" else self.encoder
+        inner = [name for name in self.decoder if name in self.entries or name.rpartition(".")[2].isdigit()]
+        return self.encoder | {name: self.decoder[name] for name in inner}
 
     def of(self, model: nn.Module) -> Split:
         """The same split of a copy of the denoiser."""
@@ -144,8 +80,8 @@ def denoiser_of(pipe: Any) -> nn.Module:
         if isinstance(model, nn.Module):
             return model
     raise TypeError(
-        f"{type(pipe).__name__} has no 'unet' and no 'transformer' ({_parts_of(pipe)}); accepted: diffusers pipelines with one of {ACCEPTED} "
-        f"under one of these names. {_PAGE}"
+        f"{type(pipe).__name__} has no 'unet' and no 'transformer' ({_parts_of(pipe)}); accepted: diffusers pipelines with one of "
+        f"{accepted()} under one of these names. {_PAGE}"
     )
 
 
@@ -159,16 +95,21 @@ def _parts_of(pipe: Any) -> str:
 
 
 def _is_unet(part: Any) -> bool:
-    return isinstance(part, nn.Module) and (isinstance(part, _UNETS) or type(part).__name__ in _NOT_SPLIT)
+    return isinstance(part, nn.Module) and (_is_known_unet(part) or type(part).__name__ in _NOT_SPLIT)
+
+
+def _is_known_unet(part: nn.Module) -> bool:
+    known = class_of(part)
+    return known is not None and known.blocks is None
 
 
 def _cannot(model: nn.Module) -> str:
     """Why a denoiser cannot be split, as far as it is known, and where those go on who have it."""
     if isinstance(model, CacheMixin):
         caches = f"caches of its own ({_CACHES}): pipe.transformer.enable_cache(FirstBlockCacheConfig())"
-        return f"accepted: {ACCEPTED}. For this one diffusers has {caches}"
+        return f"accepted: {accepted()}. For this one diffusers has {caches}"
     why = _NOT_SPLIT.get(type(model).__name__)
-    return f"{f'{why}; ' if why else ''}accepted: {ACCEPTED}. {_PAGE}"
+    return f"{f'{why}; ' if why else ''}accepted: {accepted()}. {_PAGE}"
 
 
 def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split:
@@ -183,47 +124,64 @@ def split_denoiser(model: nn.Module, encoder_blocks: int | None = None) -> Split
     Raises TypeError for a class that is not supported, and for a model that is compiled as a whole; ValueError for
     `encoder_blocks` out of range or with a UNet.
     """
-    if isinstance(model, torch._dynamo.OptimizedModule) or is_compiled(model):
+    if is_compiled_whole(model) or is_compiled(model):
         raise TypeError(
             f"{type(model).__name__} is compiled as a whole, so its encoder cannot be left out at a step; compile its blocks "
             "instead, before the block: pipe.unet.compile_repeated_blocks()"
         )
-    if isinstance(model, tuple(_TRANSFORMERS)):
-        return _split_transformer(model, encoder_blocks)
+    known = class_of(model)
+    if known is None:
+        raise TypeError(f"cannot split a {type(model).__name__}; {_cannot(model)}")
+    if known.blocks is not None:
+        return _split_blocks(model, known, known.blocks, encoder_blocks)
     if encoder_blocks is not None:
         raise ValueError(
             f"encoder_blocks={encoder_blocks!r} asked of a {type(model).__name__}; accepted: None, for a transformer only"
         )
-    if isinstance(model, _UNETS):
-        return _split_unet(model)
-    raise TypeError(f"cannot split a {type(model).__name__}; {_cannot(model)}")
+    return _split(model, known)
 
 
-def _split_unet(model: Any) -> Split:
-    inputs = {name: getattr(model, name, None) for name in ("conv_in", "transformer_in")}
-    first = {name: layer for name, layer in inputs.items() if layer is not None}
-    encoder = first | _children("down_blocks", model.down_blocks)
-    if model.mid_block is not None:
-        encoder["mid_block"] = model.mid_block
-    entries = _children("up_blocks", model.up_blocks)
-    outputs = {name: getattr(model, name, None) for name in ("conv_norm_out", "conv_act", "conv_out", "out_block")}
-    decoder = entries | {name: layer for name, layer in outputs.items() if layer is not None}
-    return Split(encoder, decoder, tuple(entries))
+def _split(model: nn.Module, known: DenoiserClass) -> Split:
+    encoder, decoder = _children(model, known.encoder), _children(model, known.decoder)
+    return Split(encoder, decoder, tuple(_children(model, known.entries)), frozenset(_children(model, known.passing)))
 
 
-def _split_transformer(model: Any, encoder_blocks: int | None) -> Split:
-    blocks = _children("transformer_blocks", model.transformer_blocks)
+def _split_blocks(model: nn.Module, known: DenoiserClass, list_of_blocks: str, encoder_blocks: int | None) -> Split:
+    """The first of a transformer's blocks are its encoder, each of which passes on to the next."""
+    blocks = _children(model, [list_of_blocks])
     count = max(1, round(len(blocks) * _DIT_ENCODER_SHARE)) if encoder_blocks is None else encoder_blocks
     if not is_whole(count) or not 1 <= count < len(blocks):
         raise ValueError(
             f"encoder_blocks={encoder_blocks!r} asked of a transformer with {len(blocks)} blocks; accepted: 1 to {len(blocks) - 1}"
         )
     names = list(blocks)
-    encoder = {"pos_embed": model.pos_embed} | {name: blocks[name] for name in names[:count]}
-    outputs = next(outputs for kind, outputs in _TRANSFORMERS.items() if isinstance(model, kind))
-    decoder = {name: blocks[name] for name in names[count:]} | {name: getattr(model, name) for name in outputs}
-    passing = frozenset(names[: count - 1])
-    return Split(encoder, decoder, (names[count],), passing)
+    encoder = _children(model, known.encoder) | {name: blocks[name] for name in names[:count]}
+    decoder = {name: blocks[name] for name in names[count:]} | _children(model, known.decoder)
+    return Split(encoder, decoder, (names[count],), frozenset(names[: count - 1]))
+
+
+def _children(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """The children of these names, as `register_denoiser` reads them."""
+    found: dict[str, nn.Module] = {}
+    for name in names:
+        plain = name.removesuffix("?")
+        child = _child(model, plain)
+        if isinstance(child, nn.ModuleList):
+            found |= {f"{plain}.{index}": block for index, block in enumerate(child)}
+        elif isinstance(child, nn.Module):
+            found[plain] = child
+        elif plain == name:
+            raise ValueError(
+                f"this {type(model).__name__} has no child {name!r}, which its class is registered with; accepted: "
+                f"{', '.join(child for child, _ in model.named_children()) or 'none'}"
+            )
+    return found
+
+
+def _child(model: Any, name: str) -> Any:
+    for part in name.split("."):
+        model = getattr(model, part, None)
+    return model
 
 
 # The modules inside a block that the paper numbers (Table 7: 44 in Stable Diffusion 1.5), in the order in which they run.
@@ -249,27 +207,17 @@ def _layers_of(block: nn.Module) -> list[str]:
     return inside + [f"{name}.{i}" for name in _LAST if name in lists for i in range(len(lists[name]))]
 
 
-def frames_of(model: nn.Module, sample: Tensor) -> int:
-    """How many rows of the features belong to one row of the sample: its frames in video models, else 1."""
-    axis = next((axis for kind, axis in _FRAMES_AXIS.items() if isinstance(model, kind)), None)
-    return 1 if axis is None else sample.shape[axis]
-
-
-def _children(name: str, blocks: nn.ModuleList) -> dict[str, nn.Module]:
-    return {f"{name}.{index}": block for index, block in enumerate(blocks)}
-
-
 def controlnet_of(pipe: Any) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
-    return model if isinstance(getattr(model, "_orig_mod", model), _CONTROLNETS) else None  # torch.compile wraps it
+    return model if isinstance(unwrapped(model), _CONTROLNETS) else None
 
 
 def takes_several_pictures(pipe: Any) -> bool:
     """Does a list of pictures belong to one call: a picture for each of several ControlNets, control modes or T2I adapters?"""
     controlnet, adapter = controlnet_of(pipe), getattr(pipe, "adapter", None)
     several = (ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
-    return isinstance(getattr(controlnet, "_orig_mod", controlnet), several) or isinstance(adapter, MultiAdapter)
+    return isinstance(unwrapped(controlnet), several) or isinstance(adapter, MultiAdapter)
 
 
 def inner_loop(pipe: Any) -> str | None:
@@ -279,71 +227,9 @@ def inner_loop(pipe: Any) -> str | None:
 
 def several_runs(pipe: Any) -> str | None:
     """What makes a pipeline go through the time-steps several times in one call: Text2Video-Zero's loops, FreeInit."""
-    return inner_loop(pipe) or ("free_init" if (getattr(pipe, "_free_init_num_iters", None) or 1) > 1 else None)
+    return inner_loop(pipe) or ("free_init" if free_init_of(pipe)[0] > 1 else None)
 
 
 def is_first_stage(scheduler: Any) -> bool:
     """False at the second call of a step of a two-stage scheduler (Heun, KDPM2), which works from its stored sample."""
     return bool(getattr(scheduler, "state_in_first_order", True))
-
-
-def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditional") -> slice:
-    """The rows of the sample that belong to the prompt, or those that belong to the negative one, for a call of the denoiser.
-
-    `half`: "conditional", "unconditional" or "all"; without guidance all rows belong to the prompt.
-
-    Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
-    null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
-    InstructPix2Pix and perturbed-attention guidance have a third block of rows.
-    """
-    model = denoiser_of(pipe)
-    rows = len(arguments[sample_argument(model)])
-    blocks = _blocks_of_rows(pipe, model, arguments[sample_argument(model)])
-    size = rows // len(blocks)
-    is_whole = half == "all" or rows % len(blocks) != 0
-    if is_whole or not ("perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))):
-        return slice(0, rows)
-    place = blocks.index(half if half in blocks else "conditional")
-    return slice(place * size, (place + 1) * size)
-
-
-def _blocks_of_rows(pipe: Any, model: nn.Module, sample: Tensor) -> tuple[str, ...]:
-    """What the blocks of rows are when a pipeline guides."""
-    if isinstance(model, DiTTransformer2DModel):
-        return ("conditional", "unconditional")
-    if "InstructPix2Pix" in type(pipe).__name__:
-        return ("conditional", "of the picture", "unconditional")
-    if getattr(pipe, "do_perturbed_attention_guidance", False):
-        guides = getattr(pipe, "do_classifier_free_guidance", None)
-        if guides is None:  # PixArt-Sigma does not tell; the same sample comes once for each block
-            third = len(sample) // 3
-            guides = len(sample) == 3 * third and torch.equal(sample[:third], sample[third : 2 * third])
-        return ("unconditional",) * bool(guides) + ("conditional", "perturbed")
-    return ("unconditional", "conditional")
-
-
-def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:
-    if isinstance(model, DiTTransformer2DModel):
-        null = arguments["class_labels"] == model.config.num_embeds_ada_norm
-        return bool(null[second].all()) and not bool(null[first].any())
-    told = getattr(pipe, "do_classifier_free_guidance", None)
-    if told is not None:
-        return bool(told)
-    sample = arguments[sample_argument(model)]
-    labels = arguments.get("class_labels")  # AudioLDM's embedded text
-    has_text = arguments.get("encoder_hidden_states") is not None or (labels is not None and labels.is_floating_point())
-    return has_text and torch.equal(sample[first], sample[second])
-
-
-def by_picture(pipe: Any, latents: Tensor, pictures: int) -> Tensor:
-    """Latents as the scheduler steps them, as one row of numbers for each picture (or video).
-
-    Under guidance DiTPipeline steps both halves, which are equal; text-to-video steps each frame of a video as a row.
-    """
-    rows = latents[:pictures] if isinstance(denoiser_of(pipe), DiTTransformer2DModel) else latents
-    return rows.reshape(pictures, -1)
-
-
-def sample_argument(model: nn.Module) -> str:
-    """The name of the argument of the denoiser's forward that carries the sample."""
-    return "hidden_states" if isinstance(model, tuple(_TRANSFORMERS)) else "sample"

@@ -1,5 +1,6 @@
 """What a denoiser gives: the sample inside its output, in the host's own type.
 
+- `sample_of(output)`: the sample
 - `own(output)`: a copy that nobody else writes into
 - `as_given(output, sample)`: a sample as the host gives one
 - `per_step(sample, rows, times)`: the samples of several steps from one forward
@@ -13,13 +14,20 @@ from typing import Any
 from torch import Tensor
 
 
+def sample_of(output: Any) -> Tensor:
+    """The sample inside of what a denoiser gives: a tensor, a tuple, or an output of diffusers."""
+    return output if isinstance(output, Tensor) else output[0]
+
+
 def own(output: Any) -> Any:
     """A copy of a prediction that is handed out more than once: nobody may write into another step's."""
-    return as_given(output, output[0].clone())
+    return as_given(output, sample_of(output).clone())
 
 
 def as_given(output: Any, sample: Tensor) -> Any:
     """A prediction in the host's own type."""
+    if isinstance(output, Tensor):
+        return sample
     return (sample,) if isinstance(output, tuple) else type(output)(sample=sample)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .denoiser import denoiser_of
+from .private_api import execution_device_of
 
 # In lower case. CUDA, ROCm, XPU and MPS raise torch.OutOfMemoryError or say "... out of memory"; their libraries and the CPU say:
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "not enough memory", "failed to allocate memory")
@@ -29,7 +30,7 @@ def device_of(pipe: Any) -> torch.device:
     device(type='cuda', index=0)
     """
     at_rest = next(denoiser_of(pipe).parameters()).device
-    told = getattr(pipe, "_execution_device", None) if at_rest.type in ("cpu", "meta") else None
+    told = execution_device_of(pipe) if at_rest.type in ("cpu", "meta") else None
     return told if isinstance(told, torch.device) else at_rest
 
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from .adapters import adapter_scales, processors
 from .denoiser import denoiser_of
+from .private_api import SETTINGS_OF_FILES, weights_elsewhere
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
 _SUMS = 8
 _ROUNDING = 0.01  # of numbers of about 1: 686 tensors in bfloat16 move them by 0.002
-_NO_SETTINGS = ("_diffusers_version", "_use_default_values")
 
 
 def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
@@ -87,7 +87,7 @@ def _kept(pipe: Any, name: str, tensor: Tensor) -> Tensor:
     if not tensor.is_meta:
         return tensor
     owner, _, leaf = name.rpartition(".")
-    kept = getattr(getattr(operator.attrgetter(owner)(pipe), "_hf_hook", None), "weights_map", None) or {}
+    kept = weights_elsewhere(operator.attrgetter(owner)(pipe))
     return kept[leaf] if leaf in kept else torch.empty(0)
 
 
@@ -132,7 +132,7 @@ def scheduler_config(pipe: Any) -> dict[str, Any]:
 
     Nor with the list of those left at their defaults: diffusers makes it from a set, so its order differs from process to process.
     """
-    settings = {name: value for name, value in dict(pipe.scheduler.config).items() if name not in _NO_SETTINGS}
+    settings = {name: value for name, value in dict(pipe.scheduler.config).items() if name not in SETTINGS_OF_FILES}
     return settings | {"_class_name": type(pipe.scheduler).__name__}  # diffusers adds it when it saves or loads one
 
 

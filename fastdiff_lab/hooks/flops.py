@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .call_conditions import map_tensors
+from .batch_rows import map_tensors
 from .denoiser import split_denoiser
+from .private_api import hook_tables, take_off_offloading
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,11 @@ def on_meta(model: nn.Module, arguments: dict[str, Any]) -> tuple[nn.Module, dic
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()
     }
     stand_ins |= {id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()}
-    hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in (m._forward_hooks, m._forward_pre_hooks)}
+    hooks: dict[int, Any] = {id(kind): OrderedDict() for m in model.modules() for kind in hook_tables(m)}
     stand_in = copy.deepcopy(model, stand_ins | hooks)
     for module in stand_in.modules():
-        _take_off_hooks(module)
+        take_off_offloading(module)
     return stand_in, map_tensors(lambda tensor, _: tensor.to("meta"), arguments)
-
-
-def _take_off_hooks(module: nn.Module) -> None:
-    """Takes from a copied module what offloading has put around its forward: it would bring weights that the copy has not."""
-    own = vars(module)
-    if own.pop("_hf_hook", None) is not None or own.pop("_diffusers_hook", None) is not None:
-        own.pop("forward", None)
 
 
 def total_flops(model: nn.Module, arguments: dict[str, Any]) -> int:

@@ -16,9 +16,7 @@ from typing import Any
 
 from torch import nn
 
-# torch's own slot for what runs instead of a module's `_call_impl` (nn.Module.compile uses it). Being above `forward`, it
-# leaves alone whatever offloading has put there, the host's hooks and a child that was compiled before.
-_SLOT = "_compiled_call_impl"
+from .private_api import CALL_SLOT, call_of
 
 
 @contextmanager
@@ -57,13 +55,13 @@ def _switchable(inner: Callable, outer: Callable) -> tuple[Callable, Callable[[]
 
 def is_compiled(module: nn.Module) -> bool:
     """Has `module.compile()` put a compiled version in the place of the module's calls?"""
-    slot = vars(module).get(_SLOT)
+    slot = vars(module).get(CALL_SLOT)
     return slot is not None and not hasattr(slot, "is_fastdiff_lab")
 
 
 def is_replaced(module: nn.Module) -> bool:
     """Is the module inside a `replaced_call` block?"""
-    return hasattr(vars(module).get(_SLOT), "is_fastdiff_lab")
+    return hasattr(vars(module).get(CALL_SLOT), "is_fastdiff_lab")
 
 
 @contextmanager
@@ -76,10 +74,10 @@ def replaced_call(module: nn.Module, make: Callable[[Callable], Callable]) -> It
     Afterwards the module has the attributes it had; if something else was put above in the meantime, that stays and a
     warning says so.
     """
-    inner = vars(module).get(_SLOT) or module._call_impl
+    inner = call_of(module)
     call, switch_off = _switchable(inner, make(inner))
     try:
-        with _attribute(module, _SLOT, call, type(module).__name__):
+        with _attribute(module, CALL_SLOT, call, type(module).__name__):
             yield
     finally:
         switch_off()

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, UntypedStorage
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from .private_api import TorchDispatchMode, tree_leaves
 
 
 @dataclass

@@ -19,6 +19,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from .callers import call_of
+from .private_api import num_time_steps_of
 
 
 @dataclass
@@ -108,7 +109,7 @@ def _begin(scheduler: Any, starts: list[int], most: int, count: int | None, by_h
 
 def _told_count(pipe: Any, most: int, by_hand: bool) -> int | None:
     """How many time-steps the pipeline says its run has; what it said of its last call means nothing in a loop by hand."""
-    count = None if by_hand and isinstance(pipe, DiffusionPipeline) else getattr(pipe, "_num_timesteps", None)
+    count = None if by_hand and isinstance(pipe, DiffusionPipeline) else num_time_steps_of(pipe)
     return count if isinstance(count, int) and 1 <= count <= most else None
 
 

@@ -1,29 +1,56 @@
-"""The way of a denoiser's calls through what is held of them.
+"""Lead the calls of a denoiser's children through a cache of features.
 
-- `holding(stack, features, split, ...)`: while a stack is open, the children's calls go through `HeldFeatures`
+- `cached_calls(children, entries, features)`: while the block lasts
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
-from ..hooks.denoiser import Split
+from torch import nn
+
 from ..hooks.patching import replaced_call
 from .feature_cache import HeldFeatures
 
+Current = Callable[[], HeldFeatures | None]
 
-def holding(stack: ExitStack, features: HeldFeatures, split: Split, what: str = "encoder") -> None:
-    """While the stack is open, the calls of the held children, and of those that get the encoder's features, go through `features`."""
 
-    def around(name: str) -> Callable:
-        return lambda inner: lambda *args, **kwargs: features.call(name, inner, args, kwargs)
+@contextmanager
+def cached_calls(children: Mapping[str, nn.Module], entries: Mapping[str, nn.Module], features: Current) -> Iterator[None]:
+    """While the block lasts, calls of `children` and `entries` go through the features of the run at hand.
 
-    def entering(name: str) -> Callable:
-        return lambda inner: lambda *args, **kwargs: features.enter(name, name == split.entries[0], inner, args, kwargs)
+    Args:
+        children: Name -> module whose outputs are reused.
+        entries: Name -> module that gets reused features; the first of them gets the bottleneck.
+        features: Gives the features of the run at hand; None outside of a run, where each call is as it was.
+    """
+    with ExitStack() as stack:
+        for name, child in children.items():
+            stack.enter_context(replaced_call(child, _around(name, features)))
+        # Not by a hook: of a compiled child, hooks are compiled with it, and again for what is another at another step.
+        for place, (name, child) in enumerate(entries.items()):
+            stack.enter_context(replaced_call(child, _entering(name, place == 0, features)))
+        yield
 
-    for name, child in split.held(what).items():
-        stack.enter_context(replaced_call(child, around(name)))
-    # Not by a hook: of a compiled child, hooks are compiled with it, and again for what is another at another step.
-    for name in split.entries if what == "encoder" else ():
-        stack.enter_context(replaced_call(split.decoder[name], entering(name)))
+
+def _around(name: str, features: Current) -> Callable[[Callable], Callable]:
+    def around(inner: Callable) -> Callable:
+        def call(*args, **kwargs):
+            now = features()
+            return inner(*args, **kwargs) if now is None else now.call(name, inner, args, kwargs)
+
+        return call
+
+    return around
+
+
+def _entering(name: str, is_first: bool, features: Current) -> Callable[[Callable], Callable]:
+    def around(inner: Callable) -> Callable:
+        def call(*args, **kwargs):
+            now = features()
+            return inner(*args, **kwargs) if now is None else now.enter(name, is_first, inner, args, kwargs)
+
+        return call
+
+    return around

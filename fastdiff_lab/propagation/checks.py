@@ -1,6 +1,6 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
-- `check_rows_stay_apart`, `check_finite`, `check_is_one_run`, `check_prompts`: refusals
+- `check_length`, `check_parts`, `check_rows_stay_apart`, `check_finite`, `check_is_one_run`, `check_prompts`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
 - `time_steps_in_words(timesteps)`: as measurements say on which time-steps they were made
 - `warn_of_another_run`, `warn_of_few_steps`, `warn_of_rounding`: warnings
@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.adapters import row_mixing
-from ..hooks.denoiser import several_runs
+from ..hooks.denoiser import controlnet_of, denoiser_of, several_runs
+from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..hooks.run_tracking import time_step_value
 from ..key_schedule import KeySchedule
 
@@ -38,7 +39,7 @@ def guidance_of(pipe: Any) -> float | None:
     >>> guidance_of(pipe)  # doctest: +SKIP
     5.0
     """
-    used = getattr(pipe, "_guidance_scale", None)
+    used = guidance_scale_of(pipe)
     # Stable Video Diffusion's is a tensor that grows from frame to frame: it is named by the last frame's.
     return used.max().item() if isinstance(used, Tensor) else used
 
@@ -61,7 +62,7 @@ def check_length(pipe: Any, schedule: KeySchedule, calls: int) -> None:
     """Raises ValueError where a run makes another number of denoiser calls than the schedule is for."""
     if calls == schedule.num_steps:
         return
-    if several_runs(pipe) == "free_init" and getattr(pipe, "_free_init_use_fast_sampling", False):
+    if several_runs(pipe) == "free_init" and free_init_of(pipe)[1]:
         raise ValueError(
             f"{type(pipe).__name__} makes runs of different lengths in one call (FreeInit with use_fast_sampling), which no one schedule "
             "fits; accepted: enable_free_init(use_fast_sampling=False)"
@@ -107,7 +108,7 @@ def _warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor 
         )
 
 
-def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
+def warn_of_few_steps(pipe: Any, schedule: KeySchedule, stacklevel: int) -> None:
     """Warns where nothing is gained: a model of few steps changes its features at each."""
     kind = type(getattr(pipe, "scheduler", None)).__name__
     few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
@@ -115,7 +116,7 @@ def warn_of_few_steps(pipe: Any, schedule: KeySchedule) -> None:
         warnings.warn(
             f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
             "nothing is gained by holding them; sample without encoder propagation",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -140,6 +141,18 @@ def check_not_deepcached(model: nn.Module) -> None:
     if getattr(vars(model).get("forward"), "__module__", "").startswith("DeepCache"):
         raise RuntimeError(
             f"DeepCache is switched on for this {type(model).__name__}, and both at once are neither; call its helper's disable() first"
+        )
+
+
+def check_parts(pipe: Any, denoiser: nn.Module, controlnet: nn.Module | None, children: Mapping[str, nn.Module]) -> None:
+    """Raises RuntimeError where a part that our layer is on is no longer the pipeline's, or is DeepCache's."""
+    check_not_deepcached(denoiser)
+    pairs = [("denoiser", denoiser, denoiser_of(pipe)), ("controlnet", controlnet, controlnet_of(pipe))]
+    pairs += [(name, child, denoiser.get_submodule(name)) for name, child in children.items()]
+    replaced = next((name for name, ours, here in pairs if ours is not here), None)
+    if replaced is not None:
+        raise RuntimeError(
+            f"{replaced!r} was replaced inside the encoder_propagation block; make the change before it, or leave it and enter again"
         )
 
 

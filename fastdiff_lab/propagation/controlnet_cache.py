@@ -6,31 +6,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from ..hooks.call_conditions import Conditions
 from ..hooks.run_tracking import RunTracker, time_step_value
 from ..key_schedule import KeySchedule
+from .call_conditions import Conditions
 
 _CHANGES_BY_STEP = ("sample", "timestep", "return_dict")
+
+
+@dataclass(frozen=True)
+class _AtKey:
+    """What a ControlNet gave at key step `step`, and under which conditions."""
+
+    step: int
+    residuals: Any
+    conditions: Conditions
 
 
 class HeldResiduals:
     """What a ControlNet gave at the last key step, given again at the steps that follow it.
 
     >>> residuals, evaluated = HeldResiduals(tracker, schedule).call(controlnet, (sample, timestep), options)  # doctest: +SKIP
+
+    `is_other`: the call at the last key step differed from the one at the key step before.
     """
 
     def __init__(self, tracker: RunTracker, schedule: KeySchedule) -> None:
-        self.tracker, self.keys = tracker, set(schedule.keys)
-        self.forget()
-
-    def forget(self) -> None:
-        """Drops what is held. `is_other`: the call at the last key step differed from the one at the key step before."""
+        self.tracker, self.keys = tracker, frozenset(schedule.keys)
+        self.at_key: _AtKey | None = None
         self.is_other = False
-        self.held: Any = None
-        self.conditions: Conditions | None = None
-        self.key_step = -1
 
     def call(self, inner: Callable, args: tuple, kwargs: dict) -> tuple[Any, bool]:
         """The residuals for the coming step, and whether the ControlNet was evaluated for them.
@@ -40,19 +46,17 @@ class HeldResiduals:
         arguments = dict(zip(("sample", "timestep", "encoder_hidden_states", "controlnet_cond"), args, strict=False)) | kwargs
         run, is_new = self.tracker.current(arguments["timestep"])
         compared = {name: value for name, value in arguments.items() if name not in _CHANGES_BY_STEP}
-        rows = len(arguments["sample"])
-        if is_new or self.conditions is None or run.step in self.keys:
-            known = None if is_new else self.conditions
-            self.is_other = known is not None and known.difference(rows=rows, arguments=compared, scales=[]) is not None
-            self.held, self.key_step = inner(*args, **kwargs), run.step
-            self.conditions = Conditions(rows, compared, [])
-            return _new_containers(self.held), True
-        difference = self.conditions.difference(rows=rows, arguments=compared, scales=[])
+        rows, known = len(arguments["sample"]), None if is_new else self.at_key
+        difference = None if known is None else known.conditions.difference(rows=rows, arguments=compared, scales=[])
+        if known is None or run.step in self.keys:
+            self.is_other = difference is not None
+            self.at_key = _AtKey(run.step, inner(*args, **kwargs), Conditions(rows, compared, []))
+            return _new_containers(self.at_key.residuals), True
         if difference is None:
-            return _new_containers(self.held), False
+            return _new_containers(known.residuals), False
         raise ValueError(
             f"step {run.step} (time-step {time_step_value(arguments['timestep'])}) is no key step, but there the ControlNet's call "
-            f"differs from the one at key step {self.key_step}: {difference} (control_guidance_start and _end do that); "
+            f"differs from the one at key step {known.step}: {difference} (control_guidance_start and _end do that); "
             f"make step {run.step} a key step"
         )
 

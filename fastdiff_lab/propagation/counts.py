@@ -1,6 +1,7 @@
 """What was evaluated in a block of encoder propagation.
 
 - `Counts`
+- `Usage`: what became of the block's calls
 """
 
 from __future__ import annotations
@@ -24,3 +25,17 @@ class Counts:
     controlnet_calls: int = 0
     runs: int = 0
     steps: int = 0
+
+
+@dataclass
+class Usage:
+    """What became of the denoiser calls in the block: told at its end where nothing was accelerated.
+
+    `was_called`: the pipeline called its denoiser. `others_calls`: those of other pipelines that share it. `has_reused`: a step used
+    what another one left. `why_key`: what made a step a key that is none in the schedule, at the last one of these.
+    """
+
+    was_called: bool = False
+    others_calls: int = 0
+    has_reused: bool = False
+    why_key: str | None = None

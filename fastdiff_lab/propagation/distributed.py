@@ -1,6 +1,6 @@
 """One picture on several devices: the steps of a group are decoded by all processes of a group, each its share.
 
-- `Ranks(process_group)`: which steps this process decodes, and what the others decoded
+- `Ranks(process_group)`: what the others decoded
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+
+from .planner import PlannedPass, Share
 
 _VALUES = 16  # of the latents, compared between ranks
 
@@ -25,40 +27,25 @@ class Ranks:
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:
         self.group = process_group
-        self.size = 1 if process_group is None else dist.get_world_size(process_group)
-        self.rank = 0 if process_group is None else dist.get_rank(process_group)
+        self.share = Share() if process_group is None else Share(dist.get_rank(process_group), dist.get_world_size(process_group))
 
-    def reach(self, most: int, is_key: bool) -> int:
-        """How many steps one pass covers when each process may decode `most` of them at once."""
-        return 1 + self.size * (most - 1) if is_key else self.size * most
+    @property
+    def size(self) -> int:
+        return self.share.size
 
-    def share(self, steps: range, is_key: bool) -> range | list[int]:
-        """The steps of a pass that this process decodes: never none, so that the host's forward always gives a result."""
-        if self.size == 1:
-            return steps
-        own = self.owned(steps, is_key)
-        return [steps.start, *own] if is_key else own or steps[:1]
-
-    def owned(self, steps: range, is_key: bool) -> range:
-        """The steps of a pass that only this process decodes; a key step is everybody's."""
-        shared = steps[1:] if is_key else steps
-        cuts = [len(shared) * rank // self.size for rank in (self.rank, self.rank + 1)]
-        return shared[cuts[0] : cuts[1]]
-
-    def gathered(self, steps: range, is_key: bool, decoded: dict[int, Tensor]) -> dict[int, Tensor]:
+    def gathered(self, planned: PlannedPass, decoded: dict[int, Tensor]) -> dict[int, Tensor]:
         """The predictions of all steps of a pass, from those that this process decoded and those of the others.
 
         `decoded`: step -> tensor (rows, channels, height, width). Raises RuntimeError if a process is gone or too late.
         """
-        if self.size == 1:
-            return decoded
+        steps, is_key = planned.steps, planned.is_key
         shared = steps[1:] if is_key else steps
-        if not shared:
+        if self.size == 1 or not shared:
             return decoded
         some = next(iter(decoded.values()))
         # Each process fills in its own steps and zeros elsewhere, so the sum over processes is the prediction itself, exactly.
         whole = some.new_zeros((len(shared), *some.shape))
-        for step in self.owned(steps, is_key):
+        for step in self.share.alone(steps, is_key):
             whole[step - shared.start] = decoded[step]
         self.waiting("predictions", lambda: dist.all_reduce(whole, group=self.group))
         return {step: decoded[step] for step in steps[:1] if is_key} | dict(zip(shared, whole, strict=True))
@@ -87,7 +74,7 @@ class Ranks:
             talk()
         except RuntimeError as error:
             raise RuntimeError(
-                f"rank {self.rank} of {self.size} waited for the {what} of the others, and one is gone or too late "
+                f"rank {self.share.rank} of {self.size} waited for the {what} of the others, and one is gone or too late "
                 f"({str(error).splitlines()[0]}); start all ranks again"
             ) from error
 

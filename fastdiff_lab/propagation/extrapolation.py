@@ -64,6 +64,10 @@ class Extrapolation:
         held = [0.0] * (len(places) - 1) + [1.0]
         return tuple(self.damping * line + (1 - self.damping) * hold for line, hold in zip(lagrange, held, strict=True))
 
+    def place(self, step: int, scheduler: Any, time_step: Any) -> float:
+        """Where a step lies on the axis."""
+        return float(step) if self.axis == "step" else log_snr(scheduler, time_step)
+
     def moves(self, is_bottleneck: bool) -> bool:
         """Is this feature extrapolated, or held?"""
         return self.order > 0 and self.parts in ("all", "bottleneck" if is_bottleneck else "skips")

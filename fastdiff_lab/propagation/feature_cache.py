@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..hooks.call_conditions import first_rows, repeat_rows
+from ..hooks.batch_rows import first_rows, repeat_rows
+from ..hooks.denoiser_output import sample_of
 from .extrapolation import HELD_FEATURES, Extrapolation, History
 
 # How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
@@ -60,12 +61,13 @@ class HeldFeatures:
         self.first, self.last, self.passing = held[0], held[-1], passing
         self.extrapolation = extrapolation
         self.entered = History(extrapolation)
-        self.forget()
-
-    def forget(self) -> None:
         self.mine = threading.local()
         self.called: set[str] = set()
         self.kept: dict[str, Any] = {}
+
+    def clear(self) -> None:
+        """Lets go of all features, also of those that entered the decoder at the last key steps."""
+        self.release()
         self.entered.clear()
 
     @property
@@ -133,7 +135,7 @@ class HeldFeatures:
         """
         if self.now is None or not (name == self.last or self.now.is_written_to):
             return output
-        sample = output if isinstance(output, Tensor) else output[0]
+        sample = sample_of(output)
         return _replaced(output, sample, sample.clone())
 
     def enter(self, name: str, is_first: bool, inner: Callable, args: tuple, kwargs: dict) -> Any:
@@ -151,6 +153,11 @@ class HeldFeatures:
             return args, kwargs
         given = dict(zip(_ENTRY, args, strict=False)) | kwargs
         bottleneck, skips = _ENTRY
+        if is_first and bottleneck not in given:
+            raise TypeError(
+                f"{name!r} gets the encoder's features as {', '.join(given) or 'nothing'}; accepted: {bottleneck} and {skips} by name, or "
+                "these first by position"
+            )
         for argument in (bottleneck, skips) if is_first else (skips,):
             if argument in given:
                 given[argument] = self.for_decoder(now, (name, argument), given[argument], argument == bottleneck)

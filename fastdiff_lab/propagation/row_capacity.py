@@ -16,15 +16,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from ..hooks.call_conditions import repeated_arguments
-from ..hooks.denoiser import Split, frames_of, sample_argument, split_denoiser
+from ..hooks.denoiser import Split, split_denoiser
+from ..hooks.denoiser_call import DenoiserCall
+from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import free_bytes, is_out_of_memory, release_cache
 from ..hooks.flops import on_meta
 from ..hooks.patching import replaced_call
 from ..hooks.peak_memory import Peak, peak_bytes
-from .cached_calls import holding
+from ..hooks.private_api import tree_leaves
+from .cached_calls import cached_calls
 from .extrapolation import HELD_FEATURES, Extrapolation
 from .feature_cache import HeldFeatures, Pass
 
@@ -92,7 +93,8 @@ def bytes_of_pass(
         return call
 
     with ExitStack() as stack:
-        holding(stack, features, split)
+        entries = {name: split.decoder[name] for name in split.entries}
+        stack.enter_context(cached_calls(split.encoder, entries, lambda: features))
         stack.enter_context(replaced_call(split.decoder[split.entries[0]], at_the_decoder))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_FusedAttention())
@@ -104,13 +106,10 @@ def bytes_of_pass(
 
 def _pass(model: nn.Module, arguments: dict[str, Any], features: HeldFeatures, key: int, steps: int) -> None:
     """A key step and the steps after it, decoded at once."""
-    name = sample_argument(model)
-    sample = arguments[name]
+    call = DenoiserCall(model, arguments)
     places = tuple(float(key + step) for step in range(steps))
-    now = Pass(len(sample), frames_of(model, sample), places, is_key=True, is_last_use=False)
-    of_time = torch.empty(len(sample) * steps, device="meta")
-    with features.during(now):
-        model(**arguments | repeated_arguments(arguments, name, now.rows, steps, now.frames) | {"timestep": of_time})
+    with features.during(Pass(call.rows, call.frames, places, is_key=True, is_last_use=False)):
+        call.of_steps([torch.empty((), device="meta")] * steps).invoked(model)
 
 
 _counted: weakref.WeakKeyDictionary[nn.Module, dict[Any, PassBytes]] = weakref.WeakKeyDictionary()
@@ -173,6 +172,15 @@ class RowLimit:
         self.begin_run(model, arguments, extrapolation, split, pictures)
         fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
         return _counted_once(model, arguments, split, extrapolation).of(fewer)
+
+    def steps_at_once(self, rows: int) -> int | None:
+        """How many steps, of so many rows each, may be decoded at once, 1 or more; None for no limit.
+
+        Raises ValueError where not even one step fits into `max_rows` as it was given.
+        """
+        if self.asked is not None and self.asked < rows:
+            raise ValueError(f"max_rows={self.asked} asked, but one step of this run has {rows} rows; accepted: {rows} or more")
+        return None if self.rows is None else max(1, self.rows // rows)
 
     def steps_of(self, steps: int, rows: int) -> int:
         """How many of so many steps, of so many rows each, are decoded at once by this process."""

@@ -20,8 +20,12 @@ from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
 from ..hooks.callers import is_called_by
-from ..hooks.denoiser import denoiser_of, frames_of, guided_rows, inner_layers, inner_loop, sample_argument, split_denoiser
+from ..hooks.denoiser import denoiser_of, inner_layers, inner_loop, split_denoiser
+from ..hooks.denoiser_call import arguments_of
+from ..hooks.denoiser_classes import frames_of, sample_argument
+from ..hooks.denoiser_output import sample_of
 from ..hooks.flops import on_meta
+from ..hooks.guided_rows import guided_rows
 from ..hooks.patching import is_replaced, replaced_method
 from ..hooks.run_tracking import RunTracker, announced
 from .recording import STATISTICS, Recording, unknown_layer
@@ -40,7 +44,6 @@ class _Recorder:
         self.pipe, self.recording, self.keep, self.max_bytes, self.half = pipe, recording, keep, max_bytes, half
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
-        self.signature = inspect.signature(type(self.model).forward)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
         self.is_ours = True  # the call at hand; other pipelines may share the denoiser
         self.is_last_loop = True  # Text2Video-Zero makes three in one call
@@ -56,8 +59,7 @@ class _Recorder:
         self.is_ours = self.is_last_loop and is_called_by(self.pipe)
         if not self.is_ours:
             return
-        arguments = self.signature.bind(module, *args, **kwargs).arguments
-        arguments.pop("self")
+        arguments = arguments_of(module, args, kwargs)
         run, step, is_new = self.tracker.advance(arguments["timestep"])
         if is_new:
             self.begin_run()
@@ -133,7 +135,7 @@ class _Recorder:
     def after_layer(self, name: str, output: Any) -> None:
         if not self.is_ours:
             return
-        feature = (output if isinstance(output, Tensor) else output[0]).detach()[self.rows]
+        feature = sample_of(output).detach()[self.rows]
         for statistic, value in statistics_of(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
         # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
@@ -217,7 +219,7 @@ def output_bytes(model: nn.Module, arguments: dict[str, Any], layers: Iterable[s
 
     def measure(name: str) -> Any:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            sizes[name] = (output if isinstance(output, Tensor) else output[0])[rows].nbytes
+            sizes[name] = sample_of(output)[rows].nbytes
 
         return hook
 

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,14 +21,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
-from ..hooks.denoiser import by_picture, denoiser_of
+from ..hooks.denoiser import denoiser_of
+from ..hooks.denoiser_call import arguments_of
 from ..hooks.device import device_of, synchronize
+from ..hooks.guided_rows import by_picture
 from ..hooks.patching import replaced_call
 from ..inputs.plain_values import is_whole, number, plain, seeds_of
 from ..key_schedule import KeySchedule
+from ..propagation.config import PropagationConfig
 from ..propagation.counts import Counts
-from ..propagation.encoder_propagation import check_not_accelerated, encoder_propagation
+from ..propagation.encoder_propagation import encoder_propagation
 from ..propagation.extrapolation import Extrapolation
+from ..propagation.handle import check_not_accelerated
 from ..propagation.prior_noise import prior_noise_injection
 from .batches import one_decoded_at_a_time
 from .call_options import TIME_STEPS, call_options, without_time_steps
@@ -87,10 +90,11 @@ class Arm:
         # Results are kept under this text: those from before arms could merge tokens are still found.
         return found if self.token_merging else {name: value for name, value in found.items() if name != "token_merging"}
 
-    def propagation(self) -> dict[str, Any]:
-        """The options of `encoder_propagation`."""
-        names = ("what", "order", "parallel_decoding", "max_rows", "encoder_blocks")
-        return {name: getattr(self, name) for name in names}
+    def propagation(self) -> PropagationConfig | None:
+        """How encoder propagation accelerates the run; None for an arm without it."""
+        if self.schedule is None:
+            return None
+        return PropagationConfig(self.schedule, self.order, self.what, self.parallel_decoding, self.max_rows, self.encoder_blocks)
 
 
 @dataclass
@@ -131,8 +135,9 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, 
             denoiser_calls(pipe, steps, options if arm.steps is None else None)
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
-        if arm.schedule is not None:
-            counts = stack.enter_context(encoder_propagation(pipe, arm.schedule, **arm.propagation()))
+        propagation = arm.propagation()
+        if propagation is not None:
+            counts = stack.enter_context(encoder_propagation(pipe, propagation))
         else:
             counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
         if arm.prior_noise:
@@ -281,14 +286,14 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
     def catch(inner):
         def call(*args, **kwargs):
-            found.update(inspect.signature(type(model).forward).bind(model, *args, **kwargs).arguments)
+            found.update(arguments_of(model, args, kwargs))
             raise Found
 
         return call
 
     with replaced_call(model, catch), suppress(Found), processors_kept(model):
         run()
-    return {name: value for name, value in found.items() if name != "self" and value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-_CONFIG = "_progress_bar_config"  # diffusers' own attribute
+from ..hooks.private_api import PROGRESS_BAR
 
 
 @contextmanager
@@ -26,15 +26,15 @@ def no_bars(pipe: Any) -> Iterator[None]:
     if not hasattr(pipe, "set_progress_bar_config"):
         yield
         return
-    before = vars(pipe).get(_CONFIG)
+    before = vars(pipe).get(PROGRESS_BAR)
     pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
     try:
         yield
     finally:
         if before is None:
-            delattr(pipe, _CONFIG)
+            delattr(pipe, PROGRESS_BAR)
         else:
-            setattr(pipe, _CONFIG, before)
+            setattr(pipe, PROGRESS_BAR, before)
 
 
 @contextmanager

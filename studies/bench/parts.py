@@ -19,7 +19,8 @@ from tqdm import tqdm
 from fastdiff_lab.comparison.costs import controlnet_flops, flops_kind, flops_of_call
 from fastdiff_lab.comparison.environment import clocks
 from fastdiff_lab.comparison.time_ceiling import decoder_seconds, encoder_seconds
-from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.hooks.flops import FlopCount
 from fastdiff_lab.sampling.methods import Arm, denoiser_calls, first_arguments, generators
 

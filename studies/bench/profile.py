@@ -16,7 +16,8 @@ import typer
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
-from fastdiff_lab.hooks.denoiser import denoiser_of, sample_argument
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.sampling.methods import Arm, first_arguments
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...hooks.private_api import move_towards
 from ...inputs.files import write_whole
 from .data_parallel import Team
 
@@ -122,7 +123,7 @@ def fit(
         step += 1
         decay = min(ema_decay, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+            move_towards(ema.parameters(), model.parameters(), 1 - decay)
             for averaged, current in zip(ema.buffers(), model.buffers(), strict=True):
                 averaged.copy_(current)
         if step % 20 == 0:

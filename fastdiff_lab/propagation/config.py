@@ -1,0 +1,83 @@
+"""How a pipeline is accelerated, checked once.
+
+- `PropagationConfig`: the schedule and the options of encoder propagation
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ..inputs.plain_values import is_whole
+from ..key_schedule import KeySchedule
+from .extrapolation import Extrapolation
+from .reuse import REUSES
+
+if TYPE_CHECKING:  # some builds of torch have none
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class PropagationConfig:
+    """The schedule and the options of encoder propagation.
+
+    >>> PropagationConfig(KeySchedule.paper(50), max_rows=8).is_parallel
+    True
+
+    Args:
+        schedule: The key steps, for as many steps as the run makes denoiser calls.
+        order: 0, 1 or 2, or an `Extrapolation`; read as `extrapolation`.
+        what: What the steps between keys reuse: "encoder", "decoder" or "prediction".
+        parallel_decoding: Decode the steps of a group in one batch.
+        max_rows: The most rows decoded at once, 1 or more; None for as many as fit.
+        encoder_blocks: How many blocks of a transformer are its encoder; None for the paper's share.
+        process_group: The processes that share the steps of each group; None for this one alone.
+
+    Raises:
+        TypeError, ValueError: For values that are not accepted, or that exclude each other.
+    """
+
+    schedule: KeySchedule
+    order: int | Extrapolation = 0
+    what: str = "encoder"
+    parallel_decoding: bool = True
+    max_rows: int | None = None
+    encoder_blocks: int | None = None
+    process_group: ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        order = self.extrapolation.order
+        if not isinstance(self.schedule, KeySchedule):
+            raise TypeError(f"schedule={self.schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
+        if self.what not in REUSES:
+            raise ValueError(f"what={self.what!r} asked; accepted: {', '.join(REUSES)}")
+        if order and self.what == "decoder":
+            raise ValueError(f"order={order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
+        if self.max_rows is not None and (not is_whole(self.max_rows) or self.max_rows < 1):
+            raise ValueError(f"max_rows={self.max_rows!r} asked; accepted: a whole number of 1 or more, or None for as many as fit")
+        for name, asked in (("max_rows", self.max_rows), ("process_group", self.process_group)):
+            if asked is not None and not self.is_parallel:
+                raise ValueError(
+                    f"{name} asked with parallel_decoding={self.parallel_decoding} and what={self.what!r}, where each step is decoded "
+                    "alone; leave one of them out"
+                )
+
+    @classmethod
+    def of(cls, schedule: KeySchedule | PropagationConfig, **options: Any) -> PropagationConfig:
+        """A `PropagationConfig` as it is, or one of a schedule and options. Raises TypeError for a config and options together."""
+        if not isinstance(schedule, cls):
+            return cls(schedule, **options)  # type: ignore[arg-type]
+        defaults = {field.name: field.default for field in fields(cls)}
+        beside = next((name for name, value in options.items() if value != defaults.get(name)), None)
+        if beside is not None:
+            raise TypeError(f"{beside}={options[beside]!r} given beside a PropagationConfig; accepted: one or the other")
+        return schedule
+
+    @property
+    def extrapolation(self) -> Extrapolation:
+        return Extrapolation.of(self.order)
+
+    @property
+    def is_parallel(self) -> bool:
+        """Are several steps decoded in one batch? Only where the decoder runs at every step."""
+        return self.parallel_decoding and self.what == "encoder"
