@@ -7,10 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from models import PLAIN, SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline, redraw_zeros
+from models import SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline, state
 from safetensors.torch import save_file
-from test_propagation import distance, run, state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -29,21 +27,11 @@ def embedded():
     return fl.load_pipeline()
 
 
-# A calibration makes hundreds of denoiser calls.
-TWO_LEVELS = PLAIN | {
-    "block_out_channels": (18, 27),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-}
-
-
 class Embeddings:
     """A pipeline of tiny parts that is called with prompts, as users call theirs; the text is the prompt's number."""
 
     def __new__(cls, name: str = "ddim"):
         pipe = pipeline(name)
-        torch.manual_seed(0)
-        pipe.register_modules(unet=redraw_zeros(UNet2DConditionModel(**TWO_LEVELS)).eval().requires_grad_(False).double())
         kind = type(pipe)
 
         class Prompted(kind):
@@ -387,6 +375,3 @@ def test_an_interrupted_refinement_gives_the_best_so_far():
 def test_bad_refinements(options, message):
     with pytest.raises(ValueError, match=message):
         fl.refine_schedule(Embeddings(), KeySchedule(STEPS, [0]), ["1"], **{"num_inference_steps": STEPS} | options)
-
-
-assert run and distance  # shared with test_propagation, so that both draw the same way
