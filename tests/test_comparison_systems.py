@@ -60,7 +60,11 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+# One for each kind of prompt (texts, labels, pictures) and of what is drawn (latents that begin later, a ControlNet, a video).
+SHORT = ("sd-img2img", "controlnet", "text-to-video", "stable-video", "dit")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in NAMES])
 def test_arms_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
     pipe = built(name)
