@@ -89,8 +89,7 @@ ORDER_1, ROWS_20, BOTH = {"order": 1}, {"max_rows": 20}, {"order": 1, "max_rows"
 @pytest.mark.parametrize(
     ("most", "place", "options"),
     [
-        (4, 0, {}), (4, -1, ORDER_1), (4, 0, ROWS_20), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (8, -1, ROWS_20), (8, 0, BOTH),
-        (12, -1, {}), (12, -1, ORDER_1), (12, 0, ROWS_20), (12, 0, BOTH),
+        (4, 0, {}), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (12, -1, ROWS_20), (12, 0, BOTH),
     ],
     ids=str,
 )  # fmt: skip
@@ -153,11 +152,15 @@ MESSAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", MESSAGES)
-def test_every_backends_words(backend, shared, expected_of):
+@pytest.mark.parametrize("backend", ["MPS", "CPU"])  # CUDA's is the error of the tests above
+def test_a_run_goes_on_after_another_backends_words(backend, shared, expected_of):
     with fl.encoder_propagation(shared, KEYS), little_memory(entries(shared)[1], 8, MESSAGES[backend]):
         with pytest.warns(UserWarning, match="max_rows="):
             assert torch.allclose(run(shared), expected_of(), atol=CLOSE, rtol=0)
+
+
+def test_every_backends_words():
+    assert all(map(is_out_of_memory, MESSAGES.values()))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +280,7 @@ def test_the_bytes_and_seconds_that_a_comparison_tells():
 # How many rows fit
 
 
-@pytest.mark.parametrize(("name", "order"), [*((name, 0) for name in FAMILIES), ("plain", 1), ("motion", 1), ("dit", 1)])
+@pytest.mark.parametrize(("name", "order"), [*((name, place % 2) for place, name in enumerate(FAMILIES)), ("plain", 1), ("dit", 0)])
 def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     """Upper bounds: within a third of what the tensors of a real run hold at most."""
     pipe, schedule = denoiser_pipe(name), KeySchedule(6, [0, 1])
@@ -285,7 +288,7 @@ def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     sample = torch.zeros(FAMILIES[name].shape(2, FAMILIES[name].sides), dtype=torch.float64)
     arguments = {sample_argument(denoiser_of(pipe)): sample, "timestep": 1, **given}
     told = bytes_of_pass(denoiser_of(pipe), arguments, extrapolation=Extrapolation(order))
-    for steps in (2, 5):
+    for steps in (2, 5) if name in ("plain", "dit") else (5,):
         with fl.encoder_propagation(pipe, schedule, order=order, max_rows=2 * steps), peak_bytes() as peak:
             loop(pipe, 6, given)
         assert 0.9 * peak.bytes < told.of(steps) < 1.4 * peak.bytes
@@ -343,7 +346,8 @@ CARD = 24 * 10**9
 PICTURES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", pytest.param("sdxl", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", PICTURES)
 def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
     """The paper's longest group, 15 steps, and calibration's longest span, 25: real runs of the denoiser, without weights' values."""
     size, pictures, longest = FULL_SIZE[name], PICTURES[name], 25

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from models import denoiser_pipe
+from systems import ROWS
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
@@ -61,13 +62,14 @@ def test_refined_schedules_are_arms_of_what_they_were_measured_with():
 
 
 @pytest.fixture(scope="module")
-def suite(pipe):
+def suite():
+    """Of a tiny pipeline: which arms there are and how they are summed up does not depend on it."""
+    given = {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}
     with torch.no_grad():
-        return run_suite(pipe, {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}, PROMPTS[:1], reference_steps=12,
-                         repeats=1, **SUITE)  # fmt: skip
+        return run_suite(ROWS["sd"].build(), given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
 
 
-@pytest.mark.parametrize(("interval", "whole"), [(1, 6), (2, 3), (4, 2)])
+@pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
 def test_deepcache_counts_what_really_ran(pipe, interval, whole):
     counts = sample(pipe, Arm(deepcache=interval), PROMPTS[:1], [0], num_inference_steps=6).counts
     assert (counts.encoder_calls, counts.forward_calls, counts.steps, counts.runs) == (whole, 6, 6, 1)
@@ -259,7 +261,8 @@ def invoke(*arguments):
     return CliRunner().invoke(commands.app, ["compare", *map(str, arguments)])
 
 
-def test_the_command_writes_what_the_suite_found(tmp_path):
+def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: ROWS["sd"].build())
     costs(1, 4, longest=3).save(tmp_path / "costs.safetensors")
     arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                  "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
