@@ -267,6 +267,7 @@ MEASURED = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
     """One arm of each kind."""
 

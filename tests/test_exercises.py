@@ -110,12 +110,9 @@ def test_solutions_pass_the_check_and_the_hidden_test(name):
 
 
 @FUNCTIONS
-def test_what_students_begin_with_fails_both(name):
-    begun = answer(name, solved=False)
-    assert not check(name, begun, inputs=some_inputs(name, 0)).passed
-    if name not in DEAR:  # their hidden tests catch another wrong answer below
-        with modules_kept(), pytest.raises(AssertionError, match="NOT RIGHT YET"):
-            hidden_test(name)(begun)
+def test_what_students_begin_with_fails(name):
+    """And so the hidden test, which begins with the check; it catches other wrong answers below."""
+    assert not check(name, answer(name, solved=False), inputs=some_inputs(name, 0)).passed
 
 
 def skips_by_handles(unet, arguments):
@@ -317,12 +314,13 @@ VARIANTS = {
 def test_right_answers_written_another_way_pass_both(name, place):
     variant = VARIANTS[name][place]
     names_of(MASTERS[1], True)  # read before, so that the answer does not call what reads it
-    if name in DEAR:
-        report = check(name, variant, inputs=some_inputs(name, 4711, latter=True))
-        assert report.passed, report
+    if name not in DEAR and place == list(EXERCISES).index(name) % 3:
+        with modules_kept():  # it begins with the check, in a library that it imports anew
+            hidden_test(name)(variant)
         return
-    with modules_kept():  # the hidden test begins with the check
-        hidden_test(name)(variant)
+    for seed in (4711,) if name in DEAR else (0, 4711):  # what the hidden test asks for
+        report = check(name, variant, inputs=some_inputs(name, seed, latter=True))
+        assert report.passed, report
 
 
 # ---- wrong answers
