@@ -119,9 +119,17 @@ def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
 FAILING = {"float16": ("ldm", "ledits"), "bfloat16": ("ldm", "ledits", "ddim", "ddpm", "stable-video")}
 
 
+# Each system in one of the two, in turn; those that fail in one of them in both.
+SYSTEMS = [
+    (name, dtype)
+    for place, name in enumerate(ROWS)
+    for which, dtype in enumerate(HALF)
+    if which == place % 2 or name in FAILING["bfloat16"]
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(("name", "dtype"), SYSTEMS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning")
 def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtype):
     system = ROWS[name]
