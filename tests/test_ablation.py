@@ -25,11 +25,6 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def embedded():
-    return fl.load_pipeline()
-
-
-@pytest.fixture(scope="module")
 def costs(pipe):
     with torch.no_grad():
         return fl.calibrate(pipe, PROMPTS[:2], order=1, longest=4, **STEPS)

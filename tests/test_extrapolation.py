@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import FAMILIES, SCHEDULERS, conditions, controlnet_pipeline, denoiser_calls, denoiser_pipe, loop, pipeline, run
+from laws import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distance
+from models import FAMILIES, SCHEDULERS, conditions, controlnet_pipeline, denoiser_calls, denoiser_pipe, loop, pipeline, run, state
 from oracle import AlongALine, oracle
-from test_propagation import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distance, state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
-from test_bench import ABOUT
+from stand_ins import MACHINE
 from torch import nn
 
 from fastdiff_lab import KeySchedule
@@ -67,7 +67,7 @@ def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path)
     arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
     monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
     case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
-    book = Book(tmp_path, ABOUT)
+    book = Book(tmp_path, MACHINE)
     assert run_part(book, [case], device="cpu", repeats=1)
     runs = {arm: found[0] for arm, found in book.entry(case).runs.items()}
     assert runs[UNTOUCHED].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9

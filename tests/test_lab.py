@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_propagation import state
+from models import state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -32,8 +32,8 @@ SHORT = Settings(PROMPT, num_inference_steps=8)
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastdiff_lab"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TESTS = {path.name: path for path in sorted((ROOT / "tests").glob("*.py"))}
 STUDIES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "studies").rglob("*.py"))}
 # From the ground up: a room knows those of the floors below it, and nothing beside it or above.
 # The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
@@ -223,3 +224,12 @@ def test_no_file_unpickles_or_copies_a_forward(name):
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     assert all(len(ast.unparse(node).splitlines()) <= 60 for node in functions)
     assert len(path.read_text().splitlines()) <= 370  # issue 18 takes the longest apart
+
+
+def test_no_test_file_imports_another():
+    """What several of them need stands in a module that is named by its role."""
+    arrows = {
+        name: {module for module in outside(path, everywhere=True) if f"{module}.py" in TESTS} for name, path in TESTS.items()
+    }
+    assert "models" in arrows["test_systems.py"]  # imports are seen
+    assert not [(name, module) for name, modules in arrows.items() for module in modules if module.startswith("test_")]

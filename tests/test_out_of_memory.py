@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import CLOSE
 from models import FAMILIES, conditions, denoiser_pipe, loop, pipeline, run, scheduler, state
 from systems import ROWS
 from systems.base import of
@@ -29,7 +30,6 @@ from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
 ROWS_OF_STEP = 4  # two pictures with guidance
-CLOSE = 1e-10
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
 

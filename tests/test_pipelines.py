@@ -31,11 +31,6 @@ from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
 PROMPT = "a small red circle at the left on a blue background"
 
 
-@pytest.fixture(scope="module")
-def embedded():
-    return fl.load_pipeline()
-
-
 def test_it_has_stable_diffusions_topology(embedded):
     config = embedded.unet.config
     assert type(embedded) is StableDiffusionPipeline

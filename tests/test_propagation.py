@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from laws import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distance
 from models import (
     FAMILIES,
     NOISE,
@@ -30,9 +31,6 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 
-CLOSE = 1e-10
-KEYS = KeySchedule(10, [0, 1, 4, 8])
-FEW = KeySchedule(6, [0, 1, 3])  # groups of one, two and three steps
 SIZES = {"own": None, "even": (16, 24), "odd": (9, 13)}
 # Every family once, the deep one at each size. Odd are only those that pass the sizes of their skips on.
 SHAPES = [
@@ -50,10 +48,6 @@ SAMPLED = [
 
 def test_every_family_and_size_is_among_the_shapes():
     assert {name for name, _ in SHAPES} == set(FAMILIES) and {size for _, size in SHAPES} == set(SIZES)
-
-
-def distance(a, b) -> float:
-    return float((a - b).abs().max())
 
 
 # ---- law 1: every step a key == untouched
@@ -335,14 +329,6 @@ def test_freeu():
             assert distance(loop(pipe, 6, conditions()), by_hand) < CLOSE
 
 
-def adapter_arguments():
-    generator = torch.Generator().manual_seed(9)
-    shapes = [(18, 10, 14), (27, 5, 7)]
-    residuals = [torch.randn((2, *shape), generator=generator, dtype=torch.float64) for shape in shapes]
-    # The host takes the list apart, so every call gets its own, as from the pipelines.
-    return lambda step: conditions() | {"down_intrablock_additional_residuals": [residual.clone() for residual in residuals]}
-
-
 def test_t2i_adapter():
     pipe = denoiser_pipe()
     given = adapter_arguments()
@@ -432,9 +418,6 @@ def test_residuals_of_a_controlnet_as_arguments():
     for parallel in (False, True):
         with fl.encoder_propagation(pipe, FEW, parallel_decoding=parallel):
             assert distance(loop(pipe, 6, given), by_hand) < CLOSE
-
-
-IMAGE = torch.rand((2, 3, 20, 28), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("guess", [False, True])

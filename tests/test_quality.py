@@ -30,8 +30,8 @@ RUN = {"num_inference_steps": 5, "rivals": False}
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 @pytest.fixture(scope="module")

@@ -49,8 +49,8 @@ COSTS = {(what, order): costs(order, what=what) for what in ("encoder", "predict
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 def test_refined_schedules_are_arms_of_what_they_were_measured_with():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import distance
 from models import state
 from oracle import oracle_instead
 from sizes import SQUARE, equal_by_chance, sizes_of
@@ -29,10 +30,6 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what 
 
 # Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
 CHANGES_AT_KEYS = ("controlnet-part",)
-
-
-def distance(a, b) -> float:
-    return float((a - b).abs().max())
 
 
 def accelerated(system: System, pipe, keys, **options):

@@ -13,6 +13,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
 )
+from laws import CLOSE, distance
 from models import state
 from systems import ROWS
 from systems.base import of, output
@@ -26,13 +27,8 @@ from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.recording.record import bytes_to_keep
 from fastdiff_lab.sampling.methods import Arm, first_arguments, sample
 
-CLOSE = 1e-10
 _NOT_OURS = ("Default grid_sample", "torch.meshgrid")
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _NOT_OURS]
-
-
-def distance(a, b) -> float:
-    return float((a - b).abs().max())
 
 
 def accelerated(name: str, pipe, **options):

@@ -29,8 +29,8 @@ RUN = {"num_inference_steps": 5}
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 def write_captions(path, captions, per_image=1):
