@@ -1,4 +1,4 @@
-"""What several files of laws share: how near is equal, key steps, a control picture, and features of a T2I-Adapter."""
+"""What several files of laws share: how near is equal, key steps, denoisers at several sizes, and what steers them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from fastdiff_lab import KeySchedule
 CLOSE = 1e-10
 KEYS = KeySchedule(10, [0, 1, 4, 8])
 FEW = KeySchedule(6, [0, 1, 3])  # groups of one, two and three steps
+SIZES = {"own": None, "even": (16, 24), "odd": (9, 13)}
+# Every family once, the deep one at each size. Odd are only those that pass the sizes of their skips on.
+SHAPES = [
+    *((name, "own") for name in ("plain", "deep", "unet2d", "unet2d-class", "unet2d-skip", "dit")),
+    *((name, "even") for name in ("deep", "sdxl", "class-conditional")),
+    *((name, "odd") for name in ("deep", "no-mid", "scale-shift", "unet3d", "spatio-temporal", "motion")),
+]
 IMAGE = torch.rand((2, 3, 20, 28), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from laws import CLOSE, FEW, IMAGE, KEYS, adapter_arguments, distance
+from laws import CLOSE, FEW, IMAGE, KEYS, SHAPES, SIZES, adapter_arguments, distance
 from models import (
     FAMILIES,
     NOISE,
@@ -31,13 +31,6 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 
-SIZES = {"own": None, "even": (16, 24), "odd": (9, 13)}
-# Every family once, the deep one at each size. Odd are only those that pass the sizes of their skips on.
-SHAPES = [
-    *((name, "own") for name in ("plain", "deep", "unet2d", "unet2d-class", "unet2d-skip", "dit")),
-    *((name, "even") for name in ("deep", "sdxl", "class-conditional")),
-    *((name, "odd") for name in ("deep", "no-mid", "scale-shift", "unet3d", "spatio-temporal", "motion")),
-]
 # Each scheduler with and without guidance, with and without prior noise, and all pairs of these two.
 SAMPLED = [
     (name, guidance, (0.0, 0.05)[(place + guided) % 2])
