@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-import weakref
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from laws import CLOSE
+from little_memory import entries, little_memory
 from models import FAMILIES, conditions, denoiser_pipe, loop, pipeline, run, scheduler, state
 from systems import ROWS
-from systems.base import of
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -30,32 +28,6 @@ from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
 ROWS_OF_STEP = 4  # two pictures with guidance
-FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-
-
-@contextmanager
-def little_memory(module: torch.nn.Module, most: int, error: BaseException = FULL, seen: list | None = None):
-    """`module` runs out of memory for more rows than `most`; `seen` gets each number of rows, and a reference to what came with them."""
-
-    def look(module, args, kwargs):
-        given = args[0] if args else kwargs["hidden_states"]
-        if seen is not None:
-            seen.append((len(given), weakref.ref(given)))
-        if len(given) > most:
-            raise type(error)(*error.args)  # a new one: a traceback holds on to tensors
-
-    look.__module__ = "torch"  # it stands for the allocator; a user's hook would be checked, which decodes more
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def entries(pipe) -> list[torch.nn.Module]:
-    """The first and the last of the decoder's children: nothing has been handed out before the one, all before the other."""
-    split = split_denoiser(denoiser_of(pipe))
-    return [split.decoder[split.entries[0]], list(split.decoder.values())[-1]]
 
 
 def small() -> Any:
@@ -172,38 +144,6 @@ def test_other_errors_go_through(error):
     with fl.encoder_propagation(pipe, KEYS), little_memory(entries(pipe)[1], 8, error):
         with pytest.raises(type(error)):
             run(pipe)
-
-
-def check_system(name: str) -> None:
-    system = ROWS[name]
-    pipe, schedule = system.build(), KeySchedule(system.calls, system.keys)
-    last = entries(pipe)[1]
-    with fl.encoder_propagation(pipe, schedule, **system.options), little_memory(last, 10**9, seen=(seen := [])):
-        expected = of(system, pipe)
-    most = max(rows for rows, _ in seen) - 1
-    with fl.encoder_propagation(pipe, schedule, **system.options) as counts, little_memory(last, most):
-        with pytest.warns(UserWarning, match="max_rows="):
-            found = of(system, pipe)
-    assert float((found - expected).abs().max()) < system.close
-    assert counts.encoder_calls == sum(len(keys) for _, keys in system.keys_of_runs)
-
-
-PARALLEL = [name for name, system in ROWS.items() if system.parallel]
-# In these a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts.
-WRITING = [name for name in PARALLEL if name in ("t2i-adapter", "freeu", "lora", "ip-adapter", "controlnet", "dit", "unet3d")]
-
-
-@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning")
-@pytest.mark.parametrize("name", WRITING)
-def test_a_pass_that_broke_off_has_changed_nothing(name):
-    check_system(name)
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning", "ignore:Should have ta>=t0:UserWarning")
-@pytest.mark.parametrize("name", [name for name in PARALLEL if name not in WRITING])
-def test_a_pass_that_broke_off_has_changed_nothing_in_any_system(name):
-    check_system(name)
 
 
 def text_to_image():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from laws import distance
+from little_memory import entries, little_memory
 from models import state
 from oracle import oracle_instead
 from sizes import SQUARE, equal_by_chance, sizes_of
@@ -30,6 +31,7 @@ pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what 
 
 # Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
 CHANGES_AT_KEYS = ("controlnet-part",)
+NO_LIMIT = 10**9  # rows
 
 
 def accelerated(system: System, pipe, keys, **options):
@@ -56,6 +58,14 @@ class Built:
     pipe: Any
     untouched: torch.Tensor
     before: Any
+
+    @cached_property
+    def parallel(self) -> tuple[torch.Tensor, Any, int]:
+        """The same in parallel, and the rows of the largest pass."""
+        seen: list[tuple[int, Any]] = []
+        with little_memory(entries(self.pipe)[1], NO_LIMIT, seen=seen):
+            result, counts = accelerated(self.system, self.pipe, self.system.keys)
+        return result, counts, max(rows for rows, _ in seen)
 
     @cached_property
     def serial(self) -> tuple[torch.Tensor, Any]:
@@ -116,7 +126,7 @@ def test_serial_is_parallel_also_with_extrapolated_features(row):
     check_counts(system, counts, parallel=False)
     assert distance(serial, row.untouched) > 1e-4
     if system.parallel:
-        parallel, counts = accelerated(system, pipe, system.keys)
+        parallel, counts, _ = row.parallel
         assert distance(parallel, serial) < system.close
         check_counts(system, counts, parallel=True)
         on_lines, _ = accelerated(system, pipe, system.keys, order=1, parallel_decoding=False)
@@ -133,6 +143,17 @@ def test_its_features_can_be_recorded(row):
     change = fl.feature_change(recording)
     assert set(change["part"]) == {"encoder", "decoder"} and change["value"].notna().any()
     assert state(row.pipe) == row.before
+
+
+@rows(lambda system: system.parallel)
+def test_a_pass_that_broke_off_has_changed_nothing(row):
+    """Nor where a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts."""
+    system, pipe = row.system, row.pipe
+    expected, _, rows = row.parallel
+    with little_memory(entries(pipe)[1], rows - 1), pytest.warns(UserWarning, match="max_rows="):
+        found, counts = accelerated(system, pipe, system.keys)
+    assert distance(found, expected) < system.close
+    assert counts.encoder_calls == sum(len(keys) for _, keys in system.keys_of_runs)
 
 
 @rows(lambda system: system.by_hand)
