@@ -60,17 +60,17 @@ class Built:
     before: Any
 
     @cached_property
+    def serial(self) -> tuple[torch.Tensor, Any]:
+        """Sampled with the keys of the tests, one step after the other, and what was counted."""
+        return accelerated(self.system, self.pipe, self.system.keys, parallel_decoding=False)
+
+    @cached_property
     def parallel(self) -> tuple[torch.Tensor, Any, int]:
         """The same in parallel, and the rows of the largest pass."""
         seen: list[tuple[int, Any]] = []
         with little_memory(entries(self.pipe)[1], NO_LIMIT, seen=seen):
             result, counts = accelerated(self.system, self.pipe, self.system.keys)
         return result, counts, max(rows for rows, _ in seen)
-
-    @cached_property
-    def serial(self) -> tuple[torch.Tensor, Any]:
-        """Sampled with the keys of the tests, one step after the other, and what was counted."""
-        return accelerated(self.system, self.pipe, self.system.keys, parallel_decoding=False)
 
 
 @pytest.fixture(scope="module")
