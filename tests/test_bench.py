@@ -172,6 +172,7 @@ def quick(monkeypatch, embedded):
     return made
 
 
+@pytest.mark.long
 def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
     times = iter(range(1000))
     monkeypatch.setattr(parts.time, "monotonic", lambda: 60.0 * next(times))
@@ -186,6 +187,7 @@ def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2, minutes=1) and len(quick) == made
 
 
+@pytest.mark.long
 def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2)
     untouched, paper, cached = quick[0], quick[2], quick[4]  # each once for warming up and once timed, then in turns
@@ -193,6 +195,7 @@ def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
     assert len({untouched, paper, cached}) == 3
 
 
+@pytest.mark.long
 def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, monkeypatch):
     inner = parts.timed_run
 
@@ -209,6 +212,7 @@ def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, m
     )
 
 
+@pytest.mark.long
 def test_another_machine_and_damaged_files_are_refused(quick, tmp_path):
     run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     text = (tmp_path / "bench.json").read_text()
@@ -296,6 +300,7 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
     assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
 
 
+@pytest.mark.long
 def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkeypatch):
     inner, fails = parts.timed_run, [True]
 
@@ -323,6 +328,7 @@ def test_runs_that_end_in_nan_are_marked():
     assert not timed_run(pipe, Arm(), CASE.call | {"output_type": "latent"}, 2).is_finite
 
 
+@pytest.mark.long
 def test_a_profile_names_what_takes_the_time(embedded):
     few = SimpleNamespace(call=CASE.call, steps=3)
     with warnings.catch_warnings():
@@ -341,6 +347,7 @@ def test_arms_have_names(embedded):
         named_arm(embedded, CASE, "best")
 
 
+@pytest.mark.long
 def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeypatch):
     def small(model, arguments, times, *, repeats):
         if times > 1:
@@ -362,6 +369,7 @@ def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeyp
     assert np.isnan(share["paper, parallel"]) and share["paper, serial"] > 0
 
 
+@pytest.mark.long
 def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
     def counted(model, arguments, arm):
         if arm.deepcache:
@@ -374,6 +382,7 @@ def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
     assert entry.failed == {"DeepCache 2": "ModuleNotFoundError: DeepCache is not installed"} and len(entry.runs) == 2
 
 
+@pytest.mark.long
 def test_a_run_that_compiled_is_not_counted(quick, tmp_path, monkeypatch):
     graphs = iter([0, 1, 3, *[3] * 100])
     monkeypatch.setattr(parts, "_graphs", lambda: next(graphs))
@@ -382,6 +391,7 @@ def test_a_run_that_compiled_is_not_counted(quick, tmp_path, monkeypatch):
     assert Book(tmp_path, MACHINE).entry(CASE).runs[UNTOUCHED] == [Timed(3.0, 0.5, 10, 10, 10)]
 
 
+@pytest.mark.long
 def test_no_run_is_begun_that_would_not_end_in_time(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(parts.time, "monotonic", lambda: 0.0)  # each made-up run says that it took 1 s, 2 s, 3 s ...
     assert not run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=9, minutes=0.1)

@@ -352,6 +352,7 @@ def test_the_lab_opens_notebook_09(monkeypatch):
     assert (notebooks_folder() / tour.LAB).exists()
 
 
+@pytest.mark.long
 def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(monkeypatch, tmp_path):
     """With 20 steps instead of 50."""
     costs = ReuseCosts(torch.rand(1, 1, 20, 21, generator=torch.Generator().manual_seed(0)), (0,), torch.ones(1, 21), {"order": 0})

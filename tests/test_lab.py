@@ -336,9 +336,9 @@ def test_what_was_asked_many_times_is_done_once():
     ("name", "millions", "share"),
     [
         ("sd-1.5", 859.5, 0.325),
-        ("sdxl", 2567.5, 0.434),
+        pytest.param("sdxl", 2567.5, 0.434, marks=pytest.mark.long),
         ("sd-1.5 with ControlNet", 859.5, 0.501),
-        ("text-to-video-1.7b", 1411.2, 0.379),
+        pytest.param("text-to-video-1.7b", 1411.2, 0.379, marks=pytest.mark.long),
     ],
 )
 def test_full_size_architectures_have_the_published_sizes_and_no_memory(name, millions, share):
