@@ -68,7 +68,9 @@ SUBMISSIONS = [(MASTERS[0], ("perfect", "empty", "half", "cheating")), *((path, 
 
 @pytest.mark.long
 @WITH_OTTER
-@pytest.mark.parametrize(("path", "names"), SUBMISSIONS, ids=lambda given: getattr(given, "stem", "-".join(given)))
+@pytest.mark.parametrize(
+    ("path", "names"), SUBMISSIONS, ids=lambda given: given.stem if isinstance(given, Path) else "-".join(given)
+)
 def test_submissions_get_the_points_that_they_earn(path, names, tmp_path):
     (tmp_path / "masters").mkdir()
     (tmp_path / "masters" / path.name).write_text(path.read_text())

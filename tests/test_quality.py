@@ -137,12 +137,12 @@ def test_summary_and_brief_table(pipe, arms, pictures):
     assert list(shown.columns[-4:]) == ["clip_score", "lpips", "fid", "kid"]
 
 
-def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, arms, weights, real, store, pictures, monkeypatch):
+def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, arms, weights, store, pictures, monkeypatch):
     monkeypatch.delattr(render, "_run")
     monkeypatch.setattr(tables, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
-    options = {"metrics": ["lpips", "clip_score", "kid", "kid"], "metric_weights": weights, "real_pictures": real, "store": store}
+    options = {"metrics": ["lpips", "clip_score", "lpips"], "metric_weights": weights, "store": store}
     again = fl.compare_pictures(pipe, arms, PROMPTS, **options, **RUN)
-    pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"), rtol=1e-4, atol=1e-4)
+    pd.testing.assert_frame_equal(again, pictures.drop(columns=["fid", "kid", "kid_std"]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.long
