@@ -148,7 +148,7 @@ def row(system: System, built: list[str]) -> str:
 def cells_on_page() -> dict[str, list[str]]:
     """What the page says in `built_cells`, by the system's name."""
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
-    of_titles = {line[0]: line[1:4] for line in lines if len(line) > 3}
+    of_titles = {line[0]: line[1:4] for line in reversed(lines) if len(line) > 3}  # the first of several tables
     return {system.name: of_titles.get(system.title, []) for system in SYSTEMS}
 
 
