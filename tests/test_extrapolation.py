@@ -72,8 +72,9 @@ def test_non_key_steps_are_those_of_the_line_by_hand(name):
         with fl.encoder_propagation(pipe, FEW, order=1, parallel_decoding=parallel) as counts:
             assert distance(loop(pipe, 6, given), by_hand) < CLOSE
         assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (3, 6, 3 if parallel else 6)
-    with fl.encoder_propagation(pipe, FEW):
-        assert distance(by_hand, loop(pipe, 6, given)) > 1e-4
+    if FAMILIES[name].frames_axis is None:  # videos take long, and test_systems.py shows that they change
+        with fl.encoder_propagation(pipe, FEW):
+            assert distance(by_hand, loop(pipe, 6, given)) > 1e-4
 
 
 @pytest.mark.parametrize(("name", "noise"), [(name, (0.0, 0.05)[place % 2]) for place, name in enumerate(SCHEDULERS)])
