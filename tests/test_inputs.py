@@ -29,13 +29,23 @@ TIMES = [950, 800, 600, 400, 200, 50]
 SIGMAS = [14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0]
 
 
-@pytest.fixture
+def built():
+    pipe = ROWS["sd"].build()
+    pipe("a red circle", num_inference_steps=1, output_type="latent")  # a pipeline remembers its last call
+    return pipe
+
+
+@pytest.fixture(scope="module")
 def pipe():
-    return ROWS["sd"].build()
+    """One for all tests, which leave it as it was: its operations and bytes are counted once."""
+    with torch.no_grad():
+        return built()
 
 
-@pytest.fixture
-def euler(pipe):
+@pytest.fixture(scope="module")
+def euler():
+    with torch.no_grad():
+        pipe = built()
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     return pipe
 

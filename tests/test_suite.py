@@ -277,7 +277,8 @@ def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_the_command_compares_schedules(tmp_path):
+def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
+    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: pipe)
     fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
     result = invoke(tmp_path / "mine.json", "--order", 1, "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                     "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
@@ -291,8 +292,8 @@ def test_the_command_compares_schedules(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path):
-    pipe, out = fl.load_pipeline(), tmp_path / "out"
+def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, pipe):
+    out = tmp_path / "out"
     run = {"num_inference_steps": 4, "guidance_scale": 1.0, "repeats": 0}
     write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -307,13 +308,13 @@ def _stop(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_drawn(monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_drawn(monkeypatch, tmp_path, pipe):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(result_files, "compare_pictures", _stop)
     with pytest.raises(OSError, match="cannot write to the output folder"):
-        write_comparison(tmp_path / "file", fl.load_pipeline(), {}, ["a red circle"])
+        write_comparison(tmp_path / "file", pipe, {}, ["a red circle"])
     with pytest.raises(OSError, match="cannot write to the output folder"):
-        write_suite(tmp_path / "file", fl.load_pipeline(), {}, ["a red circle"])
+        write_suite(tmp_path / "file", pipe, {}, ["a red circle"])
 
 
 def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
