@@ -75,7 +75,9 @@ def test_costs_and_fidelity(table):
     assert table.loc["untouched", "psnr_typical"] == 100
     assert (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     assert (table["ssim_low"] <= table["ssim"] + 1e-12).all() and (table["latent_mse"] <= table["latent_mse_worst"] + 1e-12).all()
-    assert table["seconds"].gt(0).all() and table.loc["untouched", "ratio"] == 1 and table["peak_bytes"].isna().all()  # no CUDA here
+    assert (
+        table["seconds"].gt(0).all() and table.loc["untouched", "ratio"] == 1 and table["peak_bytes"].isna().all()
+    )  # no CUDA here
 
 
 def test_the_converged_reference_shows_how_far_the_baseline_itself_is(table, pipe):
