@@ -35,11 +35,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 tour: setup
 	$(BIN)/fastdiff-lab tour
 
+# Each process begins with half of the files in their order, so that what a file builds for its tests is built once, and then takes of the other's.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not long"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 # A file's tests share a page or a zip, so a file is one worker's: marks of groups have no effect with pytest 9.2 (pytest-xdist issue 1386).
 # Notebooks run in processes of their own; this one only waits. Without the plugin, because on Python 3.11 a traceback that pytest formats for

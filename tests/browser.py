@@ -3,6 +3,7 @@
 - `lab(folder, place)`: JupyterLab on the notebooks of a folder, as its address
 - `opened(address)`: a page in Debian's chromium that may ask nothing outside this machine, and what went wrong on it
 - `run_all(page)`: runs every cell and gives the notebook as it is then
+- `expect(locator)`: waits until what is said of a part of the page is true
 """
 
 from __future__ import annotations
@@ -142,3 +143,10 @@ def run_all(page: Any) -> dict[str, Any]:
     assert page.evaluate("() => window.fdRun") == "over"
     page.wait_for_function(READY)
     return page.evaluate(NOTEBOOK)
+
+
+def expect(locator: Any) -> Any:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=MINUTE)  # a busy machine is no failure
+    return expect(locator)

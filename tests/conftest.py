@@ -41,3 +41,11 @@ def _no_network(monkeypatch):
 def _no_gradients():
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The embedded pipeline, loaded once for all tests that leave it as it was."""
+    from fastdiff_lab import load_pipeline
+
+    return load_pipeline()

@@ -32,10 +32,15 @@ TOKENS, WIDTH, POOLED = 13, 8, 17  # of the text embeddings
 SIDES = (10, 14)  # of a sample
 FRAMES, OF_FRAMES = 5, (6, 14)  # of a video
 OF_VIDEO = 9  # width of the text embeddings of a video
+# Stable Diffusion's blocks on two levels: a run takes half as long as on its four.
 PLAIN = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 27, 33, 36), "norm_num_groups": 3,
+    "sample_size": 16, "in_channels": 4, "out_channels": 4, "block_out_channels": (18, 27), "norm_num_groups": 3,
     "cross_attention_dim": WIDTH, "attention_head_dim": 3, "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+# Its four levels: sides that are halved three times, and skips of as many sizes.
+DEEP = PLAIN | {
+    "block_out_channels": (18, 27, 33, 36), "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }  # fmt: skip
 SDXL = {
@@ -46,6 +51,7 @@ SDXL = {
 }  # fmt: skip
 CONDITIONAL: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
+    "deep": DEEP,
     "sdxl": SDXL,
     "class-conditional": PLAIN | {"num_class_embeds": 11, "class_embeddings_concat": False},
     "no-mid": PLAIN | {"mid_block_type": None},

@@ -1,4 +1,4 @@
-"""Weights of the right form and no meaning, for what is judged with published weights elsewhere."""
+"""Weights of the right form and no meaning, for what is judged with published weights elsewhere; a machine that there is not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastdiff_lab.sampling.silence import no_loading_bars
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 
+MACHINE = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}  # in a file of timings
 INCEPTION, ALEXNET = "weights-inception-2015-12-05-6726825d", "alexnet-owt-7be5be79"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -129,17 +129,27 @@ def papers_keys(system: System) -> str:
     )
 
 
-def row(system: System) -> str:
-    pipe = system.build()
+def built_cells(system: System, pipe: object) -> list[str]:
+    """The cells of a row that need its pipeline: the classes of pipeline and denoiser, and what is held."""
+    return [f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", held(system, pipe)]
+
+
+def row(system: System, built: list[str]) -> str:
     remarks = [system.note] if system.note else []
     remarks += [] if system.by_hand else ["no forward split by hand"]
     remarks += [] if system.close == 1e-10 else [f"to {system.close:g}"]
     cells = [
-        system.title, f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", held(system, pipe),
-        "serial, parallel" if system.parallel else "serial", ", ".join(system.features), papers_keys(system), ceiling(system),
-        "; ".join(remarks),
+        system.title, *built, "serial, parallel" if system.parallel else "serial", ", ".join(system.features), papers_keys(system),
+        ceiling(system), "; ".join(remarks),
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def cells_on_page() -> dict[str, list[str]]:
+    """What the page says in `built_cells`, by the system's name."""
+    lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
+    of_titles = {line[0]: line[1:4] for line in reversed(lines) if len(line) > 3}  # the first of several tables
+    return {system.name: of_titles.get(system.title, []) for system in SYSTEMS}
 
 
 def full_size_row(name: str) -> str:
@@ -171,13 +181,13 @@ def sweep() -> Iterator[str]:
         yield f"| {held} | {keys} | {found.psnr:.1f} | {found.classes_right:.0%} | {found.gflops:.1f} |"
 
 
-def lines() -> Iterator[str]:
+def lines(built: Mapping[str, list[str]]) -> Iterator[str]:
     yield HEAD.rstrip("\n")
     for group in dict.fromkeys(system.group for system in SYSTEMS):
         yield f"\n## {group}\n"
         yield "| system | pipeline | denoiser | held | decoding | matters | the paper's keys | ceiling | remarks |"
         yield "|---|---|---|---|---|---|---|---|---|"
-        yield from (row(system) for system in SYSTEMS if system.group == group)
+        yield from (row(system, built[system.name]) for system in SYSTEMS if system.group == group)
     yield TRAINED.rstrip("\n")
     yield from personalised("dreambooth", "DreamBooth")
     yield from personalised("custom-diffusion", "Custom Diffusion")
@@ -190,10 +200,11 @@ def lines() -> Iterator[str]:
     yield from (f"| {title} | {why} | the number of calls |" for title, why in LATER)
 
 
-def page() -> str:
-    return "\n".join(lines()) + "\n"
+def page(built: Mapping[str, list[str]]) -> str:
+    """The page, with the `built_cells` of each system by its name."""
+    return "\n".join(lines(built)) + "\n"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page({system.name: built_cells(system, system.build()) for system in SYSTEMS}))
     print(f"wrote {PAGE}")

@@ -15,17 +15,13 @@ from studies.published_keys import OPTIMISED, compare_published, noise_levels, p
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
 STEPS = {"num_inference_steps": 8, "guidance_scale": 5.0}
+MEASURED = pytest.mark.long  # by many runs
 
 
 @pytest.fixture(scope="module")
 def pipe():
     """A tiny one: how the tables are made does not depend on it."""
     return ROWS["sd"].build()
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return fl.load_pipeline()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +35,7 @@ def test_scenes_to_calibrate_on_are_never_reported_on():
     assert [len(scene.things) for scene in calibration_scenes(4)] == [1, 2, 1, 2]
 
 
+@MEASURED
 def test_every_way_of_extrapolating_is_measured(pipe):
     table = extrapolations(
         pipe, {"even": fl.KeySchedule.uniform(6, 3)}, PROMPTS[:2], **STEPS | {"num_inference_steps": 6}
@@ -58,6 +55,7 @@ def test_random_schedules_are_the_same_each_time():
     assert all(len(group) <= 12 for schedule in first for group in schedule.groups())
 
 
+@MEASURED
 def test_predicted_beside_real_errors(pipe, costs):
     table = predicted_and_real(pipe, costs, PROMPTS[:2], count=3, **STEPS)
     assert len(table) == 3 * 2 * 2 and np.isfinite(table[["predicted", "real"]].to_numpy()).all()
@@ -66,6 +64,7 @@ def test_predicted_beside_real_errors(pipe, costs):
     assert (wide[1] >= wide[2] - 1e-9).all()
 
 
+@MEASURED
 def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     """A schedule with one group longer than a step: prediction and reality are the same run, but for the sensitivity between probes."""
     from fastdiff_lab.calibration.derive import group_costs
@@ -79,6 +78,7 @@ def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
     assert np.allclose(real, predicted, rtol=1e-3)
 
 
+@MEASURED
 def test_stability_over_pictures(costs):
     table = stability(costs, 4, sizes=(1, 2, 16))
     assert table["pictures"].tolist() == [1, 1, 2]
@@ -86,6 +86,7 @@ def test_stability_over_pictures(costs):
     assert table.loc[2, "moved"] == 0 and table.loc[2, "predicted_error"] == pytest.approx(table.loc[2, "best"])
 
 
+@MEASURED
 def test_transfer_between_settings(costs):
     table = transfer({"one": costs.subset([0]), "other": costs.subset([1])}, 4).set_index(["derived_at", "used_at"])
     assert len(table) == 4 and (table["predicted_error"] >= table["best"] - 1e-6).all()
@@ -94,6 +95,7 @@ def test_transfer_between_settings(costs):
     assert table.loc[("one", "other"), "schedule"] == table.loc[("one", "one"), "schedule"]
 
 
+@MEASURED
 def test_keys_for_the_mean_the_median_and_the_worst(pipe, costs):
     table = averages(pipe, costs, PROMPTS[2:], counts=(3, 8), **STEPS)
     assert table["over"].tolist() == ["mean", "median", "worst"] * 2 and (table["pictures"] == 2).all()
@@ -116,6 +118,7 @@ def test_rules_need_one_recording_and_give_as_many_keys(pipe):
         rules(recording, 2)
 
 
+@MEASURED
 def test_rules_beside_derived_keys(pipe, costs):
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_rules(pipe, costs, new, counts=(3,), **STEPS).set_index("rule")
@@ -158,6 +161,7 @@ def test_published_keys_are_as_many_as_asked_and_denser_where_they_say(embedded)
         published_keys(levels, 51)
 
 
+@MEASURED
 def test_published_keys_beside_derived_ones(pipe):
     with torch.no_grad():
         costs, of_predictions = (

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models import conditions, denoiser_pipe, state, unet
+from stand_ins import MACHINE
 from torch import nn
 
 from fastdiff_lab import KeySchedule
@@ -31,7 +32,6 @@ from studies.bench.timing import Stopwatch, Timed, timed_run
 from studies.bench.timings_file import Book
 
 CASE = Case("embedded", 64, steps=10)
-ABOUT = {"device": "cpu", "processor": "some", "threads": 1, "versions": {"torch": "2"}, "code": "c0de"}
 
 
 @pytest.fixture(scope="module")
@@ -172,27 +172,30 @@ def quick(monkeypatch, embedded):
     return made
 
 
+@pytest.mark.long
 def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
     times = iter(range(1000))
     monkeypatch.setattr(parts.time, "monotonic", lambda: 60.0 * next(times))
-    assert not run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=8)
-    before = {name: list(runs) for name, runs in Book(tmp_path, ABOUT).entry(CASE).runs.items()}
+    assert not run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2, minutes=8)
+    before = {name: list(runs) for name, runs in Book(tmp_path, MACHINE).entry(CASE).runs.items()}
     assert 0 < sum(map(len, before.values())) < 6
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=100)
-    after = Book(tmp_path, ABOUT).entry(CASE).runs
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2, minutes=100)
+    after = Book(tmp_path, MACHINE).entry(CASE).runs
     assert {len(runs) for runs in after.values()} == {2} and len(after) == 3
     assert all(after[name][: len(runs)] == runs for name, runs in before.items())
     made = len(quick)
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2, minutes=1) and len(quick) == made
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2, minutes=1) and len(quick) == made
 
 
+@pytest.mark.long
 def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=2)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2)
     untouched, paper, cached = quick[0], quick[2], quick[4]  # each once for warming up and once timed, then in turns
     assert quick == [untouched, untouched, paper, paper, cached, cached, untouched, paper, cached]
     assert len({untouched, paper, cached}) == 3
 
 
+@pytest.mark.long
 def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, monkeypatch):
     inner = parts.timed_run
 
@@ -202,18 +205,19 @@ def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, m
         return inner(pipe, arm, call, steps)
 
     monkeypatch.setattr(parts, "timed_run", run)
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
-    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
+    entry = Book(tmp_path, MACHINE).entry(CASE)
     assert (
         entry.failed == {"DeepCache 2": "OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB"} and len(entry.runs) == 2
     )
 
 
+@pytest.mark.long
 def test_another_machine_and_damaged_files_are_refused(quick, tmp_path):
-    run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     text = (tmp_path / "bench.json").read_text()
     with pytest.raises(ValueError, match="measured on something else: threads 1, here 2.*another --output"):
-        Book(tmp_path, ABOUT | {"threads": 2})
+        Book(tmp_path, MACHINE | {"threads": 2})
     document = json.loads(text)
     for damage in (
         {"entries": [{"case": {}}]},
@@ -223,16 +227,16 @@ def test_another_machine_and_damaged_files_are_refused(quick, tmp_path):
     ):
         (tmp_path / "bench.json").write_text(json.dumps(document | damage))
         with pytest.raises(ValueError, match=r"bench\.json is damaged"):
-            Book(tmp_path, ABOUT)
+            Book(tmp_path, MACHINE)
     with pytest.raises(ValueError, match="repeats=0"):
-        run_part(Book(tmp_path / "new", ABOUT), [CASE], device="cpu", repeats=0)
+        run_part(Book(tmp_path / "new", MACHINE), [CASE], device="cpu", repeats=0)
 
 
 # ---------------------------------------------------------------------------------------------------- numbers
 
 
 def test_the_table_is_what_the_runs_say(tmp_path):
-    book = Book(tmp_path, ABOUT)
+    book = Book(tmp_path, MACHINE)
     entry = book.entry(Case("embedded", 64, batch=2))
     entry.arms = {UNTOUCHED: [], "paper, parallel": [1, 49], "DeepCache 2": None, "paper, serial": []}
     entry.runs = {
@@ -267,6 +271,7 @@ MEASURED = (
 )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
     """One arm of each kind."""
 
@@ -295,6 +300,7 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
     assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
 
 
+@pytest.mark.long
 def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkeypatch):
     inner, fails = parts.timed_run, [True]
 
@@ -304,13 +310,13 @@ def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkey
         return inner(pipe, arm, call, steps)
 
     monkeypatch.setattr(parts, "timed_run", run)
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     fails.clear()
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
-    assert "DeepCache 2" in Book(tmp_path, ABOUT).entry(CASE).failed
-    kept = Book(tmp_path, ABOUT).entry(CASE).runs[UNTOUCHED]
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1, retries_failed=True)
-    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
+    assert "DeepCache 2" in Book(tmp_path, MACHINE).entry(CASE).failed
+    kept = Book(tmp_path, MACHINE).entry(CASE).runs[UNTOUCHED]
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1, retries_failed=True)
+    entry = Book(tmp_path, MACHINE).entry(CASE)
     assert not entry.failed and len(entry.runs["DeepCache 2"]) == 1 and entry.runs[UNTOUCHED] == kept
 
 
@@ -322,6 +328,7 @@ def test_runs_that_end_in_nan_are_marked():
     assert not timed_run(pipe, Arm(), CASE.call | {"output_type": "latent"}, 2).is_finite
 
 
+@pytest.mark.long
 def test_a_profile_names_what_takes_the_time(embedded):
     few = SimpleNamespace(call=CASE.call, steps=3)
     with warnings.catch_warnings():
@@ -340,6 +347,7 @@ def test_arms_have_names(embedded):
         named_arm(embedded, CASE, "best")
 
 
+@pytest.mark.long
 def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeypatch):
     def small(model, arguments, times, *, repeats):
         if times > 1:
@@ -354,13 +362,14 @@ def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeyp
         "paper, serial": Arm(KeySchedule.of_paper(20), parallel_decoding=False),
     }
     monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
-    assert run_part(Book(tmp_path, ABOUT), [case], device="cpu", repeats=1)
-    book = Book(tmp_path, ABOUT)
+    assert run_part(Book(tmp_path, MACHINE), [case], device="cpu", repeats=1)
+    book = Book(tmp_path, MACHINE)
     assert any(name.startswith("decoder, ") for name in book.entry(case).failed)
     share = bench_table(book).set_index("arm")["share_of_ceiling"]
     assert np.isnan(share["paper, parallel"]) and share["paper, serial"] > 0
 
 
+@pytest.mark.long
 def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
     def counted(model, arguments, arm):
         if arm.deepcache:
@@ -368,22 +377,24 @@ def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
         return FlopCount(1, 2, 3)
 
     monkeypatch.setattr(parts, "flops_of_call", counted)
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
-    entry = Book(tmp_path, ABOUT).entry(CASE)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
+    entry = Book(tmp_path, MACHINE).entry(CASE)
     assert entry.failed == {"DeepCache 2": "ModuleNotFoundError: DeepCache is not installed"} and len(entry.runs) == 2
 
 
+@pytest.mark.long
 def test_a_run_that_compiled_is_not_counted(quick, tmp_path, monkeypatch):
     graphs = iter([0, 1, 3, *[3] * 100])
     monkeypatch.setattr(parts, "_graphs", lambda: next(graphs))
-    assert run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=1)
+    assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     assert quick[:3] == [quick[0]] * 3 and quick[3] != quick[0]  # warm-up, a run that compiled, one that is timed
-    assert Book(tmp_path, ABOUT).entry(CASE).runs[UNTOUCHED] == [Timed(3.0, 0.5, 10, 10, 10)]
+    assert Book(tmp_path, MACHINE).entry(CASE).runs[UNTOUCHED] == [Timed(3.0, 0.5, 10, 10, 10)]
 
 
+@pytest.mark.long
 def test_no_run_is_begun_that_would_not_end_in_time(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(parts.time, "monotonic", lambda: 0.0)  # each made-up run says that it took 1 s, 2 s, 3 s ...
-    assert not run_part(Book(tmp_path, ABOUT), [CASE], device="cpu", repeats=9, minutes=0.1)
+    assert not run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=9, minutes=0.1)
     assert 3 < len(quick) < 9
 
 

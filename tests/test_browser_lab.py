@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import CHROMIUM, READY, lab, opened, run_all
+from browser import CHROMIUM, READY, expect, lab, opened, run_all
 
 from fastdiff_lab import KeySchedule
 
@@ -61,13 +61,6 @@ def page(session):
     page.locator(".fd-preset-derived").click()
     expect(page.locator(".fd-schedule-text")).to_contain_text("derived, 9 keys")
     return page
-
-
-def expect(locator):
-    from playwright.sync_api import expect
-
-    expect.set_options(timeout=60_000)  # a busy machine is no failure
-    return expect(locator)
 
 
 def cell(page, step: int):

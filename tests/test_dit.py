@@ -36,6 +36,7 @@ def test_no_time_to_train(tmp_path):
         dit.train_dit(tmp_path, minutes=0)
 
 
+@pytest.mark.long
 def test_training_saving_and_a_sweep(tmp_path):
     torch.manual_seed(0)
     with torch.enable_grad():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
-from models import SCHEDULERS, conditions, denoiser_pipe, unet
+from models import SCHEDULERS, conditions, denoiser_pipe, loop, unet
 from PIL import Image
 
 import fastdiff_lab as fl
@@ -164,11 +164,10 @@ def test_seeds_that_no_generator_takes(pipe, seed):
 
 
 def test_plots_take_tables_and_axes():
-    pipe = denoiser_pipe()
-    from models import loop
+    pipe = denoiser_pipe("deep")
 
     with fl.record(pipe, keep=["mid_block", "up_blocks.2"]) as recording:
-        loop(pipe, 4, conditions())
+        loop(pipe, 4, conditions("deep"))
     figure = plot.figure()
     left, middle, right = figure.subplots(1, 3)
     assert plot.change_over_steps(fl.feature_change(recording), left, keys=[0, 2]) is left

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
-from test_bench import ABOUT
+from stand_ins import MACHINE
 from torch import nn
 
 from fastdiff_lab import KeySchedule
@@ -49,7 +49,15 @@ def tiny(monkeypatch) -> None:
         monkeypatch.setattr(full_pipelines, name, TEXT)
 
 
-@pytest.mark.parametrize("name", [name for name in FULL_PIPELINES if name != "embedded"])
+SHORT = ("sd-1.5", "dit-xl-2")  # a UNet, and a transformer that is called with labels
+
+
+def pipelines(*left_out: str) -> pytest.MarkDecorator:
+    names = [name for name in FULL_PIPELINES if name not in left_out]
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in names])
+
+
+@pipelines("embedded")
 def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path):
     tiny(monkeypatch)
     about = FULL_PIPELINES[name]
@@ -59,7 +67,7 @@ def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path)
     arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
     monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
     case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
-    book = Book(tmp_path, ABOUT)
+    book = Book(tmp_path, MACHINE)
     assert run_part(book, [case], device="cpu", repeats=1)
     runs = {arm: found[0] for arm, found in book.entry(case).runs.items()}
     assert runs[UNTOUCHED].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9
@@ -68,6 +76,7 @@ def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path)
     assert set(counted) == set(arms) and (counted[UNTOUCHED]["encoder"] > counted[UNTOUCHED]["decoder"]) == (name in HEAVY)
 
 
+@pytest.mark.long
 def test_full_size_parts_have_the_published_sizes():
     """On the meta device. OpenAI's and LAION's text encoders, and the autoencoder of Stable Diffusion."""
 
@@ -91,13 +100,14 @@ def test_compiled_children_can_be_replaced_and_the_controlnet_is_compiled_too(mo
     assert all(options == {"dynamic": False} for _, options in compiled)
 
 
-@pytest.mark.parametrize("name", FULL_PIPELINES)
+@pipelines()
 def test_every_part_goes_to_the_device(name):
     pipe = full_pipeline(name, device="meta", dtype="bfloat16")
     tensors = [p for part in pipe.components.values() if isinstance(part, nn.Module) for p in part.parameters()]
     assert {(p.device.type, p.dtype) for p in tensors} == {("meta", torch.bfloat16)}
 
 
+@pytest.mark.long
 def test_each_rival_does_something():
     """On the meta device: an arm that needs as many operations as the untouched run is none."""
     sizes = {"sd-1.5": "sd-1.5", "sd-1.5-controlnet": "sd-1.5", "sdxl": "sdxl"}  # of the others, ours alone is timed

@@ -23,7 +23,10 @@ def stated(text: str) -> tuple[float, float]:
     return float(number.replace(",", "")) * scale, scale * 10**-digits if unit else 0
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+SHORT = ("sd-1.5", "dit-xl-2-256")  # a UNet and a transformer
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in PUBLISHED])
 def test_as_many_weights_as_is_published(name):
     number, tolerance = stated(PUBLISHED[name][0])
     assert abs(FULL_SIZE[name].parameters - SURPLUS.get(name, 0) - number) <= tolerance
@@ -43,13 +46,14 @@ def test_inpainting_has_five_channels_more():
     assert more == 5 * 320 * 3 * 3
 
 
-@pytest.mark.parametrize(("config", "number"), [(SD_15, 361_279_120), (SDXL, 1_251_014_160)])
+@pytest.mark.parametrize(("config", "number"), [(SD_15, 361_279_120), pytest.param(SDXL, 1_251_014_160, marks=pytest.mark.long)])
 def test_controlnets_have_as_many_weights_as_others_count(config, number):
     with torch.device("meta"):
         model = ControlNetModel(**controlnet_config(config))
     assert sum(parameter.numel() for parameter in model.parameters()) == number
 
 
+@pytest.mark.long
 def test_controlnet_union_is_a_controlnet_with_what_joins_its_pictures():
     """Its config is in part diffusers' default: what is known is that all blocks are the ControlNet's."""
     with torch.device("meta"):
@@ -61,7 +65,7 @@ def test_controlnet_union_is_a_controlnet_with_what_joins_its_pictures():
     assert FULL_SIZE["sdxl with ControlNetUnion"].beside() > FULL_SIZE["sdxl with ControlNet"].beside()
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", "if-1", "ddpm-cifar10", "dit-xl-2-256"])
+@pytest.mark.parametrize("name", ["sd-1.5", pytest.param("if-1", marks=pytest.mark.long), "ddpm-cifar10", "dit-xl-2-256"])
 def test_no_operation_is_lost_between_the_halves(name):
     count = FULL_SIZE[name].count
     assert 0 <= count.rest < 0.005 * count.total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,13 +29,23 @@ TIMES = [950, 800, 600, 400, 200, 50]
 SIGMAS = [14.0, 6.0, 3.0, 1.5, 0.7, 0.2, 0.0]
 
 
-@pytest.fixture
+def built():
+    pipe = ROWS["sd"].build()
+    pipe("a red circle", num_inference_steps=1, output_type="latent")  # a pipeline remembers its last call
+    return pipe
+
+
+@pytest.fixture(scope="module")
 def pipe():
-    return ROWS["sd"].build()
+    """One for all tests, which leave it as it was: its operations and bytes are counted once."""
+    with torch.no_grad():
+        return built()
 
 
-@pytest.fixture
-def euler(pipe):
+@pytest.fixture(scope="module")
+def euler():
+    with torch.no_grad():
+        pipe = built()
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     return pipe
 
@@ -120,7 +132,7 @@ def drawn_alone():
         ]
 
 
-@pytest.mark.parametrize(("kind", "batch"), [(str, 1), (str, 2), (list, 1), (tuple, 3), (np.array, 2), (pd.Series, 2)])
+@pytest.mark.parametrize(("kind", "batch"), [(str, 2), (list, 1), (tuple, 3), (pd.Series, 2)])
 def test_a_negative_prompt_for_all_or_for_each(kind, batch, pipe, drawn_alone, monkeypatch):
     given = NEGATIVES[0] if kind is str else kind(NEGATIVES)
     without, for_all, for_each = drawn_alone
@@ -238,24 +250,11 @@ SEEDS = {
 FEW = {"num_inference_steps": 3, "options": SIZE}
 
 
-@pytest.mark.parametrize("prompts", ["generator", "filtered column", "texts of numpy"])
-def test_prompts_of_every_kind(prompts, pipe, tmp_path):
-    make = PROMPTS[prompts]
-    table = fl.compare_pictures(pipe, {}, make(TEXTS[:2]), rivals=False, **FEW)
-    assert table["prompt"].tolist() == TEXTS[:2] and all(type(prompt) is str for prompt in table["prompt"])
-    assert calibrate(pipe, make(TEXTS[:2]), store=tmp_path / "costs.safetensors", **FEW).about["prompts"] == TEXTS[:2]
-    schedule = fl.refine_schedule(pipe, KeySchedule(3, (0,)), make(TEXTS[:2]), runs=1, **FEW)
+@pytest.mark.parametrize("prompts", ["generator", "filtered column"])
+def test_refinement_takes_prompts_of_every_kind(prompts, pipe):
+    """As comparison and calibration do, below: what can be read once only is read once."""
+    schedule = fl.refine_schedule(pipe, KeySchedule(3, (0,)), PROMPTS[prompts](TEXTS[:2]), runs=1, **FEW)
     assert schedule.keys == (0,)
-
-
-@pytest.mark.parametrize("seeds", ["generator", "numbers of numpy"])
-def test_seeds_of_every_kind(seeds, pipe, tmp_path):
-    make, file = SEEDS[seeds], tmp_path / "costs.safetensors"
-    table = fl.compare_pictures(pipe, {}, TEXTS[:1], seeds=make([0, 1]), rivals=False, **FEW)
-    assert table["seed"].tolist() == [0, 1]
-    first = calibrate(pipe, TEXTS[:2], seeds=make([0, 1]), store=file, **FEW)
-    again = calibrate(pipe, TEXTS[:2], store=file, **FEW)
-    assert again.about["seeds"] == [0, 1] and torch.equal(first.sensitivity, again.sensitivity)
 
 
 def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp_path):
@@ -273,14 +272,19 @@ def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp
         called.clear()
         table = fl.compare_pictures(pipe, {}, prompts(TEXTS[:2]), seeds=seeds([0, 1]), rivals=False, store=kept, **FEW)
         assert table["prompt"].unique().tolist() == TEXTS[:2] and table["seed"].unique().tolist() == [0, 1], kind
+        assert all(type(prompt) is str for prompt in table["prompt"]), kind
         about = calibrate(pipe, prompts(TEXTS[:2]), seeds=seeds([0, 1]), store=file, **FEW).about
         assert about["prompts"] == TEXTS[:2] and about["seeds"] == [0, 1], kind
         assert kind == "list" or len(called) <= 3, kind  # not the 12 calls of four pictures
     handle.remove()
 
 
-@pytest.mark.parametrize("kind", [np.int64, lambda value: torch.tensor(value)])
-def test_numbers_of_every_kind(kind, pipe, tmp_path):
+def test_numbers_of_every_kind(pipe, tmp_path):
+    kinds = itertools.cycle([np.int64, torch.tensor])
+
+    def kind(value: int):
+        return next(kinds)(value)
+
     steps, file = kind(6), tmp_path / "costs.safetensors"
     options = {"longest": kind(2), "batch": kind(1), "order": kind(1), "guidance_scale": np.float32(7.1), "options": SIZE}
     costs = calibrate(pipe, TEXTS[:1], num_inference_steps=kind(4), **options)

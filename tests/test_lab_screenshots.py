@@ -10,8 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, lab, opened, run_all
-from test_browser_lab import expect
+from browser import CHROMIUM, expect, lab, opened, run_all
 
 SCREENSHOTS = os.environ.get("FASTDIFF_SCREENSHOTS", "")
 

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastdiff_lab"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
+TESTS = {path.name: path for path in sorted((ROOT / "tests").glob("*.py"))}
 STUDIES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "studies").rglob("*.py"))}
 # From the ground up: a room knows those of the floors below it, and nothing beside it or above.
 # The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
@@ -242,3 +243,12 @@ def test_functions_classes_and_files_are_small(name):
     classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name not in LARGE]
     assert all((node.end_lineno or 0) - node.lineno < 150 for node in classes)
     assert len(text.splitlines()) <= 360
+
+
+def test_no_test_file_imports_another():
+    """What several of them need stands in a module that is named by its role."""
+    arrows = {
+        name: {module for module in outside(path, everywhere=True) if f"{module}.py" in TESTS} for name, path in TESTS.items()
+    }
+    assert "models" in arrows["test_systems.py"]  # imports are seen
+    assert not [(name, module) for name, modules in arrows.items() for module in modules if module.startswith("test_")]

@@ -44,6 +44,36 @@ def test_it_can_be_read_on_the_web(path):
     assert pictures and all('<img alt="' in text for text in pictures)
 
 
+FOREIGN = re.compile(
+    r"""(src|data-src|poster|action)\s*=\s*["']?(https?:)?//|<(link|script|iframe)\b[^>]*//|url\(\s*["']?(https?:)?//|@import|import\("""
+)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *EXERCISES], ids=lambda path: path.stem)
+def test_what_it_shows_asks_nothing_of_other_machines(path):
+    """A link is no request: it waits for the reader."""
+    cells = nbformat.read(path, as_version=4).cells
+    shown = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        shown += [
+            str(content)
+            for kind, content in output.get("data", {}).items()
+            if kind in ("text/html", "image/svg+xml", "text/markdown")
+        ]
+    assert not [found[0] for text in shown for found in [FOREIGN.search(text)] if found]
+
+
+def test_requests_to_other_machines_are_found():
+    asking = (
+        '<img src="https://a.b/c.png">',
+        "<img src='//a.b/c.png'>",
+        '<link rel="stylesheet" href="https://a.b/c.css">',
+        "@import 'x'",
+    )
+    assert all(map(FOREIGN.search, (*asking, "url(https://a.b/c.woff)", '<script src="http://a.b/c.js">')))
+    assert not FOREIGN.search('<a href="https://a.b/c">see</a> <img alt="//" src="data:image/png;base64,aa//bb">')
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_one_cell_says_which_pipeline_is_used(path):
     notebook = nbformat.read(path, as_version=4)

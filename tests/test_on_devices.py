@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from models import PLAIN, controlnet_pipeline, denoiser_pipe, loop, pipeline, redraw_zeros, run
+from models import controlnet_pipeline, denoiser_pipe, loop, pipeline, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff_lab as fl
@@ -89,20 +88,13 @@ def test_the_watch_sees_an_index_that_is_made_of_a_list():
     assert found.seen
 
 
-def two_levels():
-    """Dynamo takes as long as there are layers."""
-    pipe = pipeline(dtype=torch.float32)
-    levels = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    torch.manual_seed(0)
-    model = redraw_zeros(UNet2DConditionModel(**PLAIN | levels | {"block_out_channels": (18, 27)}))
-    pipe.register_modules(unet=model.eval().requires_grad_(False))
-    return pipe
+COMPILED = [pytest.param(0, KEYS, id="held"), pytest.param(1, KeySchedule(6, [0, 1]), id="order 1", marks=pytest.mark.long)]
 
 
-@pytest.mark.parametrize(("order", "keys"), [(0, KEYS), (1, KeySchedule(6, [0, 1]))], ids=["held", "order 1"])
+@pytest.mark.parametrize(("order", "keys"), COMPILED)
 def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order, keys):
     torch._dynamo.reset()
-    plain, pipe, graphs, steps = two_levels(), two_levels(), [], keys.num_steps
+    plain, pipe, graphs, steps = pipeline(dtype=torch.float32), pipeline(dtype=torch.float32), [], keys.num_steps
     with fl.encoder_propagation(plain, keys, order=order):
         expected = run(plain, steps)
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-import weakref
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
-from models import FAMILIES, PLAIN, conditions, denoiser_pipe, loop, pipeline, redraw_zeros, run, scheduler, state
+from laws import CLOSE
+from little_memory import entries, little_memory
+from models import FAMILIES, conditions, denoiser_pipe, loop, pipeline, run, scheduler, state
 from systems import ROWS
-from systems.base import of
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -31,42 +29,10 @@ from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
 ROWS_OF_STEP = 4  # two pictures with guidance
-CLOSE = 1e-10
-FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-
-
-@contextmanager
-def little_memory(module: torch.nn.Module, most: int, error: BaseException = FULL, seen: list | None = None):
-    """`module` runs out of memory for more rows than `most`; `seen` gets each number of rows, and a reference to what came with them."""
-
-    def look(module, args, kwargs):
-        given = args[0] if args else kwargs["hidden_states"]
-        if seen is not None:
-            seen.append((len(given), weakref.ref(given)))
-        if len(given) > most:
-            raise type(error)(*error.args)  # a new one: a traceback holds on to tensors
-
-    look.__module__ = "torch"  # it stands for the allocator; a user's hook would be checked, which decodes more
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def entries(pipe) -> list[torch.nn.Module]:
-    """The first and the last of the decoder's children: nothing has been handed out before the one, all before the other."""
-    split = split_denoiser(denoiser_of(pipe))
-    return [split.decoder[split.entries[0]], list(split.decoder.values())[-1]]
 
 
 def small() -> Any:
-    """Two levels are enough: what comes in and goes out is looked at, not what lies between."""
     pipe = pipeline()
-    levels = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    torch.manual_seed(0)
-    model = redraw_zeros(UNet2DConditionModel(**PLAIN | levels | {"block_out_channels": (18, 27)}))
-    pipe.register_modules(unet=model.eval().requires_grad_(False).double())
     run(pipe, steps=1)  # a pipeline remembers its last call
     return pipe
 
@@ -96,8 +62,7 @@ ORDER_1, ROWS_20, BOTH = {"order": 1}, {"max_rows": 20}, {"order": 1, "max_rows"
 @pytest.mark.parametrize(
     ("most", "place", "options"),
     [
-        (4, 0, {}), (4, -1, ORDER_1), (4, 0, ROWS_20), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (8, -1, ROWS_20), (8, 0, BOTH),
-        (12, -1, {}), (12, -1, ORDER_1), (12, 0, ROWS_20), (12, 0, BOTH),
+        (4, 0, {}), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (12, -1, ROWS_20), (12, 0, BOTH),
     ],
     ids=str,
 )  # fmt: skip
@@ -160,11 +125,15 @@ MESSAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", MESSAGES)
-def test_every_backends_words(backend, shared, expected_of):
+@pytest.mark.parametrize("backend", ["MPS", "CPU"])  # CUDA's is the error of the tests above
+def test_a_run_goes_on_after_another_backends_words(backend, shared, expected_of):
     with fl.encoder_propagation(shared, KEYS), little_memory(entries(shared)[1], 8, MESSAGES[backend]):
         with pytest.warns(UserWarning, match="max_rows="):
             assert torch.allclose(run(shared), expected_of(), atol=CLOSE, rtol=0)
+
+
+def test_every_backends_words():
+    assert all(map(is_out_of_memory, MESSAGES.values()))
 
 
 @pytest.mark.parametrize(
@@ -178,49 +147,18 @@ def test_other_errors_go_through(error):
             run(pipe)
 
 
-def check_system(name: str) -> None:
-    system = ROWS[name]
-    pipe, schedule = system.build(), KeySchedule(system.calls, system.keys)
-    last = entries(pipe)[1]
-    with fl.encoder_propagation(pipe, schedule, **system.options), little_memory(last, 10**9, seen=(seen := [])):
-        expected = of(system, pipe)
-    most = max(rows for rows, _ in seen) - 1
-    with fl.encoder_propagation(pipe, schedule, **system.options) as counts, little_memory(last, most):
-        with pytest.warns(UserWarning, match="max_rows="):
-            found = of(system, pipe)
-    assert float((found - expected).abs().max()) < system.close
-    assert counts.encoder_calls == sum(len(keys) for _, keys in system.keys_of_runs)
-
-
-PARALLEL = [name for name, system in ROWS.items() if system.parallel]
-# In these a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts.
-WRITING = [name for name in PARALLEL if name in ("t2i-adapter", "freeu", "lora", "ip-adapter", "controlnet", "dit", "unet3d")]
-
-
-@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning")
-@pytest.mark.parametrize("name", WRITING)
-def test_a_pass_that_broke_off_has_changed_nothing(name):
-    check_system(name)
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:this run has . steps with:UserWarning", "ignore:Should have ta>=t0:UserWarning")
-@pytest.mark.parametrize("name", [name for name in PARALLEL if name not in WRITING])
-def test_a_pass_that_broke_off_has_changed_nothing_in_any_system(name):
-    check_system(name)
-
-
+@functools.cache
 def text_to_image():
+    """One pipeline for tests that leave it as it was: its operations and bytes are counted once."""
     return ROWS["sd"].build(), ["a red circle", "a white ring"], {"num_inference_steps": 5}
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_calibration_goes_on_with_half_the_rows_and_runs_out_once(order):
+def test_calibration_goes_on_with_half_the_rows_and_runs_out_once():
     pipe, prompts, options = text_to_image()
-    expected = fl.calibrate(pipe, prompts, longest=4, order=order, **options)
+    expected = fl.calibrate(pipe, prompts, longest=4, order=1, **options)
     seen = []
     with little_memory(entries(pipe)[1], 8, seen=seen), pytest.warns(UserWarning, match="max_rows=8 to begin"):
-        costs = fl.calibrate(pipe, prompts, longest=4, order=order, **options)
+        costs = fl.calibrate(pipe, prompts, longest=4, order=1, **options)
     assert sum(rows > 8 for rows, _ in seen) == 1
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
     assert torch.allclose(costs.sensitivity, expected.sensitivity, rtol=1e-4)
@@ -284,7 +222,7 @@ def test_the_bytes_and_seconds_that_a_comparison_tells():
 # How many rows fit
 
 
-@pytest.mark.parametrize(("name", "order"), [*((name, 0) for name in FAMILIES), ("plain", 1), ("motion", 1), ("dit", 1)])
+@pytest.mark.parametrize(("name", "order"), [*((name, place % 2) for place, name in enumerate(FAMILIES)), ("plain", 1), ("dit", 1)])
 def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     """Upper bounds: within a third of what the tensors of a real run hold at most."""
     pipe, schedule = denoiser_pipe(name), KeySchedule(6, [0, 1])
@@ -292,7 +230,7 @@ def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     sample = torch.zeros(FAMILIES[name].shape(2, FAMILIES[name].sides), dtype=torch.float64)
     arguments = {sample_argument(denoiser_of(pipe)): sample, "timestep": 1, **given}
     told = bytes_of_pass(denoiser_of(pipe), arguments, extrapolation=Extrapolation(order))
-    for steps in (2, 5):
+    for steps in (2, 5) if name in ("plain", "dit") else (5,):
         with fl.encoder_propagation(pipe, schedule, order=order, max_rows=2 * steps), peak_bytes() as peak:
             loop(pipe, 6, given)
         assert 0.9 * peak.bytes < told.of(steps) < 1.4 * peak.bytes
@@ -350,7 +288,8 @@ CARD = 24 * 10**9
 PICTURES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", pytest.param("sdxl", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", PICTURES)
 def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
     """The paper's longest group, 15 steps, and calibration's longest span, 25: real runs of the denoiser, without weights' values."""
     size, pictures, longest = FULL_SIZE[name], PICTURES[name], 25

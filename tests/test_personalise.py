@@ -72,6 +72,7 @@ def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
     assert not torch.equal(after[trained], before[layer])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", personalise.LESSONS)
 def test_the_table_of_arms(method, monkeypatch, tmp_path):
     monkeypatch.setattr(personalise, "STEPS", 5)
@@ -99,6 +100,7 @@ def far_apart(one, other) -> float:
     return float(torch.stack([(a.double() - b.double()).square().sum() for a, b in pairs]).sum().sqrt())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", personalise.LESSONS)
 def test_a_training_that_had_no_time_goes_on(method, tmp_path):
     begun, whole, stopped, goes_on = (personalise.untrained() for _ in range(4))

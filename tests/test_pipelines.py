@@ -23,17 +23,12 @@ from transformers import CLIPTokenizer
 
 import fastdiff_lab as fl
 from fastdiff_lab import pipelines
-from fastdiff_lab.hooks.fingerprint import differences
+from fastdiff_lab.hooks.fingerprint import differences, identity
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
 from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
 
 PROMPT = "a small red circle at the left on a blue background"
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return fl.load_pipeline()
 
 
 def test_it_has_stable_diffusions_topology(embedded):
@@ -141,15 +136,36 @@ def test_bars_of_a_users_pipeline_are_silent_in_our_loops_and_stay_as_they_were(
     assert "mine" in said.getvalue()
 
 
-def test_importing_changes_nothing_of_the_process():
-    code = (
-        "import os, logging; before = dict(os.environ); import fastdiff_lab; from transformers.utils import logging as theirs; "
-        "fastdiff_lab.load_pipeline(); assert dict(os.environ) == before, set(os.environ) ^ set(before); "
-        "print(theirs.get_verbosity() == logging.WARNING, theirs.is_progress_bar_enabled())"
-    )
+ELSEWHERE = """
+import os, logging, sys
+before = dict(os.environ)
+import fastdiff_lab
+from transformers.utils import logging as theirs
+fastdiff_lab.load_pipeline()
+assert dict(os.environ) == before, set(os.environ) ^ set(before)
+print(theirs.get_verbosity() == logging.WARNING, theirs.is_progress_bar_enabled())
+print("loaded", file=sys.stderr)
+from fastdiff_lab.hooks.fingerprint import identity
+print(identity(fastdiff_lab.load_pipeline(scheduler="dpm-solver++")))
+"""
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """What a process of its own says, whose sets have an order of their own."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS")}
-    found = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
-    assert found.stdout == "True True\n" and not found.stderr
+    found = subprocess.run([sys.executable, "-c", ELSEWHERE], env=clean | {"PYTHONHASHSEED": "1"}, capture_output=True, text=True)
+    assert found.returncode == 0 and found.stderr.startswith("loaded"), found.stderr
+    return found.stdout.splitlines()
+
+
+def test_importing_changes_nothing_of_the_process(elsewhere):
+    assert elsewhere[0] == "True True"
+
+
+def test_a_scheduler_is_known_again_in_another_process(elsewhere):
+    """diffusers lists the settings that were left at their defaults in the order of a set, which is another in each process."""
+    assert elsewhere[1] == str(identity(fl.load_pipeline(scheduler="dpm-solver++")))
 
 
 def test_folders_that_are_no_pipelines(tmp_path):
@@ -260,25 +276,9 @@ def test_costs_of_the_embedded_pipeline_fit_it():
         fl.embedded_costs(order=3)
 
 
-def test_a_scheduler_is_known_again_in_another_process():
-    """diffusers lists the settings that were left at their defaults in the order of a set, which is another in each process."""
-    code = (
-        "import fastdiff_lab as fl; from fastdiff_lab.hooks.fingerprint import identity; "
-        "print(identity(fl.load_pipeline(scheduler='dpm-solver++')))"
-    )
-    said = {
-        subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(said) == 1
-
-
-@pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize(("measured", "scheduler"), [("ddim-50", None), ("dpm-solver++-20", "dpm-solver++")])
-def test_shipped_costs_are_of_the_embedded_pipeline(measured, scheduler, order):
-    costs = fl.embedded_costs(order=order, measured=measured)
-    assert not differences(
-        costs.measured_on, fl.load_pipeline(scheduler=scheduler), order=order, what="encoder", guidance_scale=5.0
-    )
+def test_shipped_costs_are_of_the_embedded_pipeline(measured, scheduler):
+    pipe = fl.load_pipeline(scheduler=scheduler)
+    for order in (0, 1):
+        costs = fl.embedded_costs(order=order, measured=measured)
+        assert not differences(costs.measured_on, pipe, order=order, what="encoder", guidance_scale=5.0)

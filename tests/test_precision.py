@@ -35,21 +35,22 @@ def test_what_was_measured_in_float32_is_not_said_to_be_of_other_weights_in_half
         assert len(found) == 1 and found[0].startswith("weights ")
 
 
-@pytest.mark.parametrize("jitter", [1e-7, 1e-5])
-def test_two_runs_that_differ_in_the_last_digits_are_alike(jitter):
+def test_two_runs_that_differ_in_the_last_digits_are_alike():
     pipe = ROWS["sd"].build()
-    plain = fl.calibrate(pipe, PROMPTS, num_inference_steps=6, longest=3)
+    measured = {"num_inference_steps": 4, "longest": 2}
+    plain = fl.calibrate(pipe, PROMPTS[:1], **measured)
     drawn = torch.Generator().manual_seed(1)
+    for jitter in (1e-7, 1e-5):
 
-    def jittering(module, args, kwargs, output):
-        noise = torch.randn(output[0].shape, generator=drawn, dtype=output[0].dtype)
-        output.last_hidden_state = output[0] * (1 + jitter * noise)
-        return output
+        def jittering(module, args, kwargs, output, jitter=jitter):
+            noise = torch.randn(output[0].shape, generator=drawn, dtype=output[0].dtype)
+            output.last_hidden_state = output[0] * (1 + jitter * noise)
+            return output
 
-    handle = pipe.text_encoder.register_forward_hook(jittering, with_kwargs=True)
-    costs = fl.calibrate(pipe, PROMPTS, num_inference_steps=6, longest=3)
-    handle.remove()
-    assert torch.allclose(costs.displacement, plain.displacement, rtol=0.05, atol=100 * jitter, equal_nan=True)
+        handle = pipe.text_encoder.register_forward_hook(jittering, with_kwargs=True)
+        costs = fl.calibrate(pipe, PROMPTS[:1], **measured)
+        handle.remove()
+        assert torch.allclose(costs.displacement, plain.displacement, rtol=0.05, atol=100 * jitter, equal_nan=True)
 
 
 def test_latents_that_are_drawn_without_the_generator_are_two_runs():
@@ -119,9 +120,17 @@ def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
 FAILING = {"float16": ("ldm", "ledits"), "bfloat16": ("ldm", "ledits", "ddim", "ddpm", "stable-video")}
 
 
+# Each system in one of the two, in turn; those that fail in one of them in both.
+SYSTEMS = [
+    (name, dtype)
+    for place, name in enumerate(ROWS)
+    for which, dtype in enumerate(HALF)
+    if which == place % 2 or name in FAILING["bfloat16"]
+]
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", HALF)
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(("name", "dtype"), SYSTEMS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning")
 def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtype):
     system = ROWS[name]

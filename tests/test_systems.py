@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
+from laws import distance
+from little_memory import entries, little_memory
 from models import state
 from oracle import oracle_instead
-from systems import SYSTEMS, System
-from systems.base import of, output
-from systems_table import PAGE, page
+from sizes import SQUARE, equal_by_chance, sizes_of
+from systems import KINDS, ROWS, SYSTEMS, System
+from systems.base import Given, of, output
+from systems_table import PAGE, built_cells, cells_on_page, page
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.key_schedule import PAPER_KEYS
+from fastdiff_lab.sampling.methods import first_arguments
 
 # Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
 # warning of few steps has its test in test_systems_apart.py.
 _IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
 pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _IGNORED]
-ROWS = {system.name: system for system in SYSTEMS}
-
 
 # Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
 CHANGES_AT_KEYS = ("controlnet-part",)
-
-
-def distance(a, b) -> float:
-    return float((a - b).abs().max())
+NO_LIMIT = 10**9  # rows
 
 
 def accelerated(system: System, pipe, keys, **options):
@@ -59,6 +59,19 @@ class Built:
     untouched: torch.Tensor
     before: Any
 
+    @cached_property
+    def serial(self) -> tuple[torch.Tensor, Any]:
+        """Sampled with the keys of the tests, one step after the other, and what was counted."""
+        return accelerated(self.system, self.pipe, self.system.keys, parallel_decoding=False)
+
+    @cached_property
+    def parallel(self) -> tuple[torch.Tensor, Any, int]:
+        """The same in parallel, and the rows of the largest pass."""
+        seen: list[tuple[int, Any]] = []
+        with little_memory(entries(self.pipe)[1], NO_LIMIT, seen=seen):
+            result, counts = accelerated(self.system, self.pipe, self.system.keys)
+        return result, counts, max(rows for rows, _ in seen)
+
 
 @pytest.fixture(scope="module")
 def row(request):
@@ -66,22 +79,36 @@ def row(request):
     pipe = system.build()
     untouched = of(system, pipe)
     assert torch.isfinite(untouched).all()
-    before = state(pipe)
-    assert torch.equal(of(system, pipe), untouched)
-    yield Built(system, pipe, untouched, before)
+    yield Built(system, pipe, untouched, state(pipe))
     assert torch.equal(of(system, pipe), untouched)
 
 
 def rows(fits: Callable[[System], bool] = lambda system: True) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("row", [name for name, system in ROWS.items() if fits(system)], indirect=True)
+    """All systems: one of each kind in the short suite, the others in the long one."""
+    names = [name for name, system in ROWS.items() if fits(system)]
+    chosen = [pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in names]
+    return pytest.mark.parametrize("row", chosen, indirect=True)
 
 
 @rows()
 def test_what_the_row_is_about_matters(row):
     for feature, change in row.system.features.items():
-        pipe = row.system.build()
+        pipe = row.pipe if isinstance(change, Given) else row.system.build()
         after = output(pipe, change(pipe, dict(row.system.call)))
         assert after.shape != row.untouched.shape or distance(after, row.untouched) > 1e-3, feature
+
+
+@rows()
+def test_no_two_sizes_are_equal(row):
+    """Code that takes one for the other must fail here, not at real sizes only."""
+    model = denoiser_of(row.pipe)
+    sizes = sizes_of(model, first_arguments(model, lambda: of(row.system, row.pipe)))
+    assert not list(equal_by_chance(sizes, row.system.name in SQUARE)), sizes
+
+
+@rows()
+def test_the_page_of_systems_says_what_was_built(row):
+    assert cells_on_page()[row.system.name] == built_cells(row.system, row.pipe), "run: python tests/systems_table.py"
 
 
 @rows()
@@ -95,11 +122,11 @@ def test_every_step_a_key_is_the_untouched_pipeline(row):
 @rows()
 def test_serial_is_parallel_also_with_extrapolated_features(row):
     system, pipe = row.system, row.pipe
-    serial, counts = accelerated(system, pipe, system.keys, parallel_decoding=False)
+    serial, counts = row.serial
     check_counts(system, counts, parallel=False)
     assert distance(serial, row.untouched) > 1e-4
     if system.parallel:
-        parallel, counts = accelerated(system, pipe, system.keys)
+        parallel, counts, _ = row.parallel
         assert distance(parallel, serial) < system.close
         check_counts(system, counts, parallel=True)
         on_lines, _ = accelerated(system, pipe, system.keys, order=1, parallel_decoding=False)
@@ -118,13 +145,24 @@ def test_its_features_can_be_recorded(row):
     assert state(row.pipe) == row.before
 
 
+@rows(lambda system: system.parallel)
+def test_a_pass_that_broke_off_has_changed_nothing(row):
+    """Nor where a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts."""
+    system, pipe = row.system, row.pipe
+    expected, _, rows = row.parallel
+    with little_memory(entries(pipe)[1], rows - 1), pytest.warns(UserWarning, match="max_rows="):
+        found, counts = accelerated(system, pipe, system.keys)
+    assert distance(found, expected) < system.close
+    assert counts.encoder_calls == sum(len(keys) for _, keys in system.keys_of_runs)
+
+
 @rows(lambda system: system.by_hand)
 def test_non_key_steps_are_those_of_the_hand_written_split(row):
+    """One after the other; parallel decoding gives the same by the law above."""
     system, pipe = row.system, row.pipe
     with oracle_instead(denoiser_of(pipe), system.keys_of_runs, **system.options):
         by_hand = of(system, pipe)
-    result, _ = accelerated(system, pipe, system.keys, parallel_decoding=system.parallel)
-    assert distance(result, by_hand) < system.close
+    assert distance(row.serial[0], by_hand) < system.close
 
 
 def at_the_papers_steps(system: System) -> System:
@@ -157,6 +195,19 @@ def test_every_row_is_told_apart():
     assert len({system.name for system in SYSTEMS}) == len({system.title for system in SYSTEMS}) == len(SYSTEMS)
 
 
+def test_a_system_of_each_kind_is_in_the_short_suite():
+    def kinds(names) -> set[tuple]:
+        """Of each property that changes what propagation does, the values that it has."""
+        found: set[tuple] = {("denoiser", cells_on_page()[name][1]) for name in names}
+        for system in map(ROWS.get, names):
+            own = {"parallel": system.parallel, "by hand": system.by_hand, "ControlNet": system.controlnets > 0}
+            found |= {*own.items(), ("runs", len(system.runs) > 1), ("few steps", system.calls < 5), ("group", system.group)}
+        return found
+
+    assert kinds(KINDS) == kinds(ROWS)
+
+
 @pytest.mark.long
 def test_the_page_of_systems_says_what_the_list_says():
-    assert PAGE.read_text() == page(), "run: python tests/systems_table.py"
+    """What each system was built of is compared above."""
+    assert PAGE.read_text() == page(cells_on_page()), "run: python tests/systems_table.py"

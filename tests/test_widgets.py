@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from ipywidgets import Widget
-from test_propagation import state
+from models import state
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -29,8 +29,8 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,8 @@ PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return fl.load_pipeline()
+def pipe(embedded):
+    return embedded
 
 
 @contextmanager

@@ -55,9 +55,19 @@ class System:
         return [(stop - start, (0, *(key - start for key in self.keys if start < key < stop))) for start, stop in runs]
 
 
+@dataclass(frozen=True)
+class Given:
+    """The call with other arguments; the pipeline stays as it is."""
+
+    changes: Mapping[str, Any]
+
+    def __call__(self, pipe: Any, call: dict[str, Any]) -> dict[str, Any]:
+        return call | self.changes
+
+
 def given(**changes: Any) -> Change:
     """The call with other arguments."""
-    return lambda pipe, call: call | changes
+    return Given(changes)
 
 
 def done(change: Callable[[Any], object]) -> Change:

@@ -27,7 +27,7 @@ from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
 diffusers.logging.set_verbosity_error()  # it warns of deprecated classes and of safety checkers that are not there
 Model = TypeVar("Model", bound=nn.Module)
 DTYPE = torch.float64
-# No two sizes are equal by chance (tests/test_sizes.py): code that takes one for the other would pass every test.
+# No two sizes are equal by chance (tests/test_systems.py): code that takes one for the other would pass every test.
 WIDTH = 15  # of a text encoder's output
 PIXELS = (56, 40)  # height and width of a picture, whose latents are 14 by 10
 SIZE = {"height": PIXELS[0], "width": PIXELS[1]}

@@ -1,4 +1,4 @@
-"""Stable Diffusion with schedulers beyond the nine of tests/test_propagation.py, and pipelines of few steps."""
+"""Stable Diffusion with schedulers beyond the nine of tests/test_serial_is_parallel.py, and pipelines of few steps."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ SYSTEMS = (
         "sd", "Stable Diffusion 1.x: text to image, guided, four pictures per prompt", stable_diffusion,
         LATENT | {"num_images_per_prompt": 4}, OTHER_TEXT | NEGATIVE | {"guidance": given(guidance_scale=2.0)},
         paper="stable-diffusion", size="sd-1.5",
-        note="callbacks that change text, rows or adapter scales in mid-run: tests/test_propagation.py (law 11)", group=PAPERS,
+        note="callbacks that change text, rows or adapter scales in mid-run: tests/test_changes_in_mid_run.py (law 11)", group=PAPERS,
     ),
     System(
         "sd-unguided", "Stable Diffusion 1.x: two prompts without guidance", stable_diffusion,

@@ -1,0 +1,38 @@
+"""Law 1: with every step a key, pipelines and denoisers of every class and size give what they give untouched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from laws import CLOSE, SHAPES, SIZES, distance
+from models import FAMILIES, SCHEDULERS, conditions, denoiser_calls, denoiser_pipe, loop, pipeline, run
+from oracle import oracle
+
+import fastdiff_lab as fl
+from fastdiff_lab import KeySchedule
+from fastdiff_lab.hooks.denoiser import denoiser_of
+
+
+def test_every_family_and_size_is_among_the_shapes():
+    assert {name for name, _ in SHAPES} == set(FAMILIES) and {size for _, size in SHAPES} == set(SIZES)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_step_a_key_is_the_untouched_pipeline(name):
+    pipe = pipeline(name, torch.float32)
+    options = {"steps": 5, "pictures": 1, "guidance": 1.0 if name in ("ddim", "heun", "lms") else 5.0}
+    untouched = run(pipe, **options)
+    calls = denoiser_calls(pipe, 5)
+    with fl.encoder_propagation(pipe, KeySchedule(calls, range(calls))) as counts:
+        assert torch.equal(run(pipe, **options), untouched)
+    assert counts.encoder_calls == counts.decoder_calls == counts.forward_calls == counts.steps == calls
+
+
+@pytest.mark.parametrize(("name", "size"), SHAPES)
+def test_every_step_a_key_is_the_untouched_denoiser(name, size):
+    """And the split by hand is the host there."""
+    pipe, given, size = denoiser_pipe(name), conditions(name), SIZES[size]
+    untouched = loop(pipe, 3, given, size=size)
+    with fl.encoder_propagation(pipe, KeySchedule(3, range(3))):
+        assert torch.equal(loop(pipe, 3, given, size=size), untouched)
+    assert distance(loop(pipe, 3, given, size=size, predict=oracle(denoiser_of(pipe), range(3))), untouched) < CLOSE

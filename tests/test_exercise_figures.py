@@ -1,0 +1,41 @@
+"""The pictures of answers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from exercise_answers import answer
+
+from fastdiff_lab.exercises import figures, show
+from fastdiff_lab.exercises.checking import EXERCISES
+
+FUNCTIONS = pytest.mark.parametrize("name", list(EXERCISES))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_runs_in_pictures():
+    """Features of a run of 26 steps are drawn instead of 50."""
+    figures._recording.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for draw in ("relative_change", "step_similarity", "extrapolate"):
+            patch.setitem(figures.DRAWN, draw, partial(in_short, figures.DRAWN[draw]))
+        yield
+    figures._recording.cache_clear()
+
+
+def in_short(draw, answer):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "STEPS", 26)
+        return draw(answer)
+
+
+@FUNCTIONS
+def test_answers_are_drawn_with_words_for_those_who_do_not_see(name):
+    assert show(name, answer(name)).data.startswith('<img alt="')
+
+
+@FUNCTIONS
+def test_what_cannot_be_drawn_is_told(name):
+    told = show(name, lambda *given: "<b>").data
+    assert told.startswith("<p>Nothing to draw yet: ") and "<b>" not in told
