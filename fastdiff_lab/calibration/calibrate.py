@@ -1,8 +1,4 @@
-"""Measure what reusing features costs at every step of a run.
-
-- `calibrate(pipe, prompts, ...)`: replay the run with one group of steps reused at a time -> `ReuseCosts`
-- `Plan`: the spans to measure, and the calls that this takes
-"""
+"""Measure what reusing features costs at every step of a run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Measured reuse costs, as a value that can be saved.
-
-- `ReuseCosts`: displacements and sensitivities per image, and what they were measured on
-"""
+"""Measured reuse costs, as a value that can be saved."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Measure what methods cost: seconds, memory, operations.
-
-- `of_one_picture(pipe, ways, task, ...)`: seconds and peak memory
-- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs; `controlnet_flops(pipe, run)`: of a ControlNet alone
-"""
+"""Measure what methods cost: seconds, memory, operations."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Estimate what a comparison will take, before it starts.
-
-- `announce(pipe, arguments, pending, ...)`: seconds and GiB, from one call of the denoiser
-- `seconds_of(arm, ...)`, `bytes_of(arm, ...)`: of one method
-"""
+"""Estimate what a comparison will take, before it starts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Store results as they come, so that a killed comparison resumes.
-
-- `Result`: what one method gave for one prompt and seed
-- `Store(path)`: results by key in one SQLite file, each written whole or not at all
-"""
+"""Store results as they come, so that a killed comparison resumes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Tables: one row per image, and their summary by method.
-
-- `picture_rows(read, arms, tasks)`: fidelity and quality of each image
-- `summarised(pictures)`: means, worst cases and intervals
-"""
+"""Tables: one row per image, and their summary by method."""
 
 from __future__ import annotations
 

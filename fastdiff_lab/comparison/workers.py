@@ -1,8 +1,4 @@
-"""Run tasks in worker processes that may die, local or on a Dask cluster.
-
-- `in_workers(work, shared, tasks, n_jobs)`: results as they come
-- `WorkerLostError`: a worker died with its task
-"""
+"""Run tasks in worker processes that may die, local or on a Dask cluster."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What was recorded: a value that survives its model, its session and its machine.
-
-- `Recording`: statistics per layer, step and sample, and the features themselves where asked for
-"""
+"""What was recorded: a value that survives its model, its session and its machine."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Draw images in batches, in smaller ones if memory runs out.
-
-- `in_halves(parts, do)`: do each part, or its halves
-- `one_decoded_at_a_time(pipe)`: decode images one by one on a device
-"""
+"""Draw images in batches, in smaller ones if memory runs out."""
 
 from __future__ import annotations
 

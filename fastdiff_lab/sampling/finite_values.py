@@ -1,8 +1,4 @@
-"""Raise for NaN or infinite values, once per run, because each look makes the host wait for a device.
-
-- `finite_decoder(pipe)`: check the autoencoder's output when the block ends
-- `check_latents(latents, tasks)`, `check_distances(distances, step)`: check values on the CPU
-"""
+"""Raise for NaN or infinite values, once per run, because each look makes the host wait for a device."""
 
 from __future__ import annotations
 

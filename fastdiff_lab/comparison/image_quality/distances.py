@@ -1,8 +1,4 @@
-"""Distances between two sets of images, by the features of a network.
-
-- `kernel_distance(features_a, features_b)`: KID, with Inception's features
-- `frechet_distance(features_a, features_b)`: FID, with Inception's features
-"""
+"""Distances between two sets of images, by the features of a network."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The networks that judge images, as layers for published weights, without torchvision.
-
-- `InceptionV3`: features for FID and KID
-- `alexnet_features()`: the layers of LPIPS
-"""
+"""The networks that judge images, as layers for published weights, without torchvision."""
 
 from __future__ import annotations
 

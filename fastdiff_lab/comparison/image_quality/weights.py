@@ -1,8 +1,4 @@
-"""Read the weights of the judging networks from local files. Nothing is downloaded, and no file can run code.
-
-- `WEIGHTS`: the file name and origin of each network
-- `load_inception(folder)`, `load_lpips(folder)`, `load_clip(folder)`: the networks with their weights
-"""
+"""Read the weights of the judging networks from local files. Nothing is downloaded, and no file can run code."""
 
 from __future__ import annotations
 

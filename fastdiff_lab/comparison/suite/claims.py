@@ -1,7 +1,4 @@
-"""The suite's claims, as differences between two methods on the same images, with intervals.
-
-- `paired(pictures, columns)`: one row per claim and pair of methods
-"""
+"""The suite's claims, as differences between two methods on the same images, with intervals."""
 
 from __future__ import annotations
 

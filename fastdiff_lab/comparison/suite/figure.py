@@ -1,7 +1,4 @@
-"""Plot the suite: fidelity against cost.
-
-- `plot_suite(table, target)`: up to three panels, one line per family of methods
-"""
+"""Plot the suite: fidelity against cost."""
 
 from __future__ import annotations
 

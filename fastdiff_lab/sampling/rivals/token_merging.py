@@ -1,8 +1,4 @@
-"""Merge tokens with the authors' package tomesd (Bolya and Hoffman, CVPR workshops 2023).
-
-- `token_merging(pipe, ratio)`: the pipeline with merged tokens, inside a `with` block
-- `token_merging_flops(model, arguments, ratio, ...)`: operations of a call with merged tokens
-"""
+"""Merge tokens with the authors' package tomesd (Bolya and Hoffman, CVPR workshops 2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The denoiser of the embedded pipeline, trained on latents that were encoded beforehand.
+"""Train the embedded pipeline's denoiser on latents that were encoded before.
 
 - `new_unet()`, `new_scheduler()`: Stable Diffusion's topology and noise at a small size
 - `encode_scenes(vae, ...)`: latents and captions of many scenes, kept in a file
@@ -27,10 +27,10 @@ from ..text import WIDTH, tokens_of
 from .trainer import fit
 
 UNCONDITIONAL_SHARE = 0.1
-# The mean of a picture shows through the noise even at the last time-step; noise with a mean of its own makes the denoiser
+# The mean of an image shows through the noise even at the last time-step. Noise with its own mean makes the denoiser
 # read the background's colour from the text instead ("offset noise").
 OFFSET_NOISE = 0.1
-LAYOUT_SHARE = 0.5  # of the training
+LAYOUT_SHARE = 0.5  # share of the training
 LATER_CAP = 10.0
 
 
@@ -45,7 +45,7 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise: 1,000 scaled-linear steps, epsilon prediction, DDIM as its authors run it."""
+    """Stable Diffusion's noise: 1,000 scaled-linear steps, epsilon prediction, DDIM with its authors' settings."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
@@ -54,7 +54,7 @@ def new_scheduler() -> DDIMScheduler:
 
 @dataclass(frozen=True)
 class EncodedScenes:
-    """Latents of shape (scenes, 4, 16, 16) in fp16, scaled to unit standard deviation, and the token ids of the captions."""
+    """Latents (scenes, 4, 16, 16) in fp16 with unit standard deviation, and token ids of the captions."""
 
     latents: Tensor
     tokens: Tensor
@@ -67,7 +67,7 @@ class EncodedScenes:
 def encode_scenes(
     vae: AutoencoderTiny, tokenizer: CLIPTokenizer, file: Path, *, objects: int, count: int, device: str
 ) -> EncodedScenes:
-    """Draws and encodes `count` scenes with one or two objects, or reads them from `file` if they are there.
+    """Draw and encode `count` scenes of one or two objects, or read them from `file` if it is there.
 
     >>> one = encode_scenes(vae, tokenizer, Path("runs/train/one.safetensors"), objects=1, count=20000, device="cpu")  # doctest: +SKIP
     """
@@ -87,10 +87,10 @@ def encode_scenes(
 
 
 def loss_weight(scheduler: DDIMScheduler, cap: float = float("inf")) -> Tensor:
-    """The weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR, which makes it the v-loss.
+    """Weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR, the v-loss.
 
-    The plain epsilon loss hardly looks at the noisiest steps, where background and layout are decided; with a `cap` on the
-    weight the steps at which an object's colour and shape are decided keep their share.
+    The plain epsilon loss hardly counts the noisiest steps, which decide background and layout. A `cap` on the weight
+    leaves a share for the steps that decide an object's colour and shape.
     """
     weight = (1 / scheduler.alphas_cumprod).clamp(max=cap)
     return weight / weight.mean()
@@ -122,13 +122,13 @@ def train_denoiser(
     save_every: float = 120.0,
     on_save: Callable[[nn.Module, int], None] = lambda ema, step: None,
 ) -> UNet2DConditionModel:
-    """Trains the UNet on encoded scenes and returns it with its averaged weights.
+    """Train the UNet on encoded scenes and return it with its averaged weights.
 
-    `scenes(progress, draw)`: the set that a step draws its batch from; a curriculum is a function of the progress.
-    `unconditional`: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
+    `scenes(progress, draw)` is the set of a step's batch; a curriculum is a function of the progress.
+    `unconditional` has the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
     """
     scheduler = new_scheduler()
-    # Background and layout are decided at the noisiest steps and are learned first; then come the objects' colours and shapes.
+    # The noisiest steps decide background and layout and are learned first, then colours and shapes.
     layout, objects = _Stage(2.0, loss_weight(scheduler).to(device)), _Stage(1.0, loss_weight(scheduler, LATER_CAP).to(device))
     text_encoder = text_encoder.to(device).eval().requires_grad_(False)
 

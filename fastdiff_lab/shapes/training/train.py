@@ -1,8 +1,4 @@
-"""Training of the whole embedded pipeline.
-
-- `train_pipeline(output, ...)`: autoencoder, judge, text encoder and denoiser, each resuming where it stopped
-- `save_pipeline(folder, ...)`: the trained parts as a pipeline folder in fp16
-"""
+"""Train the whole embedded pipeline."""
 
 from __future__ import annotations
 
@@ -28,10 +24,10 @@ from .data_parallel import in_processes
 from .denoiser_training import EncodedScenes, encode_scenes, new_scheduler, train_denoiser
 from .judge_training import train_judge
 
-# Shares of the training time; encoding the scenes takes about a tenth on a CPU, hardly anything on a GPU.
+# Shares of the training time. Encoding the scenes takes a tenth on a CPU, hardly anything on a GPU.
 SHARES = {"autoencoder": 0.14, "judge": 0.1, "text_encoder": 0.03, "denoiser": 0.63}
 NO_LIMIT = 10**9
-# On a CPU there is no time to learn two objects well; they come in when one is learned.
+# Two objects come in when one is learned; a CPU has no time to learn them well.
 TWO_OBJECTS_FROM = 0.8
 
 
@@ -43,14 +39,19 @@ def _plan(device: str) -> dict[str, int]:
 def train_pipeline(
     output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int = 1, seed: int = 0
 ) -> None:
-    """Trains the embedded pipeline from nothing and saves it to `output`.
+    """Train the embedded pipeline from nothing and save it to `output`.
 
     >>> train_pipeline(Path("runs/shapes"), minutes=240, processes=2)  # doctest: +SKIP
 
-    Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
-    `minutes`: training time of all parts together. `processes`: so many processes of one thread each train the denoiser together,
-    on the CPU; with 1 the denoiser is trained by `threads` threads. Raises ValueError for no time, several processes elsewhere or a
-    device that is not there, OSError for a folder that cannot be written.
+    Checkpoints, losses and sample images go to `output/training`. The same call resumes.
+
+    Args:
+        minutes: Training time of all parts together.
+        processes: Processes of one thread that train the denoiser on the CPU; with 1 it has `threads` threads.
+
+    Raises:
+        ValueError: No time, several processes on a device, or a device that is not there.
+        OSError: The folder cannot be written.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
@@ -68,7 +69,7 @@ def train_pipeline(
 
 @dataclass(frozen=True)
 class _Parts:
-    """All but the denoiser, trained, and the scenes that it learns from."""
+    """All trained parts but the denoiser, and the scenes that it learns from."""
 
     judge: Judge
     tokenizer: CLIPTokenizer
@@ -80,7 +81,7 @@ class _Parts:
 def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
     folder, count = output / "training", _plan(device)["scenes"]
     seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
-    if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
+    if not (folder / "tokenizer").exists():  # a new one may number the tokens differently
         new_tokenizer().save_pretrained(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
@@ -94,7 +95,7 @@ def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
 
 
 def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | None = None) -> None:
-    """Trains the denoiser; a process of a team finds the other parts' checkpoints at their end and reads them."""
+    """Train the denoiser. A process of a team reads the finished checkpoints of the other parts."""
     folder, plan = output / "training", _plan(device)
     parts = parts or _train_parts(output, minutes, device)
 
@@ -125,14 +126,14 @@ def _curriculum(one: EncodedScenes, two: EncodedScenes, device: str, progress: f
 def save_pipeline(
     output: Path, vae: AutoencoderTiny, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, judge: Judge
 ) -> None:
-    """Writes the pipeline in diffusers' format, weights in fp16, with the judge beside it in `judge/`."""
+    """Write the pipeline in diffusers' format with fp16 weights, and the judge in `judge/`."""
     from ...pipelines import assemble
 
     parts: dict[str, nn.Module] = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
     halves = {name: copy.deepcopy(part).half().cpu() for name, part in parts.items()}
     pipe = assemble(**halves, tokenizer=tokenizer, scheduler=new_scheduler())
     pipe.save_pretrained(output, safe_serialization=True)
-    # AutoencoderTiny sets this entry itself and warns when it finds it in the file.
+    # AutoencoderTiny sets this entry itself, and warns if the file has it.
     config = output / "vae" / "config.json"
     write_text(
         config, json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}, indent=2) + "\n"
@@ -142,7 +143,7 @@ def save_pipeline(
 
 
 def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
-    """Draws held-out one-object captions with the pipeline in `folder` (25 steps) into one picture, eight in a row."""
+    """Draw held-out one-object captions with the pipeline in `folder` (25 steps), eight in a row."""
     from diffusers import StableDiffusionPipeline
 
     pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
@@ -154,7 +155,7 @@ def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
 
 
 def contact_sheet(images: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of equal size in rows, with a narrow gap."""
+    """Images of equal size in rows, with a narrow gap."""
     width, height = (side + 2 for side in images[0].size)
     sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
     for place, image in enumerate(images):
