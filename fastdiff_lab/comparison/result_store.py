@@ -85,7 +85,9 @@ class Store:
             with self.connection:
                 self.connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
         except sqlite3.IntegrityError:
-            raise ValueError(f"{self.name} holds one of these results already") from None
+            raise ValueError(
+                f"{self.name} holds one of these results already; let one comparison at a time write into a store"
+            ) from None
 
     def read(self, keys: Iterable[str]) -> list[Result]:
         """Read the results of some keys, in their order. Raises KeyError for a missing one, ValueError for a damaged one."""
@@ -95,7 +97,7 @@ class Store:
         with closing(self.connection.execute("SELECT counts, latent, picture FROM results WHERE key = ?", (key,))) as found:
             row = found.fetchone()
         if row is None:
-            raise KeyError(f"{self.name} has no result {key}")
+            raise KeyError(f"{self.name} has no result {key}; its keys are those of store.keys()")
         try:
             image = Image.open(io.BytesIO(row[2]), formats=["PNG"])
             image.load()
