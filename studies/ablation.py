@@ -58,7 +58,7 @@ def extrapolations(
 
     >>> extrapolations(pipe, {"uniform 13": KeySchedule.uniform(50, 13)}, prompts)  # doctest: +SKIP
 
-    Returns columns schedule, what, extrapolation, latent_mse (mean over images), typical (geometric mean), worst, and
+    Returns columns schedule, what, extrapolation; latent_mse (mean over images), typical (geometric mean), worst;
     peak_bytes (of all tensors but the weights, decoding serially; features only).
     """
     trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), next(iter(schedules.values())).num_steps)
@@ -158,7 +158,7 @@ def averages(
     >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
 
     `costs` were measured on none of `prompts`. `store`, `batch`, `options` as for `compare_pictures`.
-    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean PSNR, identical images as
+    Returns columns num_keys, over, schedule; pooled (PSNR of the averaged error, dB); typical (mean PSNR, identical images as
     100 dB), worst, pictures.
     """
     derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
@@ -179,8 +179,8 @@ def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16
 
     >>> stability(costs, 9)  # doctest: +SKIP
 
-    Returns one row per disjoint part of each size: pictures, part, schedule, moved (mean distance of its keys to those of all
-    images), predicted_error on all images, best (the error of the schedule from all).
+    Returns one row per disjoint part of each size: pictures, part, schedule; moved (mean distance of its keys to those of all
+    images); predicted_error on all images, best (the error of the schedule from all).
     """
     whole = derive_schedule(costs, num_keys)
     best = _error(costs, whole)
@@ -201,7 +201,7 @@ def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
 
     >>> transfer({"guidance 2": costs_at_2, "guidance 5": costs_at_5}, 9)  # doctest: +SKIP
 
-    Returns columns derived_at, used_at, schedule, moved (mean distance of its keys to those derived where it is used),
+    Returns columns derived_at, used_at, schedule; moved (mean distance of its keys to those derived where it is used);
     predicted_error where it is used, best (the error of the schedule derived there).
     """
     schedules = {name: derive_schedule(given, num_keys) for name, given in costs.items()}

@@ -34,7 +34,7 @@ from fastdiff_lab.sampling.methods import Arm, denoiser_calls, generators, run_o
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
-    """Place keys at equal shares of the features' change, and at the first steps of clusters of similar steps (section 3.2).
+    """Place keys at equal shares of the features' change, and at first steps of clusters (section 3.2).
 
     >>> rules(recording, 9)["accumulated change"]  # doctest: +SKIP
 
@@ -82,8 +82,7 @@ def compare_rules(
         pictures; ahead, ahead_low, ahead_high: the lead of derived keys in dB (95 %).
 
     Raises:
-        ValueError: Prompts of `costs`, costs of other steps, as many keys as steps, features too large to keep,
-            and as `compare_pictures` and `derive_schedule` raise.
+        ValueError: Prompts of `costs`, costs of other steps, as many keys as steps, or features too large to keep.
     """
     given = {("encoder", costs.order): costs} | ({("prediction", costs.order): of_predictions} if of_predictions else {})
     check_held_out(given, prompts)

@@ -37,7 +37,7 @@ OPTIMISED = np.array(AysSchedules["StableDiffusionSigmas"][:-1])
 
 
 def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
-    """Standard deviation of the noise over the signal's scale at every step of a run, and last the lowest of training.
+    """Standard deviation of the noise over the signal's scale at every step, and last the lowest of training.
 
     >>> noise_levels(load_pipeline().scheduler, 50)[[0, 49, 50]].round(2)
     array([13.12,  0.04,  0.03])
@@ -57,8 +57,8 @@ def published_keys(levels: np.ndarray, num_keys: int) -> dict[str, KeySchedule]:
     >>> str(published_keys(levels, 10)["Align Your Steps"])
     '0,7,12,17,22,26,32,37,43,48 of 50'
 
-    The rules are Align Your Steps (Sabour et al., 2024), optimised for Stable Diffusion 1.5 at 10 steps, and interpolated linearly in
-    the logarithm as its authors say; Karras et al. (2022) with rho = 7; and steps uniform in the logarithm of the signal-to-noise
+    The rules are Align Your Steps (Sabour et al., 2024), for Stable Diffusion 1.5 at 10 steps, else interpolated
+    log-linearly; Karras et al. (2022) with rho = 7; and steps uniform in the logarithm of the signal-to-noise
     ratio (DPM-Solver, Lu et al., 2022). Each level takes its own step, all as near as possible together.
     Raises ValueError unless `num_keys` is from 1 to the number of steps.
     """
@@ -99,7 +99,7 @@ def compare_published(
 
     `costs` and `of_predictions` are of order 0, of runs of `num_inference_steps`, measured on none of `prompts`. `counts` are numbers
     of keys. Returns the columns of `compare_rules` without the order, and raises the same. The lead is that of predictions reused at
-    the keys derived for features, the nearest method that costs as little as published time-steps.
+    the keys derived for features, the nearest rival of equal cost.
     """
     given = {("encoder", 0): costs, ("prediction", 0): of_predictions}
     check_held_out(given, prompts)

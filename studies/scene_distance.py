@@ -1,4 +1,4 @@
-"""Measure the distance of sets of images to sets of drawn scenes, by our judge's features (FID and KID are Inception's).
+"""Measure the distance of sets of images to sets of drawn scenes, by our judge's features.
 
 `python -m studies.scene_distance` does it for the embedded pipeline.
 
@@ -61,7 +61,7 @@ def scene_distance(
 
     Captions are those of `count` (4 or more) held-out scenes; the drawn scenes follow after them. Other arguments as for `compare`.
     Returns columns arm, kernel_distance, deviation (over subsets of half the images), frechet_distance, pictures. The first row,
-    "drawn scenes", compares with further drawn scenes: nothing can be nearer. Features are centred and divided by one number, the mean
+    "drawn scenes", compares with further drawn scenes: nothing can be nearer. Features are divided by the mean
     standard deviation of the drawn scenes, so that the kernel's terms count alike. Raises ValueError for fewer images.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 4:

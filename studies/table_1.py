@@ -144,7 +144,7 @@ def table_1(
 
     Returns:
         Columns arm, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, pictures, as far as
-        asked, and the paper's: paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
+        asked. The paper's are paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
     """
     _check_sampler(sampler)
     steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps

@@ -113,8 +113,8 @@ def calibrate(
     3
 
     The run is replayed from the true latents of step i, by the pipeline's own loop, guidance and scheduler.
-    The steps after i use predictions decoded from the features of i. The cost is the displacement of the latents at step e,
-    times the share of it that remains at the end of the run. Multistep schedulers first step on until they have forgotten the span.
+    The steps after i use predictions decoded from the features of i. The cost is the displacement of the latents at step e.
+    It counts by the share of it that remains at the end of the run. Multistep schedulers first step on until they have forgotten the span.
 
     Args:
         pipe: A pipeline that makes one denoiser call per time-step.
@@ -135,8 +135,8 @@ def calibrate(
         The costs, with what they were measured on. Seconds and GiB are printed before the start.
 
     Raises:
-        ValueError: An option is out of range, the latents are NaN, the call is not one run, the budget is too small,
-            or the store holds other costs.
+        ValueError: An option is out of range, the call is not one run, or the latents are NaN.
+            The budget is too small, or the store holds other costs.
         RuntimeError: The pipeline is accelerated at the moment.
     """
     prompts, batch, longest = prompts_of(prompts), whole("batch", batch, 1), whole("longest", longest, 2)
@@ -287,7 +287,7 @@ class _Measuring:
         return by_picture(self.pipe, latents, len(self.trajectory.call.prompts))
 
     def sensitivity(self) -> Tensor:
-        """Share of a displacement that remains at the end, shape (pictures, steps + 1), interpolated between probes on a log scale."""
+        """Share of a displacement that remains at the end, (pictures, steps + 1); probes are interpolated on a log scale."""
         last = self.plan.num_steps
         ends, shares = [], []
         for gap, key, end in self.plan.probes:

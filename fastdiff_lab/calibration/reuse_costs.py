@@ -34,8 +34,8 @@ class ReuseCosts:
     The cost of a span is displacement times sensitivity; see `calibrate`.
 
     Args:
-        displacement: Shape (pictures, gaps, steps, longest + 1): distance of the latents at i + length to the baseline's,
-            if the steps between use the features of key step i. NaN where not measured.
+        displacement: Shape (pictures, gaps, steps, longest + 1). Distance of the latents at i + length to the baseline's;
+            the steps between use the features of key step i. NaN where not measured.
         gaps: For each entry of the second axis, the steps from i back to the key before, for extrapolation; 0 for none.
         sensitivity: Shape (pictures, steps + 1): the share of a displacement that remains in the final latents.
         measured_on: Model, scheduler, guidance scale, steps, order and number of prompts.

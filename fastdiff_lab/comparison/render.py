@@ -124,9 +124,10 @@ def draw_missing(
 
 
 def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
-    """Begin a run of each number of steps and stop it at its first denoiser call, to refuse early what does not fit.
+    """Begin a run of each number of steps, to refuse early what does not fit.
 
-    Only then the number of calls is known: image-to-image begins later. Returns the arguments of the baseline's call for one image.
+    Only its first denoiser call tells the number of calls, because image-to-image begins later.
+    Returns the arguments of the baseline's call for one image.
     """
     found: dict[str, Any] = {}
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}

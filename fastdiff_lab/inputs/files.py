@@ -101,8 +101,8 @@ def read_prompts(path: Path) -> list[str]:
 def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:
     """Read the fields of a JSON document of ours, without its schema and version.
 
-    `source` is the text itself, or the path of a file; `place` names it in errors. Raises FileNotFoundError without a file,
-    ValueError if it is too large, no JSON, of another schema or of a newer version.
+    `source` is the text itself, or the path of a file; `place` names it in errors. Raises FileNotFoundError without a file.
+    Raises ValueError if it is too large, no JSON, of another schema or of a newer version.
     """
     if isinstance(source, Path):
         check_readable(source, f"a {schema} file")

@@ -98,8 +98,8 @@ class _Recorder:
         found = self.all_rows // len(sample)
         if found not in (1, self.blocks):
             raise ValueError(
-                f"half={self.half!r} asked of {type(self.pipe).__name__}, whose denoiser gets {found} blocks of rows for each picture, and "
-                "it is not known which belongs to the prompt; accepted: half='all'"
+                f"half={self.half!r} asked of {type(self.pipe).__name__}, whose denoiser gets {found} blocks of rows for each image; "
+                "nothing tells which belongs to the prompt; accepted: half='all'"
             )
 
     def start(self, timesteps: Tensor) -> None:

@@ -52,7 +52,7 @@ def call_options(
     >>> call_options(pipe, {"negative_prompt": ["grey", "blue"], "eta": 0.5}, 2).own  # doctest: +SKIP
     ({'negative_prompt': 'grey'}, {'negative_prompt': 'blue'})
 
-    A list of texts or images has one entry for each prompt, and so has a tensor of embeddings or latents. A single value is for all.
+    Lists of texts or images and tensors of embeddings or latents have one entry for each prompt. A single value is for all.
 
     Args:
         count: The number of prompts; None for the length of the lists.

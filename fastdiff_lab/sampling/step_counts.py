@@ -22,7 +22,8 @@ def plain_scheduler(scheduler: Any, steps: int, of: int, times: Mapping[str, Any
 
     >>> plain_scheduler(pipe.scheduler, 9, of=50)  # doctest: +SKIP
 
-    The first time-step moves a little if the last would fall below 0, or so high that DDIM and PNDM leave noise.
+    The first time-step moves a little if the last would fall below 0.
+    It does so too if DDIM and PNDM would leave noise.
     `times` are the time-steps or sigmas of the run of `of` steps, if any were given.
     """
     kind, config = type(scheduler), scheduler.config

@@ -229,7 +229,7 @@ def parse_caption(text: str) -> dict[str, str]:
     match = _CAPTION.fullmatch(text.strip().lower())
     if match is None:
         raise ValueError(
-            f"cannot judge {text!r}; accepted: captions such as 'a small red circle at the left on a blue background' "
+            f"cannot judge {text!r}; accepted: captions such as 'a small red circle at the left on a blue background'; "
             "or 'a white star above a large green square on a black background'"
         )
     *things, background = match.groups()

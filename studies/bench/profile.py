@@ -34,8 +34,8 @@ def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
     >>> case = Case("embedded", 64, steps=20)
     >>> table, seconds = profiled(prepared(case, "cpu"), Arm(KeySchedule.of_paper(20)), case)  # doctest: +SKIP
 
-    Columns are `is_kernel` (a GPU's own work, which is also in the `device_seconds` of its operation), name, calls, and
-    `host_seconds` and `device_seconds` without what it called; the largest first. The profiler slows the host down, so compare
+    Columns are `is_kernel`, name, calls, and `host_seconds` and `device_seconds` without what it called; the largest first.
+    A kernel is a GPU's own work, which is also in the `device_seconds` of its operation. The profiler slows the host down, so compare
     shares, and take seconds from `python -m studies.bench`.
     """
     on_cuda = next(denoiser_of(pipe).parameters()).is_cuda

@@ -21,7 +21,7 @@ from fastdiff_lab.sampling.methods import Arm, as_arm, generators
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of the pipeline and of the denoiser's calls, evaluations, and on CUDA the peak bytes up to the end of each.
+    """Seconds of pipeline and denoiser, evaluations, and on CUDA the peak bytes up to the end of each.
 
     `is_finite` says whether the last prediction is, on which the time of some kernels and a GPU's clocks depend.
     """

@@ -26,7 +26,7 @@ SAME = ("device", "processor", "threads", "versions", "code")  # all parts of a 
 class Entry:
     """One case: its methods with the steps that each parallel forward decodes, their timed runs, and why one could not run.
 
-    `encoder` and `decoder` are seconds of each half of the denoiser alone, one for each turn, the decoder's by number of steps.
+    `encoder` and `decoder` are seconds of each half of the denoiser alone, one for each turn and number of steps.
     `flops` are operations of a call of each method: "encoder", "decoder" and "rest". `clocks` are the device's after each turn.
     """
 

@@ -46,8 +46,8 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
         raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
     if any(map(is_compiled, pipe.unet.modules())):
         raise ValueError(
-            "DeepCache asked for a UNet with compiled blocks, which would compile its wrappers again at every step and hide "
-            "what it evaluates; accepted: a UNet that is not compiled"
+            "DeepCache asked for a UNet with compiled blocks, which compile its wrappers again at every step; "
+            "what it evaluates cannot be counted; accepted: a UNet that is not compiled"
         )
     counts = Counts()
     with ExitStack() as stack:

@@ -3,7 +3,7 @@
 - `Team`: this process among them
 - `in_processes(count, folder, work, ...)`: run `work(...)` in so many processes of one thread each
 
-On a small CPU two processes of one thread do twice the steps of one with two threads, because most layers here are small.
+Most layers here are small: on a small CPU, two processes do twice the steps of one with two threads.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def fit(
     ...           learning_rate=1e-3, max_steps=2000)  # doctest: +SKIP
 
     `loss(model, draw, progress)` is the loss of one step. It draws its batch from the number `draw`, which belongs to this step
-    and process alone, so that a resumed run sees the same batches. `progress` goes from 0 to 1.
+    and process alone. So a resumed run sees the same batches. `progress` goes from 0 to 1.
     The state goes to `folder/name.safetensors` every `save_every` seconds, the losses to `folder/name.csv`. The same call resumes.
     Training ends after `max_steps` steps or `max_seconds`; the learning rate follows the larger share of the two.
     In a team (see `data_parallel.py`) all processes take part, and the leader writes.
