@@ -83,7 +83,7 @@ def told(quote: str, shape: str) -> bool:
 
 
 MESSAGES = messages()
-LONG = [place for place, shape in MESSAGES.items() if any(len(part.split()) > 20 for part in re.split(r"(?<=[.!?:;])\\s+", shape))]
+LONG = [place for place, shape in MESSAGES.items() if any(len(part.split()) > 20 for part in re.split(r"(?<=[.!?:;])\s+", shape))]
 SECTIONS = dict(part.split("\n", 1) for part in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:])
 
 
