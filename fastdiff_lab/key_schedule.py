@@ -313,7 +313,7 @@ def _checked_keys(keys: object, num_steps: int) -> tuple[int, ...]:
         )
     keys = tuple(map(plain, keys))
     if not keys or keys[0] != 0:
-        raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key: accepted are lists that begin with 0")
+        raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key; accepted: lists that begin with 0")
     later = next(((a, b) for a, b in pairwise(keys) if b <= a), None)
     if later is not None:
         trouble = "stands twice" if later[0] == later[1] else f"comes after {later[0]}"

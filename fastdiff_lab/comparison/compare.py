@@ -230,7 +230,7 @@ def _check_metrics(pipe: Any, metrics: Sequence[str], prompts: Sequence[Any]) ->
         raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
     if metrics and hasattr(pipe, "video_processor"):
         raise ValueError(
-            f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; accepted: no metrics, which are of pictures"
+            f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; metrics judge images; accepted: no metrics"
         )
 
 

@@ -25,7 +25,7 @@ from .parts import run_part
 from .report import write_report
 from .timings_file import Book
 
-# Full size would take hours on a CPU, so these are the embedded pipeline and Stable Diffusion's UNet on few pixels.
+# Full size would take hours on a CPU: here the embedded pipeline, and Stable Diffusion's UNet on few pixels.
 ON_CPU = (Case("embedded", 64), Case("sd-1.5", 128, steps=20))
 
 
