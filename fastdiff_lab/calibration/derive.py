@@ -44,8 +44,8 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", pow
     best, num_keys = optimal_keys(costs.spans(over, power), most=costs.num_steps), plain(num_keys)
     if isinstance(num_keys, bool) or num_keys not in best:
         raise ValueError(
-            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured; "
-            "calibrate with longer ones for fewer keys)"
+            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured); "
+            "for fewer keys calibrate with longer ones"
         )
     return _schedule(costs, best[num_keys][0], over, power)
 
