@@ -244,7 +244,7 @@ def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
     """The names among `known` that are asked for, in the order of `known`.
 
     >>> chosen_layers("down_blocks.*.mid", ["down_blocks.0.mid", "mid_block"])
-    ['down_blocks.0.mid']
+    ('down_blocks.0.mid',)
 
     `layers` is a list of names, a name or pattern (`*` stands for anything), or a function of a name.
     Raises KeyError for a name or pattern that fits no layer.

@@ -98,8 +98,8 @@ def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str], judge
 
     >>> from fastdiff_lab.shapes.scenes import draw, sample_scene
     >>> scene = sample_scene(7, objects=1)
-    >>> prompt_accuracy([draw(scene)], [scene.caption()])["all"].mean()
-    1.0
+    >>> prompt_accuracy([draw(scene)], [scene.caption()])["all"].item()
+    True
 
     Args:
         images: PIL images of 64x64 pixels.
