@@ -79,10 +79,10 @@ def compare(
     """Measure what each method costs and how near it comes to the baseline.
 
     >>> from fastdiff_lab.pipelines import load_pipeline
-    >>> methods, prompts = {"two keys": KeySchedule(3, (0, 1))}, ["a red ring on a blue background"]
-    >>> table = compare(load_pipeline(), methods, prompts, num_inference_steps=3, repeats=1, rivals=False)
+    >>> methods, prompts = {"two keys": KeySchedule(5, (0, 2))}, ["a red ring on a blue background"]
+    >>> table = compare(load_pipeline(), methods, prompts, num_inference_steps=5, repeats=0, rivals=False)
     >>> table["encoder_calls"].tolist()
-    [3.0, 2.0]
+    [5.0, 2.0]
 
     Args:
         arms: Name -> KeySchedule or `Arm`. The baseline is added, and with `rivals` uniform keys, fewer steps, and the

@@ -174,8 +174,8 @@ def sample(
     """Run one method on prompts and seeds, one seed per prompt, as one batch.
 
     >>> from fastdiff_lab.pipelines import load_pipeline
-    >>> method, prompts = Arm(KeySchedule.uniform(4, 2)), ["a red ring on a blue background"]
-    >>> sample(load_pipeline(), method, prompts, seeds=[0], num_inference_steps=4).counts.encoder_calls
+    >>> method, prompts = Arm(KeySchedule.uniform(5, 2)), ["a red ring on a blue background"]
+    >>> sample(load_pipeline(), method, prompts, seeds=[0], num_inference_steps=5).counts.encoder_calls
     2
 
     The pipeline draws its own image, with its safety checker or watermark. The seconds are those up to the latents.
