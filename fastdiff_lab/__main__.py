@@ -1,4 +1,4 @@
-"""`python -m fastdiff_lab`: the command line where the package is a checkout and not installed."""
+"""`python -m fastdiff_lab`: the command line of a checkout."""
 
 from .cli.commands import main
 

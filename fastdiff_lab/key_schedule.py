@@ -1,8 +1,8 @@
-"""At which steps the encoder runs: an immutable value that round-trips through text and JSON.
+"""The steps at which the encoder runs, as an immutable value with text and JSON forms.
 
-- `KeySchedule`: the number of steps, the key steps, and where they come from
-- `check_num_keys(num_keys, num_steps)`: refuses numbers of keys that no schedule has
-- `PAPER_KEYS`: the published key steps, each with its source; they stand here and nowhere else
+- `KeySchedule`: the number of steps, the key steps, and their source
+- `check_num_keys(num_keys, num_steps)`: refuse numbers of keys that no schedule has
+- `PAPER_KEYS`: the published key steps, each with its source
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .inputs.plain_values import is_whole, plain
 SCHEMA = "fastdiff_lab.KeySchedule"
 VERSION = 1
 MAX_STEPS = 100_000
-_NUMBER = r"\d{1,18}"  # Python refuses to read numbers of thousands of digits
+_NUMBER = r"\d{1,18}"  # Python cannot read numbers of thousands of digits
 
 
 def _index(num_steps: int, time_steps: Iterable[int]) -> tuple[int, ...]:
-    """The paper counts time-steps down from `num_steps`; we count steps up from 0."""
+    """Convert the paper's time-steps, which count down from `num_steps`, to steps from 0."""
     return tuple(sorted(num_steps - t for t in time_steps))
 
 
 _SD_50 = _index(50, (50, 49, 48, 47, 45, 40, 35, 25, 15))
 _MAIN = "paper, section 3.3"
 _CODE_LDM = "code, sen-mao/FasterDiffusion-LDM"
-# {system: {number of steps: (keys, source)}}. Where the paper and its code disagree, the paper's list stands here.
+# {system: {number of steps: (keys, source)}}. If the paper and its code disagree, this is the paper's list.
 PAPER_KEYS: dict[str, dict[int, tuple[tuple[int, ...], str]]] = {
     "stable-diffusion": {
         50: (_SD_50, _MAIN),
@@ -77,7 +77,7 @@ PAPER_KEYS: dict[str, dict[int, tuple[tuple[int, ...], str]]] = {
 
 @dataclass(frozen=True)
 class KeySchedule:
-    """The steps of a run at which the encoder runs; the first one always is one (Faster Diffusion, section 3.3).
+    """The steps of a run at which the encoder runs (Faster Diffusion, section 3.3).
 
     >>> schedule = KeySchedule.parse("0-3,5,10,15,25,35 of 50")
     >>> schedule == KeySchedule.paper(50)
@@ -85,12 +85,15 @@ class KeySchedule:
     >>> [list(group) for group in KeySchedule(5, [0, 1, 3]).groups()]
     [[0], [1, 2], [3, 4]]
 
-    `num_steps`: how many times the denoiser is called in the run (not always `num_inference_steps`), 1 or more.
-    `keys`: the key steps, ascending, from 0 to `num_steps` - 1; the first is 0.
-    `source`: where they come from, for people; two schedules with the same keys are equal whatever their sources.
-    `measured_on`: for a derived schedule, what it was measured on (model, scheduler, guidance scale, order); using it elsewhere warns.
+    Args:
+        num_steps: Denoiser calls of the run (not always `num_inference_steps`), 1 or more.
+        keys: The key steps, ascending, from 0 to `num_steps` - 1. The first is 0.
+        source: Where they come from, for people. It does not count when schedules are compared.
+        measured_on: Model, scheduler, guidance scale and order of a derived schedule. Using it elsewhere warns.
 
-    Raises ValueError or TypeError, saying what was given and what is accepted.
+    Raises:
+        TypeError: A value of another type.
+        ValueError: A value out of range.
     """
 
     num_steps: int
@@ -103,12 +106,14 @@ class KeySchedule:
         object.__setattr__(self, "num_steps", plain(self.num_steps))
         object.__setattr__(self, "keys", _checked_keys(self.keys, self.num_steps))
         if not isinstance(self.source, str):
-            raise TypeError(f"source={self.source!r} given; accepted: a text")
+            raise TypeError(
+                f"source={self.source!r} given; accepted: a text on where the keys come from (the keys themselves are one list)"
+            )
         _check_measured_on(self.measured_on)
 
     @classmethod
     def uniform(cls, num_steps: int, num_keys: int) -> KeySchedule:
-        """Keys as evenly spread as whole steps allow.
+        """Spread keys as evenly as whole steps allow.
 
         >>> str(KeySchedule.uniform(50, 9))
         '0,6,11,17,22,28,33,39,44 of 50'
@@ -123,7 +128,7 @@ class KeySchedule:
 
     @classmethod
     def paper(cls, num_steps: int, system: str = "stable-diffusion") -> KeySchedule:
-        """The keys that the paper (or, where it lists none, its code) uses for a system; `.source` says which.
+        """The keys that the paper uses for a system, or its code if the paper lists none; `.source` says which.
 
         >>> KeySchedule.paper(20).keys
         (0, 1, 2, 3, 5, 10, 15)
@@ -131,7 +136,9 @@ class KeySchedule:
         Raises ValueError if none were published for that system and number of steps.
         """
         if system not in PAPER_KEYS:
-            raise ValueError(f"no published keys for system {system!r}; there are: {', '.join(PAPER_KEYS)}")
+            raise ValueError(
+                f"no published keys for system {system!r}; there are: {', '.join(PAPER_KEYS)}. KeySchedule.uniform spreads keys evenly"
+            )
         if num_steps not in PAPER_KEYS[system]:
             published = ", ".join(map(str, PAPER_KEYS[system]))
             raise ValueError(
@@ -142,7 +149,7 @@ class KeySchedule:
 
     @classmethod
     def of_paper(cls, num_steps: int) -> KeySchedule:
-        """The paper's Stable Diffusion keys for any number of steps: as published, or the 9 keys of 50 steps spread over them.
+        """The paper's Stable Diffusion keys for any number of steps: published, or the 9 of 50 steps rescaled.
 
         >>> str(KeySchedule.of_paper(100))
         '0,2,4,6,10,20,30,50,70 of 100'
@@ -158,9 +165,10 @@ class KeySchedule:
 
     @classmethod
     def parse(cls, text: str) -> KeySchedule:
-        """Reads what `str(schedule)` writes, such as "0-3,5,10 of 20".
+        """Read what `str(schedule)` writes, such as "0-3,5,10 of 20". Raises ValueError for anything else.
 
-        Raises ValueError for anything else.
+        >>> KeySchedule.parse("0-3,5,10 of 20").keys
+        (0, 1, 2, 3, 5, 10)
         """
         return cls(*_read(str(text)))
 
@@ -168,7 +176,7 @@ class KeySchedule:
         return f"{_ranges(self.keys)} of {self.num_steps}"
 
     def groups(self) -> tuple[range, ...]:
-        """The steps of each group: a key step and the non-key steps up to the next key.
+        """The steps of each group: a key step and the steps up to the next key.
 
         >>> KeySchedule(5, [0, 3]).groups()
         (range(0, 3), range(3, 5))
@@ -176,21 +184,23 @@ class KeySchedule:
         return tuple(range(first, after) for first, after in pairwise((*self.keys, self.num_steps)))
 
     def part(self, start: int, stop: int) -> KeySchedule:
-        """The keys of the steps from `start` to before `stop`, counted from `start`, which becomes a key.
+        """The keys from step `start` to before `stop`, counted from `start`, which becomes a key.
 
         >>> str(KeySchedule.paper(50).part(2, 20))
         '0,1,3,8,13 of 18'
 
-        For pipelines that go through the scheduler's time-steps in several loops (Text2Video-Zero).
+        Text2Video-Zero needs it, which goes through its time-steps in several loops.
         Raises ValueError unless 0 <= `start` < `stop` <= `num_steps`.
         """
         if not 0 <= start < stop <= self.num_steps:
-            raise ValueError(f"steps {start} to {stop} asked of a schedule of {self.num_steps}; accepted: a part of its steps")
+            raise ValueError(
+                f"steps {start} to {stop} asked of a schedule of {self.num_steps}; accepted: 0 <= start < stop <= {self.num_steps}"
+            )
         keys = (0, *(key - start for key in self.keys if start < key < stop))
         return KeySchedule(stop - start, keys, f"{self.source or str(self)}, steps {start} to {stop - 1}")
 
     def rescaled(self, num_steps: int) -> KeySchedule:
-        """The same number of keys, spread in the same proportions over another number of steps.
+        """Spread the same number of keys, in the same proportions, over another number of steps.
 
         >>> str(KeySchedule.paper(50).rescaled(51))
         '0-3,5,10,15,26,36 of 51'
@@ -200,7 +210,7 @@ class KeySchedule:
         num_steps = plain(num_steps)
         _check_num_steps(num_steps)
         check_num_keys(len(self.keys), num_steps)
-        begun = re.sub(r", rescaled to \d+ steps$", "", self.source) or str(self)  # how often it was rescaled says nothing
+        begun = re.sub(r", rescaled to \d+ steps$", "", self.source) or str(self)  # rescaling twice is told once
         return KeySchedule(num_steps, _spread(self.keys, self.num_steps, num_steps), f"{begun}, rescaled to {num_steps} steps")
 
     def to_json(self) -> str:
@@ -211,11 +221,11 @@ class KeySchedule:
 
     @classmethod
     def from_json(cls, text: str) -> KeySchedule:
-        """Reads what `to_json` writes. Raises ValueError that names the wrong field."""
+        """Read what `to_json` writes. Raises ValueError that names the wrong field."""
         return _from_document(read_json(text, "the given text", SCHEMA, VERSION), "the given text")
 
     def save(self, path: str | Path) -> None:
-        """Writes the schedule as JSON; an existing file is replaced whole or left as it is.
+        """Write the schedule as JSON, whole or not at all.
 
         >>> KeySchedule.paper(50).save("schedule.json")  # doctest: +SKIP
         """
@@ -223,7 +233,7 @@ class KeySchedule:
 
     @classmethod
     def load(cls, path: str | Path) -> KeySchedule:
-        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError that names the wrong field."""
+        """Read a file that `save` wrote. Raises FileNotFoundError, or ValueError that names the wrong field."""
         return _from_document(read_json(Path(path), str(path), SCHEMA, VERSION), str(path))
 
 
@@ -295,7 +305,7 @@ def _check_num_steps(num_steps: object) -> None:
 
 
 def check_num_keys(num_keys: object, num_steps: int) -> None:
-    """Raises ValueError for a number of keys that a run of so many steps cannot have.
+    """Raise ValueError for a number of keys that a run of so many steps cannot have.
 
     >>> check_num_keys(9, 50)
     """
@@ -309,10 +319,13 @@ def _checked_keys(keys: object, num_steps: int) -> tuple[int, ...]:
     keys = tuple(keys)
     wrong = next((key for key in keys if not is_whole(key) or not 0 <= key < num_steps), None)
     if wrong is not None:
-        raise ValueError(f"key step {wrong!r} given; accepted: whole numbers from 0 to {num_steps - 1} (num_steps={num_steps})")
+        raise ValueError(
+            f"key step {wrong!r} given; accepted: whole numbers from 0 to {num_steps - 1} (num_steps={num_steps}), "
+            f"counted up (the paper's time-step t is step {num_steps} - t)"
+        )
     keys = tuple(map(plain, keys))
     if not keys or keys[0] != 0:
-        raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key: accepted are lists that begin with 0")
+        raise ValueError(f"keys {_shown(keys)} given; the first step of a run must be a key; accepted: lists that begin with 0")
     later = next(((a, b) for a, b in pairwise(keys) if b <= a), None)
     if later is not None:
         trouble = "stands twice" if later[0] == later[1] else f"comes after {later[0]}"

@@ -1,9 +1,9 @@
-"""Pipelines to work with.
+"""Load pipelines.
 
 - `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
-- `embedded_folder()`: where the embedded pipeline lies
-- `embedded_costs(what, order)`: what reusing its features costs, as it was measured
-- `SCHEDULERS`, `with_settings_of(scheduler, name)`: the schedulers that can be asked for by name
+- `embedded_folder()`: the folder of the embedded pipeline
+- `embedded_costs(what, order)`: its measured reuse costs
+- `SCHEDULERS`, `with_settings_of(scheduler, name)`: schedulers by name
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ SCHEDULERS = {
     "lms": "LMSDiscreteScheduler",
     "kdpm2": "KDPM2DiscreteScheduler",
 }
-EMBEDDED_GUIDANCE = 5.0  # what the embedded pipeline is measured with; its class's own default is Stable Diffusion's 7.5
+EMBEDDED_GUIDANCE = 5.0  # in all measurements of the embedded pipeline; its class's default is Stable Diffusion's 7.5
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def embedded_folder() -> Path:
-    """The folder of the embedded pipeline: inside the installed package, or `data/shapes` of a checkout.
+    """The folder of the embedded pipeline, in the installed package or in a checkout.
 
     >>> (embedded_folder() / "model_index.json").exists()
     True
@@ -48,12 +48,17 @@ def embedded_folder() -> Path:
 
 
 def embedded_costs(what: str = "encoder", order: int = 0, measured: str = "ddim-50") -> ReuseCosts:
-    """Reuse costs that were measured on the embedded pipeline, guidance 5, 16 captions of drawn scenes.
+    """Load reuse costs of the embedded pipeline, measured with guidance 5 on 16 captions.
 
-    >>> fl.derive_schedule(embedded_costs(order=1), num_keys=17)  # doctest: +SKIP
+    >>> embedded_costs(order=1).title()
+    'UNet2DConditionModel with DDIMScheduler, 50 steps, guidance 5.0, order 1'
 
-    `what`, `order`: as in `calibrate`. `measured`: scheduler and steps, "ddim-50" or "dpm-solver++-20".
-    Raises FileNotFoundError for what was not measured.
+    Args:
+        what: As in `calibrate`; so is `order`.
+        measured: Scheduler and steps, "ddim-50" or "dpm-solver++-20".
+
+    Raises:
+        FileNotFoundError: These were not measured.
     """
     name = f"calibration/{measured}/{what}-{order}.safetensors"
     return ReuseCosts.load(_data_file(name, f"costs of {what}, order {order}, {measured}"))
@@ -64,7 +69,7 @@ def _data_file(name: str, what: str) -> Path:
     places = (package / "data" / name, package.parent / "data" / name)
     found = next((place for place in places if place.exists()), None)
     if found is None:
-        raise FileNotFoundError(f"{what} is missing; looked in: {', '.join(map(str, places))}")
+        raise FileNotFoundError(f"{what} is missing; looked in: {', '.join(map(str, places))}. Install the package whole")
     return found
 
 
@@ -75,21 +80,25 @@ def load_pipeline(
     dtype: str | torch.dtype = "float32",
     scheduler: str | None = None,
 ) -> Any:
-    """The embedded trained pipeline, or a diffusers pipeline from a local folder or the hub.
+    """Load the embedded trained pipeline, or a diffusers pipeline from a local folder or the hub.
 
     >>> pipe = load_pipeline()
     >>> type(pipe).__name__
     'StableDiffusionPipeline'
 
-    `source`: None for the embedded one; else a folder in diffusers' format, or a hub id. Only safetensors weights are read.
-    `device`: "cpu", "cuda", "cuda:1", "mps". `dtype`: float32, float16, bfloat16 or float64, or
-    torch.float32 and so on.
-    `scheduler`: one of `SCHEDULERS`, made from the pipeline's own scheduler's settings; None keeps its own.
+    The embedded one refuses words that it does not know, and shows no progress bar. Others stay as they are.
 
-    The embedded one refuses words that it does not know and shows no progress bar; of others nothing is changed.
+    Args:
+        source: None for the embedded one; else a folder in diffusers' format, or a hub id. Only safetensors weights are read.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        dtype: float32, float16, bfloat16 or float64, as text or torch's own.
+        scheduler: One of `SCHEDULERS`, made from the settings of the pipeline's own; None keeps that.
 
-    Raises FileNotFoundError for a folder that is no pipeline or has pickled weights only and for a hub id that is not there,
-    PermissionError for one that asks for a token, ConnectionError without network, ValueError for other unknown values.
+    Raises:
+        FileNotFoundError: A folder that is no pipeline or has only pickled weights, or a hub id that is not there.
+        PermissionError: The hub asks for a token.
+        ConnectionError: There is no network.
+        ValueError: Another value.
     """
     kind = dtype if isinstance(dtype, torch.dtype) else DTYPES.get(str(dtype).removeprefix("torch."))
     if kind not in DTYPES.values():
@@ -114,7 +123,7 @@ def with_settings_of(scheduler: Any, name: str) -> Any:
 
 
 def check_device(device: str | torch.device) -> None:
-    """Raises ValueError for a device that is not there, with those that are."""
+    """Raise ValueError for a device that is not there, with those that are."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -125,7 +134,7 @@ def check_device(device: str | torch.device) -> None:
 
 
 def _embedded(dtype: torch.dtype) -> StableDiffusionPipeline:
-    # Loaded part by part, so that nothing is asked of the network and no warning concerns parts that it does not have.
+    # Loaded part by part, to avoid the network and warnings of missing parts.
     folder = embedded_folder()
     pipe = assemble(
         vae=AutoencoderTiny.from_pretrained(folder / "vae", dtype=dtype),
@@ -134,13 +143,13 @@ def _embedded(dtype: torch.dtype) -> StableDiffusionPipeline:
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", dtype=dtype),
         scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
     )
-    pipe.register_to_config(tokenizer=("transformers", "CLIPTokenizer"))  # what it is saved as
-    pipe.set_progress_bar_config(disable=True)  # a picture takes a second or two
+    pipe.register_to_config(tokenizer=("transformers", "CLIPTokenizer"))  # its name in saved files
+    pipe.set_progress_bar_config(disable=True)  # an image takes a second or two
     return pipe
 
 
 def assemble(**parts: Any) -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline of the given parts, without safety checker: there is nothing it could find in drawn shapes."""
+    """A StableDiffusionPipeline of the given parts, without safety checker."""
     return StableDiffusionPipeline(safety_checker=None, feature_extractor=None, requires_safety_checker=False, **parts)
 
 
@@ -155,12 +164,12 @@ def _foreign(source: str | Path, dtype: torch.dtype) -> Any:
         if not isinstance(error, OSError) and not _is_no_connection(error):
             raise
         if folder.is_dir():
-            raise FileNotFoundError(f"cannot load {source}: {error}") from error
+            raise FileNotFoundError(f"cannot load {source}: {error}; accepted: a whole folder in diffusers' format") from error
         raise _of_the_hub(str(source), error) from error
 
 
 def _of_the_hub(source: str, error: BaseException) -> OSError:
-    """What the hub said: an answer that refuses, or none at all."""
+    """The error for the hub's refusal, or for no answer at all."""
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -187,12 +196,12 @@ def _of_the_hub(source: str, error: BaseException) -> OSError:
 def _is_no_connection(error: BaseException) -> bool:
     of_http = type(error).__module__.startswith(
         ("httpx", "httpcore", "requests")
-    )  # the hub's client lets its library's errors through
+    )  # the hub's client passes its library's errors on
     return isinstance(error, ConnectionError | TimeoutError) or of_http
 
 
 def check_source(source: str | Path) -> None:
-    """Raises FileNotFoundError for what is neither a pipeline's folder with safetensors weights nor looks like a hub id."""
+    """Raise FileNotFoundError unless this is a pipeline's folder with safetensors weights, or looks like a hub id."""
     folder = Path(source)
     if folder.is_dir():
         _check_folder(folder)

@@ -1,4 +1,4 @@
-"""Tables -> matplotlib Axes. No function here keeps a state or shows a figure.
+"""Plot tables on matplotlib Axes. No function here keeps a state or shows a figure.
 
 - `change_over_steps`, `norm_by_layer`, `norm_spread`: the paper's Fig. 3 from `analysis` tables
 - `layer_map`: every layer at every step as a heat map, from the same tables
@@ -6,8 +6,8 @@
 - `similarity_matrix`: every step against every other, from `step_similarity`
 - `key_strips`: key steps and their groups, one row per schedule
 - `group_errors`: a bar per group, as high as its error
-- `span_costs`: what reusing features costs for every span, and a schedule as a path through it
-- `picture_grid`: pictures of several arms side by side, with their difference to the first
+- `span_costs`: the reuse cost of every span, and a schedule as a path through it
+- `picture_grid`: images of several methods, with their difference to the first
 - `html_image(figure, alt)`, `png_address(figure)`: a figure as an HTML image with alternative text, and its address alone
 """
 
@@ -41,14 +41,14 @@ BANDS = ("#b8cbe6", "#e4e4e4")
 
 
 def figure(width: float = 8.0, height: float = 4.0) -> Figure:
-    """An empty figure on a white ground, which stays readable in dark notebooks; sizes in inches."""
+    """An empty figure on white, readable in dark notebooks; sizes in inches."""
     return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
 def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = (), label: str = "change per step") -> Axes:
-    """One line per layer from a `feature_change` table: mean over samples, with a band from the lowest to the highest.
+    """One line per layer from a `feature_change` table: mean over samples, with a band from lowest to highest.
 
-    `keys`: key steps, marked by vertical lines. Encoder layers are drawn solid, decoder layers dashed.
+    `keys` are marked by vertical lines. Encoder layers are solid, decoder layers dashed.
     """
     for key in keys:
         ax.axvline(key, color="0.85", linewidth=1, zorder=0)
@@ -58,11 +58,11 @@ def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = ()
     lowest_to_highest = ("pi", 100)
     sns.lineplot(table, x="step", y="value", hue="layer", style="part", errorbar=lowest_to_highest, ax=ax, **look)
     ax.set(xlabel="step", ylabel=label)
-    # seaborn would name colours and dashes apart; here each layer has one entry with both.
+    # One legend entry per layer, with colour and dash; seaborn would list them apart.
     lines = [
         Line2D([], [], color=colours[layer], label=layer, linestyle=(0, PART_DASHES[part] or None)) for layer, part in parts.items()
     ]
-    # In inches: under ticks and label, whatever the height.
+    # In inches, to lie below ticks and label at any height.
     below = ax.transAxes + ScaledTranslation(0, -0.5, ax.figure.dpi_scale_trans)
     ax.legend(handles=lines, fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below)
     return ax
@@ -98,9 +98,9 @@ def norm_spread(table: pd.DataFrame, ax: Axes, *, relative: bool = False) -> Axe
 
 
 def layer_map(table: pd.DataFrame, ax: Axes, *, label: str = "relative change from the step before (no unit)") -> Axes:
-    """Every layer (rows, from input to output) at every step (columns) as colours on a log scale, mean over samples.
+    """Every layer (rows) at every step (columns) as colours on a log scale, mean over samples.
 
-    A white line parts encoder and decoder. `label`: what the table's values are, with their unit.
+    A white line separates encoder and decoder. `label` names the values with their unit.
     """
     grid = table.groupby(["layer", "part", "step"], sort=False)["value"].mean().unstack("step")
     names, parts = grid.index.get_level_values("layer"), list(grid.index.get_level_values("part"))
@@ -129,9 +129,9 @@ def pca_strip(maps: Mapping[str, np.ndarray], steps: Sequence[int], target: Figu
 def similarity_matrix(
     similarity: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), vmin: float | None = None, label: str = "cosine similarity"
 ) -> Axes:
-    """Steps against steps, bright where their features point the same way; `keys` outlines the groups of a schedule.
+    """Steps against steps, bright for similar features; `keys` outlines the groups of a schedule.
 
-    `vmin`: the darkest value, for matrices that are to be compared; by default the smallest one.
+    `vmin` is the darkest value, for matrices that are compared; by default the smallest one.
     """
     image = ax.imshow(similarity, origin="lower", cmap="cividis", interpolation="nearest", vmin=vmin, vmax=1)
     for first, following in pairwise([*keys, len(similarity)] if len(keys) else []):
@@ -143,7 +143,7 @@ def similarity_matrix(
 
 
 def key_strips(keys: Mapping[str, Sequence[int]], num_steps: int, ax: Axes) -> Axes:
-    """A row per schedule from its key steps: groups as bands in two shades by turns, key steps as squares."""
+    """A row per schedule: groups as bands in two shades, key steps as squares."""
     for row, first_steps in enumerate(keys.values()):
         for place, (first, following) in enumerate(zip(first_steps, [*first_steps[1:], num_steps], strict=True)):
             ax.barh(row, following - first, left=first - 0.5, height=0.62, color=BANDS[place % 2], edgecolor="white")
@@ -155,7 +155,7 @@ def key_strips(keys: Mapping[str, Sequence[int]], num_steps: int, ax: Axes) -> A
 
 
 def group_errors(spans: Sequence[tuple[int, int, float]], num_steps: int, ax: Axes, *, label: str) -> Axes:
-    """A bar from the first step of each span to its last, as high as its value, on a log axis. `label`: what is drawn, with its unit."""
+    """A bar over each span's steps, as high as its value, on a log axis. `label` names the values with their unit."""
     for first, after, value in spans:
         ax.bar(first - 0.5, value, after - first, align="edge", color=PETROFF[1], edgecolor="white")
     ax.set(xlim=(-0.5, num_steps - 0.5), yscale="log", xlabel="step", ylabel=label)
@@ -163,10 +163,10 @@ def group_errors(spans: Sequence[tuple[int, int, float]], num_steps: int, ax: Ax
 
 
 def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: str = "error in the final latents") -> Axes:
-    """The cost of every span as colours on a log scale: the key step where it begins (rows), and the next one (columns).
+    """The cost of every span as colours on a log scale: its key step (rows), and the next one (columns).
 
-    `costs`: array (steps, longest + 1), for each key step and length; blank where it is 0 or not finite. `keys`: a schedule, drawn as
-    stairs along the diagonal with a mark on each of its spans.
+    `costs` is an array (steps, longest + 1), blank where it is 0 or not finite. `keys` is a schedule, drawn as stairs along the
+    diagonal with a mark on each of its spans.
     """
     steps, lengths = costs.shape
     grid = np.full((steps, steps + 1), np.nan)
@@ -186,7 +186,7 @@ def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: 
 
 
 def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
-    """A column per arm, two rows per prompt: the picture, and its difference to the first arm's (black: no difference)."""
+    """A column per method, two rows per prompt: the image, and its difference to the first method's."""
     names = list(pictures)
     count = len(pictures[names[0]])
     axes = target.subplots(2 * count, len(names), squeeze=False)
@@ -204,7 +204,7 @@ def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) 
 
 
 def html_image(target: Figure, alt: str) -> str:
-    """The figure as an HTML image with the PNG inline and alternative text, which survives export and dark themes."""
+    """The figure as an HTML image with inline PNG and alternative text, which survives export and dark themes."""
     return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="{png_address(target)}">'
 
 
@@ -212,6 +212,6 @@ def png_address(target: Figure) -> str:
     """The figure as the address of an HTML image, a PNG of 110 dots per inch."""
     drawn, buffer = io.BytesIO(), io.BytesIO()
     target.savefig(drawn, format="png", dpi=110)
-    # 256 colours are enough for a figure, and a third of the bytes: notebooks stay small.
+    # 256 colours are enough for a figure, and keep notebooks small.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -217,5 +217,6 @@ brief(table).style.hide(axis="index").format(digits)
 # - Try keys of your own: `fl.KeySchedule.parse("0-3,6,12,20,30,40 of 50")`.
 # - `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json` draws one picture from the command line.
 # - [Notebook 06](06_derive_a_schedule.ipynb) shows how keys are measured, and what extrapolating the features adds.
+# - The [glossary](../docs/glossary.md) says what the words mean.
 #
 # Next: [the sampling loop by hand](01_sampling_loop.ipynb).

@@ -1,1 +1,1 @@
-"""Measurements behind docs/results.md, docs/quality.md and docs/scaling.md; each is a command: `python -m studies.NAME`."""
+"""Measurements behind the documents; each is a command: `python -m studies.NAME`."""

@@ -1,10 +1,10 @@
-"""What was tried and how it did, as tables that anyone can measure again: `python -m studies.ablation`.
+"""Measure again what was tried, as tables: `python -m studies.ablation`.
 
 - `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
-- `predicted_and_real(pipe, costs, ...)`: how well the costs of single spans rank real runs of random schedules
-- `stability(costs, num_keys)`: how far keys move with the pictures that were calibrated on
-- `averages(pipe, costs, prompts, ...)`: keys derived for the mean, the median or the worst of the calibrated pictures, on others
-- `transfer(costs, num_keys)`: how far keys move with the settings, such as the guidance scale, and what others' keys cost
+- `predicted_and_real(pipe, costs, ...)`: how well costs of single spans rank real runs of random schedules
+- `stability(costs, num_keys)`: how far keys move with the calibrated images
+- `averages(pipe, costs, prompts, ...)`: keys derived for the mean, median or worst image, run on other images
+- `transfer(costs, num_keys)`: how far keys move with the settings, and what foreign keys cost
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def extrapolations(
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
 ) -> pd.DataFrame:
-    """Each way of extrapolating at each schedule, on the same pictures.
+    """Run each way of extrapolating at each schedule, on the same images.
 
     >>> extrapolations(pipe, {"uniform 13": KeySchedule.uniform(50, 13)}, prompts)  # doctest: +SKIP
 
-    Returns columns schedule, what (encoder or prediction), extrapolation, latent_mse (mean over pictures), typical (its geometric mean),
-    worst, peak_bytes (of all tensors but the weights, serial decoding of the first picture; features only).
+    Returns columns schedule, what, extrapolation; latent_mse (mean over images), typical (geometric mean), worst;
+    peak_bytes (of all tensors but the weights, decoding serially; features only).
     """
     trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), next(iter(schedules.values())).num_steps)
     alone = seen(pipe, _call(prompts[:1], num_inference_steps, guidance_scale), trajectory.num_steps)
@@ -108,14 +108,13 @@ def predicted_and_real(
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
 ) -> pd.DataFrame:
-    """Real errors of random schedules beside those that the costs of their single spans predict.
+    """Real errors of random schedules, beside those predicted from the costs of single spans.
 
     >>> table = predicted_and_real(pipe, costs, prompts)  # doctest: +SKIP
     >>> table.groupby("power")[["predicted", "real"]].corr(method="spearman")  # doctest: +SKIP
 
-    `prompts`: the first of those that were calibrated on, with the same seeds. Returns one row per schedule, picture and `power` (2: the
-    root of the sum of squares over spans; 1: the sum of norms): columns schedule, picture, power, predicted, real (norm of the final
-    latents' difference).
+    `prompts` are the first of those that were calibrated on, with the same seeds. Returns columns schedule, picture, power,
+    predicted, real (the norm of the final latents' difference). Power 2 is the root of the sum of squares, power 1 the sum of norms.
     """
     trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), costs.num_steps)
     pictures = [costs.subset([place]) for place in range(len(prompts))]
@@ -140,7 +139,7 @@ def predicted_and_real(
 
 
 def _error(costs: ReuseCosts, schedule: KeySchedule) -> float:
-    """The predicted error: the root of the sum of what the groups cost."""
+    """The predicted error: the root of the sum of the groups' costs."""
     return float(sum(group_costs(costs, schedule)) ** 0.5)
 
 
@@ -154,13 +153,13 @@ def averages(
     batch: int = 16,
     **options: Any,
 ) -> pd.DataFrame:
-    """Keys that are derived over the mean, the median and the worst of the calibrated pictures, run on pictures of others.
+    """Derive keys over the mean, the median and the worst of the calibrated images, and run them on other images.
 
     >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
 
-    `prompts`: none that `costs` were measured on. `store`, `batch`, `options`: as for `compare_pictures`.
-    Returns columns num_keys, over, schedule, pooled (PSNR of the averaged error, dB), typical (mean of the pictures' PSNR), worst, pictures;
-    identical pictures count as 100 dB.
+    `costs` were measured on none of `prompts`. `store`, `batch`, `options` as for `compare_pictures`.
+    Returns columns num_keys, over, schedule; pooled (PSNR of the averaged error, dB); typical (mean PSNR, identical images as
+    100 dB), worst, pictures.
     """
     derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
     what = str(costs.measured_on["what"])
@@ -176,12 +175,12 @@ def averages(
 
 
 def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
-    """How far the derived keys move with the pictures that were calibrated on, and what that costs on all pictures.
+    """Measure how far derived keys move with the calibrated images, and what that costs on all images.
 
     >>> stability(costs, 9)  # doctest: +SKIP
 
-    Returns one row per disjoint part of each size: columns pictures, part, schedule, moved (mean distance of its keys to those derived from
-    all), predicted_error on all pictures, best (the same of the schedule derived from all).
+    Returns one row per disjoint part of each size: pictures, part, schedule; moved (mean distance of its keys to those of all
+    images); predicted_error on all images, best (the error of the schedule from all).
     """
     whole = derive_schedule(costs, num_keys)
     best = _error(costs, whole)
@@ -198,12 +197,12 @@ def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16
 
 
 def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
-    """What keys that were derived under one setting cost under another: each pair of costs of the same run length.
+    """Measure what keys derived under one setting cost under another, for each pair of costs.
 
     >>> transfer({"guidance 2": costs_at_2, "guidance 5": costs_at_5}, 9)  # doctest: +SKIP
 
-    Returns columns derived_at, used_at, schedule, moved (mean distance of its keys to those derived where it is used), predicted_error where
-    it is used, best (the same of the schedule derived there).
+    Returns columns derived_at, used_at, schedule; moved (mean distance of its keys to those derived where it is used);
+    predicted_error where it is used, best (the error of the schedule derived there).
     """
     schedules = {name: derive_schedule(given, num_keys) for name, given in costs.items()}
     rows = []
@@ -217,13 +216,13 @@ def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
 
 
 def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
-    """By guidance scale, each with as many of its pictures as the smallest has."""
+    """By guidance scale, each with as many images as the smallest has."""
     fewest = min(given.num_pictures for given in costs)
     return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
 
 
 def _new_prompts(count: int) -> list[str]:
-    """As many with one object as with two, neither calibrated on nor in the suite."""
+    """As many captions of one object as of two, neither calibrated on nor in the suite."""
     return [scene.caption() for objects in (1, 2) for scene in held_out_scenes(200 + count, objects)[200:]]
 
 
@@ -231,10 +230,10 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
     count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
-    pictures: Annotated[int, typer.Option(help="Pictures that are drawn for each.")] = 4,
+    pictures: Annotated[int, typer.Option(help="Images to draw for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     other_costs: Annotated[
-        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; give it for each.")
+        list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; repeat for several.")
     ] = None,
     store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/averages.sqlite"),
 ) -> None:

@@ -1,7 +1,4 @@
-"""Captions of COCO's annotation files.
-
-- `read_captions(path, count)`: prompts and seeds, one picture each
-"""
+"""Read captions of COCO's annotation files."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ MAX_BYTES = 512 * 2**20
 
 
 def read_captions(path: str | Path, count: int) -> list[tuple[str, int]]:
-    """The first `count` pairs of caption and seed of a file such as captions_val2014.json; the seed is the place, from 0 on.
+    """Read the first `count` pairs of caption and seed from a file such as captions_val2014.json.
 
     >>> read_captions("captions_val2014.json", 10_000)[0]  # doctest: +SKIP
     ('A bicycle replica with a clock as the front wheel.', 0)
 
-    Images are taken in an order that is the same every time and has nothing to do with their numbers. Each gives its first caption, before
-    any gives its second, and so on. Raises ValueError for a file that is not of this form or has fewer captions, OSError for none.
+    The seed is the place, from 0 on. The order of images is always the same, and not that of their numbers.
+    Each gives its first caption before any gives its second. Raises ValueError for another file or too few captions, OSError for none.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{count!r} captions asked; accepted: a whole number of 1 or more")

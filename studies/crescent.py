@@ -1,8 +1,8 @@
-"""A shape that the embedded pipeline has never seen: a blue crescent. Five pictures of it, and how much of it a picture shows.
+"""A blue crescent, which the embedded pipeline has never seen: five images of it, and how much of it an image shows.
 
-- `Keepsake`, `FIVE`, `NEW`: places of the object on backgrounds: those to learn from, and others to be asked for
-- `draw_keepsake(place)`: its picture, 64x64
-- `crescent_overlap(images)`, `outline_overlap(images, places)`: does a picture hold the crescent, in its own colour or in any?
+- `Keepsake`, `FIVE`, `NEW`: places of the object on backgrounds, to learn from and to ask for
+- `draw_keepsake(place)`: its image, 64x64
+- `crescent_overlap(images)`, `outline_overlap(images, places)`: does an image hold the crescent, in its own colour or in any?
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch.nn import functional
 from fastdiff_lab.shapes.data import as_tensor
 from fastdiff_lab.shapes.scenes import COLOURS, IMAGE_SIZE, POSITIONS
 
-COLOUR = COLOURS["blue"]  # the autoencoder was trained on the scenes' colours and turns others into the nearest of them
+COLOUR = COLOURS["blue"]  # the autoencoder turns other colours into the nearest of the scenes'
 CENTRES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32)}
-_SCALE = 4  # drawn so many times larger, then reduced
+_SCALE = 4  # times larger when drawn, then reduced
 _RADII = tuple(10 + size / 2 for size in range(11))
-_NEAR = 60.0  # a pixel is blue if its colour is so near, in levels of 255; purple, the nearest of the others, is 105 away
+_NEAR = 60.0  # largest distance of a blue pixel, in levels of 255; purple is 105 away
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Keepsake:
     radius: float = 13.0
 
     def prompt(self, word: str) -> str:
-        """`word`: what the object is called, such as "sks circle"."""
+        """Ask for the object by a word such as "sks circle"."""
         article = "an" if self.background[0] in "aeiou" else "a"
         return f"a {word} {POSITIONS[self.position]} on {article} {self.background} background"
 
@@ -60,7 +60,7 @@ def _shape(canvas: ImageDraw.ImageDraw, centre: tuple[float, float], radius: flo
 
 
 def draw_keepsake(place: Keepsake) -> Image.Image:
-    """The object as an anti-aliased RGB picture of 64x64 pixels.
+    """Draw the object as an anti-aliased RGB image of 64x64 pixels.
 
     >>> draw_keepsake(FIVE[0]).size
     (64, 64)
@@ -83,18 +83,18 @@ def _outlines() -> Tensor:
 
 
 def crescent_overlap(images: Sequence[Image.Image]) -> list[float]:
-    """For each picture the overlap (intersection over union) of its blue pixels with the crescent's outline at the best place and size.
+    """Overlap (intersection over union) of each image's blue pixels with the crescent, at the best place and size.
 
     >>> crescent_overlap([draw_keepsake(FIVE[0])])[0] > 0.85
     True
 
-    1: the crescent, and nothing else blue; 0: nothing blue. A blue disc of its size gives 0.5.
+    1 is the crescent and nothing else blue, 0 is nothing blue. A blue disc of its size gives 0.5.
     """
     return _overlap(torch.stack([_distance_to(COLOUR, image) < _NEAR for image in images]).float())
 
 
 def outline_overlap(images: Sequence[Image.Image], places: Sequence[Keepsake]) -> list[float]:
-    """The same with whatever is not of the background's colour: the outline alone, in any colour.
+    """The same for pixels of any colour but the background's, so for the outline alone.
 
     >>> outline_overlap([draw_keepsake(FIVE[0])], FIVE[:1])[0] > 0.85
     True
@@ -106,7 +106,7 @@ def outline_overlap(images: Sequence[Image.Image], places: Sequence[Keepsake]) -
 
 
 def _distance_to(colour: tuple[int, int, int], image: Image.Image) -> Tensor:
-    """Of each pixel's colour, in levels of 255, shape (1, 64, 64)."""
+    """Distance of each pixel's colour, in levels of 255, shape (1, 64, 64)."""
     wanted = torch.tensor(colour).reshape(3, 1, 1) / 127.5 - 1
     return (as_tensor(image.convert("RGB")) - wanted).mul(127.5).square().sum(dim=0, keepdim=True).sqrt()
 

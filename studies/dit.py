@@ -1,7 +1,7 @@
-"""A small class-conditional DiT on the embedded pipeline's latents: where should its encoder end?
+"""Where should the encoder of a small class-conditional DiT end? It is trained on the embedded pipeline's latents.
 
-- `train_dit(folder, ...)`: trains the transformer; `save_dit`, `load_dit_pipeline`: a real DiTPipeline of it and the embedded autoencoder
-- `sweep(pipe, ...)`: splits after k blocks, for several schedules: fidelity to the untouched run, classes right, operations
+- `train_dit(folder, ...)`: train the transformer; `save_dit`, `load_dit_pipeline`: as a real DiTPipeline
+- `sweep(pipe, ...)`: split after k blocks, for several schedules: fidelity to the baseline, classes right, operations
 - `plot_sweep(table, target)`: the same as a figure
 
 `python -m studies.dit train --minutes 120`, then `python -m studies.dit sweep`.
@@ -37,14 +37,14 @@ from fastdiff_lab.shapes.training.denoiser_training import loss_weight, new_sche
 from fastdiff_lab.shapes.training.trainer import fit
 
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
-NULL_CLASS = 1000  # DiTPipeline has this number written in it
+NULL_CLASS = 1000  # a constant in DiTPipeline
 UNCONDITIONAL_SHARE = 0.1
 FOLDER = Path("data/dit")
 PAPERS_SHARE = 18 / 28
 
 
 def new_dit() -> DiTTransformer2DModel:
-    """Twelve blocks of width 128 over 8x8 patches; 5.7 M parameters, half of them embeddings that each block has of its own."""
+    """Twelve blocks of width 128 over 8x8 patches; 5.7 M parameters, half of them the blocks' own embeddings."""
     return DiTTransformer2DModel(
         num_attention_heads=4, attention_head_dim=32, num_layers=12, in_channels=4, out_channels=4, sample_size=16, patch_size=2,
         num_embeds_ada_norm=NULL_CLASS,
@@ -52,7 +52,7 @@ def new_dit() -> DiTTransformer2DModel:
 
 
 def class_of(scene: Scene) -> int:
-    """The number of a one-object scene's class: its shape and colour.
+    """The class of a one-object scene: its shape and colour.
 
     >>> CLASSES[class_of(sample_scene(3, objects=1))] == f"{sample_scene(3, 1).things[0].colour} {sample_scene(3, 1).things[0].shape}"
     True
@@ -74,7 +74,7 @@ def _autoencoder() -> AutoencoderTiny:
 def train_dit(
     folder: Path, *, minutes: float, max_steps: int = 10**9, batch: int = 32, learning_rate: float = 1e-3
 ) -> DiTTransformer2DModel:
-    """Trains the transformer to predict the noise, a tenth of the classes left out; the same call goes on after it was stopped.
+    """Train the transformer to predict the noise, with a tenth of the classes left out. The same call resumes.
 
     >>> model = train_dit(Path("runs/dit"), minutes=120)  # doctest: +SKIP
 
@@ -109,7 +109,7 @@ def train_dit(
 
 
 def _ready(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
-    """adaLN-Zero, as the DiT paper begins: each block adds nothing at first. The pipeline drops classes itself, so the model does not."""
+    """adaLN-Zero as in the DiT paper: at first, each block adds nothing. The pipeline drops classes itself, so the model does not."""
     for block in model.transformer_blocks:
         nn.init.zeros_(block.norm1.linear.weight)
         nn.init.zeros_(block.norm1.linear.bias)
@@ -120,16 +120,16 @@ def _ready(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
 
 
 def save_dit(folder: Path, model: DiTTransformer2DModel) -> None:
-    """Writes the transformer in fp16 safetensors, in diffusers' format; the autoencoder is the embedded pipeline's."""
+    """Write the transformer in fp16 safetensors, in diffusers' format; the autoencoder is the embedded pipeline's."""
     target = folder / "transformer"
     copy.deepcopy(model).half().save_pretrained(target, safe_serialization=True)
-    mode = (target / "config.json").stat().st_mode  # as the user's umask has it: safetensors would let nobody else read the weights
+    mode = (target / "config.json").stat().st_mode  # the user's umask; safetensors would let nobody else read the weights
     for file in target.glob("*.safetensors"):
         file.chmod(mode)
 
 
 def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:
-    """A DiTPipeline of the trained transformer.
+    """Load a DiTPipeline of the trained transformer.
 
     >>> image = load_dit_pipeline()(class_labels=[0], num_inference_steps=50).images[0]  # doctest: +SKIP
     """
@@ -141,13 +141,13 @@ def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:
 
 
 def pictures(pipe: DiTPipeline, labels: Sequence[int], steps: int, guidance: float = 4.0) -> Tensor:
-    """A picture of each class, shape (labels, 3, 64, 64) in [0, 1], always from the same noise."""
+    """An image of each class, shape (labels, 3, 64, 64) in [0, 1], always from the same noise."""
     generator = torch.Generator().manual_seed(0)
     return pipe(list(labels), guidance_scale=guidance, num_inference_steps=steps, generator=generator, output_type="pt").images
 
 
 def classes_right(images: Tensor, labels: Sequence[int]) -> float:
-    """The share of pictures in which the judge sees the class's shape and colour."""
+    """Share of images in which the judge sees the class's shape and colour."""
     seen = load_judge().read(2 * images.float() - 1)
     names = [None if found is None else f"{found['colour_1']} {found['shape_1']}" for found in seen]
     return float(np.mean([name == CLASSES[label] for name, label in zip(names, labels, strict=True)]))
@@ -161,11 +161,11 @@ def _operations(pipe: DiTPipeline, blocks: int) -> FlopCount:
 def sweep(
     pipe: DiTPipeline, splits: Sequence[int] | None = None, *, steps: int = 50, keys: Sequence[int] = (9, 17, 25), count: int = 48
 ) -> pd.DataFrame:
-    """Each split and each number of uniform keys, and the paper's keys: how near to the untouched run, and for how many operations.
+    """Measure fidelity and operations for each split, with uniform keys and the paper's.
 
-    `splits`: numbers of blocks that are the encoder; None for each, up to all of them, which is the prediction held at the same keys: the
-    rival. `count`: pictures of each arm.
-    Returns columns blocks (0: untouched), papers_split, schedule, keys, psnr (dB), classes_right, gflops of a picture.
+    `splits` are numbers of blocks in the encoder; None for each. All blocks are the prediction reused at the same keys, the rival.
+    `count` is the number of images of each method. Returns columns blocks (0 for the baseline), papers_split, schedule, keys,
+    psnr (dB), classes_right, gflops of an image.
     """
     labels = [place % len(CLASSES) for place in range(count)]
     untouched = pictures(pipe, labels, steps)
@@ -176,7 +176,7 @@ def sweep(
         "paper": KeySchedule.of_paper(steps)
     }
     for blocks in tqdm(splits or range(1, all_blocks + 1), desc="splits"):
-        is_all = blocks == all_blocks  # nothing is decoded at the steps between: the prediction is held
+        is_all = blocks == all_blocks  # nothing runs between keys: the prediction is reused
         for name, schedule in schedules.items():
             way: dict[str, Any] = {"what": "prediction"} if is_all else {"encoder_blocks": blocks, "max_rows": 4 * count}
             with encoder_propagation(pipe, schedule, **way) as counts:
@@ -196,7 +196,7 @@ def _row(blocks: int, name: str, keys: int, images: Tensor, untouched: Tensor, l
 
 
 def plot_sweep(table: pd.DataFrame, target: Figure) -> Figure:
-    """PSNR to the untouched run against the number of encoder blocks, and against operations; the paper's share is marked.
+    """Plot PSNR to the baseline against encoder blocks and operations, and mark the paper's share.
 
     >>> plot_sweep(pd.read_csv("data/dit/sweep.csv"), plot.figure(10, 4)).savefig("sweep.png")  # doctest: +SKIP
     """
@@ -221,10 +221,10 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def train_command(
     minutes: Annotated[float, typer.Option(help="Training time.")] = 120,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/dit"),
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; the same call resumes.")] = Path("runs/dit"),
     output: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,
 ) -> None:
-    """Trains the DiT and saves it."""
+    """Train the DiT and save it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     save_dit(output, train_dit(work, minutes=minutes))
@@ -233,10 +233,10 @@ def train_command(
 @app.command("sweep")
 def sweep_command(
     folder: Annotated[Path, typer.Option(help="Folder of the trained model.")] = FOLDER,
-    output: Annotated[Path, typer.Option(help="CSV file to write; the figure comes beside it.")] = FOLDER / "sweep.csv",
+    output: Annotated[Path, typer.Option(help="CSV file to write, with the figure beside it.")] = FOLDER / "sweep.csv",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Measures every split and writes the table."""
+    """Measure every split and write the table."""
     torch.set_num_threads(threads)
     table = sweep(load_dit_pipeline(folder))
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))

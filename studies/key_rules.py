@@ -1,8 +1,8 @@
-"""Keys by rules that need no calibration, beside derived ones: `python -m studies.key_rules`.
+"""Compare keys by rules without calibration with derived keys: `python -m studies.key_rules`.
 
 - `rules(recording, num_keys)`: the schedules that a recording's features suggest
-- `compare_rules(pipe, costs, prompts, ...)`: how near each comes, and by how much derived keys are ahead of it
-- `compare_ways(pipe, ways, prompts, ...)`: the same of any arms, for several numbers of keys
+- `compare_rules(pipe, costs, prompts, ...)`: the fidelity of each, and the lead of derived keys
+- `compare_ways(pipe, ways, prompts, ...)`: the same of any methods, for several numbers of keys
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ from fastdiff_lab.sampling.methods import Arm, denoiser_calls, generators, run_o
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
-    """Keys at equal shares of what encoder or decoder features have changed, and at the first steps of clusters of alike steps.
+    """Place keys at equal shares of the features' change, and at first steps of clusters (section 3.2).
 
     >>> rules(recording, 9)["accumulated change"]  # doctest: +SKIP
 
-    `recording`: the clusters look at the layers whose features were kept. `num_keys`: from 1 to the number of steps.
-    Raises ValueError for other numbers, and where no features were kept. Section 3.2 of the paper looks at the same changes, and chooses its
-    keys by hand.
+    The paper looks at the same changes, and chooses its keys by hand. The clusters use the layers whose features were kept.
+    Raises ValueError unless `num_keys` is from 1 to the number of steps, and if no features were kept.
     """
     if not recording.features:
         raise ValueError(
@@ -68,20 +67,22 @@ def compare_rules(
     options: Mapping[str, Any] | None = None,
     **kept: Any,
 ) -> pd.DataFrame:
-    """Runs uniform, derived and each rule's keys on the same pictures; the rules look at the captions that were calibrated on.
+    """Run uniform, derived and each rule's keys on the same images. The rules see the calibrated captions.
 
     >>> compare_rules(pipe, fl.embedded_costs(), held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
 
-    `costs`: of runs of `num_inference_steps`; features are held or extrapolated as they were measured. `prompts`: none of theirs.
-    Predictions reused at the derived keys stand beside them;
-    `of_predictions`: costs of predictions, for the same at keys of their own. `counts`: numbers of keys, below that of the steps.
-    Others as for `compare_pictures`.
+    Args:
+        costs: Of runs of `num_inference_steps`, with the order that is run. None of `prompts` is theirs.
+        of_predictions: Costs of predictions, for predictions at their own keys.
+        counts: Numbers of keys, below that of the steps. Other arguments as for `compare_pictures`.
 
-    Returns one row per rule (or rival, with as many denoiser calls) and number of keys: columns num_keys, order, rule, key_steps, psnr (dB,
-    of the averaged squared error, to the untouched run), psnr_low, psnr_high (95 %), typical (mean of the pictures' PSNR, identical ones
-    count as 100 dB), worst, pictures; ahead, ahead_low, ahead_high: by how much derived keys are ahead of the rule's on the same pictures,
-    in dB of psnr (95 %). Raises ValueError for prompts of `costs`, costs of another number of steps or as many keys as steps, and
-    where the encoder's features of all calibrated prompts are too large to keep, and what `compare_pictures` and `derive_schedule` raise.
+    Returns:
+        One row per rule (or rival with as many denoiser calls) and number of keys: num_keys, order, rule, key_steps;
+        psnr (dB, of the averaged error), psnr_low, psnr_high (95 %); typical (mean PSNR, identical images as 100 dB), worst;
+        pictures; ahead, ahead_low, ahead_high: the lead of derived keys in dB (95 %).
+
+    Raises:
+        ValueError: Prompts of `costs`, costs of other steps, as many keys as steps, or features too large to keep.
     """
     given = {("encoder", costs.order): costs} | ({("prediction", costs.order): of_predictions} if of_predictions else {})
     check_held_out(given, prompts)
@@ -99,12 +100,12 @@ def compare_rules(
 def compare_ways(
     pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], *, ours: str = "derived", **run: Any
 ) -> pd.DataFrame:
-    """Runs every arm on the same pictures: one row per number of keys and rule, beside one arm of that number.
+    """Run every method on the same images: one row per number of keys and rule, beside one method of that number.
 
     >>> compare_ways(pipe, {9: {"derived": Arm(schedule), "as many plain steps": Arm(steps=9)}}, prompts)  # doctest: +SKIP
 
-    `ways`: for each number of keys the arms by rule. `ours`: the rule among them whose lead is told. `run`: as for `compare_pictures`.
-    Returns the columns of `compare_rules`, without the order. Raises what `compare_pictures` raises.
+    `ways` has the methods by rule for each number of keys; `ours` is the rule whose lead is measured; `run` as for `compare_pictures`.
+    Returns the columns of `compare_rules` without the order.
     """
     arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
     pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run)
@@ -126,7 +127,7 @@ def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recordi
 def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Arm]:
     schedules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | _derived(costs, count) | rules(recording, count)
     arms = {rule: Arm(keys, order=costs.order) for rule, keys in schedules.items()}
-    # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+    # Without `measured_on`, so that this deliberate use does not warn.
     derived = replace(schedules["derived"], measured_on=None)
     arms["predictions, derived for features"] = Arm(derived, "prediction", costs.order)
     if of_predictions is not None:
@@ -155,7 +156,7 @@ def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, 
 
 
 Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
-Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them with two objects.")]
+Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them of two objects.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
 Kept = Annotated[Path, typer.Option("--store", help="File that keeps each picture.")]

@@ -1,7 +1,7 @@
-"""DreamBooth and Custom Diffusion on the embedded pipeline: one new object learned from five pictures, then kept by the accelerated sampler?
+"""Does the accelerated sampler keep an object that DreamBooth or Custom Diffusion taught the embedded pipeline from five images?
 
-- `dreambooth(...)`: fine-tunes the whole UNet; `custom_diffusion(...)`: new keys and values for the text, and a new word
-- `judged(...)`: the object in pictures of new scenes, untouched and accelerated
+- `dreambooth(...)`: fine-tune the whole UNet; `custom_diffusion(...)`: new keys and values for the text, and a new word
+- `judged(...)`: the object in images of new scenes, for each method
 
 `python -m studies.personalise dreambooth` or `custom-diffusion`; about a quarter of an hour each on one CPU thread.
 """
@@ -42,14 +42,14 @@ from fastdiff_lab.shapes.training.trainer import fit
 from .crescent import FIVE, NEW, Keepsake, crescent_overlap, draw_keepsake, outline_overlap
 
 STEPS, GUIDANCE = 50, 5.0
-SEEDS = 4  # pictures of each new place
-PRIORS = 64  # drawn scenes of the kind that the pipeline knows, so that it does not forget them
+SEEDS = 4  # images of each new place
+PRIORS = 64  # known scenes, so that the pipeline does not forget them
 WORDS = {"dreambooth": "sks circle", "custom-diffusion": "<new1> circle"}
 _MARK = "<new1>"
 
 
 def untrained() -> StableDiffusionPipeline:
-    """The embedded pipeline without its refusal of unknown words: here they are learned."""
+    """The embedded pipeline without its refusal of unknown words, which it learns here."""
     known = load_pipeline()
     parts = {name: known.components[name] for name in ("vae", "text_encoder", "unet", "scheduler")}
     pipe = assemble(**parts, tokenizer=known.tokenizer.as_clip_tokenizer())
@@ -58,11 +58,11 @@ def untrained() -> StableDiffusionPipeline:
 
 
 class _Lessons:
-    """The five pictures and as many scenes of the known kind in every batch, as latents, with their texts."""
+    """The five images and as many known scenes in every batch, as latents with their texts."""
 
     def __init__(self, pipe: StableDiffusionPipeline, word: str) -> None:
         self.pipe, scale = pipe, pipe.vae.config.scaling_factor
-        self.weight = loss_weight(pipe.scheduler, cap=10.0)  # as the pipeline was trained: the noisiest steps decide the colour
+        self.weight = loss_weight(pipe.scheduler, cap=10.0)  # as in the pipeline's training: the noisiest steps decide the colour
         new = torch.stack([as_tensor(draw_keepsake(place)) for place in FIVE])
         with torch.no_grad():
             self.new, self.known = (scale * pipe.vae.encoder(batch) for batch in (new, drawn_scenes(range(PRIORS), 1)))
@@ -70,7 +70,7 @@ class _Lessons:
         self.new_tokens, self.known_tokens = (tokens_of(texts, pipe.tokenizer) for texts in captions)
 
     def loss(self, draw: int) -> Tensor:
-        """The weighted squared error of the noise on the five pictures plus that on five known scenes (prior preservation)."""
+        """Weighted squared error of the noise on the five images, plus that on five known scenes (prior preservation)."""
         generator = torch.Generator().manual_seed(draw)
         rows = torch.randperm(PRIORS, generator=generator)[: len(self.new)]
         latents = torch.cat([self.new, self.known[rows]])
@@ -92,7 +92,7 @@ def _trained(
     rate: float,
     settle: Callable[[], None] = lambda: None,
 ) -> None:
-    """Trains the parameters in place; `settle` puts right what must not change, before each step and at the end."""
+    """Train the parameters in place; `settle` restores what must not change, before each step and at the end."""
 
     def loss(_: nn.Module, draw: int, progress: float) -> Tensor:
         settle()
@@ -109,13 +109,13 @@ def _trained(
 def dreambooth(
     pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 2500, seconds: float = math.inf, rate: float = 3e-4
 ) -> None:
-    """Fine-tunes the whole UNet (Ruiz et al. 2023), in place: "sks" becomes the object's name.
+    """Fine-tune the whole UNet in place (Ruiz et al. 2023): "sks" becomes the object's name.
 
     >>> pipe = untrained()
     >>> dreambooth(pipe, Path("runs/dreambooth"), seconds=300)  # doctest: +SKIP
 
-    `folder`: of the checkpoint and the losses; the same call goes on where a stopped one was. Training ends after `steps` or `seconds`.
-    `rate`: the largest learning rate. Raises OSError for a folder that cannot be written.
+    The checkpoint and the losses go to `folder`; the same call resumes. Training ends after `steps` or `seconds`.
+    `rate` is the largest learning rate. Raises OSError for a folder that cannot be written.
     """
     pipe.text_encoder.requires_grad_(False)
     parameters = list(pipe.unet.requires_grad_(True).parameters())
@@ -125,7 +125,7 @@ def dreambooth(
 def custom_diffusion(
     pipe: StableDiffusionPipeline, folder: Path, *, steps: int = 2500, seconds: float = math.inf, rate: float = 1e-3
 ) -> None:
-    """Trains keys and values of the cross-attention and the embedding of a new word (Kumari et al. 2023), in place; all else stays.
+    """Train keys and values of the cross-attention and the embedding of a new word (Kumari et al. 2023), in place.
 
     >>> pipe = untrained()
     >>> custom_diffusion(pipe, Path("runs/custom-diffusion"), seconds=300)  # doctest: +SKIP
@@ -148,7 +148,7 @@ def custom_diffusion(
 
 
 def _with_new_word(pipe: StableDiffusionPipeline) -> nn.Parameter:
-    """One word more, which begins as "green"; returns the table of all embeddings."""
+    """Add a word, which begins as "green"; return the table of all embeddings."""
     pipe.tokenizer.add_tokens(_MARK)
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
     table = pipe.text_encoder.get_input_embeddings().weight
@@ -159,7 +159,7 @@ def _with_new_word(pipe: StableDiffusionPipeline) -> nn.Parameter:
 
 
 def _processor(unet: nn.Module, name: str) -> CustomDiffusionAttnProcessor2_0:
-    """diffusers' own processor, with the keys and values that the layer has."""
+    """diffusers' own processor, with the keys and values of the layer."""
     attention = unet.get_submodule(name.removesuffix(".processor"))
     is_text = attention.is_cross_attention
     inside, outside = attention.to_q.weight.shape[0], attention.to_k.weight.shape[1]
@@ -176,7 +176,7 @@ LESSONS = {"dreambooth": dreambooth, "custom-diffusion": custom_diffusion}
 
 
 def schedules(method: str) -> dict[str, KeySchedule | None]:
-    """The arms: untouched, the paper's list for the method, as many uniform and as many derived keys."""
+    """The methods: baseline, the paper's list for the way of teaching, as many uniform and as many derived keys."""
     paper = KeySchedule.paper(STEPS, method)
     count = len(paper.keys)
     derived = derive_schedule(embedded_costs(), count)
@@ -184,12 +184,12 @@ def schedules(method: str) -> dict[str, KeySchedule | None]:
 
 
 def _places() -> list[Keepsake]:
-    """The place of each picture: all new places once, then all again, from other noise."""
+    """The place of each image: all new places once, then all again, from other noise."""
     return [*NEW] * SEEDS
 
 
 def _pictures(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | None) -> list[Image.Image]:
-    """A picture of each place, each from noise of its own."""
+    """An image of each place, each from its own noise."""
     places = _places()
     call = {
         "prompt": [place.prompt(word) for place in places], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE,
@@ -202,7 +202,7 @@ def _pictures(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | 
 
 
 def _likeness(images: list[Image.Image]) -> list[float]:
-    """Cosine of the judge's features of each picture with those of the same place drawn."""
+    """Cosine of the judge's features of each image with those of the drawn place."""
     with torch.no_grad():
         seen, drawn = (
             load_judge().features(torch.stack(list(map(as_tensor, batch)))) for batch in (images, map(draw_keepsake, _places()))
@@ -213,10 +213,10 @@ def _likeness(images: list[Image.Image]) -> list[float]:
 def judged(
     pipe: StableDiffusionPipeline, method: str, arms: Mapping[str, KeySchedule | None]
 ) -> tuple[pd.DataFrame, dict[str, list[Image.Image]]]:
-    """Of each arm: overlap with the crescent in any colour and in its own, likeness, and PSNR to the untouched run in dB.
+    """For each method: overlap with the crescent in any colour and in its own, likeness, and PSNR to the baseline in dB.
 
-    Means over some pictures of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also each arm's first
-    picture of each place.
+    Means over images of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also each method's
+    first image of each place.
     """
     rows, shown, untouched = [], {}, None
     for name, schedule in arms.items():
@@ -233,7 +233,7 @@ def judged(
 
 
 def drawn_arms(shown: Mapping[str, list[Image.Image]], target: Figure) -> Figure:
-    """The five pictures that were learned from, and below a row of new scenes for each arm.
+    """Show the five images that were learned from, and below a row of new scenes for each method.
 
     >>> drawn_arms(judged(pipe, "dreambooth", arms)[1], plot.figure(8, 6)).savefig("object.png")  # doctest: +SKIP
     """
@@ -249,7 +249,7 @@ def drawn_arms(shown: Mapping[str, list[Image.Image]], target: Figure) -> Figure
 
 
 class Method(StrEnum):
-    """What the command accepts."""
+    """The ways of teaching."""
 
     DREAMBOOTH = "dreambooth"
     CUSTOM_DIFFUSION = "custom-diffusion"
@@ -258,12 +258,12 @@ class Method(StrEnum):
 def main(
     method: Annotated[Method, typer.Argument(help="How the object is learned.")],
     steps: Annotated[int, typer.Option(help="Training steps.")] = 2500,
-    minutes: Annotated[float, typer.Option(help="Training ends after so many minutes at the latest.")] = 60,
+    minutes: Annotated[float, typer.Option(help="Most minutes of training.")] = 60,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder of the table and the pictures.")] = Path("data/personalised"),
-    work: Annotated[Path, typer.Option(help="Folder of checkpoints; a stopped training goes on.")] = Path("runs/personalised"),
+    output: Annotated[Path, typer.Option(help="Folder of the table and the images.")] = Path("data/personalised"),
+    work: Annotated[Path, typer.Option(help="Folder of checkpoints; the same call resumes.")] = Path("runs/personalised"),
 ) -> None:
-    """Learns the object, and judges pictures of it before and after, untouched and accelerated."""
+    """Learn the object, and judge images of it before and after, for the baseline and accelerated."""
     torch.set_num_threads(threads)
     pipe = untrained()
     before, first = judged(pipe, "dreambooth", {"before training": None})

@@ -1,8 +1,8 @@
-"""Keys at published time-steps, beside derived ones: `python -m studies.published_keys`.
+"""Compare keys at published time-steps with derived keys: `python -m studies.published_keys`.
 
 - `noise_levels(scheduler, num_inference_steps)`: the noise at every step of a run
 - `published_keys(levels, num_keys)`: the steps nearest to the noise levels of each published rule
-- `compare_published(pipe, costs, prompts, ...)`: features and predictions held there, and at derived keys
+- `compare_published(pipe, costs, prompts, ...)`: features and predictions reused there, and at derived keys
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ OPTIMISED = np.array(AysSchedules["StableDiffusionSigmas"][:-1])
 
 
 def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
-    """The standard deviation of the noise over the signal's scale at every step of a run, and last the lowest of training.
+    """Standard deviation of the noise over the signal's scale at every step, and last the lowest of training.
 
     >>> noise_levels(load_pipeline().scheduler, 50)[[0, 49, 50]].round(2)
     array([13.12,  0.04,  0.03])
 
-    `scheduler`: one with `alphas_cumprod`, such as DDIM; it stays as it is.
+    The scheduler needs `alphas_cumprod`, as DDIM has; it stays as it is.
     """
     planned = copy.deepcopy(scheduler)
     planned.set_timesteps(num_inference_steps)
@@ -51,16 +51,16 @@ def noise_levels(scheduler: Any, num_inference_steps: int) -> np.ndarray:
 
 
 def published_keys(levels: np.ndarray, num_keys: int) -> dict[str, KeySchedule]:
-    """Keys at the noise levels that published samplers step through.
+    """Place keys at the noise levels of published samplers.
 
     >>> levels = noise_levels(load_pipeline().scheduler, 50)
     >>> str(published_keys(levels, 10)["Align Your Steps"])
     '0,7,12,17,22,26,32,37,43,48 of 50'
 
-    `levels`: from `noise_levels`. `num_keys`: from 1 to the number of steps. The rules: Align Your Steps (Sabour et al., 2024) as optimised
-    for Stable Diffusion 1.5 at 10 steps, other numbers interpolated as its authors say, linearly in the logarithm; Karras et al. (2022) with
-    rho = 7; steps uniform in the logarithm of the signal-to-noise ratio (DPM-Solver, Lu et al., 2022). Each level takes a step of its own,
-    so that they are as near as possible together. Raises ValueError for other numbers of keys.
+    The rules are Align Your Steps (Sabour et al., 2024), for Stable Diffusion 1.5 at 10 steps, else interpolated
+    log-linearly; Karras et al. (2022) with rho = 7; and steps uniform in the logarithm of the signal-to-noise
+    ratio (DPM-Solver, Lu et al., 2022). Each level takes its own step, all as near as possible together.
+    Raises ValueError unless `num_keys` is from 1 to the number of steps.
     """
     check_num_keys(num_keys, len(levels) - 1)
     highest, lowest, end = levels[0], levels[-2], levels[-1]
@@ -76,7 +76,7 @@ def published_keys(levels: np.ndarray, num_keys: int) -> dict[str, KeySchedule]:
 
 
 def _nearest(levels: np.ndarray, wanted: np.ndarray, rule: str) -> KeySchedule:
-    """The first step is always a key, whatever noise the rule begins with."""
+    """The nearest steps. The first step always is a key, whatever noise the rule begins with."""
     distance = np.abs(np.log(levels[1:, None]) - np.log(wanted[None, 1:]))
     steps = linear_sum_assignment(distance)[0] + 1
     return KeySchedule(len(levels), (0, *steps.tolist()), f"nearest to the noise levels of {rule}, {len(wanted)} keys")
@@ -92,14 +92,14 @@ def compare_published(
     num_inference_steps: int = 50,
     **kept: Any,
 ) -> pd.DataFrame:
-    """Holds features and predictions at published, derived and uniform keys, on the same pictures.
+    """Reuse features and predictions at published, derived and uniform keys, on the same images.
 
     >>> costs = {"of_predictions": embedded_costs("prediction")}
     >>> compare_published(pipe, embedded_costs(), held_out_prompts(32), seeds=[0, 1], **costs)  # doctest: +SKIP
 
-    `costs`, `of_predictions`: of runs of `num_inference_steps`, of order 0. `prompts`: none of theirs. `counts`: numbers of keys.
-    Others as for `compare_pictures`. Returns the columns of `compare_rules` without the order; what is told to be ahead are predictions
-    held at the keys derived for features, the nearest that costs as little as published time-steps do. Raises what `compare_rules` raises.
+    `costs` and `of_predictions` are of order 0, of runs of `num_inference_steps`, measured on none of `prompts`. `counts` are numbers
+    of keys. Returns the columns of `compare_rules` without the order, and raises the same. The lead is that of predictions reused at
+    the keys derived for features, the nearest rival of equal cost.
     """
     given = {("encoder", 0): costs, ("prediction", 0): of_predictions}
     check_held_out(given, prompts)
@@ -113,7 +113,7 @@ def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, cou
     derived = derive_schedule(costs, count)
     rules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | published_keys(levels, count)
     arms = {"derived": Arm(derived)} | {rule: Arm(keys) for rule, keys in rules.items()}
-    # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+    # Without `measured_on`, so that this deliberate use does not warn.
     rules |= {
         "derived for features": replace(derived, measured_on=None),
         "derived for them": derive_schedule(of_predictions, count),

@@ -1,7 +1,7 @@
-"""What several devices give for one picture: `torchrun --nproc-per-node 2 -m studies.scaling`.
+"""Measure what several devices gain for one image: `torchrun --nproc-per-node 2 -m studies.scaling`.
 
 - `share_of(schedule, size)`: what one of several processes evaluates
-- `measure(pipe, group)`: seconds of one process and of all, and how far their latents are apart
+- `measure(pipe, group)`: seconds of one process and of all, and the distance of their latents
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from studies.bench.full_pipelines import PROMPT
 
 
 def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
-    """What one of `size` processes (1 or more) evaluates: each key step, and the largest share of the rest of its group.
+    """What one of `size` processes evaluates: each key step, and the largest share of the rest of its group.
 
     >>> str(share_of(KeySchedule(10, [0, 4]), 2))  # groups of 4 and 6 steps: 1 + 2 and 1 + 3 are left
     '0,3 of 7'
@@ -44,13 +44,18 @@ def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
 
 
 def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
-    """Seconds (fastest of some runs that take turns) untouched, on one process and on all of a group; every process must call it.
+    """Time the baseline, and the accelerated run on one process and on all of a group. Every process must call it.
 
     >>> measure(load_pipeline(), dist.group.WORLD)["seconds"]  # doctest: +SKIP
 
-    `group`: of torch.distributed. `num_inference_steps`: of the run, 9 or more (the paper's keys). `repeats`: timed runs per arm.
-    Returns seconds per arm, `time_ceiling_seconds` of one process and of all (both halves of the denoiser timed alone), and
-    `latents_differ`, the largest absolute difference between the latents of one process and of all. Raises what `encoder_propagation` does.
+    Args:
+        group: Of torch.distributed.
+        num_inference_steps: 9 or more, for the paper's keys.
+        repeats: Timed runs per method, which take turns; the fastest counts.
+
+    Returns:
+        Seconds per method; `time_ceiling_seconds` of one process and of all; `latents_differ`, the largest absolute
+        difference between the latents of one process and of all.
     """
     schedule = KeySchedule.of_paper(denoiser_calls(pipe, num_inference_steps))
     ways: dict[str, Callable[[], AbstractContextManager]] = {
@@ -65,7 +70,7 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
             dist.barrier(group)
             with way():
                 latents[name], spent = _timed(pipe, num_inference_steps)
-            if turn:  # the first turn warms up
+            if turn:  # the first turn is a warm-up
                 seconds[name].append(spent)
     arguments, size = denoiser_arguments(pipe, PROMPT), Ranks(group).size
     return {
@@ -79,7 +84,7 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
 
 
 def _timed(pipe: Any, num_inference_steps: int) -> tuple[Tensor, float]:
-    """The latents of one picture, and the seconds up to them."""
+    """The latents of one image, and the seconds up to them."""
     started = time.perf_counter()
     call = run_options(num_inference_steps) | {"output_type": "latent"}
     latents = pipe(PROMPT, generator=generators([0]), **call)[0]
@@ -88,17 +93,17 @@ def _timed(pipe: Any, num_inference_steps: int) -> tuple[Tensor, float]:
 
 
 def main(
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline; without it, the embedded one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline; by default, the embedded one.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for one GPU per process.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
     output: Annotated[Path | None, typer.Option(help="JSON file that rank 0 writes.")] = None,
 ) -> None:
-    """Time one picture on one process and on all that torchrun started."""
+    """Time one image on one process and on all that torchrun started."""
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     place = f"cuda:{dist.get_rank() % torch.cuda.device_count()}" if device == "cuda" else device
     if device == "cuda":
-        torch.cuda.set_device(place)  # before anything talks: NCCL takes the current device, which is cuda:0 on every rank
+        torch.cuda.set_device(place)  # first of all, because NCCL takes the current device, cuda:0 on every rank
     torch.set_num_threads(1)
     pipe = load_pipeline(model, device=place, dtype=dtype)
     found = about_run(pipe) | measure(pipe, dist.group.WORLD, repeats=repeats)

@@ -1,9 +1,9 @@
-"""How far sets of pictures are from sets of drawn scenes, by the features of our judge: no FID and no KID, which are Inception's.
+"""Measure the distance of sets of images to sets of drawn scenes, by our judge's features.
 
-`python -m studies.scene_distance` measures it on the embedded pipeline.
+`python -m studies.scene_distance` does it for the embedded pipeline.
 
-- `scene_distance(pipe, arms, count, ...)`: one row per arm
-- `scene_features(images)`: what the judge sees in pictures
+- `scene_distance(pipe, arms, count, ...)`: one row per method
+- `scene_features(images)`: the judge's features of images
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fastdiff_lab.shapes.data import as_tensor, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import draw
 
-_AT_ONCE = 100  # pictures that the judge looks at together
+_AT_ONCE = 100  # images in a batch of the judge
 
 
 @torch.no_grad()
 def scene_features(images: Sequence[Image.Image]) -> Tensor:
-    """The judge's features of pictures of 64x64 pixels, shape (pictures, 128).
+    """The judge's features of images of 64x64 pixels, shape (pictures, 128).
 
     >>> scene_features([draw(sample_scene(0))]).shape  # doctest: +SKIP
     torch.Size([1, 128])
@@ -55,16 +55,14 @@ def scene_distance(
     n_jobs: int | None = None,
     store: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Draws `count` pictures per arm and says how far their scene features are from those of as many drawn scenes.
+    """Draw `count` images per method, and measure how far their features are from those of as many drawn scenes.
 
     >>> scene_distance(pipe, {"untouched": Arm(), "paper": Arm(KeySchedule.paper(50))}, 1000, store="runs/scenes.sqlite")  # doctest: +SKIP
 
-    `arms`: name -> `Arm`. `count`: 4 or more; the captions are those of held-out scenes, the drawn scenes the held-out ones after them.
-    `store`: file that keeps each picture as it comes, as for `compare`; other arguments as there.
-
-    Returns columns arm, kernel_distance, deviation (over subsets of half the pictures), frechet_distance, pictures. The first row,
-    "drawn scenes", is what further drawn scenes give: nothing can be expected to be nearer. Features are centred at the drawn scenes' mean
-    and divided by one number, their mean standard deviation, so that the kernel's terms count alike. Raises ValueError for fewer pictures.
+    Captions are those of `count` (4 or more) held-out scenes; the drawn scenes follow after them. Other arguments as for `compare`.
+    Returns columns arm, kernel_distance, deviation (over subsets of half the images), frechet_distance, pictures. The first row,
+    "drawn scenes", compares with further drawn scenes: nothing can be nearer. Features are divided by the mean
+    standard deviation of the drawn scenes, so that the kernel's terms count alike. Raises ValueError for fewer images.
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 4:
         raise ValueError(f"{count!r} pictures per arm asked; accepted: a whole number of 4 or more")
@@ -97,7 +95,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/scenes.sqlite"),
 ) -> None:
-    """Distances of the untouched run, of nine derived and of the paper's nine keys, on the embedded pipeline with DDIM 50."""
+    """Measure distances of the baseline, nine derived and the paper's nine keys, on the embedded pipeline with DDIM 50."""
     torch.set_num_threads(threads)
     arms = {
         "untouched": Arm(),

@@ -1,7 +1,7 @@
-"""The rows of the paper's Table 1 that a sampler has, with our schedules beside them: `python -m studies.table_1 --help`.
+"""Measure the rows of the paper's Table 1 for a sampler, beside our schedules: `python -m studies.table_1 --help`.
 
-- `table_arms(sampler, calls, schedules)`: the arms by name
-- `table_1(pipe, sampler, tasks, ...)`: costs and qualities of the arms, beside the published numbers
+- `table_arms(sampler, calls, schedules)`: the methods by name
+- `table_1(pipe, sampler, tasks, ...)`: costs and quality of the methods, beside the published numbers
 - `PUBLISHED`: the paper's numbers, measured on its authors' machine
 """
 
@@ -34,14 +34,14 @@ from fastdiff_lab.sampling.rivals.token_merging import tomesd_package
 from .captions import read_captions
 
 STEPS = {"ddim": 50, "dpm-solver++": 20}
-TOKENS_MERGED = 0.5  # tomesd's own ratio; the paper does not state its
-# CLIPScore as its authors' code has it, which the paper used: 2.5 times the cosine, and these words before each caption.
+TOKENS_MERGED = 0.5  # tomesd's own ratio; the paper states none
+# CLIPScore as in its authors' code, which the paper used: 2.5 times the cosine, with these words before each caption.
 CLIP_WEIGHT, CLIP_PREFIX = 2.5, "A photo depicts "
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper gives for a row: FID, CLIPScore, multiply-adds in 1e9 and seconds per picture (one A40), and where it stands."""
+    """A row of the paper: FID, CLIPScore, multiply-adds in 1e9 and seconds per image (one A40), and its source."""
 
     paper_fid: float
     paper_clip: float
@@ -72,13 +72,18 @@ PUBLISHED = {
 
 
 def table_arms(sampler: str, calls: int, schedules: Mapping[str, KeySchedule] | None = None) -> dict[str, Arm]:
-    """The untouched run, plain runs, uniform keys, the paper's keys without and with prior noise, merged tokens, DeepCache, given schedules.
+    """The baseline, fewer steps, uniform keys, the paper's keys without and with prior noise, token merging, DeepCache, given schedules.
 
     >>> list(table_arms("dpm-solver++", 20))[:5]
     ['untouched', 'plain 10 steps', 'plain 7 steps', 'uniform 7', "paper's 7"]
 
-    `sampler`: "ddim" or "dpm-solver++". `calls`: denoiser calls of a run, 9 or more. `schedules`: by name; each runs as it was derived for.
-    Raises ValueError for another sampler and for a name that is taken.
+    Args:
+        sampler: "ddim" or "dpm-solver++".
+        calls: Denoiser calls of a run, 9 or more.
+        schedules: By name; each is run with the order that it was derived for.
+
+    Raises:
+        ValueError: Another sampler, or a name that is taken.
     """
     _check_sampler(sampler)
     paper = KeySchedule.of_paper(calls)
@@ -103,7 +108,7 @@ def _check_sampler(sampler: str) -> None:
 
 
 def _uniform(sampler: str, calls: int, keys: int) -> list[KeySchedule]:
-    """Uniform keys: the paper's own lists where it published some for this run, else ours with as many keys."""
+    """Uniform keys: the paper's own lists if it published some for this run, else ours with as many keys."""
     if sampler == "ddim" and calls == STEPS["ddim"]:
         return [KeySchedule.paper(calls, f"ablation-uniform-{number}") for number in (1, 2)]
     return [KeySchedule.uniform(calls, keys)]
@@ -127,20 +132,24 @@ def table_1(
     batch: int = 8,
     store: str | Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draws each task with each arm and gives the table, and the pictures behind it.
+    """Draw each task with each method; return the table, and the rows per image behind it.
 
     >>> table, pictures = table_1(pipe, "ddim", read_captions("captions_val2014.json", 10_000), quality=quality)  # doctest: +SKIP
 
-    `sampler`: what the pipeline's scheduler is. `tasks`: pairs of prompt and seed. `num_inference_steps`: None for the paper's, 50 or 20;
-    with others no published numbers stand beside ours. Other arguments as for `table_arms`, `quality_of` and `compare`.
+    Args:
+        sampler: That of the pipeline.
+        tasks: Pairs of prompt and seed.
+        num_inference_steps: None for the paper's, 50 or 20. With others, no published numbers stand beside ours.
+            Other arguments as for `table_arms`, `quality_of` and `compare`.
 
-    Returns columns arm, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, pictures, as far as they were
-    asked, and the paper's: paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
+    Returns:
+        Columns arm, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, pictures, as far as
+        asked. The paper's are paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
     """
     _check_sampler(sampler)
     steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
     arms = table_arms(sampler, denoiser_calls(pipe, steps), schedules)
-    _ = deepcache_helper(), tomesd_package()  # missing, they are missed before hours have passed
+    _ = deepcache_helper(), tomesd_package()  # raises before hours have passed
     options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
     pictures = compare_tasks(pipe, arms, tasks, options, quality=quality, batch=batch, store=store)
     table = with_costs(pipe, arms, pictures, repeats=repeats, **options)
@@ -148,7 +157,7 @@ def table_1(
 
 
 def beside_published(table: pd.DataFrame, sampler: str | None) -> pd.DataFrame:
-    """The table of `with_costs`, its columns that the paper's Table 1 is about, with the paper's numbers; none for no sampler.
+    """The columns of Table 1 from the table of `with_costs`, beside the paper's numbers; none of them for no sampler.
 
     >>> beside_published(with_costs(pipe, arms, pictures), "ddim")  # doctest: +SKIP
     """
@@ -168,25 +177,25 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="Folder of the weight files; docs/quality.md says which.")] = None,
     real: Annotated[Path | None, typer.Option(help="Folder of real pictures, such as val2014, for fid and kid.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Folder of a diffusers pipeline, such as SD 1.5; without it, the embedded one.")
+        str | None, typer.Option(help="Folder of a diffusers pipeline, such as SD 1.5; by default, the embedded one.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="ddim (50 steps) or dpm-solver++ (20 steps).")] = "ddim",
     pictures: Annotated[int, typer.Option(help="Pictures per arm.")] = 10_000,
     metric: Annotated[
-        list[str] | None, typer.Option(help="fid, kid, clip_score or lpips; give it for each. Without it, all.")
+        list[str] | None, typer.Option(help="fid, kid, clip_score or lpips; repeat for several. By default, all.")
     ] = None,
-    schedule: Annotated[list[Path] | None, typer.Option(help="File of a derived key schedule; give it for each.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Other steps than the paper's; then its numbers are left out.")] = None,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; the paper does not state its.")] = 7.5,
+    schedule: Annotated[list[Path] | None, typer.Option(help="File of a derived key schedule; repeat for several.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Other steps than the paper's, without its numbers.")] = None,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; the paper states none.")] = 7.5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 8,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for table_1.csv, pictures.csv and about.json.")] = Path("runs/table_1"),
-    store: Annotated[Path | None, typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
+    store: Annotated[Path | None, typer.Option(help="File that keeps each image; by default, in the output folder.")] = None,
 ) -> None:
-    """Measure the paper's Table 1 rows and given schedules, with the paper's numbers beside; a call that was stopped goes on."""
+    """Measure rows of the paper's Table 1 and given schedules, beside the paper's numbers. The same call resumes."""
     _check_sampler(sampler)
     place = writable_folder(output)
     if threads is not None:

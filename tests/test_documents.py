@@ -1,4 +1,4 @@
-"""README.md and docs/results.md say what the committed tables say."""
+"""README.md and docs/results.md say what the committed tables say; glossary and map are short."""
 
 from __future__ import annotations
 
@@ -132,6 +132,18 @@ def test_the_code_in_the_readme_runs_and_gives_what_it_says(tmp_path, monkeypatc
     assert all(part in printed for part in counts.split(", ")) and (tmp_path / "ring.png").stat().st_size > 1000
     assert list(ran["change"].columns) == re.search(r"a table: (.*)", code)[1].split(", ")
     assert "derived" in set(ran["table"]["arm"])
+
+
+def test_the_glossary_is_short_and_linked():
+    words = (ROOT / "docs/glossary.md").read_text().removeprefix("# Glossary\n\n").splitlines()
+    assert 0 < len(words) <= 14 and all(re.match(r"- \*\*[a-z -]+\*\*.*: .*\.$", line) for line in words)
+    linking = {"README.md": "docs/", "CONTRIBUTING.md": "docs/", "notebooks/00_quickstart.py": "../docs/", "docs/errors.md": ""}
+    assert all(f"({folder}glossary.md)" in (ROOT / page).read_text() for page, folder in linking.items())
+
+
+def test_the_map_fits_on_one_screen():
+    lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 132
 
 
 def test_every_row_has_its_arm():

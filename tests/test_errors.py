@@ -1,4 +1,4 @@
-"""docs/errors.md: every section has an error and a test."""
+"""Messages are short sentences. docs/errors.md: at most sixteen sections, each of an error of the package and with a test."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def error_calls(node: ast.AST | None, helper: bool) -> Iterator[ast.expr]:
 def messages() -> dict[str, str]:
     """Where each message stands -> its shape, of all that have words in them."""
     found: dict[str, str] = {}
-    for path in sorted([*(ROOT / "fastdiff_lab").rglob("*.py"), *(ROOT / "studies").glob("*.py")]):
+    for path in sorted([*(ROOT / "fastdiff_lab").rglob("*.py"), *(ROOT / "studies").rglob("*.py")]):
         tree = ast.parse(path.read_text())
         helped = {
             inner
@@ -64,21 +64,27 @@ def messages() -> dict[str, str]:
     return found
 
 
-def sections() -> dict[str, str]:
-    """Heading -> text, whitespace made single spaces."""
-    parts = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
-    parts = [re.split(r"^## ", part, flags=re.MULTILINE)[0] for part in parts]
-    return {part.partition("\n")[0]: " ".join(part.split()) for part in parts}
+def own_words(quote: str, parts: list[str]) -> int:
+    """How many letters of a message's own words a quote begins with; 0 if it is no beginning of that message."""
+    first, *rest = parts
+    if len(quote) <= len(first):
+        return len(quote) * first.startswith(quote)
+    if not quote.startswith(first) or not rest:
+        return 0
+    if rest == [""]:
+        return len(first)
+    after = quote[len(first) :]
+    ends = [place for place in range(len(after)) if after.startswith(rest[0][: len(after) - place], place)]
+    return max((len(first) + found for place in ends if (found := own_words(after[place:], rest))), default=len(first))
 
 
-def quoted(shape: str, text: str) -> bool:
-    """Does the text quote the message, with some values in it, as `code`?"""
-    words = [re.escape(" ".join(f"|{part}|".split()).strip("|")) for part in shape.split(HOLE)]
-    return re.search("[^`]*?".join(words), text) is not None
+def told(quote: str, shape: str) -> bool:
+    return own_words(quote, shape.split(HOLE)) >= 15
 
 
-MESSAGES, SECTIONS = messages(), sections()
-TESTS = re.findall(r"^Test: (.*)$", PAGE, flags=re.MULTILINE)
+MESSAGES = messages()
+LONG = [place for place, shape in MESSAGES.items() if any(len(part.split()) > 20 for part in re.split(r"(?<=[.!?:;])\s+", shape))]
+SECTIONS = dict(part.split("\n", 1) for part in re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:])
 
 
 def test_messages_are_found_however_they_are_made():
@@ -91,25 +97,40 @@ def test_messages_are_found_however_they_are_made():
         [HOLE],
     ]
     assert len(MESSAGES) >= 85 and any("propagation/evaluation.py" in place for place in MESSAGES)
-    assert quoted(f"a {HOLE} b", "`an a 3 b`") and not quoted(f"a {HOLE} b", "`a 3`, ` b`")
+
+
+@pytest.mark.parametrize(("folder", "most"), {"hooks": 3, "propagation": 3}.items())  # to be taken down to 0
+def test_a_room_has_few_long_sentences_left_in_its_messages(folder, most):
+    assert sum(place.split("/")[1] == folder for place in LONG) <= most
+
+
+def test_other_messages_have_sentences_of_at_most_20_words():
+    assert not [place for place in LONG if place.split("/")[1] not in ("hooks", "propagation")]
+
+
+def test_a_quote_is_the_beginning_of_a_message():
+    shape = f"{HOLE} steps asked of {HOLE}; accepted: {HOLE}"
+    assert told("3 steps asked of x; accept", shape) and told("3 steps asked of x; accepted: a number", shape)
+    assert not told("3 steps asked", shape) and not told("3 keys asked of x; accepted: a number", shape)
+
+
+def test_the_page_is_short():
+    assert 10 <= len(SECTIONS) <= 16
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
-def test_every_section_is_of_an_error_and_says_what_to_do(heading):
+def test_every_section_quotes_errors_and_says_what_to_do(heading):
     text = SECTIONS[heading]
-    assert any(quoted(shape, text) for shape in MESSAGES.values()), "no error of the package is quoted in this section"
-    assert all(f"**{part}**: " in text for part in ("Symptom", "Cause", "What to do")) and "Test: tests/" in text
+    symptom = " ".join(re.search(r"\*\*Symptom\*\*: (.*?)^- ", text, flags=re.MULTILINE | re.DOTALL)[1].split())
+    quotes = [quote for quote in re.findall("`([^`]*)`", symptom) if " " in quote]
+    assert quotes and not [quote for quote in quotes if not any(told(quote, shape) for shape in MESSAGES.values())]
+    assert "- **Cause**: " in text and "- **What to do**: " in text
 
 
-@pytest.mark.parametrize("name", sorted(set(TESTS)))
-def test_every_named_test_exists(name):
-    file, _, function = name.partition("::")
-    path = ROOT / file
-    assert path.is_file(), f"{name}: there is no file {file}"
-    known = {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
-    assert function in known, f"{name}: there is no such test in {file}"
-
-
-def test_the_table_of_contents_leads_to_every_group():
-    groups = re.findall(r"^## (.*)$", PAGE, flags=re.MULTILINE)
-    assert re.findall(r"\(#([a-z-]+)\)", PAGE) == [group.lower().replace(" ", "-") for group in groups]
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_every_section_names_tests_that_exist(heading):
+    named = re.findall(r"^Test: (.*)::(.*)$", SECTIONS[heading], flags=re.MULTILINE)
+    assert named
+    for file, function in named:
+        known = {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+        assert function in known, f"there is no test {function} in {file}"

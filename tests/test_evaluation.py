@@ -125,10 +125,6 @@ def test_fidelity_by_head():
 
 
 def test_bad_input(pipe):
-    with pytest.raises(ValueError, match="0 prompts given; accepted: a list of one or more"):
-        fl.compare(pipe, {}, [])
-    with pytest.raises(TypeError, match="prompts='a red ring' given; accepted: a list of texts"):
-        fl.compare(pipe, {}, "a red ring")
     with pytest.raises(ValueError, match="0 steps asked; accepted: a whole number of 1 or more"):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
     with pytest.raises(ValueError, match="a schedule or other plain steps, not both"):

@@ -60,5 +60,5 @@ def test_bad_input():
     with pytest.raises(ValueError, match="objects=3 asked; a scene has 1 or 2 objects"):
         sample_scene(0, objects=3)
     for text in ("a dog", "a red circle", "a red circle on a blue background, please", ""):
-        with pytest.raises(ValueError, match="cannot judge .*accepted are captions such as"):
+        with pytest.raises(ValueError, match="cannot judge .*accepted: captions such as"):
             parse_caption(text)

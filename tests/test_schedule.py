@@ -84,8 +84,8 @@ def test_the_key_lists_stand_in_one_file_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((50, [1, 2]), r"keys \[1, 2\] given; the first step of a run must be a key: accepted are lists that begin with 0"),
-        ((50, []), "accepted are lists that begin with 0"),
+        ((50, [1, 2]), r"keys \[1, 2\] given; the first step of a run must be a key; accepted: lists that begin with 0"),
+        ((50, []), "accepted: lists that begin with 0"),
         ((50, [0, 5, 3]), "key step 3 comes after 5 .*accepted: ascending keys, each once"),
         ((50, [0, 3, 3]), "key step 3 stands twice .*accepted: ascending keys, each once"),
         ((50, [0, -1]), "key step -1 given; accepted: whole numbers from 0 to 49"),

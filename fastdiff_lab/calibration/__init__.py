@@ -1,1 +1,1 @@
-"""`calibrate` -> `ReuseCosts` -> `derive_schedule`, `refine_schedule`."""
+"""Measure reuse costs, then derive and refine a schedule."""

@@ -1,8 +1,4 @@
-"""Calibration: what reusing features costs at every step of a run, measured on the pipeline itself.
-
-- `calibrate(pipe, prompts, ...)`: replays the run with one group of steps reused at a time -> `ReuseCosts`
-- `Plan`: which spans are measured, and what that takes
-"""
+"""Measure what reusing features costs at every step of a run."""
 
 from __future__ import annotations
 
@@ -36,19 +32,22 @@ from .replay import Trajectory, call_for, latents_after, memory_of, seeds_for, s
 from .reuse_costs import ReuseCosts
 
 GAPS = (1, 2, 4, 8, 16)
-FURTHEST = 4  # features are extrapolated up to so many times the gap between the two keys: further, they are never worth it
-FEWEST = 3  # steps: with two, the one span there is ends with the run
+FURTHEST = 4  # times the gap between two keys; extrapolating further never pays
+FEWEST = 3  # steps; with two, the only span ends with the run
 PROBES = 12  # steps at which the sensitivity is measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which spans are measured.
+    """The spans to measure.
 
     >>> Plan(num_steps=50, longest=25, order=0).decoder_calls
     945
 
-    `num_steps`: of the run, 3 or more. `longest`: the longest span, in steps from a key to the next. `order`: 0 or 1.
+    Args:
+        num_steps: Steps of the run, 3 or more.
+        longest: The longest span, in steps from a key to the next.
+        order: 0 or 1.
     """
 
     num_steps: int
@@ -61,11 +60,11 @@ class Plan:
 
     @property
     def gaps(self) -> tuple[int, ...]:
-        """How far back the key before a span lies: 0 where features are held."""
+        """Steps between a key and the key before it; 0 if there is none or it does not matter."""
         return (0,) if self.order == 0 else (0, *(gap for gap in GAPS if gap < self.num_steps - 1))
 
     def spans(self, key: int) -> Iterator[tuple[int, int]]:
-        """The gaps to the key before `key`, and for each the end of the longest span that is measured with it."""
+        """Yield each gap before `key`, with the end of the longest span measured for it."""
         for gap in self.gaps:
             if (gap == 0 and (self.order == 0 or key == 0)) or 0 < gap <= key:
                 longest = self.longest if gap == 0 else min(self.longest, FURTHEST * gap + 1)
@@ -73,14 +72,14 @@ class Plan:
 
     @property
     def probes(self) -> list[tuple[int, int, int]]:
-        """Where the sensitivity is measured: gap, key and end of a span of about a group's length at each of some steps."""
+        """Spans that measure the sensitivity, as (gap, key, end), each about as long as a group."""
         length = max(2, min(self.longest, self.num_steps // 9))
         ends = np.unique(np.linspace(2, self.num_steps - 1, min(PROBES, self.num_steps - 2)).round().astype(int)).tolist()
         return [(min(length, max(end - length, 0)) if self.order else 0, max(end - length, 0), end) for end in ends]
 
     @property
     def forward_calls(self) -> int:
-        """Evaluations of the whole denoiser: the run itself, the keys of all spans, the ends of the runs that probe."""
+        """Evaluations of the whole denoiser."""
         keys = sum(2 if gap else 1 for key in range(self.num_steps - 1) for gap, _ in self.spans(key))
         return self.num_steps + keys + sum(self.num_steps - end + 2 for _, _, end in self.probes)
 
@@ -107,28 +106,39 @@ def calibrate(
     store: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ReuseCosts:
-    """Measures for each span of steps what it costs to reuse the features of its first step in all the others.
+    """Measure for each span of steps what reusing the features of its first step costs.
 
-    >>> costs = fl.calibrate(pipe, prompts, num_inference_steps=50, guidance_scale=5.0, order=1)  # doctest: +SKIP
-    >>> schedule = fl.derive_schedule(costs, num_keys=9)  # doctest: +SKIP
+    >>> import fastdiff_lab as fl
+    >>> prompts = ["a red ring on a blue background"]
+    >>> fl.calibrate(fl.load_pipeline(), prompts, num_inference_steps=3).num_steps
+    3
 
-    The run is replayed from the true latents of step i with the predictions that are decoded from the features of i, by the
-    pipeline's own loop, guidance and scheduler; the displacement of the latents at e is the span's cost, times the share of it that
-    is left at the end of the run (measured on displacements of the same kind). Schedulers that remember steps are rolled on until
-    they have forgotten the span; those that draw noise draw the same again.
+    The run is replayed from the true latents of step i, by the pipeline's own loop, guidance and scheduler.
+    The steps after i use predictions decoded from the features of i. The cost is the displacement of the latents at step e.
+    It counts by the share of it that remains at the end of the run. Multistep schedulers first step on until they have forgotten the span.
 
-    `prompts`: what the pipeline is called with (class labels for DiTPipeline, PIL pictures for Stable Video Diffusion). `seeds`: one
-    for each; by default 0, 1, 2, ... `guidance_scale`: None for the pipeline's own; what it was stands in `measured_on`.
-    `order`: as it will be in `encoder_propagation`; 1 also varies how far back the key before lies. `what`: "encoder", or
-    "prediction" for the rival that holds or extrapolates predictions. `longest`: the longest span, 2 to the number of steps.
-    `batch`: pictures at once. `max_rows`: the most rows that are decoded at once, as in `encoder_propagation`.
-    `budget`: seconds; spans are shortened until the estimate fits. `store`: file that keeps what is measured as it comes; the same call
-    goes on where a stopped one was. `options`: further arguments of the pipeline, single or a list with one for each prompt; as many
-    time-steps as are among them are measured.
+    Args:
+        pipe: A pipeline that makes one denoiser call per time-step.
+        prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
+        seeds: One for each prompt; by default 0, 1, 2, ...
+        num_inference_steps: As the pipeline takes it.
+        guidance_scale: None for the pipeline's own.
+        order: As later in `encoder_propagation`, 0 or 1. With 1 the distance to the key before varies too.
+        what: "encoder", or "prediction" for the rival that reuses predictions.
+        longest: The longest span, 2 to the number of steps.
+        batch: Prompts in one call.
+        max_rows: The most rows decoded at once, as in `encoder_propagation`.
+        budget: Seconds. Spans are shortened until the estimate fits.
+        store: A file that is saved after every step. The same call resumes from it.
+        options: Further arguments of the pipeline, one for all prompts or a list with one for each.
 
-    Prints what it will take before it starts, in seconds and GiB. Where memory runs out, `max_rows` or `batch` is halved, with a
-    warning. Raises ValueError for options out of range, latents that are NaN, a pipeline whose call is not one run (as
-    Text2Video-Zero's), a budget that is too small, or a store with other costs; RuntimeError inside an `encoder_propagation` block.
+    Returns:
+        The costs, with what they were measured on. Seconds and GiB are printed before the start.
+
+    Raises:
+        ValueError: An option is out of range, the call is not one run, or the latents are NaN.
+            The budget is too small, or the store holds other costs.
+        RuntimeError: The pipeline is accelerated at the moment.
     """
     prompts, batch, longest = prompts_of(prompts), whole("batch", batch, 1), whole("longest", longest, 2)
     seeds = seeds_for(prompts, seeds)
@@ -173,7 +183,7 @@ def _checked_order(order: Any, what: str) -> int:
 
 
 def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None, limit: RowLimit, what: str) -> Plan:
-    """The plan, with spans as short as the budget asks for; says what it takes."""
+    """Shorten the spans until the budget fits, and print what the plan takes."""
     arguments = {name: value for name, value in seen_once.arguments.items() if value is not None}
     flops = count_flops(denoiser_of(pipe), arguments)
     per_call = seen_once.seconds / plan.num_steps
@@ -186,7 +196,8 @@ def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: 
     while budget is not None and seconds(plan) > budget:
         if plan.longest == 2:
             raise ValueError(
-                f"budget={budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; accepted: more"
+                f"budget={budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; "
+                "accepted: a larger budget, fewer prompts or fewer steps"
             )
         plan = Plan(plan.num_steps, plan.longest - 1, plan.order)
     longest = plan.longest if what == "encoder" else 1
@@ -201,7 +212,7 @@ def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: 
 
 @dataclass
 class _State:
-    """Costs as far as they are measured, in a file after each key step if there is one."""
+    """Costs measured so far, saved after each key step if there is a file."""
 
     costs: ReuseCosts
     store: Path | None
@@ -219,7 +230,9 @@ class _State:
             found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline")
         )
         if not same or found.displacement.shape != displacement.shape:
-            raise ValueError(f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path")
+            raise ValueError(
+                f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path, or the same call again"
+            )
         return cls(found, Path(store))
 
     def keep(self) -> None:
@@ -229,7 +242,7 @@ class _State:
 
 @dataclass
 class _Measuring:
-    """One batch of pictures."""
+    """Measure one batch of images."""
 
     pipe: Any
     plan: Plan
@@ -251,7 +264,7 @@ class _Measuring:
             state.keep()
 
     def displacements(self, gap: int, key: int, end: int, until: int | None = None) -> dict[int, Tensor]:
-        """Step -> distance (pictures,) of the latents to the untouched run's, with the features of `key` reused until `end`."""
+        """Distances to the baseline's latents, by step, each of shape (pictures,); the features of `key` are reused until `end`."""
         until = end if until is None else until
         evaluated = sorted({key - gap, *range(key, until)})
         keys = [step for step in range(self.plan.num_steps) if not key < step < end]
@@ -275,7 +288,7 @@ class _Measuring:
         return by_picture(self.pipe, latents, len(self.trajectory.call.prompts))
 
     def sensitivity(self) -> Tensor:
-        """Shape (pictures, steps + 1): of a displacement at a step, the share that is left at the end; between probes on a log scale."""
+        """Share of a displacement that remains at the end, (pictures, steps + 1); probes are interpolated on a log scale."""
         last = self.plan.num_steps
         ends, shares = [], []
         for gap, key, end in self.plan.probes:

@@ -1,10 +1,10 @@
-"""From reuse costs to the best key steps: an exact dynamic programme.
+"""Find the best key steps for given reuse costs, by exact dynamic programming.
 
 - `derive_schedule(costs, num_keys)`: the best schedule with so many keys
-- `schedule_front(costs)`: the best schedules with any number of keys, to pick from a curve
-- `group_costs(costs, schedule)`: what each group of any schedule costs
+- `schedule_front(costs)`: the best schedule for every number of keys
+- `group_costs(costs, schedule)`: the cost of each group of any schedule
 - `accumulated_change(recording, num_keys)`: a simpler rule, from recorded features
-- `optimal_keys(spans, most)`: the programme itself, on plain arrays
+- `optimal_keys(spans, most)`: the algorithm itself, on plain arrays
 """
 
 from __future__ import annotations
@@ -23,34 +23,48 @@ from .reuse_costs import ReuseCosts
 
 
 def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", power: int = 2) -> KeySchedule:
-    """The schedule with `num_keys` keys whose groups cost least, exactly, by dynamic programming.
+    """Find the schedule whose groups cost least, exactly, by dynamic programming.
 
-    >>> costs = fl.calibrate(pipe, prompts, order=1)  # doctest: +SKIP
-    >>> schedule = fl.derive_schedule(costs, num_keys=9)  # doctest: +SKIP
-    >>> schedule.save("schedule.json")  # doctest: +SKIP
+    >>> import fastdiff_lab as fl
+    >>> str(derive_schedule(fl.embedded_costs(), num_keys=9))
+    '0,4,7,11,21,29,37,45,48 of 50'
 
-    `costs`: from `calibrate`; use the schedule with the same `order`. `num_keys`: from 1 to the number of steps; too few cannot span
-    the run if `calibrate` looked at short spans only. `over`: "mean", "median" or "worst" of the pictures that were measured; a few
-    pictures that flip to something else dominate the mean. `power`: how the errors of groups add up: 2 as independent ones do, which is
-    nearer to real runs of held features; 1 as if all went the same way, nearer where they are extrapolated (docs/results.md).
+    Args:
+        costs: From `calibrate`. Use the schedule with the same `order`.
+        num_keys: 1 to the number of steps. Too few cannot cover the run if only short spans were measured.
+        over: "mean", "median" or "worst" of the images. A few images that change entirely dominate the mean.
+        power: 2 adds squared errors, which fits reused features; 1 adds errors, which fits extrapolated ones.
 
-    Raises ValueError, saying which numbers of keys there are.
+    Returns:
+        The schedule. Its `measured_on` says what its costs were measured on.
+
+    Raises:
+        ValueError: There is no such schedule. The message has the numbers of keys that there are.
     """
     best, num_keys = optimal_keys(costs.spans(over, power), most=costs.num_steps), plain(num_keys)
     if isinstance(num_keys, bool) or num_keys not in best:
         raise ValueError(
-            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured)"
+            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured); "
+            "for fewer keys calibrate with longer ones"
         )
     return _schedule(costs, best[num_keys][0], over, power)
 
 
 def schedule_front(costs: ReuseCosts, *, over: str = "mean", power: int = 2) -> pd.DataFrame:
-    """The best schedule for every number of keys: the curve to pick from.
+    """Find the best schedule for every number of keys.
 
-    >>> schedule_front(costs)[["num_keys", "predicted_error"]].plot(x="num_keys", logy=True)  # doctest: +SKIP
+    >>> import fastdiff_lab as fl
+    >>> schedule_front(fl.embedded_costs())["predicted_error"].is_monotonic_decreasing
+    True
 
-    `over`, `power`: as for `derive_schedule`. Returns columns num_keys, schedule (KeySchedule), cost (sum over the groups), predicted_error
-    (the distance of the final latents to the untouched run's: with power 2 the root of the cost, with power 1 the cost).
+    Args:
+        costs: From `calibrate`.
+        over: As for `derive_schedule`.
+        power: As for `derive_schedule`.
+
+    Returns:
+        A row per number of keys: num_keys, schedule, cost (the sum over groups) and predicted_error.
+        The predicted error is the distance of the final latents to the baseline's: cost ** (1 / power).
     """
     best = optimal_keys(costs.spans(over, power), most=costs.num_steps)
     rows = [
@@ -61,15 +75,20 @@ def schedule_front(costs: ReuseCosts, *, over: str = "mean", power: int = 2) -> 
 
 
 def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, over: str = "mean") -> tuple[float, ...]:
-    """The squared error in the final latents that each group of a schedule costs: what `derive_schedule` adds up.
+    """List the squared error of the final latents that each group of a schedule costs.
 
-    >>> sum(group_costs(costs, fl.KeySchedule.paper(50))) ** 0.5  # the predicted error  # doctest: +SKIP
+    >>> import fastdiff_lab as fl
+    >>> len(group_costs(fl.embedded_costs(), fl.KeySchedule.paper(50)))
+    9
 
-    With order 1 it also depends on how far back the key before lies. Infinite where a group is longer than was measured.
-    Raises ValueError for a schedule of another number of steps.
+    `derive_schedule` adds these up. A group longer than was measured costs infinity. With order 1 the distance to the key before counts too.
+    Raises ValueError for a schedule with another number of steps.
     """
     if schedule.num_steps != costs.num_steps:
-        raise ValueError(f"a schedule for {schedule.num_steps} steps given; accepted: {costs.num_steps} steps, as were measured")
+        raise ValueError(
+            f"a schedule for {schedule.num_steps} steps given; accepted: {costs.num_steps} steps, as were measured; "
+            f"use schedule.rescaled({costs.num_steps})"
+        )
     spans, gap, found = costs.spans(over), 0, []
     for group in schedule.groups():
         measured = len(group) <= costs.longest
@@ -84,15 +103,15 @@ def _schedule(costs: ReuseCosts, keys: tuple[int, ...], over: str, power: int) -
 
 
 def optimal_keys(spans: np.ndarray, most: int) -> Mapping[int, tuple[tuple[int, ...], float]]:
-    """For each number of keys up to `most`: the keys whose groups cost least in all, and that cost. Exact.
+    """Find, for each number of keys up to `most`, the keys whose groups cost least, and that cost. Exact.
 
     >>> spans = np.array([[[np.inf, 0, 1, 5], [np.inf, 0, 9, np.inf], [np.inf, 0, np.inf, np.inf]]])  # [gap, key, length]
     >>> optimal_keys(spans, 2)[2]
     ((0, 2), 1.0)
 
-    `spans`: array (gaps, steps, longest + 1): the cost of a group of that length at that key step, when the key before it is `gap`
-    steps back (0 at the first key); one gap only if the cost does not depend on it. Infinite where a group is not allowed.
-    Takes O(most x steps x longest^2), or O(most x steps x longest) with one gap.
+    `spans` has shape (gaps, steps, longest + 1): the cost of a group of that length at that key step, infinite if not allowed.
+    The gap is the distance to the key before, 0 at the first key. One gap is enough if the cost does not depend on it.
+    Takes O(most x steps x longest) operations with one gap, times `longest` with several.
     """
     reach = _Reach(spans)
     found = {}
@@ -105,12 +124,12 @@ def optimal_keys(spans: np.ndarray, most: int) -> Mapping[int, tuple[tuple[int, 
 
 
 class _Reach:
-    """The cheapest ways of reaching each step with a given number of groups behind it; a state is a key and the gap before it."""
+    """Cheapest ways to reach each step in a given number of groups. A state is a step and the length of the group before it."""
 
     def __init__(self, spans: np.ndarray) -> None:
         self.spans, (_, self.steps, lengths) = spans, spans.shape
         self.lengths = np.arange(lengths)
-        # cost[gap, step] with so many groups behind; step == `steps` is the end of the run.
+        # cost[gap, step] after so many groups; step == `steps` is the end of the run.
         self.cost = np.full((lengths, self.steps + 1), np.inf)
         self.cost[0, 0] = 0.0
         self.totals: dict[int, float] = {}
@@ -118,7 +137,7 @@ class _Reach:
         self.extend()
 
     def extend(self) -> None:
-        """Adds one group after each state, and remembers the gap before it."""
+        """Add one group to every way, and remember the gap before it."""
         before, cheapest = self._cheapest(self.cost[:, : self.steps])
         self.back.append(before)
         self.cost = np.full_like(self.cost, np.inf)
@@ -127,7 +146,7 @@ class _Reach:
             self.cost[length, reached + length] = cheapest[reached, length]
 
     def _cheapest(self, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each key and length of its group: the best gap before it, and the cost with it; arrays (steps, lengths)."""
+        """Best gap before each key, and the cost with it, by length of the group; arrays (steps, lengths)."""
         if len(self.spans) == 1:
             before = np.broadcast_to(cost.argmin(axis=0)[:, None], self.spans.shape[1:])
             return before, cost.min(axis=0)[:, None] + self.spans[0]
@@ -135,7 +154,7 @@ class _Reach:
         return ways.argmin(axis=0), ways.min(axis=0)
 
     def keys(self, count: int) -> tuple[int, ...] | None:
-        """The keys of the cheapest way through the whole run in `count` groups; None if there is none."""
+        """Keys of the cheapest way through the run in `count` groups, or None."""
         length = int(self.cost[:, self.steps].argmin())
         self.totals[count] = float(self.cost[length, self.steps])
         if not np.isfinite(self.totals[count]):
@@ -149,12 +168,18 @@ class _Reach:
 
 
 def accumulated_change(recording: Recording, num_keys: int, *, part: str = "encoder", kind: str = "relative") -> KeySchedule:
-    """Keys at equal shares of the change that a part's features have accumulated: the rule of thumb that the paper's curves suggest.
+    """Place keys at equal shares of the accumulated change of features, as the paper's curves suggest (section 3.3).
 
     >>> accumulated_change(recording, 9)  # doctest: +SKIP
 
-    `part`, `kind`: whose change, and how it is measured, as in `feature_change`; the mean over layers and samples.
-    Raises ValueError for a number of keys out of range.
+    Args:
+        recording: From `record`, of one or more runs.
+        num_keys: 1 to the number of steps.
+        part: Whose change counts: "encoder", "bottleneck" or "decoder".
+        kind: The measure of change, as in `feature_change`. Layers and samples are averaged.
+
+    Raises:
+        ValueError: The number of keys is out of range.
     """
     steps = recording.num_steps
     check_num_keys(num_keys, steps)

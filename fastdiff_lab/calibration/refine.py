@@ -1,8 +1,8 @@
-"""Refining a schedule by what it really gives: the additive costs of single spans do not know how their errors grow together.
+"""Refine a schedule by real runs, because costs of single spans do not tell how their errors grow together.
 
-- `refine_schedule(pipe, schedule, prompts, ...)`: moves keys as long as the final latents come nearer to the untouched run's
-- `refine_derived(pipe, costs, schedule, ...)`: the same on pictures that were calibrated on
-- `final_errors(pipe, trajectory, schedule, ...)`: what a schedule really gives
+- `refine_schedule(pipe, schedule, prompts, ...)`: move keys while the final latents come nearer to the baseline's
+- `refine_derived(pipe, costs, schedule, ...)`: the same on the prompts of a calibration
+- `final_errors(pipe, trajectory, schedule, ...)`: the real error of a schedule
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def final_errors(
     what: str = "encoder",
     max_rows: int | RowLimit | None = None,
 ) -> Tensor:
-    """Mean squared difference of the final latents to the untouched run's, per picture: tensor (pictures,).
+    """Mean squared difference of the final latents to the baseline's, of shape (pictures,).
 
     >>> final_errors(pipe, seen(pipe, Call(("a red ring",), (0,)), 50), KeySchedule.paper(50))  # doctest: +SKIP
     """
@@ -67,13 +67,22 @@ def refine_schedule(
     max_rows: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
-    """Moves one key at a time as long as that brings the final latents nearer to the untouched run's, in real runs.
+    """Move one key at a time while real runs bring the final latents nearer to the baseline's.
 
-    >>> schedule = fl.refine_schedule(pipe, fl.derive_schedule(costs, 9), prompts, order=1)  # doctest: +SKIP
+    >>> import fastdiff_lab as fl
+    >>> start = fl.KeySchedule(3, (0, 2))
+    >>> fl.refine_schedule(fl.load_pipeline(), start, ["a red ring on a blue background"], num_inference_steps=3, runs=1).keys
+    (0, 2)
 
-    `schedule`: where to begin. `prompts`, `seeds`, `order`, `what`, `num_inference_steps`, `guidance_scale`, `max_rows`, `options`: as for
-    `calibrate`, all pictures in one batch. `runs`: accelerated runs at most, 1 or more. An interruption ends the search with the best
-    schedule so far. The number of keys stays. Raises ValueError for a schedule of another number of steps.
+    Ctrl-C ends the search with the best schedule so far.
+
+    Args:
+        schedule: Where to begin. The number of keys stays.
+        prompts: As for `calibrate`, all in one batch; so are the arguments that are not listed here.
+        runs: Accelerated runs at most, 1 or more.
+
+    Raises:
+        ValueError: The schedule has another number of steps than the run.
     """
     prompts, runs = prompts_of(prompts), whole("runs", runs, 1)
     seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
@@ -105,12 +114,16 @@ def refine_derived(
     runs: int = 100,
     options: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
-    """Refines a schedule on the first pictures that its costs were measured on, called as they were.
+    """Refine a schedule on the first prompts that its costs were measured on.
 
     >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), pictures=4)  # doctest: +SKIP
 
-    `pictures`: how many at most, drawn in one batch. `options`: those that the costs were measured with, whose pictures and tensors the
-    costs do not hold. `runs` and errors as for `refine_schedule`; ValueError for other options than those.
+    Args:
+        pictures: How many prompts at most, in one batch.
+        options: Those that the costs were measured with. The costs themselves do not hold images and tensors.
+
+    Raises:
+        ValueError: The options are others, or as for `refine_schedule`.
     """
     on, count = costs.measured_on, len(costs.about["prompts"])
     given, measured = call_options(pipe, options, count, "refinement"), costs.about.get("options", {})
@@ -145,7 +158,7 @@ def _search(start: KeySchedule, error: Any, runs: int) -> tuple[KeySchedule, int
 
 
 def _neighbours(schedule: KeySchedule, seed: int) -> Iterator[KeySchedule]:
-    """Schedules with one key moved, in an order that is the same in every search."""
+    """Schedules with one key moved, in a reproducible order."""
     moves = [(place, move) for place in range(1, len(schedule.keys)) for move in MOVES]
     random.Random(seed).shuffle(moves)
     for place, move in moves:

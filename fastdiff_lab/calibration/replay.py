@@ -1,8 +1,8 @@
-"""A run that was seen once, run again with some of its steps changed: the host's own loop, guidance and scheduler do the rest.
+"""Record one run, then run it again with some steps changed, by the pipeline's own loop, guidance and scheduler.
 
-- `Call`: prompts, seeds and options of a run; `call_for(prompts, ...)`, `seeds_for(prompts, seeds)` make them
-- `Trajectory`: what an untouched run did; `seen(pipe, call)` watches one
-- `replayed(pipe, trajectory, ...)`: the latents of a run in which some steps are evaluated anew
+- `Call`: prompts, seeds and options of a run; `call_for(prompts, ...)` and `seeds_for(prompts, seeds)` make them
+- `Trajectory`: what a baseline run did; `seen(pipe, call)` records one
+- `latents_after(pipe, trajectory, ...)`: latents of a run in which some steps are evaluated anew
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from ..sampling.call_options import CallOptions
 from ..sampling.methods import generators, run_options
 from ..sampling.silence import no_bars
 
-_JITTER = 1e-4  # relative; what two runs of a text encoder differ by is 1e-7 to 1e-5
+_JITTER = 1e-4  # relative; two runs of a text encoder differ by 1e-7 to 1e-5
 
 
 class _Enough(Exception):
-    """All that a run was for has been seen."""
+    """Everything that a run was for is known."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a pipeline: one seed per prompt, and the options that it is given."""
+    """A call of a pipeline: one seed per prompt, and further options."""
 
     prompts: tuple[Any, ...]
     seeds: tuple[int, ...]
     options: dict[str, Any] = field(default_factory=dict)
 
     def run(self, pipe: Any) -> None:
-        """Calls the pipeline, as far as the block around it lets it go."""
+        """Call the pipeline, until the block around it ends the run."""
         with suppress(_Enough), processors_kept(denoiser_of(pipe)), no_bars(pipe), torch.no_grad():
             pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
 
 
 def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
-    """One seed for each prompt; 0, 1, 2, ... where none are given. Raises ValueError for another number of them."""
+    """One seed for each prompt; by default 0, 1, 2, ... Raises ValueError for another number of seeds."""
     found = list(range(len(prompts))) if seeds is None else seeds_of(seeds)
     if len(found) != len(prompts):
         raise ValueError(f"{len(found)} seeds given for {len(prompts)} prompts; accepted: one for each")
@@ -75,10 +75,10 @@ def call_for(
 
 @dataclass
 class Trajectory:
-    """What an untouched run did at each step: the denoiser's outputs, the scheduler's arguments and its samples.
+    """A baseline run, step by step: outputs of the denoiser, arguments of the scheduler, and samples.
 
-    `samples`: the latents at each step, and the final ones: steps + 1 tensors of shape (pictures, ...). `seconds`: of the whole run.
-    `arguments`: of the first denoiser call.
+    `samples` are the latents at each step and the final ones: steps + 1 tensors of shape (pictures, ...).
+    `seconds` is the time of the whole run; `arguments` are those of the first denoiser call.
     """
 
     call: Call
@@ -94,7 +94,7 @@ class Trajectory:
         return len(self.outputs)
 
     def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
-        """Raises ValueError if the first denoiser call of another run of the same call was made under other conditions."""
+        """Raise ValueError if a replay's first denoiser call has other conditions than this run's."""
         model = denoiser_of(pipe)
         compared = conditions_of(model)
         now, before = ({name: of[name] for name in compared if of.get(name) is not None} for of in (arguments, self.arguments))
@@ -103,13 +103,13 @@ class Trajectory:
         other = next((name for name in names if not _nearly_same(before.get(name), now.get(name))), None)
         if other is not None:
             raise ValueError(
-                f"calibration asked of {type(pipe).__name__}, of which no two runs are alike with the same seed (in the first denoiser call, "
+                f"calibration asked of {type(pipe).__name__}, whose runs differ with the same seed (in the first denoiser call, "
                 f"its {other} is another): it draws without its generator; accepted: a pipeline that gives the same again"
             )
 
 
 def _nearly_same(one: Any, other: Any) -> bool:
-    """The same but for rounding: kernels on a device may add in another order in each run."""
+    """Compare but for rounding, because kernels on a device may add in another order each time."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         if one.shape != other.shape or one.dtype != other.dtype:
             return False
@@ -128,7 +128,7 @@ Step = Callable[..., Any]
 
 
 def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
-    """Looks at the first denoiser call of a replay, whether it is that of the run that was seen."""
+    """Compare a replay's first denoiser call with the recorded run's."""
     first = True
 
     def around(inner: Step) -> Step:
@@ -145,7 +145,7 @@ def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
 
 
 def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
-    """Lets `watch(inner, arguments, args, kwargs)` do the scheduler's steps while the stack is open."""
+    """Route the scheduler's steps through `watch(inner, arguments, args, kwargs)` while the stack is open."""
     signature = inspect.signature(pipe.scheduler.step)
 
     def around(inner: Step) -> Step:
@@ -155,10 +155,7 @@ def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, di
 
 
 def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
-    """Runs the pipeline untouched and watches it; `num_steps` denoiser calls are expected.
-
-    Raises ValueError if the run makes another number of calls.
-    """
+    """Run the baseline and record it. Raises ValueError if it does not make `num_steps` denoiser calls."""
     found = Trajectory(call)
 
     def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
@@ -210,13 +207,16 @@ def latents_after(
     max_rows: int | RowLimit | None = None,
     lookahead: int = 0,
 ) -> dict[int, Tensor]:
-    """The latents of a run in which some steps are evaluated with a schedule, and the others get what the untouched run predicted.
+    """Latents of a run in which some steps are evaluated with a schedule; the others get the baseline's predictions.
 
-    `evaluated`: those steps. `until`: the run is left when the latents of that step are known, up to the number of steps (the final
-    ones). `lookahead`: each of the latents is looked at only after so many further steps with the untouched predictions, from there
-    on (what a multistep scheduler remembers has passed by then).
+    Args:
+        evaluated: The steps that are evaluated.
+        until: The step whose latents end the run; the number of steps for the final ones.
+        lookahead: Further steps with the baseline's predictions before latents are compared. Then a multistep
+            scheduler has forgotten the evaluated steps.
 
-    Returns step -> latents of shape (pictures, ...), of every step from the first evaluated one on.
+    Returns:
+        The latents by step, of shape (pictures, ...), from the first evaluated step on.
     """
     found: dict[int, Tensor] = {}
     engine = PropagationEngine(
@@ -267,7 +267,7 @@ def _cloned(generator: Any) -> Any:
 
 
 def memory_of(scheduler: Any) -> int:
-    """How many further steps what a scheduler remembers of a step still acts upon: 0 for one-step schedulers."""
+    """Further steps on which a scheduler's memory of a step still acts; 0 for one-step schedulers."""
     if hasattr(scheduler, "ets"):  # PNDM
         return 3
     if hasattr(scheduler, "derivatives"):  # LMS

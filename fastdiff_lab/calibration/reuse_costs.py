@@ -1,7 +1,4 @@
-"""What reusing features costs, as it was measured: a value that is saved like a recording.
-
-- `ReuseCosts`: displacements and sensitivities per picture, and what they were measured on
-"""
+"""Measured reuse costs, as a value that can be saved."""
 
 from __future__ import annotations
 
@@ -27,16 +24,22 @@ MAX_BYTES = 2**28
 
 @dataclass(frozen=True)
 class ReuseCosts:
-    """What it costs to reuse the features of step i until step e, for every such span: a value without reference to the model.
+    """The cost of reusing the features of step i until step e, for every measured span.
 
-    `displacement`: tensor (pictures, gaps, steps, longest + 1): how far the latents at i + length are from the untouched run's, when
-    the steps between use the features of key step i; NaN where that was not measured.
-    `gaps`: how far back the key before i lies, for each entry of the second axis: features are extrapolated through both; 0: held.
-    `sensitivity`: tensor (pictures, steps + 1): how much of a displacement at a step is left in the final latents.
-    `measured_on`: model, scheduler, guidance scale, steps, order and number of prompts, for schedules that are derived from it.
-    `about`: prompts and seeds, versions, for people.
+    >>> import fastdiff_lab as fl
+    >>> costs = fl.embedded_costs(order=1)
+    >>> costs.num_steps, costs.longest, costs.order
+    (50, 25, 1)
 
     The cost of a span is displacement times sensitivity; see `calibrate`.
+
+    Args:
+        displacement: Shape (pictures, gaps, steps, longest + 1). Distance of the latents at i + length to the baseline's;
+            the steps between use the features of key step i. NaN where not measured.
+        gaps: For each entry of the second axis, the steps from i back to the key before, for extrapolation; 0 for none.
+        sensitivity: Shape (pictures, steps + 1): the share of a displacement that remains in the final latents.
+        measured_on: Model, scheduler, guidance scale, steps, order and number of prompts.
+        about: Prompts, seeds and versions.
     """
 
     displacement: Tensor
@@ -63,12 +66,12 @@ class ReuseCosts:
         return int(self.measured_on["order"])
 
     def title(self) -> str:
-        """What was measured on what, in a line."""
+        """Describe in one line what was measured on what."""
         on = self.measured_on
         return f"{on['model']} with {on['scheduler']}, {self.num_steps} steps, guidance {on['guidance_scale']}, order {self.order}"
 
     def errors(self) -> np.ndarray:
-        """Array (pictures, gaps, steps, longest + 1): the error in the final latents that each span makes, as its norm."""
+        """Error in the final latents that each span makes, as a norm; array (pictures, gaps, steps, longest + 1)."""
         step, length = np.indices(self.displacement.shape[2:])
         ends = np.minimum(step + length, self.num_steps)
         found = self.displacement.numpy() * self.sensitivity.numpy()[:, None, :, None][:, :, ends, 0]
@@ -78,9 +81,15 @@ class ReuseCosts:
     def spans(self, over: str = "mean", power: int = 2) -> np.ndarray:
         """The cost of each span for `optimal_keys`: array (gaps, steps, longest + 1), infinite where not measured.
 
-        With order 0 there is one gap; with order 1 every gap from 0 (no key before) to `longest`, between the measured ones by
-        interpolation over the logarithm of the gap. `over`: "mean", "median" or "worst" of the pictures. `power`: 2 for the squared error,
-        1 for its norm. Raises ValueError for others.
+        With order 0 there is one gap. With order 1 there are all from 0 (no key before) to `longest`.
+        Gaps that were not measured are interpolated over the logarithm of the gap.
+
+        Args:
+            over: "mean", "median" or "worst" of the images.
+            power: 2 for the squared error, 1 for its norm.
+
+        Raises:
+            ValueError: Another name or power.
         """
         if over not in OVER:
             raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
@@ -91,14 +100,14 @@ class ReuseCosts:
         return cost if self.order == 0 else _for_every_gap(cost ** (1 / power), self.gaps, self.longest) ** power
 
     def subset(self, pictures: list[int]) -> ReuseCosts:
-        """The costs of some of the pictures."""
+        """The costs of some of the images."""
         measured_on = {**self.measured_on, "pictures": len(pictures)}
         chosen = {name: [self.about[name][i] for i in pictures] for name in ("prompts", "seeds") if name in self.about}
         about = {**self.about, **chosen}
         return ReuseCosts(self.displacement[pictures], self.gaps, self.sensitivity[pictures], measured_on, about)
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file with a JSON header, whole or not at all."""
+        """Write one safetensors file with a JSON header, whole or not at all."""
         header = {
             "schema": SCHEMA, "version": VERSION, "gaps": self.gaps, "measured_on": dict(self.measured_on), "about": dict(self.about)
         }  # fmt: skip
@@ -107,7 +116,7 @@ class ReuseCosts:
 
     @classmethod
     def load(cls, path: str | Path) -> ReuseCosts:
-        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
+        """Read a file that `save` wrote. Raises FileNotFoundError, or ValueError for a truncated or foreign file."""
         check_readable(Path(path), "a file that ReuseCosts.save wrote, as calibrate does")
         if Path(path).stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} has {Path(path).stat().st_size} bytes; accepted: at most {MAX_BYTES}")
@@ -149,9 +158,9 @@ def _fit(displacement: Tensor, sensitivity: Tensor, gaps: list) -> bool:
 
 
 def _for_every_gap(error: np.ndarray, gaps: tuple[int, ...], longest: int) -> np.ndarray:
-    """From the measured gaps to all: the error, linear in the logarithm of the gap; beyond the last one as at it."""
+    """Interpolate the error to all gaps, linearly in the logarithm of the gap; constant beyond the last measured one."""
     dense = np.full((longest + 1, *error.shape[1:]), np.inf)
-    dense[0] = error[0]  # no key before: only the first key of a run, whose features are held
+    dense[0] = error[0]  # no key before: the first key of a run, whose features are reused
     dense[0, 1:] = np.inf
     known = np.asarray(gaps[1:])
     for gap in range(1, longest + 1):

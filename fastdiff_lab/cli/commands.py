@@ -12,11 +12,11 @@ from typer.core import TyperGroup
 
 from . import options as cli_options
 
-GO_ON = ("calibrate", "compare", "train")  # each keeps what it has
+GO_ON = ("calibrate", "compare", "train")  # each of these keeps its results
 
 
 class _Commands(TyperGroup):
-    """The commands; one that is stopped from the keyboard says so."""
+    """Commands that say what happens next when stopped by Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -74,7 +74,7 @@ def sample(
     steps: cli_options.PaperSteps = 50,
     guidance: cli_options.Guidance = None,
     scheduler: cli_options.Scheduler = None,
-    output: Annotated[Path, typer.Option(help="Picture to write, such as a PNG file; one that is there is replaced.")] = Path(
+    output: Annotated[Path, typer.Option(help="Image to write, such as a PNG file; an older one is replaced.")] = Path(
         "sample.png"
     ),
 ) -> None:
@@ -103,7 +103,7 @@ def sample(
 @app.command()
 def calibrate(
     ctx: typer.Context,
-    output: Annotated[Path, typer.Argument(help="File to write; a call that was stopped goes on.")] = Path("costs.safetensors"),
+    output: Annotated[Path, typer.Argument(help="File to write; the same call resumes from it.")] = Path("costs.safetensors"),
     prompts: cli_options.Prompts = None,
     count: cli_options.Count = 16,
     order: cli_options.Order = 0,
@@ -150,24 +150,22 @@ def _use(threads: int | None) -> None:
 def derive(
     ctx: typer.Context,
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
-    num_keys: Annotated[
-        Optional[int], typer.Option(help="Number of keys; without it, the front of all numbers is printed.")
-    ] = None,
+    num_keys: Annotated[Optional[int], typer.Option(help="Number of keys; by default, print the front of all numbers.")] = None,
     keys: cli_options.Old = None,
-    over: Annotated[str, typer.Option(help="mean, median or worst of the pictures that were measured.")] = "mean",
+    over: Annotated[str, typer.Option(help="mean, median or worst of the measured images.")] = "mean",
     power: Annotated[
-        int, typer.Option(min=1, max=2, help="Errors of groups add up squared (2) or as they are (1: try it for order 1).")
+        int, typer.Option(min=1, max=2, help="Add errors of groups squared (2) or as they are (1: try it for order 1).")
     ] = 2,
-    refine: Annotated[int, typer.Option(help="Accelerated runs that may be spent on moving keys; 0 for none.")] = 0,
-    pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts it draws.")] = 8,
+    refine: Annotated[int, typer.Option(help="Accelerated runs at most to move keys by; 0 for none.")] = 0,
+    pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts to draw.")] = 8,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
     device: cli_options.Device = "cpu",
     dtype: cli_options.Dtype = "float32",
     scheduler: cli_options.Scheduler = None,
-    output: Annotated[Path, typer.Option(help="JSON file to write; one that is there is replaced.")] = Path("schedule.json"),
+    output: Annotated[Path, typer.Option(help="JSON file to write; an older one is replaced.")] = Path("schedule.json"),
 ) -> None:
-    """Derive the best key steps from measured costs; with --refine by real runs of the calibrated prompts, too."""
+    """Derive the best key steps from measured costs; with --refine also by real runs."""
     from ..calibration.derive import derive_schedule, schedule_front
     from ..calibration.refine import refine_derived
     from ..calibration.reuse_costs import ReuseCosts
@@ -197,9 +195,9 @@ def derive(
 def compare(
     ctx: typer.Context,
     schedules: Annotated[Optional[list[Path]], typer.Argument(help="Files of key schedules to compare.")] = None,
-    order: Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated. Of the schedules' arms.")] = 0,
-    suite: Annotated[bool, typer.Option("--suite", help="All arms that a sceptic would ask for, instead of schedules.")] = False,
-    costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; give it for each.")] = None,
+    order: Annotated[int, typer.Option(min=0, max=1, help="Order of the schedules. 0: features reused; 1: extrapolated.")] = 0,
+    suite: Annotated[bool, typer.Option("--suite", help="Every rival at the same numbers of keys, instead of schedules.")] = False,
+    costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; repeat for several.")] = None,
     prompts: cli_options.Prompts = None,
     count: cli_options.Count = 32,
     seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
@@ -207,7 +205,7 @@ def compare(
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
     batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
-    metric: Annotated[Optional[list[str]], typer.Option(help="fid, kid, clip_score or lpips, too; give it for each.")] = None,
+    metric: Annotated[Optional[list[str]], typer.Option(help="Also fid, kid, clip_score or lpips; repeat for several.")] = None,
     weights: Annotated[Optional[Path], typer.Option(help="With --metric: folder of the weight files; see docs/quality.md.")] = None,
     real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real pictures.")] = None,
     threads: cli_options.Threads = None,
@@ -220,7 +218,7 @@ def compare(
     output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
     store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
 ) -> None:
-    """Compare schedules, or with --suite every rival, and write the tables; a call that was stopped goes on."""
+    """Compare schedules, or with --suite every rival, and write the tables. The same call resumes."""
     from ..comparison.compare import brief
     from ..comparison.suite.result_files import compare_into
     from .parsing import own_or_embedded, prompts_file, refuse_renamed, refuse_unused
@@ -244,7 +242,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
         "runs/shapes"
     ),
-    minutes: Annotated[float, typer.Option(help="Training time in all; a run that was stopped goes on.")] = 600.0,
+    minutes: Annotated[float, typer.Option(help="Training time in all; the same call resumes.")] = 600.0,
     device: cli_options.Device = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     processes: Annotated[
@@ -262,11 +260,11 @@ def train(
 @app.command()
 def contest(
     entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],
-    seed: Annotated[int, typer.Option(help="Captions and noise follow from it; choose it when all entries are in.")],
+    seed: Annotated[int, typer.Option(help="Seed of captions and noise; choose it when all entries are in.")],
     pictures: Annotated[int, typer.Option(help="Pictures per entry.")] = 24,
     threads: cli_options.Threads = None,
 ) -> None:
-    """Score the entries of the exercises' contest: who comes nearest to the untouched pictures with seven encoder calls."""
+    """Score the entries of the contest: the images nearest to the baseline's with seven encoder calls."""
     from ..exercises.contest import leaderboard, read_entries
 
     accepted, refused = read_entries(entries)
@@ -286,7 +284,7 @@ def lab(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8888) ->
 
 
 def main() -> None:
-    """Runs the command line; what users can mend ends in one sentence and exit code 2."""
+    """Run the command line. What users can mend ends in one sentence and exit code 2."""
     try:
         app()
     except (ValueError, TypeError, OSError, KeyError, ModuleNotFoundError) as error:

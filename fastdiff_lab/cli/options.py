@@ -1,4 +1,4 @@
-"""Options that several commands take, said in one way."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-Model = Annotated[str | None, typer.Option(help="Folder or hub id of a diffusers pipeline; without it, the embedded one.")]
+Model = Annotated[str | None, typer.Option(help="Folder or hub id of a diffusers pipeline; by default, the embedded one.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.")]
 Seed = Annotated[int, typer.Option(help="Seed of the initial noise.")]
@@ -23,18 +23,20 @@ Steps = Annotated[int, typer.Option(help="Denoising steps, 1 or more.")]
 PaperSteps = Annotated[int, typer.Option(help="Denoising steps, 1 or more; the paper's keys need 9.")]
 Guidance = Annotated[
     float | None,
-    typer.Option(help="Guidance scale; without it, the model's own (5 for the embedded one). 1 or less turns guidance off."),
+    typer.Option(help="Guidance scale; by default, the model's own (5 for the embedded one). 1 or less turns guidance off."),
 ]
 Prompts = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Text file with a prompt per line; without it, captions of scenes.")
+    str | None, typer.Option(metavar="FILE", help="Text file with a prompt per line; by default, captions of scenes.")
 ]
-Count = Annotated[int, typer.Option(min=1, help="How many captions of scenes, where no prompts are given.")]
+Count = Annotated[int, typer.Option(min=1, help="How many captions of scenes, without --prompts.")]
 Old = Annotated[str | None, typer.Option(hidden=True)]
 Olds = Annotated[list[str] | None, typer.Option("--schedule", hidden=True)]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; without it, as many as torch takes.")]
-Order = Annotated[int, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated.")]
-Keys = Annotated[str | None, typer.Option(help="'none' (untouched), 'paper' (if not said), a count, or '0-3,5 of 20'.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; by default, as many as torch takes.")]
+Order = Annotated[int, typer.Option(min=0, max=1, help="0: features reused; 1: extrapolated.")]
+Keys = Annotated[str | None, typer.Option(help="'none' (baseline), 'paper' (default), a count, or '0-3,5 of 20'.")]
 Schedule = Annotated[Path | None, typer.Option(help="File of a key schedule, such as `derive` writes; instead of --keys.")]
-DerivedOrder = Annotated[int | None, typer.Option(min=0, max=1, help="0: features held; 1: extrapolated; if not said, as derived.")]
-Scheduler = Annotated[str | None, typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; without it, the model's own.")]
+DerivedOrder = Annotated[
+    int | None, typer.Option(min=0, max=1, help="0: features reused; 1: extrapolated; by default, as derived.")
+]
+Scheduler = Annotated[str | None, typer.Option(help="ddim, pndm, euler, dpm-solver++, ...; by default, the model's own.")]
 Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")]

@@ -1,12 +1,12 @@
-"""What a shell asks for, made into values, or refused in a sentence before anything is computed.
+"""Parse and validate command-line arguments.
 
 - `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
 - `derived_order(schedule)`: the order that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
-- `prompts_file(asked)`, `own_or_embedded(guidance, model)`: what --prompts and --guidance mean
-- `refuse_renamed(old, value, new)`: an option by its old name
-- `check_picture(path)`: refuses a path that no picture can be written to
-- `refuse_unused(context, why, names)`: refuses options that would be ignored
+- `prompts_file(asked)`, `own_or_embedded(guidance, model)`: values of --prompts and --guidance
+- `refuse_renamed(old, value, new)`: refuse an option by its old name
+- `check_picture(path)`: refuse a path that no image can be written to
+- `refuse_unused(context, why, names)`: refuse options that would be ignored
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
 """
 
@@ -28,13 +28,13 @@ _DIGITS = 18  # of a number of keys
 
 
 def key_schedule(keys: str | None, file: Path | None) -> Callable[[int], KeySchedule | None]:
-    """The key steps, as a function of a run's denoiser calls; None for an untouched one.
+    """The key steps, as a function of a run's denoiser calls; None for the baseline.
 
     >>> str(key_schedule("3", None)(10))
     '0,3,7 of 10'
 
-    `keys`: "none", "paper", a count of uniform keys, or the text of a schedule; None for the paper's. `file`: of `KeySchedule.save`, instead.
-    What is wrong for any number of calls raises ValueError at once, before a model is loaded.
+    `keys` is "none", "paper" (the default), a count of uniform keys, or a schedule as text. `file` is one of `KeySchedule.save`, instead.
+    Raises ValueError at once for what is wrong with any number of calls, before a model is loaded.
     """
     if file is not None and keys is not None:
         raise ValueError(f"--keys {keys} and --schedule {file} asked; accepted: one of the two")
@@ -47,7 +47,7 @@ def key_schedule(keys: str | None, file: Path | None) -> Callable[[int], KeySche
 
 
 def derived_order(schedule: KeySchedule | None) -> int:
-    """The order that a schedule says it was derived for; 0 where it says none. Raises ValueError where a file says what is no order."""
+    """The order that a schedule was derived for, by default 0. Raises ValueError if a file names another."""
     found = ((schedule and schedule.measured_on) or {}).get("order", 0)
     if isinstance(found, bool) or found not in (0, 1):
         raise ValueError(f"the schedule says that it was measured with order {str(found)[:80]!r}; accepted: 0 or 1, or say --order")
@@ -55,7 +55,7 @@ def derived_order(schedule: KeySchedule | None) -> int:
 
 
 def prompt_lines(file: Path | None, count: int) -> list[str]:
-    """The lines of a text file that are not empty; without one, the captions of so many drawn scenes.
+    """The lines of a text file that are not empty; without one, captions of so many drawn scenes.
 
     >>> prompt_lines(None, 1)  # doctest: +SKIP
     ['a small white star at the left on a red background']
@@ -66,7 +66,7 @@ def prompt_lines(file: Path | None, count: int) -> list[str]:
 
 
 def prompts_file(asked: str | None) -> Path | None:
-    """The file that --prompts names; a number was once taken there.
+    """The file of --prompts, which once took a number.
 
     >>> prompts_file("prompts.txt").name
     'prompts.txt'
@@ -79,7 +79,7 @@ def prompts_file(asked: str | None) -> Path | None:
 
 
 def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
-    """The guidance scale that a command runs with; None for the model's own.
+    """The guidance scale of a command; None for the model's own.
 
     >>> own_or_embedded(None, None)
     5.0
@@ -88,20 +88,20 @@ def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
 
 
 def refuse_renamed(old: str, value: object, new: str) -> None:
-    """Raises ValueError for an option by its old name."""
+    """Raise ValueError for an option by its old name."""
     if value:
         raise ValueError(f"--{old} asked, which has another name now; accepted: {new}")
 
 
 def check_picture(path: Path) -> None:
-    """Raises OSError or ValueError for a path that no picture can be written to."""
+    """Raise OSError or ValueError for a path that no image can be written to."""
     check_writable(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats are only read
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats can only be read
         raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
 
 
 def refuse_unused(context: typer.Context, why: str, names: Iterable[str]) -> None:
-    """Raises ValueError for the options among `names` that were said; `why` they would be ignored."""
+    """Raise ValueError for given options among `names`, which would be ignored for the reason `why`."""
     sources = {name: context.get_parameter_source(name) for name in names}
     said = [name for name, source in sources.items() if source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")]
     if said:
@@ -112,7 +112,7 @@ def refuse_unused(context: typer.Context, why: str, names: Iterable[str]) -> Non
 
 
 def fitting_keys(costs: ReuseCosts) -> int:
-    """The paper's number of keys, 9, or half the steps if that is less; more where shorter spans were measured.
+    """The paper's number of keys, 9, or half the steps if that is less; more if only short spans were measured.
 
     >>> fitting_keys(costs)  # doctest: +SKIP
     9

@@ -1,8 +1,4 @@
-"""The tour: the quickstart notebook, executed and exported.
-
-- `run_tour(output, ...)`: executes it with progress and leaves page, table, recording and schedule in a folder
-- `notebooks_folder()`: where the notebooks lie
-"""
+"""Run the tour: execute the quickstart notebook and export it."""
 
 from __future__ import annotations
 
@@ -25,28 +21,33 @@ from ..sampling.methods import generators
 PAGE = "tour.html"
 QUICKSTART = "00_quickstart.ipynb"
 LAB = "09_interactive_lab.ipynb"
-UNFINISHED = "unfinished"  # the folder of a tour that was not finished, inside the tour's
+UNFINISHED = "unfinished"  # folder of an unfinished tour, inside the tour's
 
 
 def notebooks_folder() -> Path:
-    """The folder of the notebooks: inside the installed package, or of a checkout."""
+    """The folder of the notebooks, in the installed package or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     places = (package / "notebooks", package.parent / "notebooks")
     found = next((place for place in places if (place / QUICKSTART).exists()), None)
     if found is None:
-        raise FileNotFoundError(f"the notebooks are missing; looked in: {', '.join(map(str, places))}")
+        raise FileNotFoundError(f"the notebooks are missing; looked in: {', '.join(map(str, places))}. Install the package whole")
     return found
 
 
 def run_tour(output: Path, **parameters: object) -> Path:
-    """Executes the quickstart notebook and exports it as one self-contained HTML page; returns the page's path.
+    """Execute the quickstart notebook, export it as one HTML page, and return the page's path.
 
     >>> run_tour(Path("runs/tour"), num_inference_steps=50)  # doctest: +SKIP
 
-    `parameters`: values for the notebook's parameter cell. An interrupted tour leaves what was there, and stays in the folder's `unfinished`
-    until the next tour: the notebook is saved after each cell, and exported as far as it got. A finished one replaces the files of one
-    before.
-    Raises OSError if the folder cannot be written, ValueError for steps below 1 and a seed that no generator takes.
+    An unfinished tour stays in the folder `unfinished` until the next one, and leaves an older tour as it is.
+
+    Args:
+        output: The folder. It is made if need be.
+        parameters: Values for the notebook's parameter cell.
+
+    Raises:
+        OSError: The folder cannot be written.
+        ValueError: Steps below 1, or what is no seed.
     """
     steps = parameters.get("num_inference_steps", 50)
     if not isinstance(steps, int) or steps < 1:
@@ -61,7 +62,7 @@ def run_tour(output: Path, **parameters: object) -> Path:
     folder = writable_folder(output)
     part = folder / UNFINISHED
     if part.is_dir():
-        shutil.rmtree(part)  # of a tour before this one
+        shutil.rmtree(part)  # of an older tour
     part = writable_folder(part)
     notebook = part / QUICKSTART
     try:
@@ -74,11 +75,11 @@ def run_tour(output: Path, **parameters: object) -> Path:
             print(f"stopped; as far as it got: {os.path.relpath(export(notebook))}")
         if isinstance(stop, KeyboardInterrupt):
             raise
-        raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}") from None
+        raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}; its cells so far are in {part}") from None
     export(notebook)
     for file in sorted(path for path in part.iterdir() if path.is_file()):  # the page is the last one
         file.replace(folder / file.name)
-    shutil.rmtree(part)  # with the checkpoints that JupyterLab may have made there
+    shutil.rmtree(part)  # with JupyterLab's checkpoints
     page = folder / PAGE
     print(brief(pd.read_csv(folder / "table.csv")).to_string(index=False))
     print(f"page: {os.path.relpath(page)}")
@@ -86,10 +87,10 @@ def run_tour(output: Path, **parameters: object) -> Path:
 
 
 def export(notebook: Path) -> Path:
-    """Exports an executed notebook as one HTML page that asks nothing of the network."""
+    """Export an executed notebook as one HTML page that needs no network."""
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    # The template asks CDNs for MathJax, RequireJS, Mermaid and widgets; the notebook needs none of them.
+    # The template loads MathJax, RequireJS, Mermaid and widgets from the network, but the notebook needs none.
     body = re.sub(r"<script\b(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>", "", body, flags=re.DOTALL)
     page = notebook.with_name(PAGE)
     write_text(page, body)

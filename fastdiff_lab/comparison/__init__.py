@@ -1,1 +1,1 @@
-"""What methods cost and give: `compare`, its tables, image quality, the suite, the benchmark."""
+"""Compare methods: `compare`, its tables, image quality, the suite."""

@@ -1,8 +1,8 @@
-"""Denoisers at full size, from the configs of their public model cards, on the meta device: shapes and operations without weights.
+"""Denoisers at full size on the meta device, from public configs: shapes and operations without weights.
 
 - `FULL_SIZE`: the architectures, by name
 - `full_size(name)`: one of them
-- `PUBLISHED`: how many weights they are said to have, and by whom
+- `PUBLISHED`: their published numbers of weights, with the source
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ DIT = {
 
 @dataclass(frozen=True)
 class FullSize:
-    """A denoiser at full size and one call of it: `what` it is, `make` builds it, `call` gives its arguments.
+    """A denoiser at full size and one call of it: `make` builds it, `call` gives its arguments.
 
-    `beside`: the operations of what is held beside the encoder (a ControlNet).
+    `beside` counts the operations of what is reused with the encoder (a ControlNet).
     """
 
     what: str
@@ -114,23 +114,23 @@ class FullSize:
 
     @property
     def parameters(self) -> int:
-        """How many weights the denoiser has."""
+        """The number of weights."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @functools.cached_property
     def count(self) -> FlopCount:
-        """Operations of one denoiser call, what is held with the encoder among the encoder's."""
+        """Operations of one denoiser call; the encoder's include what is reused with it."""
         counted = count_flops(self.model, self.call())
         return replace(counted, encoder=counted.encoder + self.beside())
 
 
 def full_size(name: str) -> FullSize:
-    """The denoiser of a published system at its usual size, without weights: every tensor is on the meta device.
+    """The denoiser of a published system at its usual size, on the meta device.
 
     >>> full_size("sd-1.5").parameters
     859520964
 
-    `name`: one of `FULL_SIZE`. Raises ValueError for another.
+    `name` is one of `FULL_SIZE`. Raises ValueError for another.
     """
     if name not in FULL_SIZE:
         raise ValueError(f"full-size architecture {name!r} asked; there are: {', '.join(FULL_SIZE)}")
@@ -138,19 +138,19 @@ def full_size(name: str) -> FullSize:
 
 
 def controlnet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What a ControlNet has of the config of the UNet that it steers."""
+    """The config of a ControlNet for a UNet with this config."""
     return {name: value for name, value in config.items() if name not in ("sample_size", "up_block_types")}
 
 
 def _controlnet(config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> Callable[[], int]:
-    """The operations of a ControlNet with the UNet's own encoder."""
+    """Operations of a ControlNet with the UNet's own encoder."""
     side = config["sample_size"]
     picture = lambda: _zeros(2, 3, 8 * side, 8 * side)
     return _beside(lambda: ControlNetModel(**controlnet_config(config)), side, text, controlnet_cond=picture, **more)
 
 
 def _controlnet_union(pictures: int) -> Callable[[], int]:
-    """The operations of xinsir's ControlNetUnion for SDXL with so many kinds of control at once."""
+    """Operations of xinsir's ControlNetUnion for SDXL with so many kinds of control at once."""
     side = 128
     given = {
         "controlnet_cond": lambda: [_zeros(2, 3, 8 * side, 8 * side)] * pictures, "control_type": lambda: _zeros(2, UNION_KINDS),
@@ -178,7 +178,7 @@ def _whole_numbers() -> Tensor:
 
 
 def _conditional(what: str, config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> FullSize:
-    """`text`: tokens and width. Two rows: one picture with guidance."""
+    """Arguments of one call for one image with guidance, so two rows; `text` is tokens and width."""
     side, channels = config["sample_size"], config.get("in_channels", 4)
 
     def call() -> dict[str, Any]:
@@ -251,7 +251,7 @@ FULL_SIZE: dict[str, FullSize] = {
 }  # fmt: skip
 
 _BY_OTHERS = "as public repositories state it"
-# Where nobody states a number (inpainting, the upscaler, text to video, AnimateDiff as a whole) there is none here.
+# Nobody states a number for inpainting, the upscaler, text to video, and AnimateDiff as a whole.
 PUBLISHED: dict[str, tuple[str, str]] = {
     "sd-1.5": ("859,520,964", "diffusers' documentation of num_parameters"),
     "sd-2.1": ("865,910,724", _BY_OTHERS),

@@ -1,10 +1,10 @@
-"""What accelerated samplers cost and give, beside the untouched run.
+"""Measure what methods cost, and how near they come to the baseline.
 
-- `compare(pipe, arms, prompts, ...)`: one row per arm
-- `compare_pictures(pipe, arms, prompts, ...)`: one row per arm, prompt and seed, kept in a store as they come
+- `compare(pipe, arms, prompts, ...)`: one row per method
+- `compare_pictures(pipe, arms, prompts, ...)`: one row per method, prompt and seed, stored as they come
 - `with_costs(pipe, arms, pictures, ...)`: the first from the second
 - `compare_tasks(pipe, arms, tasks, ...)`: the same for given pairs of prompt and seed
-- `brief(table)`: the columns that are looked at first
+- `brief(table)`: the columns to look at first
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .tables import REFERENCE, UNTOUCHED, picture_rows, summarised
 
 
 def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
-    """The given arms, after those that must stand beside them.
+    """Add the baseline to the given methods, and with `rivals` what must stand beside each number of keys.
 
-    Untouched; and with `rivals` uniform keys and as many plain steps for each number of keys, and the predictions held at the same keys.
-    `num_steps`: denoiser calls of a whole run; schedules for fewer belong to a run that begins later (image-to-image), as do its rivals.
+    The rivals are uniform keys, as many steps, and the prediction reused at the same keys.
+    `num_steps` counts the denoiser calls of a whole run. A schedule for fewer belongs to image-to-image, and so do its rivals.
     """
     wrong = next((name for name, arm in arms.items() if not isinstance(arm, KeySchedule | Arm)), None)
     if wrong is not None:
@@ -50,7 +50,7 @@ def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: 
         beside[f"uniform {count}"] = Arm(KeySchedule.uniform(made, count))
         beside[f"plain {count} steps"] = Arm(steps=round(count * num_steps / made))
     for name, schedule in schedules.items():
-        # A rival on purpose: it does not carry what the keys were measured on, and so does not warn.
+        # Without `measured_on`, so that this deliberate use does not warn.
         held = Arm(replace(schedule, measured_on=None), what="prediction")
         if held not in (*beside.values(), *given.values()):
             beside[f"{name}, prediction held"] = held
@@ -76,38 +76,46 @@ def compare(
     metric_weights: str | Path | None = None,
     real_pictures: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Runs each arm on each prompt and seed, and says what it costs and how near it comes to the untouched run.
+    """Measure what each method costs and how near it comes to the baseline.
 
-    >>> compare(pipe, {"paper": KeySchedule.paper(50)}, ["a red ring on a blue background"])  # doctest: +SKIP
+    >>> from fastdiff_lab.pipelines import load_pipeline
+    >>> methods, prompts = {"two keys": KeySchedule(5, (0, 2))}, ["a red ring on a blue background"]
+    >>> table = compare(load_pipeline(), methods, prompts, num_inference_steps=5, repeats=0, rivals=False)
+    >>> table["encoder_calls"].tolist()
+    [5.0, 2.0]
 
-    `arms`: name -> KeySchedule or `Arm`; the untouched run, uniform keys, as many plain steps, and the predictions held at the
-    same keys are added, so that none is shown alone; with `rivals=False` the untouched run only. `prompts`: texts, class labels for
-    DiTPipeline, PIL pictures for Stable Video Diffusion. `guidance_scale`: None for the pipeline's own. `options`: further arguments of the
-    pipeline, alike for all pictures (a ControlNet's `image`, `num_frames` of a video, whose frames count as one picture, one above the
-    other), or a list with one for each prompt (`negative_prompt`, `image`). Time-steps among them are those of the untouched run and of
-    schedules; arms with other `steps` are evenly spaced from the same first one.
-    `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
-    `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
-    arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
-    enclosing `joblib.parallel_config` says; inside `joblib.parallel_config("dask")` the workers of the current Dask client draw).
-    `store`: file that keeps each result as it comes: the same call goes on where a killed one stopped, and other arms are added
-    to what is there. `metrics`: of "fid", "kid", "clip_score" and "lpips", with `metric_weights`, the folder of their weight files,
-    and for fid and kid `real_pictures`, a folder of picture files (docs/quality.md says which); all of it is read before a picture is
-    drawn, and measured again by each call.
+    Args:
+        arms: Name -> KeySchedule or `Arm`. The baseline is added, and with `rivals` uniform keys, fewer steps, and the
+            prediction reused at the same keys.
+        prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
+        seeds: Each prompt is run with each seed.
+        num_inference_steps: As the pipeline takes it.
+        guidance_scale: None for the pipeline's own.
+        options: Further arguments of the pipeline, one for all images or a list with one for each prompt.
+            The frames of a video count as one image, one above the other.
+        reference_steps: Compare also with DDIM in so many steps, such as 1,000; None for no reference.
+        repeats: Timed runs of one image per method, after one that is not timed; 0 for none.
+        batch: Images at once.
+        n_jobs: Worker processes of joblib; None for one. Under `joblib.parallel_config("dask")` the Dask workers draw.
+        store: A file that keeps each result. The same call resumes from it.
+        metrics: Any of "fid", "kid", "clip_score" and "lpips", measured anew by each call.
+        metric_weights: Folder of their weight files (docs/quality.md).
+        real_pictures: Folder of real images, for FID and KID.
 
-    Returns one row per arm: evaluations per picture; GFLOPs (2 per multiply-add) and GMACs per picture; `seconds` (median, one
-    picture, up to the latents; of the whole call for pixels), `ratio` to untouched and `peak_bytes` (CUDA only); `psnr` of
-    the averaged error in dB, `ssim`, `latent_mse` to the untouched run, each with `_worst` and the ends of its 95 % bootstrap interval
-    `_low`, `_high`; `psnr_typical`, the mean of the pictures' PSNR (identical ones count as 100 dB), which a few that flip move
-    less; all of these with `reference_` before; `clip_score` (0 to 100, to the prompt) and `lpips` (to the untouched picture), with worst
-    and interval; `fid`, `kid` and `kid_std` between the arm's pictures and the real ones; and `prompt_accuracy` (share of pictures with
-    all attributes right; NaN if the prompts are no captions of scenes). The embedded pipeline was taught one object in a picture only: its
-    captions of two, half of `held_out_prompts`, count as wrong in every arm. `pictures` is the sample size.
+    Returns:
+        One row per method; `pictures` is the sample size.
+        Costs per image: evaluations; `gflops` (2 per multiply-add), `gmacs`; `seconds` (median, up to the latents),
+        `ratio` to the baseline, `peak_bytes` (devices only).
+        Fidelity to the baseline: `psnr` of the averaged error in dB, `ssim`, `latent_mse`, each with `_worst` and a 95 %
+        bootstrap interval `_low`, `_high`; `psnr_typical`, the mean over images, with identical ones as 100 dB.
+        The same to the reference, with `reference_` before. The metrics.
+        `prompt_accuracy`: the share of images with all attributes right, NaN for prompts that are no captions of scenes.
 
-    Raises TypeError or ValueError for prompts, options or a pipeline that cannot be compared, before anything is drawn; and what
-    `encoder_propagation` raises when an arm runs.
+    Raises:
+        TypeError: Prompts, options or a pipeline that cannot be compared.
+        ValueError: The same, or a value out of range; both before anything is drawn.
     """
-    repeats = whole("repeats", repeats, 0)  # before hours are spent on pictures
+    repeats = whole("repeats", repeats, 0)  # before hours of drawing
     denoiser_of(pipe)
     prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
@@ -121,7 +129,7 @@ def compare(
 
 
 def _of_run(pipe: Any, num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What `sample` is given; without further options what it was before there were any, so that stores find their pictures."""
+    """Options of `sample`; a store finds images from before there were further ones."""
     guidance = own_guidance(pipe, guidance_scale)
     return {"num_inference_steps": whole("num_inference_steps", num_inference_steps, 1), "guidance_scale": guidance} | (
         {"options": dict(options)} if options else {}
@@ -139,13 +147,17 @@ def with_costs(
     options: Mapping[str, Any] | None = None,
     repeats: int = 3,
 ) -> pd.DataFrame:
-    """The table of `compare` from the pictures of `compare_pictures`: their summary, and what each arm costs, measured now.
+    """Summarise the table of `compare_pictures`, and measure now what each method costs.
 
     >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
 
-    `arms`: each arm of `pictures` by its name. `prompt`: what is timed; None: the first of `pictures` (where prompts are
-    pictures themselves, give one). `options`: of lists with one for each prompt, the first is timed. Other
-    arguments and result as for `compare`.
+    Args:
+        arms: Each method of `pictures` by its name.
+        prompt: What is timed; None for the first of `pictures`. Give one if prompts are images.
+        options: As for `compare`, like the other arguments. From lists, the first entry is timed.
+
+    Returns:
+        The table of `compare`.
     """
     repeats = whole("repeats", repeats, 0)
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, options, None).of([0]))
@@ -178,13 +190,14 @@ def compare_pictures(
     metric_weights: str | Path | None = None,
     real_pictures: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Runs each arm on each prompt and seed; arguments as for `compare`.
+    """Run each method on each prompt and seed; arguments as for `compare`.
 
     >>> compare_pictures(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("arm")["psnr"].min()  # doctest: +SKIP
 
-    Returns one row per arm, prompt and seed (a picture that is a prompt stands as a digest): evaluations, `mse`, `psnr`, `ssim`,
-    `latent_mse` to the untouched run (and to the reference), the `metrics`, `prompt_accuracy`. `fid` and `kid` belong to all pictures of
-    an arm, and stand in each of its rows.
+    Returns:
+        One row per method, prompt and seed: evaluations, `mse`, `psnr`, `ssim` and `latent_mse` to the baseline and to the
+        reference, metrics, `prompt_accuracy`. A prompt that is an image stands as a digest.
+        `fid` and `kid` belong to all images of a method, and stand in each of its rows.
     """
     prompts, seeds, batch = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch", batch, 1)
     num_inference_steps, reference_steps = plain(num_inference_steps), plain(reference_steps)
@@ -193,7 +206,7 @@ def compare_pictures(
     _check_metrics(pipe, metrics, prompts)
     if n_jobs is not None and n_jobs == 0:
         raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
-    device = next(denoiser_of(pipe).parameters()).device  # raises for what is no pipeline
+    device = next(denoiser_of(pipe).parameters()).device  # raises unless this is a pipeline
     given = call_options(pipe, options, len(prompts))
     tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, given.alike)
@@ -217,7 +230,7 @@ def _check_metrics(pipe: Any, metrics: Sequence[str], prompts: Sequence[Any]) ->
         raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
     if metrics and hasattr(pipe, "video_processor"):
         raise ValueError(
-            f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; accepted: no metrics, which are of pictures"
+            f"metrics {', '.join(metrics)} asked of {type(pipe).__name__}, which draws videos; metrics judge images; accepted: no metrics"
         )
 
 
@@ -232,11 +245,11 @@ def compare_tasks(
     n_jobs: int | None = None,
     store: str | Path | None = None,
 ) -> pd.DataFrame:
-    """The table of `compare_pictures` for pairs of prompt and seed; pictures are read from the store and measured a few at a time.
+    """Make the table of `compare_pictures` for given pairs of prompt and seed.
 
     >>> compare_tasks(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
-    `arms`: with the untouched run; `quality`: of `quality_of`; other arguments as for `drawn`. Raises ValueError without the untouched run.
+    `quality` comes from `quality_of`; other arguments as for `drawn`. Raises ValueError without the baseline among the methods.
     """
     if UNTOUCHED not in arms:
         raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
@@ -246,12 +259,12 @@ def compare_tasks(
         return picture_rows(lambda name, part: read(arms[name], part), list(arms), wanted, quality)
 
 
-QUALITY = ("clip_score", "lpips", "fid", "kid")  # shown where they were asked
+QUALITY = ("clip_score", "lpips", "fid", "kid")  # the default of `columns`
 SHOWN = ("arm", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
 
 
 def brief(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `compare` that are looked at first; identical pictures are called identical.
+    """The columns of `compare` to look at first. Identical images are called identical.
 
     >>> brief(table).to_markdown(index=False)  # doctest: +SKIP
     """

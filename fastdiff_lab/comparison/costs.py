@@ -1,8 +1,4 @@
-"""What the arms of a comparison cost: seconds, memory, operations.
-
-- `of_one_picture(pipe, ways, task, ...)`: seconds and peak memory
-- `operations(pipe, ways, calls, ...)`: GFLOPs and GMACs; `controlnet_flops(pipe, run)`: of its ControlNet alone
-"""
+"""Measure what methods cost: seconds, memory, operations."""
 
 from __future__ import annotations
 
@@ -26,11 +22,11 @@ from ..sampling.rivals.token_merging import token_merging_flops
 def of_one_picture(
     pipe: Any, ways: Mapping[str, Arm], task: tuple[Any, int], repeats: int, options: dict[str, Any]
 ) -> pd.DataFrame:
-    """`seconds` (median) and `peak_bytes` (CUDA and XPU) of one picture per arm; the arms take turns, after one turn that is not timed.
+    """Measure `seconds` (median) and `peak_bytes` (CUDA and XPU) of one image per method, in turns after one warm-up.
 
     >>> of_one_picture(pipe, {"untouched": Arm()}, ("a red ring on a blue background", 0), 3, {})  # doctest: +SKIP
 
-    `task`: prompt and seed. `repeats`: timed runs; 0 for none (NaN). `options`: as for `sample`.
+    `task` is prompt and seed; `repeats` counts timed runs, 0 for none (NaN); `options` as for `sample`.
     """
     device = device_of(pipe)
     measured: dict[str, list[float]] = {name: [] for name in ways}
@@ -53,12 +49,11 @@ def operations(
     prompt: Any,
     options: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """`gflops` (2 per multiply-add) and `gmacs` of one picture per arm.
+    """Count `gflops` (2 per multiply-add) and `gmacs` of one image per method.
 
     >>> operations(pipe, arms, table.set_index("arm"), prompt, {})["gflops"]  # doctest: +SKIP
 
-    `calls`: columns encoder_calls and decoder_calls, by arm. Calls with DeepCache or token merging are counted with
-    them switched on; a ControlNet, which is held with the encoder, is counted with it. `options`: as for `sample`.
+    `calls` has encoder_calls and decoder_calls by method. Rivals are counted as they run, and a ControlNet with the encoder.
     """
     run = one_picture(pipe, prompt, **options)
     arguments, held = first_arguments(denoiser_of(pipe), run), controlnet_flops(pipe, run)
@@ -74,7 +69,7 @@ def operations(
 
 
 def controlnet_flops(pipe: Any, run: Callable[[], Any]) -> int:
-    """Operations of one call of the pipeline's ControlNet, which is held with the encoder; 0 without one. `run`: calls the pipeline."""
+    """Operations of one call of the pipeline's ControlNet, or 0. `run` calls the pipeline."""
     controlnet = controlnet_of(pipe)
     if controlnet is None:
         return 0
@@ -88,7 +83,7 @@ def flops_kind(arm: Arm) -> tuple:
 
 
 def flops_of_call(model: nn.Module, arguments: dict[str, Any], arm: Arm) -> FlopCount:
-    """Operations of a denoiser call as the arm makes it, with DeepCache or token merging switched on.
+    """Operations of a denoiser call as the method makes it, with DeepCache or token merging switched on.
 
     >>> flops_of_call(pipe.unet, denoiser_arguments(pipe, prompt), Arm(deepcache=3)).of_run(17, 50)  # doctest: +SKIP
     """

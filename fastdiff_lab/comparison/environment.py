@@ -1,8 +1,8 @@
-"""What numbers depend on beside the code.
+"""The environment of a measurement: hardware, threads, versions, commit.
 
 - `about_machine(device)`: machine, threads, versions, commit
 - `clocks(device)`: a GPU's clocks now
-- `about_run(pipe)`: the same and the pipeline
+- `about_run(pipe)`: the machine and the pipeline
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PACKAGES = ("fastdiff-lab", "torch", "diffusers", "transformers", "torchmetrics"
 
 
 def about_run(pipe: Any) -> dict[str, Any]:
-    """What numbers depend on: machine, threads, versions, the commit of the checkout (None without one), the pipeline.
+    """Describe machine, threads, versions, commit (None without a checkout) and pipeline.
 
     >>> about_run(pipe)["threads"]  # doctest: +SKIP
     2
@@ -32,8 +32,7 @@ def about_run(pipe: Any) -> dict[str, Any]:
 
 
 def about_machine(device: str) -> dict[str, Any]:
-    """Machine, device (with driver, largest clock and power limit of an NVIDIA one), threads, versions, the commit of the
-    checkout (None without one), a digest of the source.
+    """Describe machine, device, threads, versions, commit (None without a checkout) and a digest of the source.
 
     >>> about_machine("cpu")["device"]
     'cpu'
@@ -48,7 +47,7 @@ def about_machine(device: str) -> dict[str, Any]:
 
 
 def clocks(device: str) -> dict[str, str]:
-    """Clocks, power and temperature of an NVIDIA device now, as nvidia-smi reports them; empty for others.
+    """Clocks, power and temperature of an NVIDIA device now, by nvidia-smi; empty for others.
 
     >>> clocks("cpu")
     {}
@@ -57,7 +56,7 @@ def clocks(device: str) -> dict[str, str]:
 
 
 def _tf32() -> bool:
-    """Are matrices multiplied in TF32? After `fp32_precision` was set, torch refuses to tell `allow_tf32`."""
+    """Whether matrices are multiplied in TF32. torch does not tell `allow_tf32` once `fp32_precision` was set."""
     matmul = torch.backends.cuda.matmul
     told = getattr(matmul, "fp32_precision", "none")
     return told == "tf32" if told != "none" else bool(matmul.allow_tf32)
@@ -66,13 +65,13 @@ def _tf32() -> bool:
 def _of_gpu(device: str, *names: str) -> dict[str, str]:
     if not device.startswith("cuda"):
         return {}
-    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # torch counts other devices than nvidia-smi does
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # torch and nvidia-smi number devices differently
     found = _output(["nvidia-smi", "-i", uuid, f"--query-gpu={','.join(names)}", "--format=csv,noheader"])
     return dict(zip(names, map(str.strip, found.splitlines()[0].split(",")), strict=False)) if found else {}
 
 
 def _code() -> str:
-    """A digest of the package's source, which stays the same where only results or documents change."""
+    """A digest of the package's source, without results and documents."""
     found = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         found.update(path.read_bytes())
@@ -94,12 +93,12 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with "-dirty" where files differ from it."""
+    """The checkout's commit, with "-dirty" if files differ from it."""
     return _output(["git", "describe", "--always", "--dirty", "--abbrev=12"]) or None
 
 
 def _output(command: list[str]) -> str:
-    """What a command prints; nothing if it cannot be run or fails."""
+    """What a command prints, or nothing if it fails."""
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

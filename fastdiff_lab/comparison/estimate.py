@@ -1,8 +1,4 @@
-"""What a comparison will take, told before it starts.
-
-- `announce(pipe, arguments, pending, ...)`: seconds and GiB, estimated from one call of the denoiser
-- `seconds_of(arm, ...)`, `bytes_of(arm, ...)`: of one arm
-"""
+"""Estimate what a comparison will take, before it starts."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ from ..sampling.methods import Arm
 
 @dataclass(frozen=True)
 class OneCall:
-    """One denoiser call for one picture: its seconds, and the share of them that the decoder takes."""
+    """One denoiser call for one image: its seconds, and the decoder's share of them."""
 
     seconds: float
     decoder: float
@@ -36,11 +32,11 @@ class OneCall:
 def announce(
     pipe: Any, arguments: Mapping[str, Any], pending: Sequence[tuple[Arm, Sequence[Any]]], num_steps: int, processes: int = 1
 ) -> None:
-    """Says on stderr what drawing the pending pictures will take; nothing where nothing is pending.
+    """Print on stderr what drawing the pending images will take.
 
     >>> announce(pipe, denoiser_arguments(pipe, prompt), [(Arm(), tasks)], num_steps=50)  # doctest: +SKIP
 
-    `arguments`: of a denoiser call for one picture. `pending`: each arm with the tasks of a batch.
+    `arguments` are those of a denoiser call for one image; `pending` has each method with the tasks of a batch.
     """
     if not pending:
         return
@@ -68,7 +64,7 @@ def _one_call(pipe: Any, model: nn.Module, arguments: Mapping[str, Any]) -> OneC
 
 
 def seconds_of(arm: Arm, call: OneCall, num_steps: int) -> float:
-    """About how long the denoiser of one picture takes.
+    """Estimate the seconds of the denoiser for one image.
 
     >>> from fastdiff_lab import KeySchedule
     >>> seconds_of(Arm(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
@@ -81,7 +77,7 @@ def seconds_of(arm: Arm, call: OneCall, num_steps: int) -> float:
 
 
 def bytes_of(arm: Arm, model: nn.Module, arguments: Mapping[str, Any], pictures: int) -> int:
-    """About what a batch of so many pictures needs beside the weights; `arguments`: of one picture."""
+    """Estimate the bytes that a batch needs beside the weights; `arguments` are those of one image."""
     rows = len(arguments[sample_argument(model)])
     at_once = arm.schedule is not None and arm.what == "encoder" and arm.parallel_decoding
     longest = max(map(len, arm.schedule.groups())) if at_once and arm.schedule is not None else 1

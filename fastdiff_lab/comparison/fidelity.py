@@ -1,9 +1,9 @@
-"""How near pictures come to others, with intervals.
+"""Measure how near images come to others, with intervals.
 
-- `fidelity(images, baseline)`: PSNR and SSIM of each picture
-- `mean_psnr(mse)`, `typical_psnr(psnr)`: the PSNR of an averaged error; the average of pictures' PSNR
-- `interval(values, statistic)`: a bootstrap interval, paired between arms
-- `paired_difference(pictures, one, other, ...)`: by how much one arm beats another, on the same pictures
+- `fidelity(images, baseline)`: PSNR and SSIM of each image
+- `mean_psnr(mse)`, `typical_psnr(psnr)`: the PSNR of an averaged error; the average PSNR of images
+- `interval(values, statistic)`: a bootstrap interval, paired between methods
+- `paired_difference(pictures, one, other, ...)`: the lead of one method over another, on the same images
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 RESAMPLES = 2000
 LEVEL = 0.95
-MOST_PSNR = 100.0  # dB, of identical pictures, which have no finite one
+MOST_PSNR = 100.0  # dB, for identical images
 
 
 def fidelity(images: Sequence[Image.Image], baseline: Sequence[Image.Image]) -> pd.DataFrame:
-    """Squared error, PSNR in dB (infinite for identical pictures) and SSIM of each picture to the baseline's.
+    """Squared error, PSNR in dB (infinite for identical images) and SSIM of each image to the baseline's.
 
-    >>> fidelity([image], [untouched])["psnr"].item()  # doctest: +SKIP
+    >>> white, black = (Image.new("RGB", (16, 16), colour) for colour in ("white", "black"))
+    >>> fidelity([white], [black])["psnr"].item()
+    0.0
     """
     rows = []
     for image, reference in zip(images, baseline, strict=True):
@@ -44,7 +46,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def mean_psnr(mse: Sequence[float] | np.ndarray | pd.Series) -> float:
-    """PSNR of the averaged squared error in dB: a mean of decibels would hide the worst pictures."""
+    """PSNR of the averaged squared error in dB. A mean of decibels would hide the worst images."""
     return float(_psnr(np.mean(mse)))
 
 
@@ -54,7 +56,7 @@ def _psnr(errors: np.ndarray | np.floating) -> np.ndarray | np.floating:
 
 
 def typical_psnr(psnr: Sequence[float] | np.ndarray | pd.Series) -> float:
-    """The mean of pictures' PSNR in dB, which a few bad ones move little; identical ones count as 100 dB.
+    """The mean PSNR of images in dB, which a few bad ones move little. Identical ones count as 100 dB.
 
     >>> typical_psnr([20.0, 30.0, float("inf")])
     50.0
@@ -63,11 +65,11 @@ def typical_psnr(psnr: Sequence[float] | np.ndarray | pd.Series) -> float:
 
 
 def interval(values: Sequence[float] | np.ndarray | pd.Series, statistic: Callable = np.mean) -> tuple[float, float]:
-    """The 95 % bootstrap interval of `np.mean` or `mean_psnr` of pictures (percentiles of 2,000 resamples).
+    """The 95 % bootstrap interval of `np.mean` or `mean_psnr` of images (percentiles of 2,000 resamples).
 
     >>> interval([0.1, 0.2, 0.3])  # doctest: +SKIP
 
-    The same resamples are drawn for every arm, so that the intervals of two arms belong together.
+    Every method gets the same resamples, so that the intervals of two belong together.
     """
     given = np.asarray(values, dtype=float)
     drawn = _of_resamples(given, statistic)
@@ -87,12 +89,18 @@ def _resamples(count: int) -> np.ndarray:
 
 
 def paired_difference(pictures: pd.DataFrame, one: str, other: str, value: str = "mse") -> pd.Series:
-    """By how much one arm beats another on the same prompts and seeds: difference of PSNR in dB, or of the means of another column.
+    """Measure the lead of one method over another on the same prompts and seeds, with its interval.
 
     >>> paired_difference(compare_pictures(pipe, arms, prompts), "derived", "uniform 9")  # doctest: +SKIP
 
-    `pictures`: from `compare_pictures`. `value`: "mse" for the difference of the PSNR of averaged errors; or "ssim", "latent_mse",
-    "prompt_accuracy". Returns difference, low and high ends of its 95 % interval, and the number of pictures.
+    Args:
+        pictures: From `compare_pictures`.
+        one: The method whose lead is measured.
+        other: The method that it is compared with.
+        value: "mse" for the PSNR of averaged errors in dB; or "ssim", "latent_mse", "prompt_accuracy" for their means.
+
+    Returns:
+        The difference, the ends of its 95 % interval, and the number of images.
     """
     wide = pictures.pivot(index=["prompt", "seed"], columns="arm", values=value)[[one, other]].dropna().to_numpy(float)
     statistic = mean_psnr if value == "mse" else np.mean

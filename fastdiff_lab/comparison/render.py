@@ -1,8 +1,8 @@
-"""The pictures of arms, drawn as far as a store does not hold them.
+"""Generate the images that are not in the result store yet.
 
-- `Task`: a picture to be drawn
-- `drawn(pipe, arms, tasks, ...)`: what each arm gives for each task
-- `draw_missing(pipe, arms, tasks, ...)`: draws what is not there yet, and says how to read it
+- `Task`: an image to generate
+- `drawn(pipe, arms, tasks, ...)`: what each method gives for each task
+- `draw_missing(pipe, arms, tasks, ...)`: generate what is missing, and return how to read it
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .estimate import announce
 from .result_store import Result, Store
 from .workers import WorkerLostError, in_workers
 
-LOST_WORKERS = 3  # so many times in a row the workers may die without having finished anything
+LOST_WORKERS = 3  # times in a row that workers may die before any has finished something
 
 
 class Task(NamedTuple):
-    """A picture to be drawn: prompt (or class label, or picture), seed, and the pipeline's arguments that belong to this prompt alone."""
+    """An image to generate: prompt (or class label, or image), seed, and the arguments of this prompt alone."""
 
     prompt: Any
     seed: int
     own: Mapping[str, Any] | None = None
 
     def in_words(self) -> list[Any]:
-        """As JSON holds it; without arguments of its own as it was before there were any, so that stores find their pictures."""
+        """As JSON holds it. Without own arguments it stays as it was before there were any, for older stores."""
         return in_words([self.prompt, self.seed, *([self.own] if self.own else [])])
 
 
@@ -57,11 +57,11 @@ def drawn(
     n_jobs: int | None = None,
     store: str | Path | None = None,
 ) -> dict[str, list[Result]]:
-    """What each arm gives for each task (a prompt and a seed), from the store as far as it is there.
+    """What each method gives for each task, from the store where it is there.
 
     >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
-    `options`: of `sample`, by name; other arguments as for `compare`.
+    `options` are those of `sample`, by name; other arguments as for `compare`.
     """
     wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
@@ -70,7 +70,7 @@ def drawn(
 
 
 def _settings(pipe: Any, options: dict[str, Any]) -> str:
-    """All that a result depends on beside arm, prompt and seed: weights and scales of adapters by fingerprints, the scheduler's config."""
+    """What a result depends on beside method, prompt and seed: fingerprints of the weights and adapters, and the scheduler's config."""
     device = device_of(pipe).type
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
@@ -91,12 +91,12 @@ def draw_missing(
     batch: int = 16,
     n_jobs: int | None = None,
 ) -> Callable[[Arm, Sequence[Task]], list[Result]]:
-    """Runs what the store does not hold, writing each batch as it comes; workers that die are replaced.
+    """Generate what the store does not hold, and write each batch as it comes. Workers that die are replaced.
 
     >>> read = draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
 
-    Returns a function that reads an arm's results for some of the tasks. (A run may change its scheduler's settings, and with them what
-    the results would be kept under.) Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
+    Returns a function that reads a method's results for some tasks. Keys are taken before the run, which may change its scheduler.
+    Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
     of, lost = _settings(pipe, options), 0
     coming = list(_pending(ways, tasks, of, batch, store))
@@ -124,10 +124,10 @@ def draw_missing(
 
 
 def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
-    """Begins a run of each number of steps and leaves it at its first denoiser call, so that what does not fit is told before hours pass.
+    """Begin a run of each number of steps, to refuse early what does not fit.
 
-    How many steps a run makes is known then only: image-to-image begins later than the scheduler's time-steps do. Returns the arguments of
-    the untouched run's call, for one picture.
+    Only its first denoiser call tells the number of calls, because image-to-image begins later.
+    Returns the arguments of the baseline's call for one image.
     """
     found: dict[str, Any] = {}
     runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
@@ -135,9 +135,9 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
     try:
         untouched = [(Arm(), task) for _, task in list(runs.values())[:1]]
         for arm, task in [*reversed(runs.values()), *untouched]:
-            pipe.scheduler = copy.deepcopy(own)  # a run may change its settings
+            pipe.scheduler = copy.deepcopy(own)  # a run may change the scheduler's settings
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the run itself repeats them
+                warnings.simplefilter("ignore")  # the run itself repeats these warnings
                 found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, arm, [task], options))
     finally:
         pipe.scheduler = own
@@ -146,7 +146,7 @@ def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: d
 
 def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
     done = store.keys()
-    for arm in dict.fromkeys(ways.values()):  # equal arms under two names are run once
+    for arm in dict.fromkeys(ways.values()):  # equal methods under two names run once
         left = [task for key, task in {_key(of, arm, task): task for task in tasks}.items() if key not in done]
         yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
 
@@ -166,7 +166,7 @@ def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part
 
 
 def _sampled(pipe: Any, arm: Arm, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
-    """The pictures of some tasks in one batch, with what each has of its own."""
+    """Sample some tasks in one batch, each with its own arguments."""
     own = in_a_batch({}, [task.own or {} for task in tasks])
     further = {**(options.get("options") or {}), **own}
     given = options | ({"options": further} if further else {})
@@ -174,6 +174,6 @@ def _sampled(pipe: Any, arm: Arm, tasks: Sequence[Task], options: dict[str, Any]
 
 
 def _in_words(arm: Arm) -> str:
-    """What an arm is, by the fields that make it another than the untouched run."""
+    """The fields by which a method differs from the baseline."""
     plain = Arm().about()
     return ", ".join(f"{name}={value}" for name, value in arm.about().items() if value != plain.get(name)) or "untouched"

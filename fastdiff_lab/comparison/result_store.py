@@ -1,8 +1,4 @@
-"""Results that are kept as they come, so that a killed comparison goes on where it stopped.
-
-- `Result`: what one arm gave for one prompt and seed
-- `Store(path)`: results by key in one SQLite file, each written whole or not at all
-"""
+"""Store results as they come, so that a killed comparison resumes."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ VERSION = 1
 
 @dataclass
 class Result:
-    """What one arm gave for one prompt and seed: the final latent (channels, height, width), the picture, evaluations."""
+    """What one method gave for one prompt and seed: final latent (channels, height, width), image, counts."""
 
     latent: Tensor
     image: Image.Image
@@ -39,8 +35,8 @@ class Store:
     ...     store.add({key: result})
     ...     store.keys()
 
-    Raises ValueError for a file that is no store of ours. A file from elsewhere can do no harm: it holds tensors as safetensors, pictures
-    as PNG and numbers as JSON.
+    A file from elsewhere can do no harm: tensors are safetensors, images PNG, numbers JSON.
+    Raises ValueError for a file that is no store of ours.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -83,23 +79,25 @@ class Store:
         return {key for (key,) in self.connection.execute("SELECT key FROM results")}
 
     def add(self, results: dict[str, Result]) -> None:
-        """Writes results, all of them or none. Raises ValueError for a key that is there already."""
+        """Write results, all or none. Raises ValueError for a key that is there already."""
         rows = [(key, *_as_row(result)) for key, result in results.items()]
         try:
             with self.connection:
                 self.connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
         except sqlite3.IntegrityError:
-            raise ValueError(f"{self.name} holds one of these results already") from None
+            raise ValueError(
+                f"{self.name} holds one of these results already; let one comparison at a time write into a store"
+            ) from None
 
     def read(self, keys: Iterable[str]) -> list[Result]:
-        """The results of some keys, in their order. Raises KeyError for one that is not there, ValueError for a damaged one."""
+        """Read the results of some keys, in their order. Raises KeyError for a missing one, ValueError for a damaged one."""
         return [self._read(key) for key in keys]
 
     def _read(self, key: str) -> Result:
         with closing(self.connection.execute("SELECT counts, latent, picture FROM results WHERE key = ?", (key,))) as found:
             row = found.fetchone()
         if row is None:
-            raise KeyError(f"{self.name} has no result {key}")
+            raise KeyError(f"{self.name} has no result {key}; its keys are those of store.keys()")
         try:
             image = Image.open(io.BytesIO(row[2]), formats=["PNG"])
             image.load()

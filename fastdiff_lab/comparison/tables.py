@@ -1,8 +1,4 @@
-"""Tables of pictures: one row per picture, and their summary by arm.
-
-- `picture_rows(read, arms, tasks)`: how near each picture is to others, and how good
-- `summarised(pictures)`: means, worst cases and intervals
-"""
+"""Tables: one row per image, and their summary by method."""
 
 from __future__ import annotations
 
@@ -21,21 +17,20 @@ from .image_quality.scores import Quality
 from .render import Task
 from .result_store import Result
 
-Read = Callable[[str, Sequence[Task]], list[Result]]  # the results of an arm for some tasks
+Read = Callable[[str, Sequence[Task]], list[Result]]  # the results of a method for some tasks
 
 UNTOUCHED, REFERENCE = "untouched", "reference"
-OF_PICTURES = {"clip_score": "min", "lpips": "max"}  # what quality has for each picture, and which of its values is the worst
+OF_PICTURES = {"clip_score": "min", "lpips": "max"}  # per-image quality, and which value is the worst
 OF_ARMS = ("fid", "kid", "kid_std")
-_AT_ONCE = 64  # pictures of an arm that are held decoded: ten thousand of 512x512 pixels would take 8 GB
+_AT_ONCE = 64  # decoded images of a method at once; ten thousand of 512x512 pixels take 8 GB
 
 
 def picture_rows(read: Read, arms: Sequence[str], tasks: Sequence[Task], quality: Quality | None = None) -> pd.DataFrame:
-    """One row per arm and task: evaluations, nearness to the untouched run (and the reference, if it is an arm), quality.
+    """One row per method and task: counts, fidelity to the baseline (and to the reference, if it is a method), quality.
 
     >>> picture_rows(lambda arm, tasks: store.read(keys_of(arm, tasks)), ["untouched", "paper"], tasks)  # doctest: +SKIP
 
-    `read`: gives the results of an arm for a few tasks at a time. `fid`, `kid` and `kid_std` belong to an arm's pictures together, and stand
-    in each of its rows.
+    `read` gives the results of a method for a few tasks. `fid`, `kid` and `kid_std` belong to all images of a method, and stand in each row.
     """
     judged = _are_captions(tasks)
     with tqdm(desc="measuring", total=len(arms) * len(tasks), leave=False) as bar:
@@ -75,12 +70,12 @@ def _rows(
     if quality is not None:
         images, untouched = ([result.image for result in results] for results in (mine, others[""]))
         table = table.join(quality.of_pictures(images, untouched, [task.prompt for task in tasks]))
-    is_square = all(result.image.width == result.image.height for result in mine)  # a video's frames stand one above the other
+    is_square = all(result.image.width == result.image.height for result in mine)  # frames of a video stand one above the other
     return table.assign(prompt_accuracy=_accuracy(mine, tasks) if judged and is_square else np.nan)
 
 
 def _are_captions(tasks: Sequence[Task]) -> bool:
-    """Are all prompts captions of scenes, which the judge can read?"""
+    """Whether the judge can read all prompts as captions of scenes."""
     try:
         return all(isinstance(task.prompt, str) and parse_caption(task.prompt) for task in tasks)
     except ValueError:
@@ -97,13 +92,13 @@ def _nearness(mine: list[Result], other: list[Result]) -> pd.DataFrame:
 def _accuracy(results: list[Result], tasks: Sequence[Task]) -> pd.Series:
     try:
         right = prompt_accuracy([result.image for result in results], [task.prompt for task in tasks])["all"]
-    except FileNotFoundError:  # the judge did not come with the package
+    except FileNotFoundError:  # installed without the judge
         return pd.Series(np.nan, index=range(len(tasks)))
     return right.astype(float)
 
 
 def summarised(pictures: pd.DataFrame) -> pd.DataFrame:
-    """One row per arm from `compare_pictures`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
+    """One row per method from `compare_pictures`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
 
     >>> summarised(compare_pictures(pipe, arms, prompts))  # doctest: +SKIP
     """

@@ -1,7 +1,7 @@
-"""The time ceiling: what a run would take if it did nothing but encode its key steps and decode its groups.
+"""The time ceiling: the seconds of a run that only encodes its key steps and decodes its groups.
 
-- `encoder_seconds`, `decoder_seconds`: one half of a forward alone, the decoder over any number of steps
-- `at_best(encoder_calls, sizes, ...)`: seconds of a run made of nothing else
+- `encoder_seconds`, `decoder_seconds`: one half of a forward alone
+- `at_best(encoder_calls, sizes, ...)`: the seconds of a run of nothing else
 - `ceilings(model, arguments, schedule)`: those of a serial and of a parallel run
 """
 
@@ -22,15 +22,15 @@ from ..hooks.device import synchronize
 from ..hooks.patching import replaced_call
 from ..key_schedule import KeySchedule
 
-CALLS_ON_CUDA = 3  # back to back, as in a run: a device is given the next call while it works on the last
+CALLS_ON_CUDA = 3  # back to back, as in a run, where a device works while the next call is queued
 
 
 def encoder_seconds(model: nn.Module, arguments: dict[str, Any], *, repeats: int = 7) -> float:
-    """Seconds of the encoder and bottleneck in one call: what the whole call takes longer than the decoder alone.
+    """Seconds of encoder and bottleneck in one call: those of the whole call without the decoder's.
 
     >>> encoder_seconds(pipe.unet, denoiser_arguments(pipe, prompt))  # doctest: +SKIP
 
-    `arguments`: of a call of the denoiser. `repeats`: the fastest of so many is taken, 1 or more.
+    `arguments` are those of a denoiser call. The fastest of `repeats` counts, 1 or more.
     """
     with torch.no_grad():
         whole = _fastest(model, arguments, repeats)
@@ -39,12 +39,12 @@ def encoder_seconds(model: nn.Module, arguments: dict[str, Any], *, repeats: int
 
 @torch.no_grad()
 def decoder_seconds(model: nn.Module, arguments: dict[str, Any], times: int, *, repeats: int = 7) -> float:
-    """Seconds of one forward over the rows of `times` steps in which the encoder's outputs are there already.
+    """Seconds of one forward over the rows of `times` steps, with the encoder's outputs given.
 
     >>> decoder_seconds(pipe.unet, denoiser_arguments(pipe, prompt), times=10)  # doctest: +SKIP
 
-    `arguments`: of a call of the denoiser, whose rows are repeated. `repeats`: the fastest of so many is taken, 1 or more.
-    Raises TypeError for an argument of which it is not known how to repeat it.
+    `arguments` are those of a denoiser call, whose rows are repeated. The fastest of `repeats` counts, 1 or more.
+    Raises TypeError for an argument that cannot be repeated.
     """
     sample: Tensor = arguments[sample_argument(model)]
     rows, frames = len(sample), frames_of(model, sample)
@@ -59,7 +59,7 @@ def decoder_seconds(model: nn.Module, arguments: dict[str, Any], times: int, *, 
 
 @contextmanager
 def _encoder_given(model: nn.Module, outputs: dict[str, Any]) -> Iterator[None]:
-    """While the block lasts, children of the encoder run once, for one step as in a run, and then give what `outputs` holds."""
+    """Run the encoder's children once inside the block, for one step, then return what `outputs` holds."""
 
     def around(name: str) -> Callable[[Callable], Callable]:
         def make(inner: Callable) -> Callable:
@@ -92,7 +92,7 @@ def _fastest(model: nn.Module, arguments: dict[str, Any], repeats: int) -> float
 
 
 def at_best(encoder_calls: int, sizes: Sequence[int], encoder: float, decoder: Mapping[int, float]) -> float:
-    """Seconds of so many encoder calls and of forwards that decode so many steps each.
+    """Seconds of so many encoder calls, and of forwards that decode so many steps each.
 
     >>> at_best(2, [4, 6], 1.0, {4: 3.0, 6: 4.0})
     9.0
@@ -101,7 +101,7 @@ def at_best(encoder_calls: int, sizes: Sequence[int], encoder: float, decoder: M
 
 
 def ceilings(model: nn.Module, arguments: dict[str, Any], schedule: KeySchedule) -> dict[str, float]:
-    """Seconds that a serial and a parallel run would take if they did nothing but encode key steps and decode steps or groups.
+    """Seconds of a serial and of a parallel run that only encode key steps and decode steps or groups.
 
     >>> ceilings(pipe.unet, denoiser_arguments(pipe, prompt), KeySchedule.paper(50))["parallel"]  # doctest: +SKIP
     """

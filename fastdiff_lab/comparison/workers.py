@@ -1,8 +1,4 @@
-"""Tasks in worker processes, local ones or those of a Dask cluster; workers may die.
-
-- `in_workers(work, shared, tasks, n_jobs)`: what `work` gives for each task, as it comes
-- `WorkerLostError`: raised where a worker died with its task
-"""
+"""Run tasks in worker processes that may die, local or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ..hooks.patching import replaced_method
 
-# A worker with several threads has one copy of what is shared, and a pipeline can do one run at a time.
+# Threads of a worker share one pipeline, which can do one run at a time.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -26,14 +22,14 @@ class WorkerLostError(RuntimeError):
 
 
 def in_workers(work: Callable, shared: Any, tasks: Iterable[tuple], n_jobs: int | None = None) -> Iterator[Any]:
-    """Runs `work(shared, *task)` for each task by joblib and gives the results as they come, in any order.
+    """Run `work(shared, *task)` for each task by joblib, and yield the results as they come, in any order.
 
     >>> sorted(in_workers(pow, 2, [(1,), (3,)]))
     [2, 8]
 
-    `n_jobs`: local processes (None: one, or what an enclosing `joblib.parallel_config` says). Inside
-    `joblib.parallel_config("dask")` the tasks run on the cluster of the current Dask client, and `shared` is sent to each worker once.
-    Raises WorkerLostError where a worker died and its tasks have to be given anew; what was computed before has been given.
+    `n_jobs` counts local processes; None for one, or what `joblib.parallel_config` says. Under
+    `joblib.parallel_config("dask")` the current Dask client's workers run the tasks, and each gets `shared` once.
+    Raises WorkerLostError if a worker died; results from before have been yielded.
     """
     parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")
     with ExitStack() as stack:
@@ -56,14 +52,14 @@ def _is_of_dask(backend: Any) -> bool:
 
 
 def _losses() -> tuple[type[BaseException], ...]:
-    """The errors by which loky and Dask say so; Dask need not be installed."""
+    """The errors that loky and Dask raise for lost workers. Dask need not be installed."""
     if (distributed := sys.modules.get("distributed")) is None:
         return (TerminatedWorkerError,)
     return TerminatedWorkerError, distributed.KilledWorker, distributed.client.FutureCancelledError
 
 
 def _telling(submit: Callable) -> Callable:
-    """joblib 1.6 waits for ever for a task that Dask gave up (after four workers died of it): it is told so as its result."""
+    """Tell joblib 1.6 as a result that Dask gave a task up; else it would wait for ever."""
 
     def telling(task: Any, callback: Callable) -> Any:
         future = submit(task, callback)

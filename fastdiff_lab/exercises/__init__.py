@@ -1,8 +1,8 @@
-"""The exercises of `notebooks/exercises`: checked, drawn, and the contest.
+"""The exercises of `notebooks/exercises`: checks, figures and the contest.
 
-- `check(name, answer)`: is the answer right on several inputs? If not: what was passed, found and expected
-- `show(name, answer)`: a picture of what the answer does
-- `ContestEntry`: what is handed in for the contest
+- `check(name, answer)`: try the answer on several inputs; say what was passed, found and expected
+- `show(name, answer)`: draw what the answer does
+- `ContestEntry`: an entry of the contest
 - `contest.leaderboard(entries, seed=)`, `classroom`: for teachers
 """
 

@@ -1,4 +1,4 @@
-"""What answers are made of: numbers in any wrapping, copied, compared and described.
+"""Read, copy, compare and describe the numbers in answers, whatever holds them.
 
 - `as_arrays(value)`: tensors, arrays, lists and numbers as arrays of float64
 - `own_copy(value)`: a copy that may be written into
@@ -20,7 +20,7 @@ SHOWN_NUMBERS = 6
 
 
 def as_arrays(value: Any) -> np.ndarray | list[np.ndarray] | None:
-    """The numbers in `value` as an array, or as a list of arrays where their shapes differ; None if it holds something else.
+    """The numbers in `value` as an array, or a list of arrays if shapes differ; None if it holds anything else.
 
     >>> as_arrays([1, 2]).tolist()
     [1.0, 2.0]
@@ -47,7 +47,7 @@ def _together(parts: list[Any]) -> np.ndarray | list[np.ndarray] | None:
 
 
 def own_copy(value: Any) -> Any:
-    """A copy of the numbers in `value`; models, pipelines and functions stay what they are."""
+    """Copy the numbers in `value`; keep models, pipelines and functions."""
     if isinstance(value, Tensor):
         return value.clone()
     if isinstance(value, np.ndarray):
@@ -60,7 +60,7 @@ def own_copy(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Are the numbers of two arguments equal to the last bit?"""
+    """Whether the numbers of two arguments are equal to the last bit."""
     if isinstance(one, Tensor | np.ndarray):
         return one.shape == other.shape and bool(np.array_equal(as_arrays(one), as_arrays(other), equal_nan=True))  # type: ignore[arg-type]
     if isinstance(one, dict):
@@ -71,7 +71,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def described(value: Any) -> str:
-    """An argument in a few words.
+    """Describe an argument in a few words.
 
     >>> described([0, 3, 5])
     '[0, 3, 5]'
@@ -90,7 +90,7 @@ def described(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A result in a few words: its first numbers, or what it is."""
+    """Describe a result by its first numbers or its type."""
     arrays = as_arrays(value)
     if isinstance(arrays, list):
         return f"{len(arrays)} arrays of shapes " + ", ".join(str(array.shape) for array in arrays[:SHOWN_NUMBERS])

@@ -1,7 +1,7 @@
-"""Checking answers: what was passed, what was found, what was expected.
+"""Check answers, and say what was passed, found and expected.
 
-- `check(name, answer)`: an answer on several inputs
-- `Report`: what became of it
+- `check(name, answer)`: try an answer on several inputs
+- `Report`: the outcome
 - `EXERCISES`: all exercises by name
 """
 
@@ -31,7 +31,7 @@ EXERCISES: dict[str, Exercise] = {
 }  # fmt: skip
 NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
-# What an answer may call of this package; all else would let the library answer in the student's place.
+# What an answer may call of this package; anything else would answer for the student.
 ALLOWED_FILES = (
     "key_schedule.py",
     "inputs/plain_values.py",
@@ -46,7 +46,7 @@ ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed", "_encodes_at_keys_only")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of an answer: printed, it says what was passed, found and expected."""
+    """The outcome for an answer. Printed, it says what was passed, found and expected."""
 
     name: str
     passed: bool
@@ -57,14 +57,23 @@ class Report:
 
 
 def check(name: str, answer: Any, *, seed: int = 0, inputs: Iterable[tuple] | None = None) -> Report:
-    """Runs an answer on several inputs and says whether it is right; if not, what was passed, found and expected.
+    """Try an answer on several inputs, and report whether it is right.
 
     >>> check("relative_change", my_function)  # doctest: +SKIP
     relative_change: right. 6 inputs: 6 close (largest difference 1.2e-07)
 
-    `name`: of the exercise. `answer`: the function itself (for "contest" a `ContestEntry`). Its arguments are given by position, and
-    its result may be a tensor, an array, a list or a tuple. `seed`: of the inputs that are drawn, 0 or more. `inputs`: argument
-    tuples to use instead. What the answer raises becomes part of the report. Raises ValueError for an unknown name.
+    Args:
+        name: Of the exercise.
+        answer: The function itself; for "contest" a `ContestEntry`. Arguments are passed by position.
+            The result may be a tensor, an array, a list or a tuple.
+        seed: Of the inputs, 0 or more.
+        inputs: Argument tuples to use instead.
+
+    Returns:
+        A report, also of what the answer raises.
+
+    Raises:
+        ValueError: An unknown name.
     """
     if name not in NAMES:
         raise ValueError(f"no exercise is called {name!r}; there are: {', '.join(NAMES)}")
@@ -99,7 +108,7 @@ def _told(exercise: Exercise, answer: Callable, inputs: list[tuple]) -> tuple[bo
 
 
 def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
-    """What becomes of an answer on one input; the answer gets copies, and is told if it writes into them."""
+    """Judge an answer on one input. It gets copies, and is told if it writes into them."""
     given = own_copy(arguments)
     try:
         with torch.no_grad(), exercise.rules(*given) as broken, _by_itself(broken):
@@ -118,19 +127,19 @@ def verdict(exercise: Exercise, answer: Callable, arguments: tuple) -> Verdict:
 
 
 def _judged(judge: Callable[[Any, Any, tuple], Verdict], right: Callable, found: Any, arguments: tuple) -> Verdict:
-    """What was found beside what the function `right` gives."""
+    """Judge a result beside that of the function `right`."""
     with torch.no_grad():
         expected = right(*own_copy(arguments))
         try:
             return judge(found, expected, arguments)
-        except Exception as error:  # whatever an answer may give: the student gets a sentence
+        except Exception as error:  # an answer may return anything
             what = f"a {type(found).__name__} that cannot be compared ({type(error).__name__}: {error})"
             return Verdict("wrong type", f"found {what}; expected {shown(expected)}")
 
 
 @contextmanager
 def _by_itself(broken: list[str]) -> Iterator[None]:
-    """While the block lasts, functions of this package that are called are noted as a broken rule, once each."""
+    """Note inside the block each function of this package that is called, as a broken rule."""
 
     def note(frame: Any, event: str, arg: Any) -> None:
         code = frame.f_code
@@ -148,14 +157,14 @@ def _by_itself(broken: list[str]) -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """The line that led to it, as the student wrote it: the last one outside this package and those that are installed."""
+    """The line of the student's own code that led to an error."""
     installed = tuple({INSIDE, *map(sysconfig.get_path, ("purelib", "platlib", "stdlib"))})
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(installed)]
     return f" (line {frames[-1].lineno} of {frames[-1].name}: {frames[-1].line})" if frames else ""
 
 
 def _mistakes(exercise: Exercise, found: Any, arguments: tuple) -> Iterable[str]:
-    """The known mistakes whose very result is what was found, not one that is as good."""
+    """The known mistakes with exactly this result."""
     for sentence, mistake in exercise.mistakes.items() if found is not None else ():
         if _judged(nearness, mistake, found, arguments).is_right:
             yield sentence

@@ -1,10 +1,10 @@
 """Examinations with otter-grader (extra `classroom`), from the same masters: `python -m fastdiff_lab.exercises.classroom`.
 
-- `assign(folder, output)`: for each sheet the students' notebook, without answers, and the zip that grades it
-- `grade(autograder, submissions, seed=)`: points of each submission on each question; hidden tests draw their inputs from the seed
+- `assign(folder, output)`: for each sheet the students' notebook, and the zip that grades it
+- `grade(autograder, submissions, seed=)`: points of each submission; hidden tests draw their inputs from the seed
 - `points(scores)`: the sums
 
-Grading runs the students' code: do it on a machine, or in a container, that holds nothing but the submissions.
+Grading runs the students' code. Do it where nothing but the submissions can be harmed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _SEED = re.compile(r"\bGRADING_SEED = \d+")
 
 
 def assign(folder: str | Path, output: str | Path) -> dict[str, Path]:
-    """Makes `output/SHEET/student/SHEET.ipynb`, which students get, and `output/SHEET/autograder/*.zip`, which grades it.
+    """Make for each sheet the students' notebook and the zip that grades it, in `output/SHEET`.
 
     >>> assign("notebooks/exercises", "runs/classroom")  # doctest: +SKIP
 
-    `folder`: with the masters in `masters/`. Each zip is tried on the solutions. Returns the zip of each sheet. Raises
-    FileNotFoundError without masters, ModuleNotFoundError without otter-grader, RuntimeError if otter fails.
+    Each zip is tried on the solutions. Returns the zip of each sheet.
+    Raises FileNotFoundError without `folder/masters/*.py`, ModuleNotFoundError without otter-grader, RuntimeError if otter fails.
     """
     _check_otter()
     masters = sorted((Path(folder) / "masters").glob("*.py"))
@@ -56,13 +56,20 @@ def assign(folder: str | Path, output: str | Path) -> dict[str, Path]:
 
 
 def grade(autograder: str | Path, submissions: Sequence[str | Path], *, seed: int, timeout: float = 1800) -> pd.DataFrame:
-    """Grades notebooks with a zip that `assign` made, each in processes of its own, without a network.
+    """Grade notebooks with a zip that `assign` made, each in its own processes without a network.
 
     >>> grade("runs/classroom/2_propagation/autograder/....zip", ["ada.ipynb"], seed=2026)  # doctest: +SKIP
 
-    `seed`: 1 or more (0 is the notebooks' own), chosen when all submissions are in. `timeout`: seconds for one submission.
-    Returns one row per submission and question: `submission`, `question`, `points`, `possible`, and `said`: why points are missing. A
-    submission that cannot be graded has one row without a question and with no points. Raises ValueError for another seed or zip.
+    Args:
+        seed: 1 or more (0 is the notebooks' own), chosen when all submissions are in.
+        timeout: Seconds for one submission.
+
+    Returns:
+        One row per submission and question: `submission`, `question`, `points`, `possible`, `said` (why points are missing).
+        A submission that cannot be graded has one row without a question and points.
+
+    Raises:
+        ValueError: Another seed or zip.
     """
     _check_otter()
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 1:
@@ -74,7 +81,7 @@ def grade(autograder: str | Path, submissions: Sequence[str | Path], *, seed: in
 
 
 def _seeded(autograder: Path, place: Path, seed: int) -> Path:
-    """A copy of the zip whose hidden tests draw from this seed: in their text, where a notebook cannot set it beforehand."""
+    """Copy the zip with this seed in the text of its hidden tests, where no notebook can set it before."""
     with zipfile.ZipFile(autograder) as source, zipfile.ZipFile(place, "w") as target:
         for name in source.namelist():
             content = source.read(name)
@@ -105,7 +112,7 @@ def _graded(autograder: Path, submission: Path, folder: Path, timeout: float) ->
 
 
 def points(scores: pd.DataFrame) -> pd.DataFrame:
-    """Points and possible points of each submission, from `grade`'s tables, most points first.
+    """Sum up the points of each submission, most points first.
 
     >>> points(grade(zip, ["ada.ipynb"], seed=2026))  # doctest: +SKIP
     """
@@ -121,7 +128,7 @@ def _check_otter() -> None:
 
 
 def _otter(*arguments: str, timeout: float | None = None) -> None:
-    """Runs otter in a process of its own, with this package where it is now. Raises RuntimeError with what it said."""
+    """Run otter in its own process with this package. Raises RuntimeError with otter's words."""
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     ran = subprocess.run(
         [sys.executable, "-m", "otter", *arguments], env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},

@@ -1,9 +1,9 @@
-"""The contest: the pictures nearest to the untouched ones for seven encoder calls.
+"""The contest: come nearest to the baseline's images with seven encoder calls.
 
-- `ContestEntry`: what is handed in, a small JSON file (nobody's code is run)
-- `leaderboard(entries, seed=)`: scores on captions and noise that follow from the seed, beside those of well-known schedules
+- `ContestEntry`: an entry, a small JSON file (nobody's code is run)
+- `leaderboard(entries, seed=)`: scores on captions and noise from the seed, beside well-known schedules
 - `read_entries(folder)`: the files of a folder, and why some are refused
-- `judged(entry, seed)`: the same for one entry in the notebook, on a few pictures
+- `judged(entry, seed)`: one entry in the notebook, on a few images
 """
 
 from __future__ import annotations
@@ -37,22 +37,26 @@ NAME = "contest"
 SCHEMA = "fastdiff_lab.ContestEntry"
 VERSION = 1
 NUM_STEPS, MOST_CALLS = 50, 7
-BEST_PSNR = 60.0  # dB; an identical picture would count as infinitely good, and hide all others
-SCENES = 3_000_000_000  # their seeds begin where none of training, calibration or reports lies
+BEST_PSNR = 60.0  # dB; an infinite score would hide all others
+SCENES = 3_000_000_000  # beyond the seeds of training, calibration and reports
 PRACTICE, GRADED = 4, 24  # pictures
 
 
 @dataclass(frozen=True)
 class ContestEntry:
-    """What is handed in for the contest: key steps of a DDIM run of 50 steps, seven at most, and how features go on between them.
+    """An entry of the contest: at most seven key steps of a DDIM run of 50 steps, and the order between them.
 
     >>> entry = ContestEntry(KeySchedule.uniform(50, 7))
     >>> entry.save("entry.json")  # doctest: +SKIP
 
-    `schedule`: a KeySchedule of 50 steps with at most 7 keys. `order`, `damping`, `axis`, `parts`: as in `Extrapolation`.
-    `prior_noise`: weight of prior noise injection, 0 to 1, 0 for none.
+    Args:
+        schedule: 50 steps with at most 7 keys.
+        order: As in `Extrapolation`; so are `damping`, `axis` and `parts`.
+        prior_noise: Weight of prior noise injection, 0 to 1; 0 for none.
 
-    Raises TypeError or ValueError for anything else.
+    Raises:
+        TypeError: A value of another type.
+        ValueError: A value out of range.
     """
 
     schedule: KeySchedule
@@ -82,9 +86,9 @@ class ContestEntry:
         self.arm()
 
     def arm(self) -> Arm:
-        """The entry as a way of running the pipeline."""
+        """The entry as a method."""
         how = Extrapolation(self.order, self.damping, self.axis, self.parts)
-        plain = KeySchedule(self.schedule.num_steps, self.schedule.keys)  # what it was measured on would warn of the order
+        plain = KeySchedule(self.schedule.num_steps, self.schedule.keys)  # else its `measured_on` would warn of the order
         return Arm(plain, order=how, prior_noise=float(self.prior_noise))
 
     def to_json(self) -> str:
@@ -92,17 +96,17 @@ class ContestEntry:
         return json.dumps({"schema": SCHEMA, "version": VERSION, **asdict(self), "schedule": str(self.schedule)})
 
     def save(self, path: str | Path) -> None:
-        """Writes the entry as JSON, whole or not at all."""
+        """Write the entry as JSON, whole or not at all."""
         write_text(Path(path), self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> ContestEntry:
-        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError that says what is wrong with it."""
+        """Read a file that `save` wrote. Raises FileNotFoundError, or ValueError that says its fault."""
         return cls._read(Path(path), Path(path).name)
 
     @classmethod
     def from_json(cls, text: str) -> ContestEntry:
-        """Reads what `to_json` writes. Raises ValueError that says what is wrong with it."""
+        """Read what `to_json` writes. Raises ValueError that says its fault."""
         return cls._read(text, "the given text")
 
     @classmethod
@@ -127,7 +131,7 @@ def well_known() -> dict[str, ContestEntry]:
 
 
 def drawn_tasks(seed: int, count: int) -> list[tuple[str, int]]:
-    """Captions of one object, all different, and a seed for the noise of each; both follow from `seed`."""
+    """Captions of one object, all different, with a noise seed each, both from `seed`."""
     rng = np.random.default_rng(seed)
     captions: dict[str, int] = {}
     while len(captions) < count:
@@ -136,14 +140,21 @@ def drawn_tasks(seed: int, count: int) -> list[tuple[str, int]]:
 
 
 def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int = GRADED, pipe: Any = None) -> pd.DataFrame:
-    """Scores entries, best first, beside uniform, the paper's and derived keys.
+    """Score entries, best first, beside uniform, the paper's and derived keys.
 
     >>> leaderboard({"Ada": ContestEntry(KeySchedule.uniform(50, 7))}, seed=2026)  # doctest: +SKIP
 
-    `seed`: 0 or more; captions and noise follow from it, so choose it when all entries are in. `pictures`: 1 or more.
-    Returns one row per entry: `score`, the mean PSNR of its pictures to the untouched run's in dB (no picture counts more than 60), the
-    `worst` picture, and `encoder_calls` and `decoder_calls` per picture as the library counted them. Raises ValueError for other
-    numbers, or an entry called like one of the schedules to beat.
+    Args:
+        entries: Name -> entry.
+        seed: 0 or more; captions and noise follow from it. Choose it when all entries are in.
+        pictures: 1 or more.
+
+    Returns:
+        One row per entry: `score`, the mean PSNR to the baseline in dB (at most 60 for an image); the `worst` image;
+        `encoder_calls` and `decoder_calls` per image, as the library counted them.
+
+    Raises:
+        ValueError: Other numbers, or an entry with the name of a schedule to beat.
     """
     for name, value, least in (("seed", seed, 0), ("pictures", pictures, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -158,21 +169,21 @@ def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int
 
 
 def draw(pipe: Any, arms: Mapping[str, Arm], tasks: Sequence[tuple[str, int]]) -> dict[str, list[Result]]:
-    """What each arm gives for captions and seeds, with the contest's steps and guidance."""
-    # A bar in red looks like an error to a student, so it goes where results go.
+    """Draw each method for captions and seeds, with the contest's steps and guidance."""
+    # A red bar looks like an error to a student, so it goes to stdout.
     with redirect_stderr(sys.stdout):
         return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": EMBEDDED_GUIDANCE})
 
 
 @cache
 def practice(seed: int) -> dict[str, list[Result]]:
-    """The untouched run and the schedules to beat on the pictures of a seed, drawn once."""
+    """The baseline and the schedules to beat on the images of a seed, drawn once."""
     arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in well_known().items()}
     return draw(load_pipeline(), arms, drawn_tasks(seed, PRACTICE))
 
 
 def _scored(results: Mapping[str, list[Result]]) -> pd.DataFrame:
-    """A row per arm and picture: how near it comes to the untouched one, and what was evaluated."""
+    """One row per method and image: its fidelity to the baseline, and its calls."""
     untouched = [result.image for result in results[UNTOUCHED]]
     rows = []
     for name, found in results.items():
@@ -193,7 +204,7 @@ def _ranked(table: pd.DataFrame, handed_in: set[str]) -> pd.DataFrame:
 
 
 def read_entries(folder: str | Path) -> tuple[dict[str, ContestEntry], dict[str, str]]:
-    """The entries in the JSON files of a folder by the files' names, and what is wrong with those that are refused.
+    """Read the entries in a folder's JSON files, by file name, and say what is wrong with refused ones.
 
     Raises FileNotFoundError for a folder without JSON files.
     """
@@ -211,12 +222,12 @@ def read_entries(folder: str | Path) -> tuple[dict[str, ContestEntry], dict[str,
 
 
 def _printable(text: str) -> str:
-    """Without characters that could move a terminal's cursor: names and contents of files are whatever somebody wrote."""
+    """Drop characters that could move a terminal's cursor, because anybody may have written the file."""
     return "".join(character if character.isprintable() else "?" for character in text)[:200]
 
 
 def judged(entry: Any, seed: int) -> tuple[bool, str]:
-    """Is the entry valid, and at least as good as the weakest schedule beside it? With the scores."""
+    """Judge an entry: valid, and at least as good as the weakest schedule beside it?"""
     if not isinstance(entry, ContestEntry):
         return False, f"A ContestEntry is wanted, found {type(entry).__name__}: ContestEntry(fl.KeySchedule(50, [0, ...]), order=0)"
     results = practice(seed) | draw(load_pipeline(), {"yours": entry.arm()}, drawn_tasks(seed, PRACTICE))

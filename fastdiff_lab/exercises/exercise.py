@@ -1,8 +1,8 @@
-"""What an exercise is, and what became of an answer on one input.
+"""Exercises, and verdicts on answers.
 
-- `Exercise`: its name, its inputs, what is expected, and the mistakes that are known
+- `Exercise`: its name, its inputs, the expected result, and known mistakes
 - `Verdict`: right or wrong on one input, and why
-- `nearness(found, expected)`: the verdict of most exercises: exact, close, wrong shape, type or value
+- `nearness(found, expected)`: the usual judge: exact, close, or wrong in shape, type or value
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an answer on one input.
+    """The verdict on an answer for one input.
 
-    `kind`: "exact", "close", or what is wrong: "wrong value", "wrong shape", "wrong type", "nothing returned", "changed its input",
-    "raised", "interrupted", "broke a rule". `reason`: in a sentence. `difference`: the largest, where there is one. `found`: what the
-    answer gave.
+    Args:
+        kind: "exact", "close", or the fault: "wrong value", "wrong shape", "wrong type", "nothing returned",
+            "changed its input", "raised", "interrupted", "broke a rule".
+        reason: In a sentence.
+        difference: The largest, if there is one.
+        found: The answer's result.
     """
 
     kind: str
@@ -43,7 +46,7 @@ def _no_rules(*arguments: Any) -> AbstractContextManager[list[str]]:
 
 
 def nearness(found: Any, expected: Any, arguments: tuple = (), tolerance: float = TOLERANCE) -> Verdict:
-    """Compares numbers, whatever they are wrapped in; `tolerance` is a share of the largest expected number.
+    """Compare numbers, whatever holds them; `tolerance` is a share of the largest expected number.
 
     >>> nearness([1, 2.0], np.array([1, 2])).kind
     'exact'
@@ -76,7 +79,7 @@ def _of_arrays(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Verdic
         return Verdict("exact")
     if np.isnan(ours).any():
         return Verdict("wrong value", f"found NaN: {shown(ours)}; expected {shown(theirs)}", float("nan"))
-    with np.errstate(invalid="ignore"):  # infinite in both is no difference
+    with np.errstate(invalid="ignore"):  # infinite in both is equal
         apart = np.where(ours == theirs, 0.0, np.abs(ours - theirs))
     place = np.unravel_index(int(apart.argmax()), apart.shape)
     largest = float(apart[place])
@@ -92,10 +95,13 @@ def _of_arrays(ours: np.ndarray, theirs: np.ndarray, tolerance: float) -> Verdic
 class Exercise:
     """One exercise.
 
-    `arguments`: the names of what the answer is called with. `inputs`: a random generator -> argument tuples, of several shapes.
-    `expected`: the right result, from the library's own functions. `mistakes`: a sentence to the student -> what that mistake gives,
-    for the mistakes one can name. `judge`: (found, expected, arguments) -> Verdict. `rules`: arguments -> a block during which the
-    answer runs; it fills a list with the rules that were broken.
+    Args:
+        arguments: Names of the answer's arguments.
+        inputs: Random generator -> argument tuples, of several shapes.
+        expected: The right result, from the library's own functions.
+        mistakes: Sentence to the student -> result of that mistake.
+        judge: (found, expected, arguments) -> Verdict.
+        rules: Arguments -> a block around the answer, which fills a list with broken rules.
     """
 
     name: str

@@ -1,7 +1,4 @@
-"""Pictures of what an answer does, at work on the embedded pipeline.
-
-- `show(name, answer)`: draws the answer beside what is expected
-"""
+"""Draw what an answer does on the embedded pipeline."""
 
 from __future__ import annotations
 
@@ -41,15 +38,15 @@ _EXPECTED = {exercise.name: exercise.expected for exercise in (*FEATURES, *PROPA
 
 
 class NothingToDrawError(Exception):
-    """The answer gave something of which there is no picture."""
+    """The answer's result cannot be drawn."""
 
 
 def show(name: str, answer: Any) -> HTML:
-    """Draws what an answer does: a curve, the rows of a batch, pictures with their differences, a path through the costs.
+    """Draw what an answer does: a curve, the rows of a batch, images with differences, a path through costs.
 
     >>> show("relative_change", my_function)  # doctest: +SKIP
 
-    `name`, `answer`: as for `check`. An answer that cannot be drawn gives a sentence that says why. Raises ValueError for an unknown name.
+    Arguments as for `check`. An answer that cannot be drawn gives a sentence that says why. Raises ValueError for an unknown name.
     """
     if name not in DRAWN:
         raise ValueError(f"no exercise is called {name!r}; there are: {', '.join(DRAWN)}")
@@ -99,7 +96,7 @@ def _draw_change(answer: Callable) -> tuple[Figure, str]:
 def _draw_skips(answer: Callable) -> tuple[Figure, str]:
     pipe = pipeline()
     arguments = own_copy(denoiser_arguments(pipe, PROMPT))
-    with COLLECT_SKIPS.rules(pipe.unet, arguments):  # hooks that are left behind are taken away
+    with COLLECT_SKIPS.rules(pipe.unet, arguments):  # remove hooks that the answer left
         given = answer(pipe.unet, arguments)
     skips = list(given.values() if isinstance(given, dict) else given or ())
     if not skips or not all(isinstance(skip, Tensor) and skip.dim() == 4 for skip in skips):

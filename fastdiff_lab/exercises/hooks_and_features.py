@@ -33,7 +33,7 @@ def pipeline() -> Any:
 
 
 def recording_of(features: Tensor) -> Recording:
-    """A recording of one layer from its features, a tensor (steps, ...): the same statistics as `record` takes in a run."""
+    """A recording of one layer from its features, a tensor (steps, ...), with the statistics of `record`."""
     rows = [statistics_of(now[None], before) for now, before in zip(features, (None, *features[:-1, None]), strict=True)]
     statistics = {name: torch.stack([row[name] for row in rows], dim=1)[..., None] for name in STATISTICS}
     time_steps = tuple(map(float, range(len(features))))
@@ -41,7 +41,7 @@ def recording_of(features: Tensor) -> Recording:
 
 
 def _features(rng: np.random.Generator) -> Iterator[tuple[Tensor]]:
-    """Features that wander: their change is smaller than they are, and their size is not 1."""
+    """Features that wander: they change by less than their size, which is not 1."""
     for shape in ((5, 4, 3, 3), (2, 1, 1, 1), (7, 3, 5, 2), (4, 6, 1, 7), (12, 2, 4, 4), (3, 8, 2, 2)):
         steps = rng.normal(size=shape) * rng.uniform(0.1, 0.5)
         size = rng.choice([0.01, 1.0, 30.0])
@@ -81,7 +81,7 @@ RELATIVE_CHANGE = Exercise(
 def _calls(rng: np.random.Generator) -> Iterator[tuple[nn.Module, dict]]:
     for rows, height, width in ((2, 16, 16), (1, 24, 8), (3, 17, 11)):
         yield call_of(pipeline().unet, rng, rows, height, width)
-    yield call_of(_smaller(), rng, 2, 8, 8)  # another number of blocks and layers
+    yield call_of(_smaller(), rng, 2, 8, 8)  # with other numbers of blocks and layers
 
 
 @cache
@@ -104,7 +104,7 @@ def call_of(unet: Any, rng: np.random.Generator, rows: int, height: int, width: 
 
 
 def _skips(unet: Any, arguments: dict) -> list[Tensor]:
-    """The skips as the decoder is given them, put into the order in which the encoder made them."""
+    """The skips that the decoder gets, in the order in which the encoder made them."""
     found: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -124,7 +124,7 @@ def _hooks(model: nn.Module) -> int:
 
 @contextmanager
 def _hooks_are_removed(unet: nn.Module, arguments: dict) -> Iterator[list[str]]:
-    """The answer calls the UNet once, and leaves it as it was; what it leaves behind is taken away here."""
+    """Check that the answer calls the UNet once and leaves it as it was; remove what it left."""
     broken: list[str] = []
     calls: list[int] = []
     counter = unet.register_forward_pre_hook(lambda *_: calls.append(1))

@@ -1,9 +1,9 @@
 """Sheet 2: propagation.
 
-- `key_of_each_step`: whose features a step uses
+- `key_of_each_step`: the step whose features each step uses
 - `propagate`: a sampler with encoder propagation whose decoder must know its own step
 - `decode_group`: parallel decoding under guidance, and the order of its rows
-- `flop_ceiling`: how much can be gained at most
+- `flop_ceiling`: the most that can be gained
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..shapes.scenes import sample_scene
 from .exercise import Exercise, nearness
 from .hooks_and_features import pipeline
 
-CAPTIONS = 4_000_000_000  # seeds of scenes that nothing was trained, calibrated or reported on
+CAPTIONS = 4_000_000_000  # beyond the seeds of training, calibration and reports
 
 
 def random_schedule(rng: np.random.Generator, num_steps: int) -> KeySchedule:
-    """Two keys or more, and at least one step that is none."""
+    """Two keys or more, and at least one step that is no key."""
     count = int(rng.integers(1, max(2, num_steps - 2)))
     return KeySchedule(num_steps, (0, *sorted(map(int, rng.choice(np.arange(1, num_steps), count, replace=False)))))
 
@@ -63,7 +63,7 @@ KEY_OF_EACH_STEP = Exercise(
 def library_run(
     pipe: Any, text: Tensor, z: Tensor, keys: list[int] | None, num_steps: int, guidance: float, what: str = "encoder"
 ) -> Tensor:
-    """The final latents of the pipeline's own run: with encoder propagation, or untouched without keys."""
+    """The final latents of the pipeline's own run, with encoder propagation; without keys, the baseline's."""
     half = len(text) // 2
     run = partial(
         pipe, prompt_embeds=text[half:], negative_prompt_embeds=text[:half], latents=z.clone(), num_inference_steps=num_steps,
@@ -82,7 +82,7 @@ def _runs(rng: np.random.Generator) -> Iterator[tuple]:
 
 
 def run_of(rng: np.random.Generator, pictures: int, keys: list[int], num_steps: int, guidance: float) -> tuple:
-    """What a hand-written sampler needs for a run: pipeline, text [empty; prompt], noise, keys, steps, guidance."""
+    """What a hand-written sampler needs: pipeline, text [empty; prompt], noise, keys, steps, guidance."""
     pipe = pipeline()
     prompts = [sample_scene(CAPTIONS + int(rng.integers(10**8)), objects=1).caption() for _ in range(pictures)]
     prompted, empty = pipe.encode_prompt(prompts, pipe.device, 1, True)
@@ -99,7 +99,7 @@ def _shifted(pipe: Any, text: Tensor, z: Tensor, keys: list[int], num_steps: int
 def _encodes_at_keys_only(
     pipe: Any, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float
 ) -> Iterator[list[str]]:
-    """Counts the rows in the first layers of the first block and of the bottleneck, however the answer comes to them."""
+    """Count the rows in the first layers of the first block and of the bottleneck."""
     broken: list[str] = []
     unet = pipe.unet
     watched = {"encoder": unet.down_blocks[0].resnets[0], "bottleneck": unet.mid_block.resnets[0]}
@@ -142,7 +142,7 @@ PROPAGATE = Exercise(
 
 
 class RowDecoder:
-    """A decoder in small: each row of its result depends on that row's features, text and time-step, and on nothing else."""
+    """A toy decoder: each row of its result depends only on that row's features, text and time-step."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[Tensor], Tensor, Tensor]] = []
@@ -185,7 +185,7 @@ def _guided(both: Tensor, guidance: float) -> Tensor:
 
 
 def _one_by_one(decode: Callable, features: list, text: Tensor, time_steps: Tensor, guidance: float) -> Tensor:
-    """Serial decoding: what parallel decoding must give, whatever the order of its rows."""
+    """Serial decoding, which parallel decoding must equal in any order of rows."""
     return torch.stack([_guided(decode(features, text, t.expand(len(text))), guidance) for t in time_steps])
 
 

@@ -1,6 +1,6 @@
 """Sheet 3: schedules.
 
-- `schedule_cost`: what a schedule costs, from the costs of its spans
+- `schedule_cost`: the cost of a schedule, from the costs of its spans
 - `best_keys`: the cheapest schedule, by dynamic programming
 - `extrapolate`: features along the line through the last two key steps
 """
@@ -24,7 +24,7 @@ from .propagation import random_schedule
 
 
 def random_costs(rng: np.random.Generator, num_steps: int, longest: int) -> np.ndarray:
-    """Costs of spans like measured ones: none for a step alone, dearer the longer, uneven over the steps; array (steps, longest + 1)."""
+    """Costs like measured ones: 0 for a step alone, growing with length, uneven over steps; array (steps, longest + 1)."""
     lengths = np.arange(longest + 1)
     growth = np.maximum(lengths - 1, 0) ** rng.uniform(1.0, 2.5)
     costs = rng.uniform(0.1, 5, num_steps)[:, None] * growth * rng.uniform(0.8, 1.2, (num_steps, longest + 1))
@@ -34,7 +34,7 @@ def random_costs(rng: np.random.Generator, num_steps: int, longest: int) -> np.n
 
 
 def cost_of(costs: np.ndarray, keys: Any) -> float:
-    """The sum of the costs of a schedule's groups; infinite for a group that was not measured."""
+    """The sum of the costs of a schedule's groups, infinite for a group that was not measured."""
     steps, lengths = costs.shape
     return float(sum(costs[key, after - key] if after - key < lengths else np.inf for key, after in pairwise((*keys, steps))))
 
@@ -74,7 +74,7 @@ def _greedy(costs: np.ndarray, num_keys: int) -> list[int]:
 
 
 def _cheap_enough(found: Any, expected: Any, arguments: tuple) -> Verdict:
-    """Any schedule that is as cheap as the best is right."""
+    """Accept any schedule that is as cheap as the best."""
     costs, num_keys = arguments
     numbers = as_arrays(found)
     if not isinstance(numbers, np.ndarray) or numbers.ndim != 1:

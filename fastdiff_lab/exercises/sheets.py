@@ -1,12 +1,12 @@
-"""One master per exercise sheet; what students and teachers get is generated from it: `python -m fastdiff_lab.exercises.sheets FOLDER`.
+"""Generate the notebooks of students and teachers from one master per sheet: `python -m fastdiff_lab.exercises.sheets FOLDER`.
 
-- `student(master)`: the notebook with gaps, hints, and the answers folded away
-- `solution(master)`: the notebook with the answers in their places
-- `questions(master)`: each question's solution, prompt and hidden tests, for the tests of the exercises
-- `generate(folder)`: writes both notebooks of each master in `folder/masters`
+- `student(master)`: the notebook with gaps, hints and folded answers
+- `solution(master)`: the notebook with the answers in place
+- `questions(master)`: each question's solution, prompt and hidden tests
+- `generate(folder)`: write both notebooks of each master in `folder/masters`
 - `executed(notebook)`: a notebook with its outputs
 
-Masters are py:percent files with the markers of otter-grader's `assign`, so that the notebooks for examinations come from the same file.
+Masters are py:percent files with the markers of otter-grader's `assign`, which makes the examinations from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FOLDED = "<details>\n<summary>Answer</summary>\n\n```python\n{}\n```\n\n</detai
 
 @dataclass
 class Question:
-    """A question of a master: sources of its solution cells, as a student gets them and as they are solved, and of its hidden tests."""
+    """A question of a master: its solution cells as a student gets them and solved, and its hidden tests."""
 
     name: str
     points: int
@@ -42,7 +42,7 @@ class Question:
 
 
 def without_solution(source: str) -> str:
-    """A solution cell as students get it: regions become `...`, or the prompt that stands after them."""
+    """A solution cell for students: regions become `...`, or the prompt that follows them."""
     kept, inside = [], False
     for line in source.split("\n"):
         begins = _SOLUTION.match(line)
@@ -58,7 +58,7 @@ def without_solution(source: str) -> str:
 
 
 def with_solution(source: str) -> str:
-    """A solution cell as it is solved: without marks, and without the prompt."""
+    """A solved solution cell, without markers and prompt."""
     kept, in_prompt = [], False
     for line in source.split("\n"):
         if line.endswith(("# BEGIN PROMPT", "# END PROMPT")):
@@ -69,7 +69,7 @@ def with_solution(source: str) -> str:
 
 
 def read_master(path: Path) -> Any:
-    """The master as a notebook. Raises ValueError for blocks that do not close."""
+    """Read a master as a notebook. Raises ValueError for blocks that do not close."""
     master = jupytext.read(path)
     if list(_blocks(master))[-1:] and list(_blocks(master))[-1][1]:
         raise ValueError(f"{path.name}: a block of the master is not closed; accepted: an END cell for each BEGIN cell")
@@ -77,7 +77,7 @@ def read_master(path: Path) -> Any:
 
 
 def _blocks(master: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
-    """Each cell with the blocks that it stands in; after an END cell those that are left."""
+    """Each cell with the blocks around it; for an END cell, those that remain."""
     inside: tuple[str, ...] = ()
     for cell in master.cells:
         mark = _MARK.match(cell.source) if cell.cell_type == "raw" else None
@@ -87,7 +87,6 @@ def _blocks(master: Any) -> Iterator[tuple[Any, tuple[str, ...]]]:
 
 
 def questions(master: Any) -> list[Question]:
-    """The questions of a master."""
     found: list[Question] = []
     for cell, inside in _blocks(master):
         if cell.cell_type == "raw" and cell.source.startswith("# BEGIN QUESTION"):
@@ -102,12 +101,11 @@ def questions(master: Any) -> list[Question]:
 
 
 def student(master: Any) -> Any:
-    """The notebook that students work in: gaps, and after each question its answer folded away."""
+    """The students' notebook: gaps, and after each question its folded answer."""
     return _made(master, without_solution, answers=True)
 
 
 def solution(master: Any) -> Any:
-    """The solved notebook."""
     return _made(master, with_solution, answers=False)
 
 
@@ -119,19 +117,19 @@ def _made(master: Any, of_solution: Any, answers: bool) -> Any:
                 cells.append(new_markdown_cell(_FOLDED.format("\n\n".join(waiting.pop(0).solutions))))
         elif inside[-1:] != ("TESTS",):
             source = of_solution(cell.source) if cell.cell_type == "code" and inside[-1:] == ("SOLUTION",) else cell.source
-            source = source if answers else source.replace("](../", "](../../")  # solutions lie one folder deeper
+            source = source if answers else source.replace("](../", "](../../")  # solutions are one folder deeper
             cells.append((new_code_cell if cell.cell_type == "code" else new_markdown_cell)(source))
     for place, cell in enumerate(cells):
-        cell.id = f"cell-{place}"  # the same each time, so that only changes show
+        cell.id = f"cell-{place}"  # the same each time, for small diffs
     return new_notebook(cells=cells, metadata={"kernelspec": dict(master.metadata["kernelspec"])})
 
 
 def generate(folder: Path, *, execute: bool = False) -> list[Path]:
-    """Writes `folder/NAME.ipynb` and `folder/solutions/NAME.ipynb` of each `folder/masters/NAME.py`; gives the paths.
+    """Write `folder/NAME.ipynb` and `folder/solutions/NAME.ipynb` of each `folder/masters/NAME.py`; return the paths.
 
     >>> generate(Path("notebooks/exercises"))  # doctest: +SKIP
 
-    `execute`: with the outputs of the solutions. Raises FileNotFoundError for a folder without masters.
+    With `execute`, solutions have outputs. Raises FileNotFoundError for a folder without masters.
     """
     masters = sorted((folder / "masters").glob("*.py"))
     if not masters:
@@ -151,7 +149,7 @@ def _is_bar(output: Any) -> bool:
 
 
 def executed(notebook: Any) -> Any:
-    """The notebook with the outputs that it gives when it is run, without progress bars and times."""
+    """Run a notebook, and drop progress bars and times from its outputs."""
     done, _ = ExecutePreprocessor(timeout=600).preprocess(notebook)
     for cell in done.cells:
         cell.metadata.pop("execution", None)

@@ -1,1 +1,1 @@
-"""What comes from outside: values made plain, and small files."""
+"""Check values and small files from outside."""

@@ -1,10 +1,10 @@
-"""Reading and writing small files: whole or not at all, and nothing from elsewhere is trusted.
+"""Read and write small files, whole or not at all, without trusting what comes from elsewhere.
 
 - `write_whole(path, write)`, `write_text(path, text)`: a file appears whole or not at all
-- `writable_folder(folder)`: makes a folder, or says why not before anything is computed
-- `check_writable(path)`, `check_readable(path, accepted)`: refuse the path of a file, before anything is computed
+- `writable_folder(folder)`: make a folder, or say why not
+- `check_writable(path)`, `check_readable(path, accepted)`: refuse a path before anything is computed
 - `read_lines(path, accepted)`, `read_prompts(path)`: the lines of a text file
-- `read_json(text_or_path, place, schema, version)`: a document of ours, or a ValueError that says what is wrong with it
+- `read_json(text_or_path, place, schema, version)`: a JSON document of ours
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_JSON_BYTES = 8 * 2**20
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a neighbour of `path` and then puts it in place, so that a killed run leaves no half file.
+    """Let `write` fill a temporary file, then move it to `path`, so that a killed run leaves no half file.
 
     >>> write_whole(Path("numbers.json"), lambda place: place.write_text("[1]"))  # doctest: +SKIP
     """
@@ -27,7 +27,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     place = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         place.touch()
-        mode = place.stat().st_mode  # as the user's umask has it: safetensors would let nobody else read the file
+        mode = place.stat().st_mode  # the user's umask; safetensors would let nobody else read the file
         write(place)
         place.chmod(mode)
         place.replace(path)
@@ -36,12 +36,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Write a text file whole or not at all."""
     write_whole(path, lambda place: place.write_text(text, encoding="utf-8"))
 
 
 def writable_folder(folder: Path) -> Path:
-    """The full path of a folder that is there and can be written; it is made if need be. Raises OSError that says why not."""
+    """Make a folder if need be, and return its full path. Raises OSError that says why it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -52,7 +52,7 @@ def writable_folder(folder: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Raises OSError for a path that no file can be written to: a folder, or one in a folder that is not there or lets nothing be written."""
+    """Raise OSError for a path that no file can be written to."""
     folder = path.absolute().parent
     trouble = "it is a folder" if path.is_dir() else "" if folder.is_dir() else f"the folder {folder} does not exist"
     if not trouble:
@@ -65,24 +65,24 @@ def check_writable(path: Path) -> None:
 
 
 def check_readable(path: Path, accepted: str) -> None:
-    """Raises FileNotFoundError for the path of no file; `accepted` says what the file should be."""
+    """Raise FileNotFoundError unless there is a file; `accepted` says what it should be."""
     if path.is_dir() or not path.exists():
         raise FileNotFoundError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; accepted: {accepted}")
 
 
 def read_lines(path: Path, accepted: str) -> list[str]:
-    """The lines of a text file that hold anything, without blanks and tabs around them; a line ends at a line feed, or one after a return.
+    """Read the lines of a text file that are not empty, without blanks around them.
 
     >>> read_lines(Path("prompts.txt"), "a text file with a prompt per line")  # doctest: +SKIP
 
-    A byte-order mark is no part of the first line. Raises ValueError for a file that is not written in UTF-8, and what `check_readable` does.
+    A byte-order mark is dropped. Raises ValueError for a file that is not in UTF-8, and as `check_readable` does.
     """
     check_readable(path, accepted)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:  # UTF-16 without a mark is valid UTF-8, with a zero beside each letter
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8 with zeros
         raise ValueError(
             f"{path} is not written in UTF-8; accepted: {accepted}, saved as UTF-8 (with or without a byte-order mark)"
         )
@@ -90,7 +90,7 @@ def read_lines(path: Path, accepted: str) -> list[str]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a text file, one per line. Raises ValueError for a file without one, and what `read_lines` does."""
+    """Read a prompt per line. Raises ValueError for a file without one, and as `read_lines` does."""
     accepted = "a text file with a prompt per line"
     prompts = read_lines(path, accepted)
     if not prompts:
@@ -99,10 +99,10 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def read_json(source: str | Path, place: str, schema: str, version: int) -> dict:
-    """The fields of a JSON document of ours, without its schema and version.
+    """Read the fields of a JSON document of ours, without its schema and version.
 
-    `source`: the text itself, or the path of a file. `place` names it in errors.
-    Raises ValueError if it is too large, no JSON, or of another schema or a newer version, FileNotFoundError if there is no file.
+    `source` is the text itself, or the path of a file; `place` names it in errors. Raises FileNotFoundError without a file.
+    Raises ValueError if it is too large, no JSON, of another schema or of a newer version.
     """
     if isinstance(source, Path):
         check_readable(source, f"a {schema} file")

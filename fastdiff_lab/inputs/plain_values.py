@@ -1,4 +1,4 @@
-"""What users hand over, made into plain Python values once, where it comes in: numpy's, pandas' and torch's values, generators.
+"""Convert what users pass (from numpy, pandas, torch, generators) to plain Python values, once.
 
 - `listed(name, given, of)`: a list of anything that has an order
 - `whole(name, given, least)`, `is_whole(given)`, `number(name, given)`: a whole number, a finite one
@@ -12,16 +12,16 @@ import math
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # what torch's generators take
+LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # the range of torch's generators
 
 
 def listed(name: str, given: Any, of: str) -> list[Any]:
-    """A list of what a list, tuple, range, array, column of a table, tensor or generator holds, in plain Python.
+    """Convert a list, tuple, range, array, column, tensor or generator to a list of plain values.
 
     >>> listed("seeds", range(2), "whole numbers")
     [0, 1]
 
-    `of`: what it should hold, for the message. Raises TypeError for a single value, and for what has no order (a set, a dict, a whole table).
+    `of` says in messages what the list should hold. Raises TypeError for a single value, and for a set, a dict or a whole table.
     """
     if isinstance(given, str | bytes):
         raise TypeError(f"{name}={given!r} given; accepted: a list of {of}, such as [{given!r}]")
@@ -34,7 +34,7 @@ def listed(name: str, given: Any, of: str) -> list[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A text or whole number of numpy, or a whole number of torch, as Python's own; anything else as it is.
+    """Convert a text or whole number from numpy or torch to Python's own; return anything else as it is.
 
     >>> plain(5)
     5
@@ -45,7 +45,7 @@ def plain(value: Any) -> Any:
 
 
 def is_whole(given: Any) -> bool:
-    """Is it a whole number, of Python, numpy or torch? Truth values and 5.0 are none.
+    """Whether this is a whole number of Python, numpy or torch. Truth values and 5.0 are none.
 
     >>> is_whole(5), is_whole(True), is_whole(5.0)
     (True, False, False)
@@ -54,12 +54,12 @@ def is_whole(given: Any) -> bool:
         return False
     try:
         return isinstance(given.__index__(), int) and not str(getattr(given, "dtype", "")).endswith("bool")
-    except (TypeError, ValueError):  # an array of several numbers, or of fractions
+    except (TypeError, ValueError):  # several numbers, or fractions
         return False
 
 
 def whole(name: str, given: Any, least: int) -> int:
-    """The whole number as Python's own. Raises ValueError for anything else, and for less than `least`.
+    """Return a whole number as Python's own. Raises ValueError for anything else, and below `least`.
 
     >>> whole("batch", 4, 1)
     4
@@ -70,21 +70,21 @@ def whole(name: str, given: Any, least: int) -> int:
 
 
 def number(name: str, given: Any) -> float:
-    """The finite number as Python's own: of numpy's float32 the one that it is written as. Raises ValueError for anything else.
+    """Return a finite number as Python's own. Raises ValueError for anything else.
 
     >>> number("guidance_scale", 5)
     5.0
     """
     is_number = hasattr(given, "__float__") and not isinstance(given, bool | str) and getattr(given, "shape", ()) == ()
     value = given.item() if is_number and hasattr(given, "item") else given
-    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # float32's 7.1, not 7.0999999
+    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # 7.1 for float32's 7.0999999
     if not is_number or isinstance(value, bool | complex) or not math.isfinite(float(short)):
         raise ValueError(f"{name}={given!r} asked; accepted: a finite number")
     return float(short)
 
 
 def prompts_of(given: Any) -> list[Any]:
-    """The prompts as a list, one or more. Raises TypeError for a single text, ValueError for none.
+    """List the prompts. Raises TypeError for a single text, ValueError for none.
 
     >>> prompts_of(caption for caption in ("a red ring", "a white star"))
     ['a red ring', 'a white star']
@@ -96,7 +96,7 @@ def prompts_of(given: Any) -> list[Any]:
 
 
 def seeds_of(given: Any, least: int = LEAST_SEED) -> list[int]:
-    """The seeds as a list of whole numbers, one or more. Raises TypeError for a single one, ValueError for what is no seed.
+    """List the seeds. Raises TypeError for a single one, ValueError for none or what is no seed.
 
     >>> seeds_of((3, 1))
     [3, 1]

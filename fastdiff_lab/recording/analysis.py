@@ -1,9 +1,9 @@
-"""Recording -> tidy tables.
+"""Turn a recording into tidy tables.
 
-- `feature_change(recording, kind=)`: how much each layer changes from step to step (Fig. 3a)
+- `feature_change(recording, kind=)`: the change of each layer from step to step (Fig. 3a)
 - `feature_norm(recording)`: the norm of each layer's features (Fig. 3b and 3c)
 - `pca_maps(recording, layer, steps=)`: three principal components as colours (Fig. 2)
-- `step_similarity(recording, layer)`, `step_clusters(similarity, count)`: which steps look alike
+- `step_similarity(recording, layer)`, `step_clusters(similarity, count)`: similar steps
 - `of_parts(table)`: encoder against decoder, mean and spread
 """
 
@@ -36,13 +36,19 @@ def _tidy(recording: Recording, values: Tensor) -> pd.DataFrame:
 
 
 def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
-    """How much each layer's features change from the step before (the paper's Fig. 3a).
+    """Measure how much each layer's features change from the step before (the paper's Fig. 3a).
 
     >>> feature_change(recording).groupby("part")["value"].mean()  # doctest: +SKIP
 
-    `kind`: "squared", the mean squared difference as in the paper; "relative", the length of the difference by the length of
-    the feature (no unit: comparable between layers); "cosine", 1 minus the cosine of the angle between the two.
-    Returns columns sample, step, time_step, part, layer, value; step 0 has no step before it. Raises ValueError for another kind.
+    Args:
+        kind: "squared" is the mean squared difference, as in the paper; "relative" is the length of the difference by that of
+            the feature (no unit); "cosine" is 1 minus the cosine of the angle between the two.
+
+    Returns:
+        Columns sample, step, time_step, part, layer, value. Step 0 has no change.
+
+    Raises:
+        ValueError: Another kind.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
@@ -56,7 +62,7 @@ def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
 
 
 def feature_norm(recording: Recording) -> pd.DataFrame:
-    """The Frobenius norm of each layer's features, averaged over channels first (the paper's Fig. 3b).
+    """Measure the Frobenius norm of each layer's features, averaged over channels first (the paper's Fig. 3b).
 
     >>> feature_norm(recording).groupby("layer")["value"].std()  # doctest: +SKIP
 
@@ -66,13 +72,12 @@ def feature_norm(recording: Recording) -> pd.DataFrame:
 
 
 def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = None, sample: int = 0) -> np.ndarray:
-    """The first three principal components of a layer's features as colours, one PCA over all steps shown (Fig. 2).
+    """Show the first three principal components of a layer's features as colours, with one PCA over all steps (Fig. 2).
 
     >>> pca_maps(recording, "up_blocks.1", steps=[0, 10, 20]).shape  # doctest: +SKIP
     (3, 8, 8, 3)
 
-    `steps`: which steps, all by default. Returns an array (steps, height, width, 3) from 0 to 1. Raises KeyError for a layer whose
-    features were not kept.
+    Returns an array (steps, height, width, 3) from 0 to 1, by default of all steps. Raises KeyError for a layer without kept features.
     """
     features = _as_maps(recording[layer][sample].float())
     shown = features if steps is None else features[list(steps)]
@@ -84,7 +89,7 @@ def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = Non
 
 
 def _as_maps(features: Tensor) -> Tensor:
-    """Features of shape (steps, channels, height, width), also those of a transformer, whose tokens are a square of patches."""
+    """Features of shape (steps, channels, height, width); a transformer's tokens are a square of patches."""
     if features.dim() == 4:
         return features
     side = round(features.shape[1] ** 0.5)
@@ -96,16 +101,17 @@ def step_similarity(recording: Recording, layer: str) -> np.ndarray:
 
     >>> step_similarity(recording, "mid_block")[0, 1]  # doctest: +SKIP
 
-    Returns an array (steps, steps) from -1 to 1. Raises KeyError for a layer whose features were not kept.
+    Returns an array (steps, steps) from -1 to 1. Raises KeyError for a layer without kept features.
     """
     flat = nn.functional.normalize(recording[layer].flatten(2).float(), dim=-1)
     return (flat @ flat.transpose(1, 2)).mean(0).numpy()
 
 
 def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
-    """Steps in `count` groups of neighbours, such that the least alike steps of a group are as alike as can be (agglomerative).
+    """Group neighbouring steps so that the least similar steps of a group are as similar as possible (agglomerative).
 
-    >>> step_clusters(step_similarity(recording, "mid_block"), 9)  # doctest: +SKIP
+    >>> step_clusters(np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]]), 2)
+    array([0, 0, 1])
 
     Returns the number of each step's group, rising from 0. Raises ValueError for a count out of range.
     """
@@ -121,7 +127,7 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
 
 
 def of_parts(table: pd.DataFrame) -> pd.DataFrame:
-    """Encoder and decoder in a few numbers: mean, standard deviation and maximum of a table's values over layers, steps and samples.
+    """Summarise a table by encoder and decoder: mean, standard deviation and maximum over layers, steps and samples.
 
     >>> of_parts(feature_change(recording))  # doctest: +SKIP
     """

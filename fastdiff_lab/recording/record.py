@@ -1,7 +1,7 @@
-"""Recording what the encoder and decoder features do over the steps of a run.
+"""Record encoder and decoder features over the steps of a run.
 
-- `record(pipe, ...)`: records every run made while the block lasts
-- `bytes_to_keep(pipe, keep, ...)`: what keeping features of a run needs, told before the run
+- `record(pipe, ...)`: record every run inside a `with` block
+- `bytes_to_keep(pipe, keep, ...)`: the memory for keeping features of a run, known before it
 - `output_bytes(model, arguments, layers)`: the same of one call of the denoiser
 """
 
@@ -36,7 +36,7 @@ Layers = Sequence[str] | str | Callable[[str], bool]
 
 
 class _Recorder:
-    """Fills a recording from forward hooks; what belongs to a run that is not finished stays here."""
+    """Fill a recording from forward hooks. An unfinished run stays here."""
 
     def __init__(self, pipe: Any, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
         if half not in HALVES:
@@ -45,7 +45,7 @@ class _Recorder:
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
-        self.is_ours = True  # the call at hand; other pipelines may share the denoiser
+        self.is_ours = True  # the current call; other pipelines may share the denoiser
         self.is_last_loop = True  # Text2Video-Zero makes three in one call
         self.begin_run()
 
@@ -72,12 +72,12 @@ class _Recorder:
         self.step = step
 
     def begin_loop(self, planned: Tensor) -> None:
-        """Records only the last loop, which all frames go through; the others prepare the first frame."""
+        """Record only the last loop, which all frames go through; the others prepare the first frame."""
         self.is_last_loop = bool(planned[-1] == self.pipe.scheduler.timesteps[-1])
         self.tracker.begin_loop(planned)
 
     def choose_rows(self, step: int, arguments: dict) -> None:
-        """The same pictures at each step, also where guidance ends in mid-run and the prompt's rows become the only ones."""
+        """Keep the same images at each step, also if guidance ends and only the prompt's rows remain."""
         sample = arguments[sample_argument(self.model)]
         if step and len(sample) == self.all_rows:
             return
@@ -91,17 +91,17 @@ class _Recorder:
         self.blocks = 1 if len(sample) == rows.stop - rows.start else len(sample) // (rows.stop - rows.start)
 
     def check_blocks(self, sample: Tensor) -> None:
-        """At the scheduler's first step of a run: refuses rows of which it is not known what they are.
+        """Refuse rows of unknown meaning, at the scheduler's first step of a run.
 
-        Only here one sees how many pictures there are, and so how many blocks of rows: guidance by several texts has more than two.
+        Only there the number of images is known, and so the blocks of rows. Guidance by several texts has more than two.
         """
         if self.half == "all" or self.step != 0 or not sample.dim() == self.dims == 4 or not self.is_ours:
             return
         found = self.all_rows // len(sample)
         if found not in (1, self.blocks):
             raise ValueError(
-                f"half={self.half!r} asked of {type(self.pipe).__name__}, whose denoiser gets {found} blocks of rows for each picture, and "
-                "it is not known which belongs to the prompt; accepted: half='all'"
+                f"half={self.half!r} asked of {type(self.pipe).__name__}, whose denoiser gets {found} blocks of rows for each image; "
+                "nothing tells which belongs to the prompt; accepted: half='all'"
             )
 
     def start(self, timesteps: Tensor) -> None:
@@ -114,7 +114,7 @@ class _Recorder:
         self.recording.time_steps = time_steps
 
     def check_size(self, arguments: dict) -> None:
-        """Refuses before anything is evaluated what would not fit."""
+        """Refuse what would not fit, before anything is evaluated."""
         if not self.keep:
             return
         sizes = self.run_bytes(arguments)
@@ -138,7 +138,7 @@ class _Recorder:
         feature = sample_of(output).detach()[self.rows]
         for statistic, value in statistics_of(feature, self.before.get(name)).items():
             self.values[statistic, self.step, name] = value
-        # A host may write into what a layer gave it (FreeU, T2I-Adapter), so what is kept is a copy.
+        # FreeU and T2I-Adapter write into a layer's output, so keep a copy.
         self.before[name] = feature.clone()
         if name in self.kept:
             self.kept[name].append(feature.to("cpu", copy=True))
@@ -162,8 +162,8 @@ class _Recorder:
         self.before, self.values, self.kept = {}, {}, {name: [] for name in self.keep}
 
     def check_finite(self, mean_square: Tensor) -> None:
-        """Refuses a run whose numbers went astray, at the first step where they did."""
-        astray = (~mean_square.isfinite()).any(0).nonzero()  # rows of step and layer, in the order of the steps
+        """Raise for NaN or infinite features, naming the first such step."""
+        astray = (~mean_square.isfinite()).any(0).nonzero()  # (step, layer) by step
         if len(astray):
             step, place = astray[0].tolist()
             raise ValueError(
@@ -173,7 +173,7 @@ class _Recorder:
 
 
 class _Told(Exception):
-    """Breaks a run off when what was asked of it is known."""
+    """End a run when what it was for is known."""
 
 
 class _Asking(_Recorder):
@@ -183,13 +183,12 @@ class _Asking(_Recorder):
 
 
 def bytes_to_keep(pipe: Any, keep: Layers, *args: Any, half: str = "conditional", **kwargs: Any) -> dict[str, int]:
-    """Bytes that `record(pipe, keep=keep)` needs for the features of the run `pipe(*args, **kwargs)`, by layer.
+    """Compute the bytes that `record(pipe, keep=keep)` needs for the features of `pipe(*args, **kwargs)`, by layer.
 
     >>> bytes_to_keep(pipe, "up_blocks.?", "a red ring on a blue background", num_inference_steps=50)  # doctest: +SKIP
     {'up_blocks.0': 358400, 'up_blocks.1': 1228800, 'up_blocks.2': 3276800, 'up_blocks.3': 1638400}
 
-    The run is begun and broken off before the denoiser is evaluated; shapes come from the meta device. `keep`, `half` and errors as
-    in `record`.
+    The run stops before the denoiser is evaluated; shapes come from the meta device. `keep`, `half` and errors as in `record`.
     """
     model = denoiser_of(pipe)
     recorder = _Asking(pipe, Recording(), chosen_layers(keep, [name for name, _ in model.named_modules() if name]), 0, half)
@@ -209,7 +208,7 @@ def _together(before: dict[str, Tensor], run: dict[str, Tensor]) -> dict[str, Te
 
 
 def output_bytes(model: nn.Module, arguments: dict[str, Any], layers: Iterable[str], rows: slice = slice(None)) -> dict[str, int]:
-    """Bytes of what each layer gives in one call of the denoiser, found on the meta device (nothing is computed).
+    """Bytes of each layer's output in one call of the denoiser, found on the meta device.
 
     >>> output_bytes(pipe.unet, {"sample": latents, "timestep": 1, "encoder_hidden_states": text}, ["mid_block"])  # doctest: +SKIP
     {'mid_block': 3584}
@@ -246,10 +245,11 @@ def statistics_of(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
 def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
     """The names among `known` that are asked for, in the order of `known`.
 
-    >>> chosen_layers("down_blocks.*.resnets.0", names)  # doctest: +SKIP
+    >>> chosen_layers("down_blocks.*.mid", ["down_blocks.0.mid", "mid_block"])
+    ('down_blocks.0.mid',)
 
-    `layers`: a list of names; a pattern as for file names (`*` stands for anything), or a name; or a function of a name. Raises
-    KeyError for a name or a pattern that fits no layer.
+    `layers` is a list of names, a name or pattern (`*` stands for anything), or a function of a name.
+    Raises KeyError for a name or pattern that fits no layer.
     """
     if isinstance(layers, str):
         found = tuple(fnmatch.filter(known, layers))
@@ -262,7 +262,9 @@ def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
         return tuple(name for name in known if name in set(layers))
     if not found:
         raise KeyError(
-            unknown_layer(layers, known) if isinstance(layers, str) else f"the function chose none of {len(known)} layers"
+            unknown_layer(layers, known)
+            if isinstance(layers, str)
+            else f"the function chose none of {len(known)} layers; accepted: one that is true for some, as {known[0]!r}"
         )
     return found
 
@@ -271,27 +273,30 @@ def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
 def record(
     pipe: Any, *, layers: Layers | None = None, keep: Layers = (), half: str = "conditional", max_bytes: int = 2**30
 ) -> Iterator[Recording]:
-    """Records the features of the denoiser over the steps of every run made while the block lasts.
+    """Record the denoiser's features over the steps of every run inside the block.
 
-    >>> with fl.record(pipe, keep=["down_blocks.1"]) as recording:  # doctest: +SKIP
-    ...     pipe("a small red circle on a blue background", num_inference_steps=50)
-    >>> recording["down_blocks.1"].shape  # doctest: +SKIP
-    torch.Size([1, 50, 64, 4, 4])
+    >>> import fastdiff_lab as fl
+    >>> pipe = fl.load_pipeline()
+    >>> with fl.record(pipe, keep=["down_blocks.1"]) as recording:
+    ...     image = pipe("a small red circle on a blue background", num_inference_steps=2)
+    >>> recording["down_blocks.1"].shape
+    torch.Size([1, 2, 64, 4, 4])
 
-    `layers`: names as in `pipe.unet.named_modules()`, a pattern such as "down_blocks.*.resnets.*", or a function of a name. "inner"
-    takes all layers inside the blocks (the paper's 44 in Stable Diffusion 1.5, Table 7). None takes the blocks: `conv_in`,
-    `down_blocks.*`, `mid_block`, `up_blocks.*`. A block's feature is the sample that it passes on, after its down- or upsampler.
-    `keep`: the layers whose features are kept as well, in the run's dtype on the CPU. `max_bytes`: what they may need, in bytes;
-    `bytes_to_keep` tells beforehand, and a run that needs more is refused before its first step. Joining a further run to those
-    kept already needs their memory once more for a moment. During a run the recorded layers' features of one step are held as well.
-    `half`: under guidance, the "conditional" half of the rows, the "unconditional", or "all". Guidance by several texts (semantic
-    guidance) has more than two parts, which only "all" accepts.
+    Runs add up as samples, and so do frames of a video; all must have the same time-steps. An interrupted run is left out.
+    Of Text2Video-Zero's three loops the last is recorded, which all frames go through.
 
-    Runs add up as samples (frames of a video are samples); all must have the same time-steps. A run that is broken off is left out.
-    Text2Video-Zero makes three loops; the last is recorded, which all frames go through.
+    Args:
+        layers: Names as in `pipe.unet.named_modules()`, a pattern, or a function of a name. None takes the blocks: `conv_in`,
+            `down_blocks.*`, `mid_block`, `up_blocks.*`. "inner" takes all layers inside them (the paper's Table 7).
+            A block's feature is the sample that it passes on, after its down- or upsampler.
+        keep: Layers whose features are kept too, in the run's dtype on the CPU.
+        max_bytes: Memory for kept features; see `bytes_to_keep`. A further run needs that of the others once more for a moment.
+        half: Under guidance the "conditional" rows, the "unconditional", or "all". Guidance by several texts needs "all".
 
-    Raises KeyError for an unknown layer; it says which are close. Raises ValueError for another `half`, or for one whose rows end with
-    guidance in mid-run. Raises ValueError before a run whose features need more than `max_bytes`, and after one whose features hold NaN.
+    Raises:
+        KeyError: An unknown layer. The message says which are close.
+        ValueError: Another `half`, or rows that end in mid-run; features that need more than `max_bytes`, before the run;
+            features that hold NaN, after it.
     """
     model = denoiser_of(pipe)
     split = split_denoiser(model)
@@ -299,7 +304,7 @@ def record(
     inner = inner_layers(split)
     asked: Layers = list(split.blocks) if layers is None else list(inner) if layers == "inner" else layers
     kept = chosen_layers(keep, list(known)) if callable(keep) or len(keep) else ()
-    # The host's own order of calls where it is known: what is plotted then runs from input to output.
+    # The host's own order of calls if it is known, so that plots run from input to output.
     order = sorted(known, key=lambda name: _place(name, list(split.blocks), inner))
     names = tuple(name for name in order if name in {*chosen_layers(asked, list(known)), *kept})
     recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))

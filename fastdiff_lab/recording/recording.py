@@ -1,7 +1,4 @@
-"""What was recorded: a value that survives its model, its session and its machine.
-
-- `Recording`: statistics per layer, step and sample, and the features themselves where asked for
-"""
+"""Recorded features, as a value without reference to the model."""
 
 from __future__ import annotations
 
@@ -25,15 +22,16 @@ STATISTICS = ("mean_square", "change", "product", "norm")
 
 @dataclass
 class Recording:
-    """What was recorded: a value that holds no reference to the model.
+    """Recorded statistics and features; see `record`.
 
-    `statistics`: name -> tensor of shape (samples, steps, layers), float32:
-    `mean_square` of the feature's entries; `change`, the mean squared difference to the previous step (the paper's Fig. 3a);
-    `product`, the mean product with the previous step's entries; `norm`, the Frobenius norm of the mean over channels (Fig. 3b).
-    `change` and `product` are NaN at step 0. A sample is one picture of one run, in its conditional half under guidance.
-    `features`: layer -> tensor of shape (samples, steps, channels, height, width), of the layers that were to be kept.
-    `time_steps`: the scheduler's value at each step. `layers`, `parts`: names as the host gives them, and encoder or decoder.
-    `about`: model, scheduler and versions, for people.
+    Args:
+        statistics: Name -> tensor (samples, steps, layers), float32: `mean_square` of the entries; `change`, the mean squared
+            difference to the step before (the paper's Fig. 3a); `product`, the mean product with the step before; `norm`,
+            the Frobenius norm of the mean over channels (Fig. 3b). Step 0 has no change and product (NaN).
+        features: Kept layer -> tensor (samples, steps, channels, height, width).
+        time_steps: The time-step of each step.
+        layers: The host's names; `parts` says encoder or decoder.
+        about: Model, scheduler and versions.
     """
 
     layers: tuple[str, ...] = ()
@@ -52,9 +50,11 @@ class Recording:
         return len(self.time_steps)
 
     def statistic(self, name: str) -> Tensor:
-        """A statistic by its name, shape (samples, steps, layers). Raises ValueError where no run was recorded."""
+        """A statistic by its name, shape (samples, steps, layers). Raises ValueError if no run was recorded."""
         if not self.statistics:
-            raise ValueError("nothing was recorded: no run was finished inside the record block")
+            raise ValueError(
+                "nothing was recorded: no run was finished inside the record block; call the recorded pipeline inside it, then save"
+            )
         return self.statistics[name]
 
     def __getitem__(self, layer: str) -> Tensor:
@@ -72,8 +72,8 @@ class Recording:
         return self.layers.index(layer)
 
     def save(self, path: str | Path) -> None:
-        """Writes the recording as one safetensors file with a JSON header, whole or not at all."""
-        self.statistic("change")  # refuses an empty recording
+        """Write one safetensors file with a JSON header, whole or not at all."""
+        self.statistic("change")  # raises for an empty recording
         header = {"schema": SCHEMA, "version": VERSION, "layers": self.layers, "parts": self.parts}
         header |= {"time_steps": self.time_steps, "about": self.about}
         tensors = {f"statistics.{name}": tensor for name, tensor in self.statistics.items()}
@@ -83,7 +83,7 @@ class Recording:
 
     @classmethod
     def load(cls, path: str | Path) -> Recording:
-        """Reads a file that `save` wrote. Raises FileNotFoundError, or ValueError for a folder, a truncated or foreign file."""
+        """Read a file that `save` wrote. Raises FileNotFoundError, or ValueError for a folder, a truncated or foreign file."""
         if Path(path).is_dir():
             raise ValueError(f"{path} is no whole recording (it is a folder); accepted: a file that Recording.save wrote")
         try:
@@ -110,7 +110,10 @@ def _checked(header: Any, tensors: dict[str, Tensor], path: str) -> Recording:
         raise ValueError(f"{path}: its header and its tensors do not belong together; accepted: a file that Recording.save wrote")
     shapes = {tuple(tensor.shape[1:]) for tensor in statistics.values()} | {(len(steps), len(layers))}
     if len(shapes) > 1 or any(tensor.dim() < 2 or tensor.shape[1] != len(steps) for tensor in features.values()):
-        raise ValueError(f"{path}: its tensors have not {len(steps)} steps and {len(layers)} layers, as its header says")
+        raise ValueError(
+            f"{path}: its tensors have not {len(steps)} steps and {len(layers)} layers, as its header says; "
+            "accepted: a file that Recording.save wrote"
+        )
     about = header.get("about")
     about = {str(k): str(v) for k, v in about.items()} if isinstance(about, dict) else {}
     return Recording(tuple(map(str, layers)), tuple(map(str, parts)), tuple(steps), statistics, features, about)
@@ -122,7 +125,7 @@ def _list(header: dict, name: str) -> list:
 
 
 def unknown_layer(layer: str, layers: Iterable[str]) -> str:
-    """What to say of a layer that is not there."""
+    """The message for a layer that is not there."""
     names = list(layers)
     close = difflib.get_close_matches(layer, names, n=3) or names[:3]
     return f"no layer {layer!r}; close to it: {', '.join(close)} ({len(names)} layers in all)"

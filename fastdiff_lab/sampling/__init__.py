@@ -1,1 +1,1 @@
-"""One way of running a pipeline: methods, call options, batches, rivals."""
+"""Run a pipeline one way: methods, call options, batches, rivals."""

@@ -1,8 +1,4 @@
-"""Pictures in batches, smaller ones where memory runs out.
-
-- `in_halves(parts, do)`: does each part, or its halves
-- `one_decoded_at_a_time(pipe)`: off the CPU the autoencoder takes pictures one by one
-"""
+"""Draw images in batches, in smaller ones if memory runs out."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def in_halves(pipe: Any, parts: Sequence[slice], do: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
-    """Each part with what `do` gives for it; where memory runs out, for its halves, with a warning that names `batch`.
+    """Yield each part with what `do` returns. If memory runs out, warn and go on with halves.
 
     >>> dict(in_halves(pipe, [slice(0, 16)], draw))  # doctest: +SKIP
     """
@@ -43,7 +39,7 @@ def _halves(part: slice) -> list[slice]:
 
 
 def _done(do: Callable[[slice], Result], part: slice) -> tuple[Result] | None:
-    """What `do` gives; None if memory ran out and fewer pictures may fit. With the error go the tensors in its frames."""
+    """What `do` returns, or None if memory ran out. The error is dropped with the tensors in its frames."""
     try:
         return (do(part),)
     except RuntimeError as error:
@@ -54,7 +50,7 @@ def _done(do: Callable[[slice], Result], part: slice) -> tuple[Result] | None:
 
 @contextmanager
 def one_decoded_at_a_time(pipe: Any) -> Iterator[None]:
-    """While the block lasts, an autoencoder off the CPU decodes pictures one by one: 16 of SDXL's would take 48 GiB at once."""
+    """Decode images one by one on a device inside the block. Sixteen of SDXL's at once would take 48 GiB."""
     vae = getattr(pipe, "vae", None)
     asked = getattr(vae, "use_slicing", None)
     if vae is None or asked is None or device_of(pipe).type == "cpu":

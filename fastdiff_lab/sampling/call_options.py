@@ -1,8 +1,8 @@
-"""Further arguments of a pipeline's call, checked once for all that call it, and shared out to batches of prompts.
+"""Check further arguments of a pipeline's call, and divide them among batches of prompts.
 
-- `call_options(pipe, options, count)`: checked, as `CallOptions`
-- `CallOptions`: those alike for all pictures, and those of each prompt; `.of(places)` is what a batch is called with
-- `own_guidance(pipe, given)`: the guidance scale of a run, the pipeline's own where none is given
+- `call_options(pipe, options, count)`: the checked arguments, as `CallOptions`
+- `CallOptions`: those for all prompts, and those of each; `.of(places)` are the arguments of a batch
+- `own_guidance(pipe, given)`: the guidance scale of a run, by default the pipeline's own
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..hooks.fingerprint import in_words
 from ..inputs.plain_values import listed, number
 
 OURS = ("num_inference_steps", "guidance_scale", "generator", "output_type", "return_dict")
-TIME_STEPS = ("timesteps", "sigmas")  # the steps of one run, which other numbers of steps do not have
+TIME_STEPS = ("timesteps", "sigmas")  # belong to one number of steps
 _SEVERAL = re.compile(r"num_\w+_per_prompt")
 _TEXTS = re.compile(r"(negative_|source_)?prompt(_\d+)?")
 _ROWS = re.compile(
@@ -33,35 +33,37 @@ _PICTURES = ("image", "mask_image", "control_image", "original_image")
 
 @dataclass(frozen=True)
 class CallOptions:
-    """Checked arguments: `alike` for all pictures, `own` one mapping for each prompt (empty where nothing is its own).
-
-    `words`: all of them as JSON holds them.
-    """
+    """Checked arguments of a call: `alike` for all prompts, `own` for each prompt, and all of them as JSON in `words`."""
 
     alike: dict[str, Any]
     own: tuple[dict[str, Any], ...]
     words: dict[str, Any]
 
     def of(self, places: Sequence[int]) -> dict[str, Any]:
-        """What a batch of the prompts at these places is called with."""
+        """The arguments of a call with the prompts at these places."""
         return in_a_batch(self.alike, [self.own[place] for place in places])
 
 
 def call_options(
     pipe: Any, options: Mapping[str, Any] | None, count: int | None, asked: str = "comparison", *, told_apart: bool = True
 ) -> CallOptions:
-    """The options of a pipeline's call, checked, and shared out to `count` prompts.
+    """Check the options of a pipeline's call, and divide them among `count` prompts.
 
     >>> call_options(pipe, {"negative_prompt": ["grey", "blue"], "eta": 0.5}, 2).own  # doctest: +SKIP
     ({'negative_prompt': 'grey'}, {'negative_prompt': 'blue'})
 
-    A list of texts or pictures, and rows of a tensor of embeddings or latents, belong to one prompt each; a single one to all.
-    `count`: how many prompts there are; None: as many as the lists have. `asked`: what for, for the messages.
-    `told_apart`: must results with other options be told from these?
-    Raises ValueError for what the library gives itself, what the pipeline does not take and a list that has not one entry for each prompt;
-    TypeError for what cannot be told from another of its kind, such as a function.
+    Lists of texts or images and tensors of embeddings or latents have one entry for each prompt. A single value is for all.
+
+    Args:
+        count: The number of prompts; None for the length of the lists.
+        asked: What the call is for, in messages.
+        told_apart: Whether results with other options must be told from these.
+
+    Raises:
+        ValueError: An option that the library gives itself or the pipeline does not take, or a list of another length.
+        TypeError: A value that cannot be told from others of its kind, such as a function.
     """
-    # None says nothing, unless the pipeline's own default is something else (I2VGen-XL's clip_skip).
+    # None is the default, except where the pipeline's own default is another (I2VGen-XL's clip_skip).
     asked_for = {name: value for name, value in (options or {}).items() if value is not None or _default(pipe, name) is not None}
     given = {name: _plain(name, value) for name, value in asked_for.items()}
     _check_names(pipe, set(options or {}), given, asked)
@@ -89,7 +91,7 @@ def _check_names(pipe: Any, names: set[str], given: Mapping[str, Any], asked: st
             f"options with {several}={given[several]!r} given; accepted: one picture for each prompt and seed, so more prompts or seeds"
         )
     named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
-    # Diffusers' own pipelines look for old callbacks only among further names, and pass over all others.
+    # Diffusers' own pipelines ignore further names, except old callbacks.
     takes_any = len(named) < len(parameters) and not type(pipe).__module__.startswith("diffusers.")
     unknown = sorted(names - set(named))
     if unknown and not takes_any:
@@ -107,7 +109,7 @@ def _check_lengths(lengths: Mapping[str, int], count: int) -> None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Lists for whatever numpy or pandas hold texts, time-steps and pictures in; tensors and arrays of pixels stay."""
+    """Convert texts and time-steps from numpy or pandas to lists. Tensors and arrays of pixels stay."""
     is_text = _TEXTS.fullmatch(name) and not isinstance(value, str | Tensor)
     holds_pixels = isinstance(value, np.ndarray | Tensor) and value.ndim > 1
     if (is_text or name in TIME_STEPS) and not holds_pixels:
@@ -118,7 +120,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _shared(pipe: Any, name: str, value: Any) -> list[Any] | None:
-    """The values of the prompts; None for what is alike for all."""
+    """The values of the prompts, or None if one value is for all."""
     if _TEXTS.fullmatch(name) and isinstance(value, list):
         return value
     if name in _PICTURES and isinstance(value, list | tuple) and not takes_several_pictures(pipe):
@@ -130,7 +132,7 @@ def _shared(pipe: Any, name: str, value: Any) -> list[Any] | None:
 
 
 def in_a_batch(alike: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments of one call for some prompts: each prompt's own side by side, and single ones as often as the pipeline wants them.
+    """Join the arguments of some prompts into one call.
 
     >>> in_a_batch({"negative_prompt": "grey", "eta": 0.5}, [{}, {}])
     {'negative_prompt': ['grey', 'grey'], 'eta': 0.5}
@@ -141,7 +143,7 @@ def in_a_batch(alike: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> di
 
 
 def _repeated(name: str, value: Any, count: int) -> Any:
-    """Diffusers repeats single pictures by itself; single texts and rows of numbers it does not."""
+    """Repeat single texts and rows of numbers, which diffusers does not repeat by itself."""
     if _TEXTS.fullmatch(name) and isinstance(value, str):
         return [value] * count
     if _ROWS.fullmatch(name) and isinstance(value, Tensor | np.ndarray) and len(value) == 1 < count:
@@ -150,14 +152,14 @@ def _repeated(name: str, value: Any, count: int) -> Any:
 
 
 def _rows(values: list[Any]) -> Any:
-    """The values of some prompts as one: rows below one another, others in a list."""
+    """Join the values of some prompts: tensors and arrays by rows, others in a list."""
     if isinstance(values[0], Tensor):
         return torch.cat(values)
     return np.concatenate(values) if isinstance(values[0], np.ndarray) else values
 
 
 def without_time_steps(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of an arm with other steps: time-steps that were given belong to the run they were given for.
+    """Options of a method with other steps: time-steps belong to the baseline's run.
 
     >>> without_time_steps({"timesteps": [900, 500], "eta": 0.5})
     {'eta': 0.5}
@@ -166,12 +168,10 @@ def without_time_steps(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_guidance(pipe: Any, given: Any) -> float | None:
-    """The guidance scale of a run as a number: the pipeline's own where none is given; None for a pipeline without one of this name.
+    """The guidance scale of a run; by default the pipeline's own, None if it has no such argument.
 
     >>> own_guidance(pipe, None)  # doctest: +SKIP
     7.5
-
-    Raises ValueError for what is no finite number.
     """
     if given is not None:
         return number("guidance_scale", given)
@@ -180,11 +180,11 @@ def own_guidance(pipe: Any, given: Any) -> float | None:
 
 
 def _default(pipe: Any, name: str) -> Any:
-    """The default of an argument of the pipeline's call; None for an argument that it does not have."""
+    """The default of an argument of the pipeline's call, or None."""
     return getattr(inspect.signature(pipe.__call__).parameters.get(name), "default", None)
 
 
 def takes_guidance(pipe: Any) -> bool:
-    """Can the pipeline be called with a guidance scale under this name? Stable Video Diffusion has two of others."""
+    """Whether the pipeline takes `guidance_scale`. Stable Video Diffusion takes two others."""
     parameters = inspect.signature(pipe.__call__).parameters
     return "guidance_scale" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())

@@ -1,8 +1,4 @@
-"""NaN and infinite values in what a run gives, looked for once per run: on a device, each look makes the host wait.
-
-- `finite_decoder(pipe)`: while the block lasts, what the autoencoder gives is noted, and looked at when it ends
-- `check_latents(latents, tasks)`, `check_distances(distances, step)`: refusals
-"""
+"""Raise for NaN or infinite values, once per run, because each look makes the host wait for a device."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from ..hooks.patching import replaced_method
 
 
 def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], arm: str) -> None:
-    """Raises ValueError for latents, on the CPU, with NaN or infinite values: they would count as identical to others of their kind."""
+    """Raise ValueError for NaN or infinite latents, because two black images would count as identical."""
     astray = [task for task, of_picture in zip(tasks, latents, strict=True) if not of_picture.isfinite().all()]
     if astray:
         prompt, seed = astray[0][:2]
@@ -28,7 +24,7 @@ def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], arm: str) -
 
 
 def check_distances(distances: Tensor, step: int) -> None:
-    """Raises ValueError for distances of latents, on the CPU, that are NaN or infinite."""
+    """Raise ValueError for NaN or infinite distances."""
     if not distances.isfinite().all():
         raise ValueError(
             f"the latents at step {step} hold NaN or infinite values, so nothing can be measured on them; accepted: a pipeline that stays "
@@ -38,16 +34,14 @@ def check_distances(distances: Tensor, step: int) -> None:
 
 @contextmanager
 def finite_decoder(pipe: Any, arm: str) -> Iterator[None]:
-    """When the block ends, raises ValueError if the autoencoder made NaN or infinite values of finite latents: such pictures are black."""
+    """Raise ValueError at the end of the block if finite latents became NaN or infinite pixels, which are black."""
     told: list[Tensor] = []
 
     def around(inner: Callable) -> Callable:
         def decode(*args: Any, **kwargs: Any) -> Any:
             output = inner(*args, **kwargs)
             latents = next(iter((*args, *kwargs.values())))
-            told.append(
-                output[0].isfinite().all() | ~latents.isfinite().all()
-            )  # what comes in as NaN is not the autoencoder's fault
+            told.append(output[0].isfinite().all() | ~latents.isfinite().all())  # NaN that comes in is not the autoencoder's fault
             return output
 
         return decode

@@ -1,10 +1,10 @@
-"""One way of running a pipeline, and what it gives and costs.
+"""Run a pipeline by one method, and see what that gives and costs.
 
-- `Arm`: one way of running the pipeline
-- `sample(pipe, arm, prompts, ...)`: pictures, latents and counts of one arm
-- `as_arm(pipe, arm, steps)`: the pipeline runs as the arm does, while the block lasts
-- `run_options(...)`: what a pipeline is called with beside prompts and seeds
-- `denoiser_calls`, `denoiser_arguments`, `first_arguments`: how often and with what a run calls the denoiser
+- `Arm`: one method
+- `sample(pipe, arm, prompts, ...)`: images, latents and counts of one method
+- `as_arm(pipe, arm, steps)`: accelerate the pipeline inside a `with` block
+- `run_options(...)`: arguments of a call beside prompts and seeds
+- `denoiser_calls`, `denoiser_arguments`, `first_arguments`: the denoiser calls of a run
 """
 
 from __future__ import annotations
@@ -45,16 +45,22 @@ from .step_counts import SchedulerRefusesError, calls_of, most_steps, plain_sche
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of running the pipeline; `Arm()` is the untouched run.
+    """One method of sampling. `Arm()` is the baseline.
 
-    `schedule`: encoder propagation with these key steps. `what`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`: as in
-    `encoder_propagation`. `prior_noise`: as in `prior_noise_injection` (weight, 0 for none). `steps`: instead, the plain sampler
-    with so many steps, evenly spaced from the time-step at which the untouched run begins (or near it: they end at 0 or above); with more
-    steps than that run, DDIM from the first training time-step on, which converges to the exact solution. `deepcache`: instead, DeepCache's
-    own package with this interval (1 or more), which evaluates the whole denoiser at every such step. `token_merging`: with any but
-    DeepCache, this share of the tokens merged away by tomesd, as in `token_merging` (at most 0.75; 0 for none).
+    >>> Arm(KeySchedule.uniform(50, 9), order=1).about()["schedule"]
+    '0,6,11,17,22,28,33,39,44 of 50'
 
-    Raises ValueError for a schedule, other steps or DeepCache together, and for DeepCache with token merging.
+    Args:
+        schedule: Encoder propagation with these key steps.
+        what: As in `encoder_propagation`; so are `order`, `parallel_decoding`, `max_rows` and `encoder_blocks`.
+        prior_noise: The weight, as in `prior_noise_injection`; 0 for none.
+        steps: Instead of a schedule, so many steps, evenly spaced from about the baseline's first time-step.
+            More steps than the baseline's are DDIM from the first training time-step on, which converges to the exact solution.
+        deepcache: Instead of a schedule, DeepCache with this interval, 1 or more.
+        token_merging: Share of tokens merged by tomesd, at most 0.75; 0 for none. Not with DeepCache.
+
+    Raises:
+        ValueError: Several methods at once, or a value out of range.
     """
 
     schedule: KeySchedule | None = None
@@ -69,29 +75,29 @@ class Arm:
     token_merging: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # numpy's numbers as Python's own
+        for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # also numpy's numbers
             object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("prior_noise", "token_merging"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         if self.schedule is not None and self.steps is not None:
-            raise ValueError("an arm has a schedule or other plain steps, not both")
+            raise ValueError("an arm has a schedule or other plain steps, not both; make two arms")
         if self.deepcache is not None:
             check_interval(self.deepcache)
             if self.schedule is not None or self.steps is not None:
-                raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them")
+                raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them; make two arms")
         if self.token_merging != 0:
             check_ratio(self.token_merging)
             if self.deepcache is not None:
-                raise ValueError("an arm has DeepCache or token merging, not both: together they were not tested")
+                raise ValueError("an arm has DeepCache or token merging, not both: nobody has tested them together; make two arms")
 
     def about(self) -> dict[str, Any]:
-        """The arm's fields as text and numbers, with the schedule in its text form."""
+        """List the fields as text and numbers, with the schedule in its text form."""
         found = asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
-        # Results are kept under this text: those from before arms could merge tokens are still found.
+        # Results are stored under this text. Without token merging it stays as it was before there was any.
         return found if self.token_merging else {name: value for name, value in found.items() if name != "token_merging"}
 
     def propagation(self) -> PropagationConfig | None:
-        """How encoder propagation accelerates the run; None for an arm without it."""
+        """Say how encoder propagation accelerates the run; None for a method without it."""
         if self.schedule is None:
             return None
         return PropagationConfig(self.schedule, self.order, self.what, self.parallel_decoding, self.max_rows, self.encoder_blocks)
@@ -99,9 +105,9 @@ class Arm:
 
 @dataclass
 class Sampled:
-    """What one arm gave: a PIL picture per prompt, latents (pictures, ...), evaluations, seconds.
+    """What one method gave: a PIL image per prompt, latents (pictures, ...), counts, seconds.
 
-    The frames of a video stand one above the other in its picture.
+    The frames of a video stand one above the other in its image.
     """
 
     images: list[Image.Image]
@@ -111,18 +117,18 @@ class Sampled:
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One generator per picture, so that the batch it is drawn in changes nothing."""
+    """One generator per image, so that results do not depend on the batch."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds_of(seeds)]
 
 
 @contextmanager
 def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Counts, int]]:
-    """While the block lasts, calls of the pipeline are runs of the arm; yields what is evaluated, and the steps to call it with.
+    """Accelerate the pipeline inside the block; yield counts and the steps to call it with.
 
     >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background", num_inference_steps=steps)
 
-    `options`: further arguments of the untouched run, whose first time-step other plain steps begin at.
+    `options` are further arguments of the baseline. Fewer steps begin at its first time-step.
     """
     check_not_accelerated(pipe)
     scheduler = pipe.scheduler
@@ -131,7 +137,7 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, 
             pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps, times_in(options))
             stack.callback(setattr, pipe, "scheduler", scheduler)
         steps = num_inference_steps if arm.steps is None else arm.steps
-        with suppress(SchedulerRefusesError):  # what the scheduler itself refuses, a pipeline may ask of it with further options
+        with suppress(SchedulerRefusesError):  # a pipeline may make its scheduler take them by further options
             denoiser_calls(pipe, steps, options if arm.steps is None else None)
         if arm.token_merging:
             stack.enter_context(token_merging(pipe, arm.token_merging))
@@ -149,12 +155,12 @@ def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, 
 def run_options(
     num_inference_steps: int, guidance_scale: float | None = None, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a pipeline is called with beside prompts and seeds; a guidance scale of None is left out.
+    """Collect the arguments of a call beside prompts and seeds. A guidance scale of None is left out.
 
     >>> run_options(50, 7.5, {"height": 64})
     {'num_inference_steps': 50, 'guidance_scale': 7.5, 'height': 64}
 
-    `options`: further arguments of the pipeline. Raises ValueError for a guidance scale that is no finite number.
+    Raises ValueError unless the guidance scale is a finite number.
     """
     guidance = {} if guidance_scale is None else {"guidance_scale": number("guidance_scale", guidance_scale)}
     return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
@@ -170,14 +176,22 @@ def sample(
     guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Sampled:
-    """Runs one arm on prompts and seeds (one seed per prompt), as one batch.
+    """Run one method on prompts and seeds, one seed per prompt, as one batch.
 
-    >>> sample(pipe, Arm(KeySchedule.paper(50)), ["a red ring on a blue background"], [0]).counts.encoder_calls  # doctest: +SKIP
-    9
+    >>> from fastdiff_lab.pipelines import load_pipeline
+    >>> method, prompts = Arm(KeySchedule.uniform(5, 2)), ["a red ring on a blue background"]
+    >>> sample(load_pipeline(), method, prompts, seeds=[0], num_inference_steps=5).counts.encoder_calls
+    2
 
-    `guidance_scale`: None for the pipeline's own. `options`: further arguments of the pipeline, single or one for each prompt.
-    The pipeline draws its own picture (with its safety checker, watermark, ...); the seconds are those up to the latents, those of the
-    whole call where nothing decodes them (pixels).
+    The pipeline draws its own image, with its safety checker or watermark. The seconds are those up to the latents.
+    Without an autoencoder they are those of the whole call.
+
+    Args:
+        guidance_scale: None for the pipeline's own.
+        options: Further arguments of the pipeline, one for all prompts or a list with one for each.
+
+    Raises:
+        ValueError: Options or steps that the pipeline does not take.
     """
     given = call_options(pipe, options, len(prompts), told_apart=False)
     chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
@@ -201,7 +215,7 @@ def sample(
 
 @contextmanager
 def _counted(pipe: Any) -> Iterator[Counts]:
-    """Counts of a run that nothing accelerates: every call encodes and decodes."""
+    """Count the calls of a run that is not accelerated."""
     counts = Counts(runs=1)
 
     def counting(inner):
@@ -218,10 +232,10 @@ def _counted(pipe: Any) -> Iterator[Counts]:
 
 @torch.no_grad()
 def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
-    """The pictures of latents that a pipeline gave."""
+    """Decode latents that a pipeline gave into images."""
     vae, dtype = pipe.vae, pipe.vae.dtype
     latents = _as_decoded(vae.config, latents)
-    # Some autoencoders (SDXL's) overflow in float16 and say so in their config.
+    # SDXL's autoencoder overflows in float16, and its config says so.
     in_float32 = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
     try:
         if in_float32:
@@ -235,7 +249,7 @@ def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
 
 
 def _as_decoded(config: Any, latents: Tensor) -> Tensor:
-    """Latents on the scale that the autoencoder was trained on."""
+    """Scale latents as in the autoencoder's training."""
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is None or std is None:
         return latents / config.scaling_factor
@@ -244,7 +258,7 @@ def _as_decoded(config: Any, latents: Tensor) -> Tensor:
 
 
 def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
-    """The arguments of the denoiser's first call for one picture."""
+    """The arguments of the denoiser's first call for one image."""
     return first_arguments(denoiser_of(pipe), one_picture(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
 
 
@@ -256,14 +270,14 @@ def one_picture(
     guidance_scale: float | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[[], Any]:
-    """A call of the pipeline for one picture, which is not made yet: to look at what is called in it.
+    """Prepare a call of the pipeline for one image, to look at what it calls.
 
     >>> first_arguments(pipe.controlnet, one_picture(pipe, prompt, options={"image": edges}))["sample"].shape  # doctest: +SKIP
     torch.Size([2, 4, 64, 64])
 
-    `prompt`: a text, or a class label for DiTPipeline. Other arguments as for `sample`.
+    `prompt` is a text, or a class label for DiTPipeline. Other arguments as for `sample`.
     """
-    given = call_options(pipe, options, None, told_apart=False)  # of lists, the first prompt's
+    given = call_options(pipe, options, None, told_apart=False)  # the first prompt's, from lists
     call = run_options(num_inference_steps, guidance_scale, given.of([0]))
 
     def run() -> Any:
@@ -297,7 +311,7 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The time-steps or sigmas among the options of a call.
+    """Pick the time-steps or sigmas from the options of a call.
 
     >>> times_in({"timesteps": [900, 500], "eta": 0.5})
     {'timesteps': [900, 500]}
@@ -306,13 +320,12 @@ def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def denoiser_calls(pipe: Any, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> int:
-    """How many times a text-to-image run calls the denoiser: some schedulers make more calls than steps.
+    """Count the denoiser calls of a text-to-image run. Some schedulers make more calls than steps.
 
     >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
     10
 
-    `options`: further arguments of the run; time-steps among them count instead of the steps.
-    Raises ValueError for steps below 1, and for more than the scheduler finds time-steps for among those of training.
+    Time-steps among the options count instead of the steps. Raises ValueError for steps that the scheduler cannot place.
     """
     if not is_whole(num_inference_steps) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")

@@ -1,8 +1,8 @@
-"""A pipeline draws its own picture, with all that it does to it; the latents before it are seen on the way.
+"""Let a pipeline draw its own image, and catch the latents on the way.
 
-- `watched_run(pipe, wait)`: the final latents of a run and when they were there, while the pipeline goes on to its picture
-- `gives_latents(pipe)`: are the latents of its pictures one row each?
-- `as_picture(drawn)`: one picture of what a pipeline gave for one prompt
+- `watched_run(pipe, wait)`: the final latents of a run, and when they were there
+- `gives_latents(pipe)`: whether its latents have one row per image
+- `as_picture(drawn)`: one image of what a pipeline drew for a prompt
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..hooks.patching import replaced_method
 
 @dataclass
 class WatchedRun:
-    """What was seen of a run: its last latents, and when the device had them (seconds of `time.perf_counter`)."""
+    """The last latents of a run, and when the device had them, in seconds of `time.perf_counter`."""
 
     wait: Callable[[], object]
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -33,7 +33,7 @@ class WatchedRun:
         self.latents, self.known_at = latents, None
 
     def stop(self) -> float:
-        """When the latents were there: now, unless the decoder was called after the last step."""
+        """When the latents were there: now, or at the decoder's call after the last step."""
         if self.known_at is None:
             self.wait()
             self.known_at = time.perf_counter()
@@ -42,12 +42,12 @@ class WatchedRun:
 
 @contextmanager
 def watched_run(pipe: Any, wait: Callable[[], object]) -> Iterator[tuple[WatchedRun, dict[str, Any]]]:
-    """While the block lasts, a run of the pipeline is watched; yields what is seen, and the arguments that the call needs for it.
+    """Watch a run inside the block; yield what is seen, and the arguments that the call needs for it.
 
     >>> with watched_run(pipe, torch.cuda.synchronize) as (seen, arguments):  # doctest: +SKIP
-    ...     pictures = pipe("a red ring on a blue background", **arguments)[0]
+    ...     images = pipe("a red ring on a blue background", **arguments)[0]
 
-    `wait`: waits until the device has done what it was given.
+    `wait` waits until the device has finished.
     """
     run = WatchedRun(wait)
 
@@ -79,12 +79,12 @@ def _decoders(pipe: Any) -> list[nn.Module]:
 
 
 def gives_latents(pipe: Any) -> bool:
-    """Does the pipeline step its pictures' latents one row each? Those of video, of pixels and of other autoencoders do not."""
+    """Whether the pipeline's latents have one row per image. Those of video, of pixels and of other autoencoders have not."""
     return hasattr(pipe, "image_processor") and hasattr(pipe, "vae")
 
 
 def _callback(pipe: Any, run: WatchedRun) -> dict[str, Any]:
-    """Inpainting pipelines change the latents after the scheduler's step, and tell only a callback of their own."""
+    """Pass a callback, because inpainting changes latents after the scheduler's step."""
 
     def told(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         run.seen(tensors["latents"])
@@ -95,7 +95,7 @@ def _callback(pipe: Any, run: WatchedRun) -> dict[str, Any]:
 
 
 def as_picture(drawn: Any) -> Image.Image:
-    """A picture as it is, a video's frames one above the other."""
+    """Return an image as it is, and stack a video's frames one above the other."""
     if isinstance(drawn, Image.Image):
         return drawn
     width, height = drawn[0].size

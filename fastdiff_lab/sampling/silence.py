@@ -1,9 +1,4 @@
-"""Silence for a while, of what is ours: what a user has set is as before afterwards.
-
-- `no_bars(pipe)`: the pipeline's own progress bar, inside our own loops of many runs
-- `no_import_warnings()`: what transformers says of image processors that nobody asked for
-- `no_loading_bars()`: a bar for each of a few small files
-"""
+"""Silence others' progress bars and warnings inside a block, and restore the user's settings after it."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ from ..hooks.private_api import PROGRESS_BAR
 
 @contextmanager
 def no_bars(pipe: Any) -> Iterator[None]:
-    """While the block lasts, the pipeline shows no progress bar.
+    """Hide the pipeline's progress bar inside the block.
 
     >>> with no_bars(pipe):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background")
@@ -39,7 +34,7 @@ def no_bars(pipe: Any) -> Iterator[None]:
 
 @contextmanager
 def no_import_warnings() -> Iterator[None]:
-    """While the block lasts, transformers logs errors only: importing diffusers' pipelines warns of torchvision for each processor."""
+    """Let transformers log errors only, because importing diffusers' pipelines warns of torchvision."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -50,7 +45,7 @@ def no_import_warnings() -> Iterator[None]:
 
 @contextmanager
 def no_loading_bars() -> Iterator[None]:
-    """While the block lasts, transformers shows no bar for each file that it loads."""
+    """Hide transformers' progress bars for files inside the block."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

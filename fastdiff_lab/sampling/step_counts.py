@@ -1,8 +1,8 @@
-"""Schedulers for other numbers of plain steps, and the numbers of steps that there can be.
+"""Count denoiser calls, and make schedulers for fewer or more steps.
 
-- `plain_scheduler(scheduler, steps, of)`: the scheduler for fewer or more steps that begins where a run of `of` steps does
-- `check_takes(scheduler, times)`: refuses time-steps that a scheduler cannot be given
-- `calls_of(scheduler, steps)`, `most_steps(scheduler, below)`: how often a run calls the denoiser, and how many steps it can have
+- `plain_scheduler(scheduler, steps, of)`: the scheduler for other steps that begins where a run of `of` steps does
+- `check_takes(scheduler, times)`: refuse time-steps that a scheduler does not take
+- `calls_of(scheduler, steps)`, `most_steps(scheduler, below)`: the calls of a run, and the most steps it can have
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ _NO_TIMES: Mapping[str, Any] = MappingProxyType({})
 
 
 def plain_scheduler(scheduler: Any, steps: int, of: int, times: Mapping[str, Any] = _NO_TIMES) -> Any:
-    """The scheduler for other plain steps: fewer begin at the same time-step as `of` steps do, so that z_T means the same.
+    """The scheduler for other steps. Fewer steps begin at the first time-step of `of` steps, so that z_T means the same.
 
     >>> plain_scheduler(pipe.scheduler, 9, of=50)  # doctest: +SKIP
 
-    Nearly so where they would end below time-step 0, or so high that DDIM and PNDM leave noise in their result. `times`: the time-steps or
-    sigmas that the run of `of` steps was given, if it was.
+    The first time-step moves a little if the last would fall below 0.
+    It does so too if DDIM and PNDM would leave noise.
+    `times` are the time-steps or sigmas of the run of `of` steps, if any were given.
     """
     kind, config = type(scheduler), scheduler.config
     if steps > ((calls_of(scheduler, of, times) or of) if times else of):
@@ -41,16 +42,16 @@ def plain_scheduler(scheduler: Any, steps: int, of: int, times: Mapping[str, Any
 
 
 class SchedulerRefusesError(ValueError):
-    """What a scheduler itself says of a number of steps."""
+    """A scheduler's own refusal of a number of steps."""
 
 
 def _set_time_steps(scheduler: Any, steps: int, times: Mapping[str, Any]) -> None:
-    """As a pipeline does it: time-steps that are given count instead of their number."""
+    """Set them as a pipeline does: given time-steps replace their number."""
     scheduler.set_timesteps(**times) if times else scheduler.set_timesteps(steps)
 
 
 def check_takes(scheduler: Any, times: Mapping[str, Any]) -> None:
-    """Raises ValueError for time-steps or sigmas that a scheduler cannot be given."""
+    """Raise ValueError for time-steps or sigmas that a scheduler does not take."""
     unknown = sorted(times.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys())
     if unknown:
         raise ValueError(
@@ -60,7 +61,7 @@ def check_takes(scheduler: Any, times: Mapping[str, Any]) -> None:
 
 
 def calls_of(own: Any, steps: int, times: Mapping[str, Any] = _NO_TIMES) -> int | None:
-    """The denoiser calls of a run, or None where the scheduler does not refuse the steps and yet has no place for them.
+    """The denoiser calls of a run, or None if the scheduler accepts the steps without a place for them.
 
     >>> calls_of(DDIMScheduler(steps_offset=1), 1000)  # none: the first time-step would be 1000, one beyond the last
     """
@@ -74,14 +75,14 @@ def calls_of(own: Any, steps: int, times: Mapping[str, Any] = _NO_TIMES) -> int 
         raise SchedulerRefusesError(f"{steps} steps asked of {type(own).__name__}, which refuses them: {error}") from None
     if trained is None or times:
         return len(scheduler.timesteps)
-    # "Leading" time-steps may end one beyond the table of noise levels, or, divided to nothing, be the same one throughout.
+    # "Leading" time-steps may end one beyond the table of noise levels, or all be the same.
     beyond = not hasattr(own, "sigmas") and bool(scheduler.timesteps.max() >= trained)
     stands = steps > 1 and len(scheduler.timesteps.unique()) == 1
     return None if beyond or stands else len(scheduler.timesteps)
 
 
 def most_steps(own: Any, below: int) -> int | None:
-    """The largest number of steps below a given one that a scheduler can make; None if there is none.
+    """The most steps below a given number that a scheduler can make, or None.
 
     >>> most_steps(DDIMScheduler(steps_offset=1), 2000)
     999

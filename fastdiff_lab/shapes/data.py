@@ -1,8 +1,8 @@
-"""Drawn scenes as training batches. Training scenes have seeds below `HELD_OUT`, everything that is reported uses seeds from it on.
+"""Draw scenes as training batches. Training uses seeds below `HELD_OUT`, all reports use seeds from there on.
 
-- `pictures(seeds)`: a batch of pictures
-- `held_out_scenes(count, objects)`: the scenes that no training has seen
-- `calibration_scenes(count)`: others that no training has seen, to measure key steps on
+- `pictures(seeds)`: a batch of images
+- `held_out_scenes(count, objects)`: scenes that no training has seen
+- `calibration_scenes(count)`: others that no training has seen, for calibration
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CALIBRATION = 2 * HELD_OUT
 
 
 def as_tensor(image) -> Tensor:
-    """A PIL picture as a float tensor of shape (3, height, width) in [-1, 1]."""
+    """A PIL image as a float tensor (3, height, width) in [-1, 1]."""
     return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
 def pictures(seeds: Iterable[int], objects: int | None = None) -> Tensor:
-    """The pictures of some seeds, shape (seeds, 3, 64, 64), in [-1, 1].
+    """The images of some seeds, shape (seeds, 3, 64, 64), in [-1, 1].
 
     >>> pictures(range(2)).shape
     torch.Size([2, 3, 64, 64])
@@ -39,5 +39,5 @@ def held_out_scenes(count: int, objects: int | None = None) -> list[Scene]:
 
 
 def calibration_scenes(count: int) -> list[Scene]:
-    """`count` scenes to calibrate on, with one and with two objects in turn: neither trained on nor reported on."""
+    """`count` scenes to calibrate on, of one and two objects in turn, from no training and no report."""
     return [sample_scene(CALIBRATION + index, objects=1 + index % 2) for index in range(count)]

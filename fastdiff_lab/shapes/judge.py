@@ -1,8 +1,8 @@
-"""The judge: a small classifier that says what a picture shows, and abstains on pictures that are no scene.
+"""Judge what an image of a scene shows, with a small classifier that abstains on anything else.
 
-- `Judge`: the network; `Judge.read(images)` gives the attributes of each picture, or None
-- `load_judge()`: the one that comes with the embedded pipeline
-- `prompt_accuracy(images, prompts)`: which of the attributes that the prompts ask for the pictures show
+- `Judge`: the network; `Judge.read(images)` returns the attributes of each image, or None
+- `load_judge()`: the embedded pipeline's judge
+- `prompt_accuracy(images, prompts)`: which attributes of the prompts the images show
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Classifies pictures of shape (batch, 3, 64, 64) in [-1, 1].
+    """Classify images of shape (batch, 3, 64, 64) in [-1, 1].
 
     >>> judge = load_judge()  # doctest: +SKIP
     >>> judge.read([image])  # doctest: +SKIP
@@ -45,20 +45,20 @@ class Judge(nn.Module):
         self.is_scene = nn.Linear(NUM_FEATURES, 1)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the heads look at, shape (batch, 128): the features for distances between sets of scenes (no FID)."""
+        """The input of the heads, shape (batch, 128), for distances between sets of scenes (no FID)."""
         return self.convolutions(images)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Scores per attribute, shape (batch, choices), and `is_scene`, shape (batch,): all logits."""
+        """Logits per attribute, shape (batch, choices), and `is_scene`, shape (batch,)."""
         features = self.features(images)
         scores = {name: head(features) for name, head in self.heads.items()}
         return scores | {"is_scene": self.is_scene(features).squeeze(-1)}
 
     @torch.no_grad()
     def read(self, images: Sequence[Image.Image] | Tensor) -> list[dict[str, str] | None]:
-        """The attributes of each picture, or None where the judge abstains (blurred, blended, no object).
+        """The attributes of each image, or None if the judge abstains (blurred, blended, no object).
 
-        `images`: PIL pictures, or a tensor of shape (batch, 3, 64, 64) in [-1, 1].
+        `images` are PIL images, or a tensor (batch, 3, 64, 64) in [-1, 1].
         """
         batch = images if isinstance(images, Tensor) else torch.stack([as_tensor(_fitting(image)) for image in images])
         scores = self(batch.to(next(self.parameters())))
@@ -82,7 +82,7 @@ def _attributes(read: dict[str, str]) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def load_judge(folder: Path | None = None) -> Judge:
-    """The judge that comes with the embedded pipeline (or the one in `folder`), in evaluation mode on the CPU.
+    """Load the embedded pipeline's judge, or the one in `folder`, in evaluation mode on the CPU.
 
     >>> judge = load_judge()  # doctest: +SKIP
     """
@@ -94,13 +94,23 @@ def load_judge(folder: Path | None = None) -> Judge:
 
 
 def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str], judge: Judge | None = None) -> pd.DataFrame:
-    """One row per picture: is each attribute that its prompt asks for shown? `all` is true when all of them are.
+    """Say for each image whether it shows each attribute of its prompt.
 
-    >>> prompt_accuracy([image], ["a small red circle on a blue background"])["all"].mean()  # doctest: +SKIP
-    1.0
+    >>> from fastdiff_lab.shapes.scenes import draw, sample_scene
+    >>> scene = sample_scene(7, objects=1)
+    >>> prompt_accuracy([draw(scene)], [scene.caption()])["all"].item()
+    True
 
-    Attributes that a prompt leaves open are NaN. A picture on which the judge abstains has every attribute wrong.
-    Raises ValueError for a prompt that is not a scene's caption.
+    Args:
+        images: PIL images of 64x64 pixels.
+        prompts: Captions of scenes, one for each image.
+
+    Returns:
+        One row per image. `all` is true if all attributes are right; attributes that a prompt leaves open are NaN.
+        If the judge abstains, every attribute is wrong.
+
+    Raises:
+        ValueError: A prompt that is no scene's caption.
     """
     rows = []
     for shown, prompt in zip((judge or load_judge()).read(images), prompts, strict=True):

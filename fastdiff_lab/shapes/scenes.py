@@ -1,9 +1,9 @@
-"""Drawn scenes with captions and ground truth, the data that the embedded pipeline is trained on.
+"""Draw scenes with captions and ground truth, the embedded pipeline's training data.
 
-- `Thing`, `Scene`: what is in a picture (values; `Scene.caption()`, `Scene.attributes()`)
+- `Thing`, `Scene`: values; `Scene.caption()`, `Scene.attributes()`
 - `sample_scene(seed)`: the scene of a seed, the same on every machine
-- `draw(scene)`: the scene as a picture
-- `parse_caption(text)`: the attributes that a caption asks for
+- `draw(scene)`: the scene as an image
+- `parse_caption(text)`: the attributes in a caption
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POSITIONS = {
     "bottom": "at the bottom",
     "center": "in the center",
 }
-# Each relation with its mirror image; the first of a pair is the canonical one, in which the truth is told.
+# Each relation with its mirror image; attributes use the first of a pair.
 RELATIONS = {"above": "below", "left of": "right of"}
 RELATION_PHRASES = {
     "above": "above",
@@ -42,7 +42,7 @@ RELATION_PHRASES = {
     "right of": "to the right of",
 }
 LAYOUTS = (*POSITIONS, *RELATIONS)
-# What there is to tell about a scene, and the answers.
+# The attributes of a scene and their values.
 CHOICES: dict[str, tuple[str, ...]] = {
     "background": tuple(COLOURS),
     "layout": LAYOUTS,
@@ -56,7 +56,7 @@ _SUPERSAMPLING = 4
 _POSITION_CENTRES = {"left": (18, 32), "right": (46, 32), "top": (32, 18), "bottom": (32, 46), "center": (32, 32)}
 _RELATION_CENTRES = {"above": ((32, 17), (32, 47)), "left of": ((17, 32), (47, 32))}
 _RADII = {"small": (8.5, 9.5), "large": (13, 14)}
-# Unit outlines to four decimals: multiplying and adding such constants rounds alike on every machine, sin and cos need not.
+# Unit outlines to four decimals, because sin and cos may round differently on other machines.
 _OUTLINES = {
     "square": ((-0.88, -0.88), (0.88, -0.88), (0.88, 0.88), (-0.88, 0.88)),
     "triangle": ((0.0, -1.0), (1.0, 0.85), (-1.0, 0.85)),
@@ -73,7 +73,7 @@ _OUTLINES = {
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: what a caption says of it, and where it is drawn (centre and radius in pixels)."""
+    """One object: its attributes, and its centre and radius in pixels."""
 
     shape: str
     colour: str
@@ -93,8 +93,8 @@ class Scene:
     >>> sample_scene(3, objects=1).caption()  # doctest: +SKIP
     'a large blue star at the top on a white background'
 
-    `things` are in canonical order: the upper or the left one first. `say_*` tell what the caption mentions; a mirrored
-    caption names the second thing first ("a below b" for "b above a").
+    `things` are in canonical order, the upper or left one first. `say_*` tell what the caption mentions.
+    A mirrored caption names the second thing first ("a below b" for "b above a").
     """
 
     background: str
@@ -141,13 +141,13 @@ def _sample_thing(rng: np.random.Generator, background: str, centre: tuple[int, 
 
 
 def sample_scene(seed: int, objects: int | None = None) -> Scene:
-    """The scene that belongs to a seed.
+    """The scene of a seed.
 
     >>> scene = sample_scene(7, objects=2)
     >>> len(scene.things)
     2
 
-    `objects`: 1 or 2; None draws one or two with equal chance.
+    `objects` is 1 or 2, or None for one or two with equal chance.
     """
     rng = np.random.default_rng(seed)
     drawn = int(rng.integers(1, 3))
@@ -188,7 +188,7 @@ def _draw_thing(canvas: ImageDraw.ImageDraw, thing: Thing, background: str) -> N
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The scene as an anti-aliased RGB picture of 64x64 pixels.
+    """Draw the scene as an anti-aliased RGB image of 64x64 pixels.
 
     >>> draw(sample_scene(0)).size
     (64, 64)
@@ -202,7 +202,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def words() -> tuple[str, ...]:
-    """All words that a caption can hold, sorted."""
+    """All words of captions, sorted."""
     phrases = " ".join([*POSITIONS.values(), *RELATION_PHRASES.values()])
     return tuple(sorted({"a", "an", "on", "background", *SIZES, *COLOURS, *SHAPES, *phrases.split()}))
 
@@ -219,17 +219,17 @@ _CAPTION = re.compile(
 
 
 def parse_caption(text: str) -> dict[str, str]:
-    """The attributes that a caption asks for, as `Scene.attributes` tells them.
+    """The attributes in a caption, as `Scene.attributes` returns them.
 
     >>> parse_caption("a red ring below a small white star on a black background")["layout"]
     'above'
 
-    Raises ValueError for a text that is not of the captions' form.
+    Raises ValueError for a text that is no caption.
     """
     match = _CAPTION.fullmatch(text.strip().lower())
     if match is None:
         raise ValueError(
-            f"cannot judge {text!r}: accepted are captions such as 'a small red circle at the left on a blue background' "
+            f"cannot judge {text!r}; accepted: captions such as 'a small red circle at the left on a blue background'; "
             "or 'a white star above a large green square on a black background'"
         )
     *things, background = match.groups()

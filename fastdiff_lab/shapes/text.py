@@ -1,8 +1,8 @@
 """The tokenizer and the text encoder of the embedded pipeline.
 
 - `new_tokenizer()`: a CLIPTokenizer in which every word of a caption is one token
-- `train_text_encoder(folder, ...)`: a CLIPTextModel that has learned to read captions
-- `CaptionTokenizer`: refuses words that the embedded pipeline does not know, and says which it knows
+- `train_text_encoder(folder, ...)`: a CLIPTextModel that reads captions
+- `CaptionTokenizer`: refuses unknown words, and says which are known
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def new_tokenizer() -> CLIPTokenizer:
 
 
 class CaptionTokenizer(CLIPTokenizer):
-    """The embedded pipeline's tokenizer, which refuses words that it has never seen; a plain one would spell them.
+    """The embedded pipeline's tokenizer. It refuses unknown words, which a CLIPTokenizer would spell.
 
-    Words that are added to it (textual inversion) are known. It is saved as what it is otherwise, a CLIPTokenizer.
+    Added words (textual inversion) are known. It is saved as a CLIPTokenizer.
     """
 
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Tokens of a caption or a list of them. Raises ValueError for an unknown word."""
+        """Tokens of one or more captions. Raises ValueError for an unknown word."""
         known = {*words(), *self.get_added_vocab()}
         for prompt in [text] if isinstance(text, str) else text or []:
             unknown = [word for word in prompt.split() if word.lower() not in known and word not in known]
@@ -62,18 +62,18 @@ class CaptionTokenizer(CLIPTokenizer):
         return super().__call__(text, *args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-        """As CLIPTokenizer's, which any other program can read."""
+        """Save as a CLIPTokenizer, which any program can read."""
         return self.as_clip_tokenizer().save_pretrained(*args, **kwargs)
 
     def as_clip_tokenizer(self) -> CLIPTokenizer:
-        """The same tokenizer without the refusal: it spells unknown words, so that they can be taught."""
+        """The same tokenizer without the refusal, so that new words can be taught."""
         plain = copy.copy(self)
         plain.__class__ = CLIPTokenizer
         return plain
 
 
 class CaptionReader(nn.Module):
-    """The text encoder with one head per attribute on its last token: what it is trained to tell before any picture."""
+    """The text encoder with one head per attribute on its last token, for training before any image."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class CaptionReader(nn.Module):
 
 
 def tokens_of(captions: list[str], tokenizer: CLIPTokenizer) -> Tensor:
-    """Token ids, shape (captions, 24), padded as StableDiffusionPipeline pads them."""
+    """Token ids, shape (captions, 24), padded as in StableDiffusionPipeline."""
     return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
 
 
 def said(attributes: list[dict[str, str]]) -> dict[str, Tensor]:
-    """The class of each attribute in each caption; the last class where the caption leaves it open."""
+    """The class of each attribute in each caption; the last class if the caption leaves it open."""
     return {
         name: torch.tensor([choices.index(asked[name]) if name in asked else len(choices) for asked in attributes])
         for name, choices in CHOICES.items()
@@ -108,7 +108,7 @@ def said(attributes: list[dict[str, str]]) -> dict[str, Tensor]:
 def train_text_encoder(
     folder: Path, tokenizer: CLIPTokenizer, *, device: str, max_steps: int, max_seconds: float, batch: int = 64
 ) -> CLIPTextModel:
-    """Trains the text encoder to tell from a caption all that it asks for; the denoiser then need not learn to read.
+    """Train the text encoder to read captions, so that the denoiser need not learn it.
 
     >>> encoder = train_text_encoder(Path("runs/train"), new_tokenizer(), device="cpu", max_steps=3000, max_seconds=180)  # doctest: +SKIP
     """

@@ -1,1 +1,1 @@
-"""Timings: how near the accelerated sampler comes to what the machine can give, on the real architectures."""
+"""Time the accelerated sampler on real architectures, beside what the machine can give."""

@@ -16,19 +16,19 @@ from .report import told
 def bench(
     system: Annotated[
         list[str] | None,
-        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; give it for each."),
+        typer.Option(help="embedded, sd-1.5, sd-1.5-controlnet, sdxl, text-to-video, dit-xl-2; repeat for several."),
     ] = None,
-    run: Annotated[list[str] | None, typer.Option(help="Scheduler and steps, such as ddim-50; give it for each.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Pictures at once; give it for each.")] = None,
-    mode: Annotated[list[str] | None, typer.Option(help="eager, channels-last or compiled; give it for each.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="Side of a picture; without it, the system's usual one.")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Scheduler and steps, such as ddim-50; repeat for several.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images at once; repeat for several.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="eager, channels-last or compiled; repeat for several.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Side of an image; by default, the system's usual one.")] = None,
     device: Device = "cpu",
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; without it, float16 on a GPU.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16; by default, float16 on a GPU.")] = None,
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
-    minutes: Annotated[float, typer.Option(help="No run is begun after so many minutes; the same call goes on.")] = 10.0,
+    minutes: Annotated[float, typer.Option(help="No run begins after so many minutes; the same call resumes.")] = 10.0,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what could not run before.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder for the results; without it, data/bench/<machine>.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the results; by default, data/bench/<machine>.")] = None,
 ) -> None:
     """Time the accelerated sampler and its rivals on full-size architectures with random weights, beside their ceilings."""
     cases = chosen_cases(
@@ -45,7 +45,7 @@ def bench(
 
 
 def main() -> None:
-    """Run the command; what a user can mend ends in one sentence and exit code 2, a stop in 130."""
+    """Run the command. What a user can mend ends in one sentence and exit code 2, a stop in 130."""
     try:
         typer.run(bench)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a benchmark measures: a pipeline, its scheduler and steps, precision, pictures at once, and how its kernels run.
+"""The cases of a benchmark: pipeline, scheduler and steps, precision, images at once, and how kernels run.
 
 - `Case`: one such combination
 - `MODES`: how the denoiser's kernels run
@@ -20,15 +20,24 @@ from fastdiff_lab.pipelines import SCHEDULERS, with_settings_of
 from .full_pipelines import FULL_PIPELINES, full_pipeline
 
 EAGER, CHANNELS_LAST, COMPILED = MODES = ("eager", "channels-last", "compiled")
-GRAPHS = 64  # of one function; torch's limit of 8 is less than blocks of a class times sizes of groups, and beyond it nothing is compiled
+GRAPHS = 64  # of one function; beyond torch's limit of 8 nothing is compiled, but a class has more blocks times group sizes
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pipeline as it is timed.
+    """One pipeline to be timed.
 
-    `system`: one of `FULL_PIPELINES`. `scheduler`: one of `SCHEDULERS`. `steps`: requested, 10 or more. `batch`: prompts at once, 1 or more.
-    `pixels`: side of a picture. `dtype`: as in `load_pipeline`. `mode`: one of `MODES`. Raises ValueError for others.
+    Args:
+        system: One of `FULL_PIPELINES`.
+        pixels: Side of an image.
+        scheduler: One of `SCHEDULERS`.
+        steps: Requested, 10 or more.
+        batch: Prompts at once, 1 or more.
+        dtype: As in `load_pipeline`.
+        mode: One of `MODES`.
+
+    Raises:
+        ValueError: Another value.
     """
 
     system: str
@@ -62,7 +71,7 @@ class Case:
 
     @property
     def call(self) -> dict[str, Any]:
-        """The arguments of a call of its pipeline, but its steps and noise."""
+        """Arguments of a call of its pipeline, without steps and noise."""
         return FULL_PIPELINES[self.system].call(self.batch, self.pixels)
 
 
@@ -85,15 +94,15 @@ def prepared(case: Case, device: str) -> Any:
 
 
 def compile_children(model: nn.Module, **options: Any) -> None:
-    """Compiles each child of encoder and decoder on its own: what encoder propagation replaces must stay a child that can be called.
+    """Compile each child of encoder and decoder by itself, so that encoder propagation can still replace it.
 
     >>> compile_children(pipe.unet)  # doctest: +SKIP
 
-    A graph for each size of a group: one for all sizes (torch's default after the second) is slower, for the untouched run too.
-    `options`: of `torch.compile`.
+    There is a graph for each group size. One for all sizes (torch's default after the second) is slower, also for the baseline.
+    `options` are those of `torch.compile`.
     """
     torch._dynamo.config.recompile_limit = max(GRAPHS, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else what is beyond it runs uncompiled, and nobody knows
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # else some would silently run uncompiled
     split = split_denoiser(model)
     for child in (*split.encoder.values(), *split.decoder.values()):
         child.compile(dynamic=False, **options)

@@ -1,6 +1,6 @@
-"""`python -m studies.bench`: a benchmark of this machine, in parts that go on where the last one stopped.
+"""`python -m studies.bench`: a benchmark of this machine, in parts that resume.
 
-- `bench_into(output, ...)`: times what is missing, and writes table and figure
+- `bench_into(output, ...)`: time what is missing, and write table and figure
 - `chosen_cases(...)`: what is timed
 """
 
@@ -25,7 +25,7 @@ from .parts import run_part
 from .report import write_report
 from .timings_file import Book
 
-# On a CPU full size would take hours: the embedded pipeline as it is, and Stable Diffusion's UNet on few pixels.
+# Full size would take hours on a CPU: here the embedded pipeline, and Stable Diffusion's UNet on few pixels.
 ON_CPU = (Case("embedded", 64), Case("sd-1.5", 128, steps=20))
 
 
@@ -33,15 +33,14 @@ def chosen_cases(
     device: str, *, systems: Sequence[str] = (), runs: Sequence[str] = (), batches: Sequence[int] = (), modes: Sequence[str] = (),
     dtype: str | None = None, pixels: int | None = None,
 ) -> list[Case]:  # fmt: skip
-    """Every combination of what was asked; what was not is what the device can do in reasonable time.
+    """Every combination of the given values, and by default what the device can do in reasonable time.
 
     >>> [str(case) for case in chosen_cases("cpu", systems=["embedded"], batches=[1, 4])]
     ['embedded 64 px, ddim 50, float32, batch 1, eager', 'embedded 64 px, ddim 50, float32, batch 4, eager']
 
-    `runs`: scheduler and steps, such as "ddim-50". Without any choice, on a CPU: the embedded pipeline, and Stable Diffusion 1.5 on few
-    pixels; else everything at full size, float16, batches of 1, 4 and 16, eager and compiled, DDIM 50 and DPM-Solver++ 20:
-    many hours, the small batches first.
-    Raises ValueError for what is not accepted.
+    `runs` are scheduler and steps, such as "ddim-50". By default a CPU times the embedded pipeline, and Stable Diffusion 1.5 on few
+    pixels. A GPU times everything at full size: float16, batches of 1, 4 and 16, eager and compiled, DDIM 50 and DPM-Solver++ 20.
+    That takes many hours, the small batches first. Raises ValueError for other values.
     """
     on_cpu = device == "cpu"
     if on_cpu and not (systems or runs or batches or modes or dtype or pixels):
@@ -71,11 +70,11 @@ def bench_into(
     output: Path | None, cases: Sequence[Case], *, device: str, threads: int | None = None, repeats: int = 5, minutes: float = 10.0,
     retries_failed: bool = False,
 ) -> tuple[pd.DataFrame, Book, bool]:  # fmt: skip
-    """Times what is missing of the cases; returns the table, all that is known, and whether nothing is missing.
+    """Time what is missing of the cases; return the table, everything known, and whether nothing is missing.
 
     >>> bench_into(None, chosen_cases("cpu"), device="cpu", threads=2)  # doctest: +SKIP
 
-    `output`: folder of bench.json, bench.csv and bench.png; None for data/bench/<machine>. `threads`: of the CPU. Others as in `run_part`.
+    `output` is the folder of bench.json, bench.csv and bench.png; None for data/bench/<machine>. Other arguments as for `run_part`.
     """
     if device != "cpu" and not device.startswith("cuda"):
         raise ValueError(f"device={device!r} asked for a benchmark; accepted: cpu, cuda, cuda:1, ...")

@@ -1,4 +1,4 @@
-"""Real pipelines at full size with random weights, for timing: time does not depend on the weights.
+"""Real pipelines at full size with random weights, because time does not depend on the weights.
 
 - `FULL_PIPELINES`: how each is made and called, by name
 - `full_pipeline(name, ...)`: one of them, on a device
@@ -38,9 +38,9 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 
 @dataclass(frozen=True)
 class FullPipeline:
-    """A real pipeline at full size: `make()` builds it from configs, `call(batch, pixels)` gives the arguments of a call but its steps.
+    """A real pipeline at full size: `make()` builds it, `call(batch, pixels)` gives the arguments of a call without steps.
 
-    `pixels`: the usual side of a picture; `is_fixed`: there is no other.
+    `pixels` is the usual side of an image; `is_fixed` says that there is no other.
     """
 
     what: str
@@ -55,7 +55,7 @@ def full_pipeline(name: str, *, device: str = "cpu", dtype: str = "float32") -> 
 
     >>> pipe = full_pipeline("sd-1.5", device="cuda", dtype="float16")  # doctest: +SKIP
 
-    `device`, `dtype`: as in `load_pipeline`. Raises ValueError for what is not accepted.
+    `device` and `dtype` as in `load_pipeline`. Raises ValueError for other values.
     """
     if name not in FULL_PIPELINES:
         raise ValueError(f"pipeline {name!r} asked; there are: {', '.join(FULL_PIPELINES)}")
@@ -67,9 +67,7 @@ def full_pipeline(name: str, *, device: str = "cpu", dtype: str = "float32") -> 
         pipe = FULL_PIPELINES[name].make()
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
-            nn.Module.to(
-                part, device=device, dtype=DTYPES[dtype]
-            )  # the pipeline's own `to` logs a warning for each part, of weights that it would not read anew
+            nn.Module.to(part, device=device, dtype=DTYPES[dtype])  # the pipeline's own `to` logs a warning for each part
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -81,7 +79,7 @@ def _tokenizer() -> CLIPTokenizer:
 
 
 def _text(kind: type, config: dict[str, Any]) -> Any:
-    """A text encoder; its ending token is our tokenizer's."""
+    """A text encoder whose ending token is our tokenizer's."""
     ending = _tokenizer().eos_token_id
     return kind(CLIPTextConfig(**config, vocab_size=49408, projection_dim=config["hidden_size"], eos_token_id=ending)).eval()
 
@@ -102,7 +100,7 @@ def _scheduler() -> DDIMScheduler:
 
 
 def _embedded() -> StableDiffusionPipeline:
-    with torch.device("cpu"):  # weights from a file are read there first
+    with torch.device("cpu"):  # weights from a file come to the CPU first
         return load_pipeline()
 
 

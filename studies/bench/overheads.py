@@ -1,6 +1,6 @@
-"""What the library itself costs on the embedded pipeline, as ratios measured in one run: `python -m studies.bench.overheads`.
+"""Measure the library's own cost on the embedded pipeline, as ratios in one run: `python -m studies.bench.overheads`.
 
-- `measure(pipe, ...)`: hooks with every step a key, recording, memory of a picture
+- `measure(pipe, ...)`: hooks with every step a key, recording, memory of an image
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _arms(num_steps: int) -> dict[str, Arm]:
 
 
 def memory(pipe: Any, arms: dict[str, Arm], options: dict[str, Any]) -> dict[str, int]:
-    """The most bytes that the tensors of one picture hold at one time, per arm; the weights are not counted."""
+    """The most bytes that tensors of one image hold at one time, per method, without the weights."""
     found = {}
     for name, arm in arms.items():
         with peak_bytes() as peak:
@@ -45,9 +45,9 @@ def memory(pipe: Any, arms: dict[str, Arm], options: dict[str, Any]) -> dict[str
 
 
 def every_step_a_key(pipe: Any, steps: int = 20, repeats: int = 15) -> dict[str, float]:
-    """Seconds with every step a key by seconds of the untouched run: of the fastest runs, and the median of pairs.
+    """Seconds with every step a key by seconds of the baseline: of the fastest runs, and the median of pairs.
 
-    Noise only ever adds time, so the fastest runs are the ones to compare; the two take turns at going first.
+    Noise only adds time, so the fastest runs are compared. The two take turns at going first.
     """
     arms = {"untouched": Arm(), "keys": Arm(KeySchedule.uniform(steps, steps))}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -74,7 +74,7 @@ def recording_cost(pipe: Any, options: dict[str, Any], repeats: int) -> float:
 
 
 def measure(pipe: Any, *, num_inference_steps: int = 50, repeats: int = 7) -> dict[str, Any]:
-    """What the hooks of propagation and of recording cost, and the memory of a picture.
+    """Measure the cost of propagation's and recording's hooks, and the memory of an image.
 
     >>> measure(load_pipeline(), repeats=3)["every_step_a_key"]  # doctest: +SKIP
     """

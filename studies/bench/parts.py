@@ -1,6 +1,6 @@
-"""Running a benchmark in parts of limited time: each goes on where the last one stopped.
+"""Run a benchmark in parts of limited time, each of which resumes the last one.
 
-- `run_part(book, cases, ...)`: times what is missing, until it is whole or time is over
+- `run_part(book, cases, ...)`: time what is missing, until nothing is or time is over
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_WARM_UPS = 6
 
 
 class OutOfTime(Exception):
-    """The part's time is over; all that was measured is written."""
+    """The part's time is over; everything measured is written."""
 
 
 class Clock:
@@ -43,7 +43,7 @@ class Clock:
         self.end = time.monotonic() + 60 * minutes
 
     def check(self, seconds: float = 0.0) -> None:
-        """Raises OutOfTime if so many seconds are not left."""
+        """Raise OutOfTime if so many seconds are not left."""
         if time.monotonic() + seconds >= self.end:
             raise OutOfTime
 
@@ -51,14 +51,17 @@ class Clock:
 def run_part(
     book: Book, cases: Sequence[Case], *, device: str, repeats: int = 5, minutes: float = 10.0, retries_failed: bool = False
 ) -> bool:
-    """Times what is missing of the cases, each run written as it comes; True if nothing is missing any more.
+    """Time what is missing of the cases, writing each run as it comes; return whether nothing is missing.
 
     >>> run_part(Book(folder, about), [Case("embedded", 64)], device="cpu", repeats=3)  # doctest: +SKIP
 
-    `repeats`: timed runs per arm, which take turns, after one that is not timed. `minutes`: no run is begun after them, or that would not
-    end within them by what it took before. What cannot run (memory, a missing package) is written with its reason, and not tried again
-    unless `retries_failed`.
-    Raises ValueError for fewer than one repeat or no time.
+    Args:
+        repeats: Timed runs per method, which take turns after one warm-up.
+        minutes: No run begins after them, or if it would probably not end within them.
+        retries_failed: Try again what could not run before (memory, a missing package); else its reason stays written.
+
+    Raises:
+        ValueError: Fewer than one repeat, or no time.
     """
     if repeats < 1 or not minutes > 0:
         raise ValueError(f"repeats={repeats!r}, minutes={minutes!r} asked; accepted: 1 run or more, more than 0 minutes")
@@ -74,12 +77,12 @@ def run_part(
 
 
 def arms_of(case: Case, pipe: Any, rows: int) -> dict[str, Arm]:
-    """The arms that are timed in a case, by name. `pipe`: of `prepared`. `rows`: of one denoiser call."""
+    """The methods that are timed in a case, by name; `pipe` from `prepared`, `rows` of one denoiser call."""
     return bench_arms(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
 
 
 def _free() -> None:
-    """Nothing of what ran before may count as memory or as graphs of what comes: compiled modules are cycles, which wait for a collection."""
+    """Free memory and graphs of earlier runs, since compiled modules are cycles that wait for a collection."""
     torch._dynamo.reset()
     gc.collect()
     torch.cuda.empty_cache()
@@ -91,7 +94,7 @@ class _Part:
     def __init__(self, book: Book, case: Case, device: str, repeats: int, clock: Clock) -> None:
         self.book, self.case, self.device, self.repeats, self.clock = book, case, device, repeats, clock
         self.entry = book.entry(case)
-        self.took: dict[str, float] = {}  # seconds of each arm's last run in this process
+        self.took: dict[str, float] = {}  # seconds of each method's last run in this process
 
     def run(self) -> None:
         if self.is_whole():
@@ -120,11 +123,11 @@ class _Part:
         self.pipe(**self.case.call, num_inference_steps=self.case.steps, generator=generators([0])[0])
 
     def tried(self, name: str, action: Callable[..., Any], *given: Any) -> Any:
-        """What the action gives; None where it fails, which is written, and the pipeline made anew: it may be left half changed."""
+        """Try the action. If it fails, note the reason, return None, and make the pipeline anew, which may be half changed."""
         failure = None
         try:
             return action(*given)
-        except Exception as error:  # whatever one arm cannot do must not cost the others' numbers
+        except Exception as error:  # one method's failure must not cost the others' numbers
             failure = f"{type(error).__name__}: {error}".splitlines()[0]
         self.entry.failed[name] = failure
         self.book.save()
@@ -150,7 +153,7 @@ class _Part:
         return flops_of_call(denoiser_of(self.pipe), self.arguments, arm)
 
     def time_all(self, arms: dict[str, Arm]) -> None:
-        """Turn by turn, so that a machine that slows down slows all alike: halves first, then each arm."""
+        """Time turn by turn (halves first, then each method), so that a slower machine slows all alike."""
         entry = self.entry
         with tqdm(desc=str(self.case), total=self.repeats * len(arms), initial=sum(map(len, entry.runs.values()))) as bar:
             for turn in range(self.repeats):
@@ -182,7 +185,7 @@ class _Part:
         return timed_run(self.pipe, arm, self.case.call, self.case.steps)
 
     def time_arm(self, name: str, arm: Arm) -> None:
-        """Times one run, after one that is not timed if it is the first in this process or compiled something."""
+        """Time one run, after a warm-up if it is the first in this process or compiled something."""
         for _ in range(MOST_WARM_UPS):
             self.clock.check(self.took.get(name, 0.0))
             is_warm, graphs = name in self.took, _graphs()
@@ -199,12 +202,12 @@ class _Part:
 
 
 def _graphs() -> int:
-    """How many graphs were compiled in this process."""
+    """The number of graphs compiled in this process."""
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
 def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:
-    """How many steps each forward of an arm decodes, empty if one each; None if its calls are none of the two halves. `rows`: of one step.
+    """The steps that each forward of a method decodes; empty if one each, None if its calls have no such halves.
 
     >>> import fastdiff_lab as fl
     >>> decoded_at_once(Arm(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)

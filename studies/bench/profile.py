@@ -1,7 +1,7 @@
-"""Where the time of one run goes, operation by operation: `python -m studies.bench.profile`.
+"""Profile one run, operation by operation: `python -m studies.bench.profile`.
 
 - `profiled(pipe, arm, case)`: one run's operations, and its seconds
-- `named_arm(pipe, case, name)`: one of the benchmark's arms
+- `named_arm(pipe, case, name)`: one of the benchmark's methods
 - `busy_share(table, seconds)`: how much of the time a GPU worked
 """
 
@@ -30,14 +30,14 @@ ON_CPU, ON_CUDA = [ProfilerActivity.CPU], [ProfilerActivity.CPU, ProfilerActivit
 
 
 def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
-    """The operations of one run of an arm, and the seconds of the run; one run before warms up.
+    """The operations of one run of a method, and its seconds, after one warm-up.
 
     >>> case = Case("embedded", 64, steps=20)
     >>> table, seconds = profiled(prepared(case, "cpu"), Arm(KeySchedule.of_paper(20)), case)  # doctest: +SKIP
 
-    Columns: `is_kernel` (a GPU's own work, which the operation that asked for it has in `device_seconds`, too), name, calls,
-    `host_seconds` and `device_seconds` that it spent itself, without what it called; the largest first.
-    The profiler makes the host slower: compare shares, and take seconds from `python -m studies.bench`.
+    Columns are `is_kernel`, name, calls, and `host_seconds` and `device_seconds` without what it called; the largest first.
+    A kernel is a GPU's own work, which is also in the `device_seconds` of its operation. The profiler slows the host down, so compare
+    shares, and take seconds from `python -m studies.bench`.
     """
     on_cuda = next(denoiser_of(pipe).parameters()).is_cuda
     timed_run(pipe, arm, case.call, case.steps)
@@ -58,7 +58,7 @@ def _row(event: Any) -> dict[str, Any]:
 
 
 def busy_share(table: pd.DataFrame, seconds: float) -> float:
-    """The part of a run in which a GPU worked; far below 1, the host is too slow to give it work.
+    """The part of a run in which a GPU worked. Far below 1, the host is too slow to feed it.
 
     >>> busy_share(pd.DataFrame({"is_kernel": [True, False], "device_seconds": [0.3, 0.3]}), seconds=0.5)
     0.6
@@ -67,7 +67,7 @@ def busy_share(table: pd.DataFrame, seconds: float) -> float:
 
 
 def named_arm(pipe: Any, case: Case, name: str) -> Arm:
-    """One of the benchmark's arms. Raises ValueError for a name that it has not."""
+    """One of the benchmark's methods. Raises ValueError for an unknown name."""
     model = denoiser_of(pipe)
     arguments = first_arguments(model, lambda: pipe(**case.call, num_inference_steps=case.steps))
     arms = arms_of(case, pipe, rows=len(arguments[sample_argument(model)]))

@@ -1,9 +1,9 @@
-"""A benchmark's numbers as a table and a figure.
+"""Show a benchmark's numbers as a table and a figure.
 
-- `bench_table(book)`: one row per case and arm
-- `plot_bench(table, target)`: how many times faster than the untouched run, beside the ceilings
+- `bench_table(book)`: one row per case and method
+- `plot_bench(table, target)`: speed-ups beside the ceilings
 - `write_report(book)`: both, beside the benchmark's own file
-- `told(table, book)`: the table's main columns as text, and what could not run
+- `told(table, book)`: the main columns as text, and what could not run
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ SHOWN = ["arm", "forward_calls", "gflops", "seconds", "ratio", "denoiser_ratio",
 
 
 def bench_table(book: Book) -> pd.DataFrame:
-    """One row per case and arm that was timed.
+    """One row per case and timed method.
 
     >>> bench_table(book).query("arm == 'paper, parallel'")[["ratio", "denoiser_ratio"]]  # doctest: +SKIP
 
-    Columns: the case's; arm; runs; seconds of the whole pipeline and of the denoiser's calls (medians), and how many times faster than
-    untouched each is (`ratio`, `denoiser_ratio`); evaluations; `gflops` per picture (2 per multiply-add) and `flop_ceiling`, how many
-    times fewer than untouched; `peak_bytes` and `denoiser_peak_bytes` (CUDA only: up to the
-    pipeline's and to the denoiser's end) and `denoiser_peak_ratio` to untouched; `time_ceiling`, how many times faster the denoiser
-    would be if the two halves of each call took what they take alone, and `share_of_ceiling`, the part of it that is reached;
-    `is_finite`, whether all predictions that ended a run were (random weights in float16 may overflow).
+    Returns the case's columns; arm; runs; median seconds of the pipeline and of the denoiser's calls, with their speed-ups `ratio`
+    and `denoiser_ratio`; evaluations; `gflops` per image (2 per multiply-add) and the speed-up by them, `flop_ceiling`;
+    `peak_bytes` and `denoiser_peak_bytes` (CUDA only) and `denoiser_peak_ratio` to the baseline; `time_ceiling`, the denoiser's
+    speed-up if each half took its time alone, and `share_of_ceiling`, the part of it that is reached; `is_finite`, whether all last
+    predictions were (random weights in float16 may overflow).
     """
     return pd.DataFrame([row for entry in book.entries.values() if UNTOUCHED in entry.runs for row in _rows(entry)])
 
@@ -72,7 +71,7 @@ def _most(values: Iterable[int | None]) -> float:
 
 
 def _at_best(entry: Entry, arm: str, run: Timed) -> float:
-    """Seconds of the denoiser if each half took what it takes alone; NaN where that is not known.
+    """Seconds of the denoiser if each half took its time alone, or NaN.
 
     Calls with DeepCache or merged tokens have other parts, and a half that did not fit could not be timed.
     """
@@ -95,7 +94,7 @@ def _beside(row: dict[str, Any], untouched: dict[str, Any]) -> dict[str, float]:
 
 
 def plot_bench(table: pd.DataFrame, target: Figure) -> Figure:
-    """For each case a panel: how many times faster than untouched the denoiser and the whole pipeline are, with both ceilings.
+    """Plot for each case the speed-ups of denoiser and pipeline, with both ceilings.
 
     >>> plot_bench(bench_table(book), plot.figure(12, 5)).savefig("bench.png")  # doctest: +SKIP
     """
@@ -123,7 +122,7 @@ def _panel(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def write_report(book: Book) -> pd.DataFrame:
-    """Writes bench.csv and bench.png beside the benchmark's own file; returns the table."""
+    """Write bench.csv and bench.png beside the benchmark's own file; return the table."""
     table = bench_table(book)
     if table.empty:
         return table

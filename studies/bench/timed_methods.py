@@ -1,7 +1,4 @@
-"""What is timed: the accelerated sampler's ways, and their rivals.
-
-- `bench_arms(pipe, num_steps, rows)`: the arms by name
-"""
+"""The timed methods: ways of the accelerated sampler, and its rivals."""
 
 from __future__ import annotations
 
@@ -14,21 +11,21 @@ from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.sampling.methods import Arm
 
 RATIO = 0.5  # tomesd's own default
-DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # its package has helpers for these
-# In SDXL nothing is merged: there is no attention at the full resolution.
+DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # the systems that its package takes
+# SDXL has no attention at the full resolution, so nothing would be merged.
 TOKEN_MERGING_TAKES = (StableDiffusionPipeline, StableDiffusionControlNetPipeline)
 
 
 def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = False) -> dict[str, Arm]:
-    """The untouched run, the paper's keys and as many uniform ones in every way, and the rivals.
+    """The baseline, the paper's keys and as many uniform ones in every way, and the rivals.
 
     >>> import fastdiff_lab as fl
     >>> list(bench_arms(fl.load_pipeline(), 50, rows=2))[:3]
     ['untouched', 'paper, parallel', 'paper, serial']
 
-    `num_steps`: denoiser calls of a run. `rows`: of one call. Rivals: predictions held at the paper's keys, fewer plain steps;
-    unless `is_compiled`, DeepCache and token merging (also combined with ours) where their packages take the pipeline: switched on, they
-    make new classes or functions, which are compiled again and again.
+    `num_steps` counts denoiser calls of a run, `rows` the rows of one call. The rivals are predictions reused at the paper's keys,
+    fewer steps, DeepCache and token merging (also combined with ours). The last two are left out if `is_compiled`: switched on,
+    they make new classes or functions, which are compiled again and again.
     """
     paper = KeySchedule.of_paper(num_steps)
     keys = len(paper.keys)

@@ -1,7 +1,7 @@
-"""One timed run of a pipeline: seconds in all and in the denoiser, evaluations, memory.
+"""Time one run of a pipeline: seconds in all and in the denoiser, evaluations, memory.
 
 - `timed_run(pipe, arm, call, steps)`: the run
-- `Timed`: what it gave
+- `Timed`: its result
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastdiff_lab.sampling.methods import Arm, as_arm, generators
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of the whole pipeline and of the denoiser's calls, evaluations, and on CUDA the most bytes allocated up to the end of each.
+    """Seconds of pipeline and denoiser, evaluations, and on CUDA the peak bytes up to the end of each.
 
-    `is_finite`: whether the last prediction holds no NaN and no infinite value, on which some kernels and a GPU's clocks differ.
+    `is_finite` says whether the last prediction is, on which the time of some kernels and a GPU's clocks depend.
     """
 
     seconds: float
@@ -37,7 +37,7 @@ class Timed:
 
 
 class Stopwatch:
-    """Seconds inside the calls of a module, without making the host wait for the device at each.
+    """Measure seconds inside the calls of a module, without making the host wait at each.
 
     >>> watch = Stopwatch(torch.device("cpu"))
     >>> with replaced_call(pipe.unet, watch.around):  # doctest: +SKIP
@@ -49,7 +49,7 @@ class Stopwatch:
         self.device, self.on_cuda = device, device.type == "cuda"
         self.marks: list[tuple[Any, Any]] = []
         self.peak_bytes: int | None = None
-        self.last: Any = None  # what the last call gave
+        self.last: Any = None  # output of the last call
 
     def mark(self) -> Any:
         if not self.on_cuda:
@@ -65,23 +65,23 @@ class Stopwatch:
             self.marks.append((begun, self.mark()))
             self.last = output
             if self.on_cuda:
-                self.peak_bytes = torch.cuda.max_memory_allocated(self.device)  # what the allocator has counted: no waiting
+                self.peak_bytes = torch.cuda.max_memory_allocated(self.device)  # the allocator's own count, without waiting
             return output
 
         return call
 
     def seconds(self) -> float:
-        """Of all calls; the device must have finished them."""
+        """Seconds of all calls, which the device must have finished."""
         return sum(a.elapsed_time(b) / 1000 if self.on_cuda else b - a for a, b in self.marks)
 
 
 @torch.no_grad()
 def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: int) -> Timed:
-    """Times one call of the pipeline as an arm runs it, from the text to the pictures.
+    """Time one call of the pipeline by a method, from the text to the images.
 
     >>> timed_run(pipe, Arm(KeySchedule.paper(50)), {"prompt": "a red ring on a blue background"}, 50).seconds  # doctest: +SKIP
 
-    `call`: the arguments of the call but its steps and its noise.
+    `call` has the arguments of the call without steps and noise.
     """
     model = denoiser_of(pipe)
     device = next(model.parameters()).device

@@ -1,6 +1,6 @@
-"""The file of a benchmark: each timed run as it comes, so that a benchmark can be run in parts.
+"""The file of a benchmark, which holds each timed run as it comes.
 
-- `Book(folder, about)`: opens or begins the file
+- `Book(folder, about)`: open or begin the file
 - `Entry`: what is known of one case
 """
 
@@ -19,15 +19,15 @@ from .timing import Timed
 
 SCHEMA = "fastdiff_lab.Bench"
 VERSION = 1
-SAME = ("device", "processor", "threads", "versions", "code")  # parts that differ in these are not one benchmark
+SAME = ("device", "processor", "threads", "versions", "code")  # all parts of a benchmark share these
 
 
 @dataclass
 class Entry:
-    """Of one case: its arms, with the steps that each parallel forward decodes; timed runs per arm; why an arm could not run.
+    """One case: its methods with the steps that each parallel forward decodes, their timed runs, and why one could not run.
 
-    `encoder`, `decoder`: seconds of each half of the denoiser alone, a turn each, the decoder's per number of steps.
-    `flops`: operations of a call as each arm makes it, "encoder", "decoder" and "rest". `clocks`: of the device after each turn.
+    `encoder` and `decoder` are seconds of each half of the denoiser alone, one for each turn and number of steps.
+    `flops` are operations of a call of each method: "encoder", "decoder" and "rest". `clocks` are the device's after each turn.
     """
 
     case: Case
@@ -45,7 +45,7 @@ class Book:
 
     >>> book = Book(Path("data/bench/nvidia-h200"), about)  # doctest: +SKIP
 
-    `about`: the machine and the versions. Raises ValueError for a file that is no benchmark of ours or was measured on something else.
+    `about` has the machine and the versions. Raises ValueError for a file that is no benchmark, or of another machine.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
@@ -70,11 +70,11 @@ class Book:
         self.entries = {entry.case: entry for entry in entries}
 
     def entry(self, case: Case) -> Entry:
-        """What is known of a case; a new one if nothing is."""
+        """The entry of a case; a new one if nothing is known."""
         return self.entries.setdefault(case, Entry(case))
 
     def save(self) -> None:
-        """Writes all that is known, whole or not at all."""
+        """Write everything, whole or not at all."""
         document = {
             "schema": SCHEMA,
             "version": VERSION,
@@ -85,7 +85,7 @@ class Book:
 
 
 def _entry(found: dict[str, Any]) -> Entry:
-    """An entry as it was before it was written. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+    """Rebuild an entry from JSON. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
     entry = Entry(
         Case(**found["case"]),
         {str(arm): None if sizes is None else [int(size) for size in sizes] for arm, sizes in found["arms"].items()},

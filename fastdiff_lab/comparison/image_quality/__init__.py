@@ -1,1 +1,1 @@
-"""FID, KID, CLIPScore and LPIPS with weight files of the user's own; docs/quality.md says which."""
+"""FID, KID, CLIPScore and LPIPS with the user's own weight files (docs/quality.md)."""

@@ -1,8 +1,4 @@
-"""How far two sets of pictures are from each other, by the features of some network.
-
-- `kernel_distance(features_a, features_b)`: what KID is with Inception's features
-- `frechet_distance(features_a, features_b)`: what FID is with Inception's features
-"""
+"""Distances between two sets of images, by the features of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ SUBSETS = 100
 
 
 class _AsGiven(nn.Module):
-    """Stands where torchmetrics has Inception: the features are known already."""
+    """Replace Inception in torchmetrics, because the features are known already."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -29,13 +25,18 @@ class _AsGiven(nn.Module):
 
 
 def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int | None = None) -> tuple[float, float]:
-    """The squared maximum mean discrepancy of two sets of features with a cubic kernel, and its standard deviation over 100 subsets.
+    """Squared maximum mean discrepancy with a cubic kernel, and its standard deviation over 100 subsets.
 
     >>> kernel_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
 
-    `features_a`, `features_b`: tensors (pictures, features). `subset_size`: pictures per subset, 2 or more and no more than there are; None
-    for half of the smaller set. Unbiased: it is 0 on average, and may be negative, for sets that are alike. By torchmetrics, always with
-    the same subsets. Raises ValueError for sets that do not fit.
+    Unbiased, so that it may be negative for similar sets. Computed by torchmetrics, always with the same subsets.
+
+    Args:
+        features_a: Shape (pictures, features); so has `features_b`.
+        subset_size: Images per subset, at least 2; None for half of the smaller set.
+
+    Raises:
+        ValueError: The sets do not fit each other.
     """
     _check_features(features_a, features_b)
     fewest = min(len(features_a), len(features_b))
@@ -46,17 +47,17 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int 
         )
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would begin a GPU's generator anew, too
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would reset a GPU's generator too
         mean, deviation = _computed(KernelInceptionDistance(_AsGiven(1), subsets=SUBSETS, subset_size=size), features_a, features_b)
     return float(mean), float(deviation)
 
 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
-    """The Frechet distance of two sets of features, each taken as a normal distribution: needs thousands of pictures.
+    """Frechet distance of two sets of features, each as a normal distribution. It needs thousands of images.
 
     >>> frechet_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
 
-    `features_a`, `features_b`: tensors (pictures, features). By torchmetrics. Raises ValueError for sets that do not fit.
+    Both have shape (pictures, features). Computed by torchmetrics. Raises ValueError for sets that do not fit each other.
     """
     _check_features(features_a, features_b)
     return float(_computed(FrechetInceptionDistance(_AsGiven(features_a.shape[1])), features_a, features_b))

@@ -1,8 +1,4 @@
-"""The networks that the field judges pictures by, as layers to put published weights into; torchvision, which has them, is not needed.
-
-- `InceptionV3`: features for FID and KID
-- `alexnet_features()`: the layers that LPIPS looks at
-"""
+"""The networks that judge images, as layers for published weights, without torchvision."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# One convolution of a block: name in the weight file, channels, kernel, stride. Those that stand in one list read the same input.
+# Convolutions of a block: name in the weight file, channels, kernel, stride. Those in one list read the same input.
 Convolution = tuple[str, int, int | tuple[int, int], int]
 Chain = list[list[Convolution]]
 
@@ -20,7 +16,7 @@ _ACROSS, _DOWN = (1, 7), (7, 1)
 
 
 class _Convolved(nn.Module):
-    """A convolution of Inception's with its normalisation; padded so that with stride 1 the size stays, unless it is `valid`."""
+    """A convolution of Inception with its normalisation. It keeps the size at stride 1, unless it is `valid`."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int | tuple[int, int], stride: int = 1, valid: bool = False) -> None:
         super().__init__()
@@ -34,7 +30,7 @@ class _Convolved(nn.Module):
 
 
 class _Block(nn.Module):
-    """Chains of convolutions side by side, and pooling with or without a convolution after it; all outputs one behind the other."""
+    """Parallel chains of convolutions and pooling, whose outputs are concatenated."""
 
     def __init__(self, inputs: int, chains: list[Chain], pooled: int | None, pooling: str) -> None:
         super().__init__()
@@ -65,7 +61,7 @@ class _Block(nn.Module):
 
 
 def _chain(prefix: str, *convolutions: tuple[int, int | tuple[int, int], int]) -> Chain:
-    """A chain whose convolutions are named prefix_1, prefix_2, ..., or prefix alone if there is one."""
+    """A chain of convolutions named prefix_1, prefix_2, ..., or prefix alone if there is one."""
     names = [prefix] if len(convolutions) == 1 else [f"{prefix}_{place}" for place in range(1, len(convolutions) + 1)]
     return [[(name, *convolution)] for name, convolution in zip(names, convolutions, strict=True)]
 
@@ -102,14 +98,13 @@ def _smaller(inputs: int, chains: list[Chain]) -> _Block:
 
 
 class InceptionV3(nn.Module):
-    """Inception v3 (Szegedy et al., CVPR 2016) as the weights of December 2015 have it, which FID and KID are defined with.
+    """Inception v3 (Szegedy et al., CVPR 2016) with the weights of December 2015, which define FID and KID.
 
     >>> InceptionV3()(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)).shape  # doctest: +SKIP
     torch.Size([1, 2048])
 
-    Takes pictures (pictures, 3, height, width) as bytes, brings them to 299x299 pixels bilinearly, and gives the 2,048 features before the
-    classifier. Those weights differ from torchvision's in how a mean is taken at the border, and in the last block, whose pooling takes the
-    maximum. Parameters have the names of the weight file.
+    Takes bytes (pictures, 3, height, width), resizes them bilinearly to 299x299, and returns the features before the classifier.
+    These weights want another mean at the border than torchvision's, and maximum pooling in the last block.
     """
 
     def __init__(self) -> None:
@@ -145,7 +140,7 @@ class InceptionV3(nn.Module):
 
 
 def alexnet_features() -> nn.Sequential:
-    """The convolutions of AlexNet in its one-column form (Krizhevsky, 2014), numbered as torchvision's weight file has them.
+    """The convolutions of AlexNet in its one-column form (Krizhevsky, 2014), numbered as in torchvision's weight file.
 
     >>> sum(weights.numel() for weights in alexnet_features().parameters())
     2469696

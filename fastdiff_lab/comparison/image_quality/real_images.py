@@ -1,6 +1,6 @@
-"""Real pictures from a folder of files, for distances between sets of pictures.
+"""Read real images from a folder, for distances between sets.
 
-- `picture_files(folder)`: the files, all of them checked to be pictures
+- `picture_files(folder)`: the files, each checked to be an image
 - `opened(path)`: one of them
 - `as_square(image)`: the form in which sets are compared
 """
@@ -17,16 +17,16 @@ from torch import Tensor
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
 _FORMATS = ("JPEG", "PNG", "WEBP")
-SIDE = 256  # pixels: what the field compares COCO at
+SIDE = 256  # pixels, as usual for COCO
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The picture files in a folder by name, each looked at as far as to know that it is one; folders inside are left out.
+    """The image files in a folder by name, each checked by its header. Folders inside are left out.
 
     >>> picture_files(Path("val2014"))[0].name  # doctest: +SKIP
     'COCO_val2014_000000000042.jpg'
 
-    Raises FileNotFoundError for no folder or one without pictures, ValueError for a file that is no picture.
+    Raises FileNotFoundError for no folder or no images in it, ValueError for a file that is no image.
     """
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
     if not found:
@@ -37,7 +37,7 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def opened(path: Path) -> Image.Image:
-    """A picture file, decoded. Raises ValueError for a damaged one."""
+    """Decode an image file. Raises ValueError for a damaged one."""
     return _checked(path, whole=True)
 
 
@@ -54,7 +54,7 @@ def _checked(path: Path, whole: bool) -> Image.Image:
 
 
 def as_square(image: Image.Image) -> Tensor:
-    """The largest square in the middle of a picture, at 256x256 pixels (bicubic, with antialiasing), as bytes (3, 256, 256).
+    """Crop the largest middle square to bytes (3, 256, 256), bicubic with antialiasing.
 
     >>> as_square(Image.new("RGB", (640, 480))).shape
     torch.Size([3, 256, 256])

@@ -1,8 +1,8 @@
-"""How good pictures are by the field's own measures, with weights that lie on this machine.
+"""Judge images by the field's measures, with weights from this machine.
 
 - `METRICS`: fid, kid, clip_score, lpips
-- `quality_of(metrics, ...)`: everything that they need, loaded and checked before a picture is drawn
-- `Quality`: judges pictures, and sets of them
+- `quality_of(metrics, ...)`: load and check all that they need
+- `Quality`: judges images, and sets of them
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .weights import load_clip, load_inception, load_lpips
 
 OF_SETS = ("fid", "kid")
 METRICS = (*OF_SETS, "clip_score", "lpips")
-FEWEST = {"fid": 2, "kid": 4}  # pictures: a covariance needs two, a subset of half of them two
-SUBSET = 1000  # pictures at most in a subset of KID, as its authors' code and torchmetrics have it
-_AT_ONCE = 32  # pictures that a network looks at together
+FEWEST = {"fid": 2, "kid": 4}  # images; a covariance needs two, and so does a subset of half of them
+SUBSET = 1000  # most images in a subset of KID, as in its authors' code
+_AT_ONCE = 32  # images in a network's batch
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Judges pictures. `real`: features of the real ones, shape (pictures, 2048); `caption_prefix` stands before what CLIP reads.
+    """Judge images. `real` holds features of the real ones, (pictures, 2048); CLIP reads `caption_prefix` before each prompt.
 
     A network that no metric needs is None.
     """
@@ -47,7 +47,7 @@ class Quality:
     caption_prefix: str = ""
 
     def of_pictures(self, images: Sequence[Image.Image], untouched: Sequence[Image.Image], prompts: Sequence[str]) -> pd.DataFrame:
-        """`clip_score` of each picture to its prompt, `lpips` to its untouched picture; no column for what was not asked."""
+        """`clip_score` of each image to its prompt and `lpips` to its baseline image, as far as asked."""
         columns: dict[str, list[float]] = {}
         if self.clip is not None:
             columns["clip_score"] = [self._clip_score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
@@ -57,7 +57,7 @@ class Quality:
 
     @torch.no_grad()
     def _clip_score(self, image: Image.Image, prompt: str) -> float:
-        # One by one: torchmetrics gives the mean of what it is shown.
+        # One by one, because torchmetrics returns a mean.
         assert self.clip is not None
         self.clip.reset()
         self.clip.update([_bytes(image).to(self.device)], [self.caption_prefix + prompt])
@@ -70,14 +70,14 @@ class Quality:
         return float(self.lpips(a, b, normalize=True))
 
     def features(self, images: Sequence[Image.Image]) -> Tensor | None:
-        """What Inception sees in pictures, shape (pictures, 2048), on the CPU; None where no metric needs it."""
+        """Inception's features of images, (pictures, 2048), on the CPU; None if no metric needs them."""
         if self.inception is None:
             return None
         parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
         return torch.cat([_seen(self.inception, part, self.device) for part in parts])
 
     def of_set(self, features: Tensor | None) -> dict[str, float]:
-        """`fid`, `kid` and `kid_std` (over 100 subsets) between the features of one arm's pictures and those of the real ones."""
+        """`fid`, `kid` and `kid_std` (over 100 subsets) between a method's features and the real ones."""
         found: dict[str, float] = {}
         if features is None or self.real is None:
             return found
@@ -107,15 +107,21 @@ def quality_of(
     device: Any = "cpu",
     caption_prefix: str = "",
 ) -> Quality | None:
-    """Loads what metrics need, and looks at the real pictures; None for no metrics.
+    """Load what the metrics need, and check the real images; None for no metrics.
 
     >>> quality = quality_of(["fid", "lpips"], metric_weights="weights", real_pictures="val2014", pictures=10_000)  # doctest: +SKIP
 
-    `metrics`: of `METRICS`. `metric_weights`: folder of the weight files, as docs/quality.md names them. `real_pictures`: folder of picture
-    files, for fid and kid. `pictures`: how many each arm will have. `device`: where the networks run.
+    Args:
+        metrics: Names from `METRICS`.
+        metric_weights: Folder of the weight files (docs/quality.md).
+        real_pictures: Folder of real images, for FID and KID.
+        pictures: How many images each method will have.
+        device: Where the networks run.
 
-    Raises TypeError for a text instead of a list, ValueError for unknown metrics, folders that are missing or not needed, damaged files and
-    too few pictures, FileNotFoundError for weights or pictures that are not there.
+    Raises:
+        TypeError: A text instead of a list.
+        ValueError: Unknown metrics, folders that are missing or not needed, damaged files, or too few images.
+        FileNotFoundError: Weights or images are not there.
     """
     asked = _checked_metrics(metrics, metric_weights, real_pictures)
     if not asked:
@@ -171,6 +177,6 @@ def _check_counts(asked: Sequence[str], drawn: int, real: int) -> None:
 
 
 def _of_files(inception: nn.Module, files: Sequence[Path], device: torch.device) -> Tensor:
-    """Features of picture files; a batch of them is held at a time."""
+    """Features of image files, batch by batch."""
     starts = tqdm(range(0, len(files), _AT_ONCE), desc="real pictures", leave=False)
     return torch.cat([_seen(inception, [opened(path) for path in files[i : i + _AT_ONCE]], device) for i in starts])

@@ -1,8 +1,4 @@
-"""The weights that pictures are judged with, from files on this machine: nothing is downloaded, and no file can run code.
-
-- `WEIGHTS`: what each network's file is called and where it can be had
-- `load_inception(folder)`, `load_lpips(folder)`, `load_clip(folder)`: the networks with their weights in
-"""
+"""Read the weights of the judging networks from local files. Nothing is downloaded, and no file can run code."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ MAX_BYTES = 4 * 2**30
 
 @dataclass(frozen=True)
 class Weights:
-    """Where a network's weights are: names in the folder without ending (the first one is proposed), address of the origin."""
+    """Names of a network's weight file without ending, the proposed one first, and where to download it."""
 
     network: str
     names: tuple[str, ...]
@@ -45,17 +41,17 @@ WEIGHTS = {
 
 
 def load_inception(folder: Path) -> nn.Module:
-    """Inception v3 with the weights in a folder, for `Quality`. Raises FileNotFoundError without them, ValueError for others."""
+    """Inception v3 with the weights in a folder. Raises FileNotFoundError without them, ValueError for others."""
     return _loaded(InceptionV3(), WEIGHTS["inception"], folder)
 
 
 def load_lpips(folder: Path) -> nn.Module:
-    """torchmetrics' LPIPS on AlexNet with the weights in a folder; the weights of its heads come with torchmetrics.
+    """torchmetrics' LPIPS on AlexNet with the weights in a folder. The weights of its heads come with torchmetrics.
 
     Raises FileNotFoundError without the weights, ValueError for others.
     """
     backbone = _loaded(alexnet_features(), WEIGHTS["alexnet"], folder, within="features.")
-    # torchmetrics takes the layers from torchvision, which would download the weights and unpickle them.
+    # torchmetrics would let torchvision download the weights and unpickle them.
     with replaced_method(torchmetrics_lpips, "_get_tv_model_features", lambda _: lambda net, pretrained: backbone):
         return torchmetrics_lpips._NoTrainLpips(net="alex").eval()
 
@@ -63,7 +59,7 @@ def load_lpips(folder: Path) -> nn.Module:
 def _loaded(network: nn.Module, weights: Weights, folder: Path, within: str = "") -> nn.Module:
     path = _file(weights, folder)
     found = read_tensors(path)
-    # How many batches normalisation has seen is not used in evaluation, and older files do not tell it.
+    # Evaluation does not use the number of batches, and older files lack it.
     wanted = {name: value for name, value in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     _check_tensors(path, weights.network, {within + name: value for name, value in wanted.items()}, found)
     network.load_state_dict({name: found[within + name] for name in wanted}, strict=False)
@@ -82,12 +78,12 @@ def _file(weights: Weights, folder: Path) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a PyTorch file that holds nothing but tensors, on the CPU.
+    """Read the tensors of a safetensors file, or of a PyTorch file with nothing but tensors, to the CPU.
 
     >>> read_tensors(Path("weights/alexnet-owt-7be5be79.pth"))["features.0.weight"].shape  # doctest: +SKIP
     torch.Size([64, 3, 11, 11])
 
-    Raises ValueError for any other file; nothing in a file is run.
+    Raises ValueError for any other file, without running anything in it.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
@@ -96,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can make torch raise anything
+    except Exception as error:  # torch can raise anything for a foreign file
         raise ValueError(
             f"{path} is no file of tensors ({type(error).__name__}: {str(error).splitlines()[0][:120]}); accepted: safetensors, or a "
             "PyTorch file with nothing but tensors in it, which can be read without running code"
@@ -118,7 +114,7 @@ def _check_tensors(path: Path, network: str, wanted: Mapping[str, Tensor], found
 
 
 def load_clip(folder: Path) -> tuple[Any, Any]:
-    """Model and processor for torchmetrics' CLIPScore, from the folder `clip` in a folder. Raises FileNotFoundError or ValueError."""
+    """Model and processor for torchmetrics' CLIPScore, from the folder `clip`. Raises FileNotFoundError or ValueError."""
     place = folder / WEIGHTS["clip"].names[0]
     if not (place / "config.json").is_file():
         raise FileNotFoundError(
@@ -132,13 +128,13 @@ def load_clip(folder: Path) -> tuple[Any, Any]:
                 place, local_files_only=True, use_safetensors=safe, weights_only=True, output_loading_info=True
             )
             processor = CLIPProcessor.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # whatever transformers raises for a folder that it cannot read
+    except Exception as error:  # transformers can raise anything for a foreign folder
         raise ValueError(
             f"{place} is no CLIP that transformers can read ({type(error).__name__}: {str(error).splitlines()[0][:120]}); accepted: what "
             "CLIPModel and CLIPProcessor save there with save_pretrained"
         ) from None
     missing = [*about["missing_keys"], *(name for name, *_ in about["mismatched_keys"])]
-    if missing:  # transformers would go on with random numbers in their place
+    if missing:  # transformers would fill them with random numbers
         raise ValueError(
             f"{place} holds no whole CLIP: {missing[0]!r} is missing or of another shape, and so are {len(missing) - 1} more; accepted: all "
             "tensors of the model that its config.json describes"
@@ -149,7 +145,7 @@ def load_clip(folder: Path) -> tuple[Any, Any]:
 
 
 class _Clip(nn.Module):
-    """A CLIPModel that gives its features as tensors: transformers 5 wraps them, and torchmetrics 1.9 expects them bare."""
+    """A CLIPModel that returns features as bare tensors, as torchmetrics 1.9 expects; transformers 5 wraps them."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -164,7 +160,7 @@ class _Clip(nn.Module):
 
 
 class _Processor:
-    """A CLIPProcessor that shortens long captions as CLIP's own does: torchmetrics would cut the end-of-text token off."""
+    """A CLIPProcessor that shortens long captions as CLIP does; torchmetrics would cut off the end-of-text token."""
 
     def __init__(self, processor: Any, longest: int) -> None:
         self.processor, self.longest = processor, longest

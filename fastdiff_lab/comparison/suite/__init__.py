@@ -1,4 +1,4 @@
-"""The comparison that a sceptic asks for: every rival at the same numbers of keys.
+"""Compare every rival at the same numbers of keys.
 
 >>> from fastdiff_lab.comparison.suite import held_out_prompts, run_suite
 >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP

@@ -1,7 +1,4 @@
-"""What the suite claims, as differences between two arms on the same pictures, with intervals.
-
-- `paired(pictures, columns)`: one row per claim and pair of arms
-"""
+"""The suite's claims, as differences between two methods on the same images, with intervals."""
 
 from __future__ import annotations
 
@@ -12,17 +9,21 @@ import pandas as pd
 
 from ..fidelity import paired_difference
 
-Pair = tuple[str, dict[str, Any], dict[str, Any]]  # the claim, and what its two arms are
+Pair = tuple[str, dict[str, Any], dict[str, Any]]  # the claim and its two methods
 
 
 def paired(pictures: pd.DataFrame, columns: pd.DataFrame, value: str = "mse") -> pd.DataFrame:
-    """By how much one arm beats another, for each claim and each number of keys for which both were run.
+    """Measure the lead of one method over another, for each claim and each number of keys with both.
 
     >>> paired(pictures, suite_columns(50, costs)).query("claim == 'derived over uniform keys'")  # doctest: +SKIP
 
-    `pictures`: from `run_suite`. `columns`: from `suite_columns`, or the table of `run_suite`. `value`: as for `paired_difference`: "mse"
-    for dB of PSNR.
-    Returns columns claim, num_keys (of the first arm), order (of the first), arm, other, difference, low, high (95 %), pictures.
+    Args:
+        pictures: From `run_suite`.
+        columns: From `suite_columns`, or the table of `run_suite`.
+        value: As for `paired_difference`; "mse" for dB of PSNR.
+
+    Returns:
+        Columns claim, num_keys and order (of the first method), arm, other, difference, low, high (95 %), pictures.
     """
     arms = columns[columns["arm"].isin(pictures["arm"].unique())]
     rows = []
@@ -41,7 +42,7 @@ def paired(pictures: pd.DataFrame, columns: pd.DataFrame, value: str = "mse") ->
 
 
 def _named(arms: pd.DataFrame, about: dict[str, Any]) -> pd.Series | None:
-    """The arm with these columns, without prior noise unless it is asked for; None if it was not run."""
+    """The method with these columns, by default without prior noise; None if it was not run."""
     found = arms
     for name, value in ({"noise": False} | about).items():
         found = found[found[name] == value]
@@ -58,7 +59,7 @@ def _pairs(arms: pd.DataFrame) -> Iterator[Pair]:
 
 
 def _of_derived(count: float) -> Iterator[Pair]:
-    """Features at derived keys, and predictions held at them, beside every rival with as many keys."""
+    """Features at derived keys, and predictions reused at them, beside every rival with as many keys."""
     for order in (1, 0):
         at = {"order": order, "num_keys": count}
         ours = {"what": "features", "keys": "derived", **at}
@@ -91,7 +92,7 @@ def _of_noise(arms: pd.DataFrame) -> Iterator[Pair]:
 
 
 def _of_paper(arms: pd.DataFrame) -> Iterator[Pair]:
-    """Does the paper's gain over uniform keys come from its keys or from the noise?"""
+    """The paper's keys and prior noise, apart: which of the two makes the gain over uniform keys?"""
     for _, row in arms[(arms["keys"] == "paper") & (arms["what"] == "features")].iterrows():
         paper = {name: row[name] for name in ("what", "keys", "order", "num_keys", "noise")}
         yield (

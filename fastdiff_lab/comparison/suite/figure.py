@@ -1,7 +1,4 @@
-"""The suite as a figure: fidelity against what it costs.
-
-- `plot_suite(table, target)`: up to three panels, one line per family of arms
-"""
+"""Plot the suite: fidelity against cost."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ PANELS = {
     "gflops": "GFLOPs per picture (2 per multiply-add)",
 }
 OWN, OF_FEATURES = "derived for predictions", "derived for features"
-# (what, keys) -> colour and marker; the order is told by the line: dashed where held, solid where extrapolated.
+# (what, keys) -> colour and marker; the line is dashed for order 0, solid for order 1.
 LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "uniform"): (PETROFF[0], "o"),
     ("features", "derived"): (PETROFF[1], "s"),
@@ -44,13 +41,12 @@ HOW = {0.0: "held", 1.0: "extrapolated"}
 
 
 def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
-    """PSNR to the untouched run against sequential calls, seconds and GFLOPs; higher and further left is better.
+    """Plot PSNR to the baseline against sequential calls, seconds and GFLOPs. Higher and further left is better.
 
     >>> plot_suite(table, plot.figure(12, 10)).savefig("suite.png")  # doctest: +SKIP
 
-    `table`: from `run_suite`. Arms with prior noise are left out, and predictions extrapolated at the keys derived for features where
-    others were derived for them. The grey line is the untouched run's own PSNR to the converged reference, if that was run: what lies
-    above it is nearer to the untouched run than that is to the exact solution. Seconds are left out where none were measured.
+    The grey line is the baseline's own PSNR to the converged reference. What lies above it is nearer to the baseline than the
+    baseline is to the exact solution. Methods with prior noise are left out, and so are seconds if none were measured.
     """
     drawn = _drawn(table)
     panels = [name for name in PANELS if drawn[name].notna().any()]
@@ -68,7 +64,7 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
 
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
-    """The arms that are drawn; predictions extrapolated at the keys of features are not, if they have keys of their own."""
+    """The methods that are plotted, without predictions extrapolated at the keys of features if they have their own."""
     shown = table[~table["noise"].astype(bool) & (table["what"] != "untouched") & np.isfinite(table["psnr"])]
     if not (shown["keys"] == OWN).any():
         return shown
@@ -89,7 +85,7 @@ def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
 
 
 def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
-    """Held arms have hollow marks and dashed lines; the paper's keys are single marks."""
+    """Hollow marks and dashed lines for order 0; single marks for the paper's keys."""
     line = "none" if keys in SINGLE else "--" if order == 0 else "-" if order == 1 else ":"
     look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 10 if keys in SINGLE else 6}
     return look | ({"markerfacecolor": "white", "markeredgewidth": 1.5} if order == 0 else {})
@@ -110,7 +106,7 @@ def _reference_line(ax: Axes, table: pd.DataFrame) -> None:
 
 
 def _plain_ticks(ax: Axes) -> None:
-    """Numbers such as 5 and 30 instead of powers of ten."""
+    """Label ticks with numbers such as 5 and 30 instead of powers of ten."""
     ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -1,4 +1,4 @@
-"""Comparisons as files: tables, figure, and what they were measured on, written as they come.
+"""Write comparisons as files: tables, figure, and what they were measured on.
 
 - `compare_into(folder, ...)`: the command `fastdiff-lab compare`
 - `write_suite(folder, pipe, costs, ...)`: the suite
@@ -46,14 +46,24 @@ def compare_into(
     pipeline: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """What `fastdiff-lab compare` does: the suite, or a comparison of schedule files, on given prompts or held-out captions.
+    """Run the suite, or compare schedule files, on given prompts or held-out captions: `fastdiff-lab compare`.
 
     >>> compare_into(Path("runs/suite"), suite=True, costs=[Path("costs.safetensors")])  # doctest: +SKIP
 
-    `schedules`: files of `KeySchedule.save`, run with `order`, or in the suite as refined ones; `costs`: files of `ReuseCosts.save`, for
-    the suite. `prompts`: text file with a prompt per line; None for `count` held-out captions. `seeds`: how many. `threads`: CPU threads;
-    None leaves them. `store`: None for pictures.sqlite in the folder. `pipeline`: arguments of `load_pipeline`. Other options as for
-    `run_suite`. Returns the table. Raises ValueError for neither schedules nor suite, or a count below 1.
+    Args:
+        schedules: Files of `KeySchedule.save`, run with `order`; in the suite, as refined ones.
+        costs: Files of `ReuseCosts.save`, for the suite.
+        prompts: Text file with a prompt per line; None for `count` held-out captions.
+        seeds: How many.
+        threads: CPU threads; None leaves them.
+        store: None for pictures.sqlite in the folder.
+        pipeline: Arguments of `load_pipeline`. Other options as for `run_suite`.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: Neither schedules nor suite, or a count below 1.
     """
     _check_asked(schedules, suite, costs)
     at = range(whole("seeds", seeds, 1))
@@ -97,12 +107,12 @@ def write_suite(
     store: str | Path | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Runs the suite and leaves about.json, pictures.csv, paired.csv, table.csv and suite.png in a folder, all at the end.
+    """Run the suite and write about.json, pictures.csv, paired.csv, table.csv and suite.png, all at the end.
 
     >>> write_suite("runs/suite", pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
-    Arguments as for `run_suite`; returns its table. What is refused, or stopped, leaves the files of a comparison before it as they are;
-    pictures that are drawn stay in the store. Raises OSError for a folder that cannot be written.
+    Arguments and table as for `run_suite`. If it stops early, older files stay, and images stay in the store.
+    Raises OSError for a folder that cannot be written.
     """
     place, seeds = writable_folder(Path(folder)), seeds_of(seeds, least=0)
     prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
@@ -133,11 +143,11 @@ def write_comparison(
     repeats: int = 3,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compares schedules (or arms) and leaves about.json, pictures.csv and table.csv in a folder, all at the end.
+    """Compare schedules or methods and write about.json, pictures.csv and table.csv, all at the end.
 
     >>> write_comparison("runs/compare", pipe, {"mine": KeySchedule.load("schedule.json")}, prompts)  # doctest: +SKIP
 
-    Arguments as for `compare`; returns its table. Files and errors as for `write_suite`.
+    Arguments and table as for `compare`; files and errors as for `write_suite`.
     """
     place = writable_folder(Path(folder))
     prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
@@ -153,11 +163,11 @@ def write_comparison(
 
 
 def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]:
-    """Files that `ReuseCosts.save` wrote, by what was reused ("encoder" or "prediction") and order.
+    """Read files of `ReuseCosts.save`, by what is reused ("encoder" or "prediction") and order.
 
     >>> read_costs(["encoder-1.safetensors"])  # doctest: +SKIP
 
-    Raises what `ReuseCosts.load` does, and ValueError for two files of the same what and order.
+    Raises ValueError for two files of the same what and order, and as `ReuseCosts.load` does.
     """
     found: dict[tuple[str, int], ReuseCosts] = {}
     for path in paths:
@@ -170,7 +180,7 @@ def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]
 
 
 def _of_quality(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that say how good pictures were found to be, and by what."""
+    """Options of quality and the metrics' versions."""
     return {name: options[name] for name in ("metrics", "metric_weights", "real_pictures") if options.get(name)}
 
 

@@ -1,7 +1,7 @@
-"""The comparison that a sceptic asks for: every rival at the same numbers of keys, in one table.
+"""Run every rival at the same numbers of keys, and make one table.
 
-- `run_suite(pipe, costs, prompts, ...)`: the table, and the pictures behind it
-- `suite_pictures`, `suite_table`: the two halves of it
+- `run_suite(pipe, costs, prompts, ...)`: the table, and the rows per image behind it
+- `suite_pictures`, `suite_table`: its two halves
 - `held_out_prompts(count)`, `check_held_out(costs, prompts)`: captions that no training and no calibration uses
 """
 
@@ -38,13 +38,19 @@ def run_suite(
     counts: Sequence[int] = COUNTS,
     refined: Sequence[KeySchedule] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs all arms of `suite_arms` on each prompt and seed.
+    """Run all methods of `suite_arms` on each prompt and seed.
 
     >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
-    `prompts`: none that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
-    Raises ValueError for prompts of `costs`, ModuleNotFoundError without DeepCache's package, and what `compare` and `suite_arms` raise.
-    Returns the table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
+    Args:
+        prompts: None that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
+
+    Returns:
+        The table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
+
+    Raises:
+        ValueError: Prompts of `costs`, and as `compare` and `suite_arms` raise.
+        ModuleNotFoundError: DeepCache's package is not installed.
     """
     pictures = suite_pictures(
         pipe, costs, prompts, seeds=seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -73,18 +79,18 @@ def suite_pictures(
     refined: Sequence[KeySchedule] = (),
     **options: Any,
 ) -> pd.DataFrame:
-    """The pictures of `run_suite`; arguments as there.
+    """The rows per image of `run_suite`; arguments as there.
 
     >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
     arms, prompts = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
     check_held_out(costs, prompts)
-    deepcache_helper()  # missing, it is missed before hours have passed
+    deepcache_helper()  # raises before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
 
 def check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
-    """Raises ValueError for a prompt that costs were measured on: keys derived from it would be judged on what they were made for."""
+    """Raise ValueError for a prompt that costs were measured on, because it would judge keys derived from it."""
     known = {str(prompt) for given in costs.values() for prompt in given.about.get("prompts", ())}
     seen = next((prompt for prompt in prompts if prompt in known), None)
     if seen is not None:
@@ -103,7 +109,7 @@ def suite_table(
     refined: Sequence[KeySchedule] = (),
     **options: Any,
 ) -> pd.DataFrame:
-    """The table of `run_suite` from its pictures, with costs measured now; arguments as there.
+    """The table of `run_suite` from its rows per image, with costs measured now; arguments as there.
 
     >>> table = suite_table(pipe, costs, pictures)  # doctest: +SKIP
     """
@@ -120,7 +126,7 @@ def held_out_prompts(count: int) -> list[str]:
     >>> held_out_prompts(2)  # doctest: +SKIP
     ['a small red circle at the left on a blue background', 'a white star above a large green square on a black background']
 
-    `count`: 1 or more; of an odd number the larger half has one object. Raises ValueError for less.
+    Of an odd `count` the larger half has one object. Raises ValueError below 1.
     """
     count = whole("count", count, 1)
     sizes = {1: count - count // 2, 2: count // 2}

@@ -1,8 +1,8 @@
-"""Which arms the suite has.
+"""The methods of the suite.
 
-- `suite_arms(num_steps, costs)`: the arms by name
+- `suite_arms(num_steps, costs)`: the methods by name
 - `suite_columns(num_steps, costs)`: what each of them is, in tidy columns
-- `check_costs(num_steps, costs)`: refuses costs of other runs
+- `check_costs(num_steps, costs)`: refuse costs of other runs
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PRIOR_NOISE = 0.003
 ORDERS = (0, 1)
 REUSED = {"encoder": "features", "prediction": "predictions"}
 
-Costs = Mapping[tuple[str, int], ReuseCosts]  # (what, order) -> costs measured with them
+Costs = Mapping[tuple[str, int], ReuseCosts]  # (what, order) -> their costs
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An arm of the suite and what it is. `what`: features, predictions, plain, deepcache or untouched. `keys`: where they come from."""
+    """A method of the suite: `what` is features, predictions, plain, deepcache or untouched; `keys` says where keys come from."""
 
     arm: Arm
     what: str
@@ -43,7 +43,7 @@ class Entry:
 
     @property
     def num_keys(self) -> int | None:
-        """Key steps; steps of a plain run; the interval of DeepCache."""
+        """Key steps; or the number of fewer steps; or DeepCache's interval."""
         return self.arm.steps or self.arm.deepcache or (len(self.arm.schedule.keys) if self.arm.schedule else None)
 
     @property
@@ -55,20 +55,22 @@ class Entry:
 
 
 def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()) -> dict[str, Arm]:
-    """All arms by name, the untouched run first.
+    """All methods by name, the baseline first.
 
     >>> costs = {("encoder", 1): calibrate(pipe, prompts, order=1)}  # doctest: +SKIP
     >>> suite_arms(50, costs)["features, derived 9, order 1"].schedule  # doctest: +SKIP
 
-    Plain runs with fewer steps; features and predictions, held and extrapolated, at uniform and at derived keys; predictions also at the
-    keys derived for features; the paper's keys; features at all of these with prior noise, too; DeepCache.
-    `num_steps`: denoiser calls of a run. `costs`: (what, order) -> ReuseCosts, with what "encoder" or "prediction" and order 0 or 1;
-    arms at keys derived from costs that are not given are left out. `counts`: numbers of keys; those that are not below `num_steps` are left
-    out, and at derived keys also those that the costs' spans do not reach. `refined`: schedules of `refine_schedule`, run with what and order
-    that they were measured with.
+    They are fewer steps; features and predictions at uniform and derived keys, of order 0 and 1; predictions also at the keys
+    of features; the paper's keys; features with prior noise; DeepCache.
 
-    Raises ValueError for costs of another number of steps or another order than they are given for, and for a refined schedule of another
-    number of steps or that does not say what it was measured on.
+    Args:
+        num_steps: Denoiser calls of a run.
+        costs: (what, order) -> ReuseCosts. Without some costs, there are no methods at keys derived from them.
+        counts: Numbers of keys, as far as the run and the costs allow them.
+        refined: Schedules of `refine_schedule`, run with the what and order that they were measured with.
+
+    Raises:
+        ValueError: Costs or a refined schedule of another number of steps or order.
     """
     return {entry.name: entry.arm for entry in _entries(num_steps, costs, counts, refined)}
 
@@ -76,13 +78,12 @@ def suite_arms(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, ref
 def suite_columns(
     num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()
 ) -> pd.DataFrame:
-    """One row per arm of `suite_arms`: arm, what, order, keys, num_keys, noise, key_steps; arguments and errors as there.
+    """One row per method of `suite_arms`: arm, what, order, keys, num_keys, noise, key_steps; arguments and errors as there.
 
     >>> suite_columns(50, {}).query("what == 'plain'")["num_keys"].tolist()
     [5.0, 7.0, 9.0, 13.0, 17.0, 25.0, 37.0]
 
-    `what`: untouched, plain, features, predictions or deepcache. `keys`: uniform, derived, derived for predictions, refined, or paper.
-    `num_keys`: key steps, steps of a plain run, or DeepCache's interval. `order` and `num_keys` are NaN where there are none.
+    `num_keys` counts key steps or fewer steps, or is DeepCache's interval. `order` and `num_keys` are NaN if there are none.
     """
     rows = [
         {
@@ -110,7 +111,7 @@ def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Seque
 
 
 def check_costs(num_steps: int, costs: Costs) -> None:
-    """Raises ValueError for costs of another number of steps, or of another order than they are given for."""
+    """Raise ValueError for costs of another number of steps, or of another order than their name's."""
     for (what, order), given in costs.items():
         if what not in REUSED or order not in ORDERS or given.order != order:
             raise ValueError(
@@ -144,20 +145,20 @@ def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entr
 
 
 def _schedules(num_steps: int, costs: Costs, what: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:
-    """Uniform keys, those derived for features, and for predictions those derived for them, as far as the costs reach."""
+    """Uniform keys, derived keys, and for predictions their own derived keys, as far as the costs reach."""
     yield "uniform", KeySchedule.uniform(num_steps, count)
     derived = {"derived": "encoder"} | ({"derived for predictions": "prediction"} if what == "prediction" else {})
     for keys, source in derived.items():
         if (source, order) in costs:
-            with suppress(ValueError):  # the spans that were measured are too short for so few keys
+            with suppress(ValueError):  # the measured spans are too short for so few keys
                 schedule = derive_schedule(costs[source, order], count)
-                # Used on purpose for something else than it was measured for, it does not carry what it was measured on.
+                # Without `measured_on`, so that this deliberate use does not warn.
                 yield keys, schedule if source == what else KeySchedule(num_steps, schedule.keys, schedule.source)
 
 
 def _of_paper(num_steps: int, costs: Costs) -> Iterator[Entry]:
-    """The paper's keys, and prior noise at them and at as many uniform and derived keys, each with and without."""
-    with suppress(ValueError):  # fewer steps than the paper has keys
+    """The paper's keys, and as many uniform and derived keys, each with and without prior noise."""
+    with suppress(ValueError):  # the paper has more keys than there are steps
         paper = KeySchedule.of_paper(num_steps)
         for order in ORDERS:
             yield from (Entry(Arm(paper, what, order), REUSED[what], "paper") for what in REUSED)

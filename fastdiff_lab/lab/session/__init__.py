@@ -1,1 +1,1 @@
-"""The interactive lab without its widgets: what a schedule is predicted to cost, one run beside the untouched one, the runs so far."""
+"""The lab without widgets: predictions, one run beside the baseline, and the runs so far."""

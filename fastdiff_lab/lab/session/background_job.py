@@ -1,8 +1,4 @@
-"""Long work beside the notebook: one job at a time, in a thread of its own, that can be asked to stop.
-
-- `Worker`: `.start(job)`, `.cancel()`, `.wait()`
-- `Later`: something slow that is done once its causes have settled
-"""
+"""Do long work beside the notebook: one job at a time, in its own thread, that can be cancelled."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from typing import Any
 
 
 class Worker:
-    """Runs one job at a time in a thread, so that no callback of a notebook is ever blocked.
+    """Run one job at a time in a thread, so that no callback of a notebook is blocked.
 
     >>> worker = Worker()
     >>> worker.start(lambda cancelled: None)
@@ -31,7 +27,7 @@ class Worker:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[Callable[[], bool]], Any]) -> None:
-        """Starts `job(cancelled)`, where `cancelled()` says whether it was asked to stop; the job catches its own errors.
+        """Start `job(cancelled)`, where `cancelled()` says whether to stop. The job catches its own errors.
 
         Raises RuntimeError while another one runs.
         """
@@ -39,7 +35,7 @@ class Worker:
             if self.is_running:
                 raise RuntimeError("a run is being made already; cancel it, or wait for its end")
             self._cancel.clear()
-            # Messages to the notebook belong to the cell or the click that started the job.
+            # Outputs go to the cell or the click that started the job.
             context = contextvars.copy_context()
             self._thread = threading.Thread(
                 target=lambda: context.run(job, self._cancel.is_set), name="fastdiff_lab run", daemon=True
@@ -47,11 +43,11 @@ class Worker:
             self._thread.start()
 
     def cancel(self) -> None:
-        """Asks the job to stop."""
+        """Ask the job to stop."""
         self._cancel.set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the job's end, at most so long; was it reached? An interrupt while waiting cancels the job."""
+        """Wait for the job's end; return whether it came in time. An interrupt cancels the job."""
         thread = self._thread
         if thread is None:
             return True
@@ -64,7 +60,7 @@ class Worker:
 
 
 class Later:
-    """Does something slow when nobody has asked for it for a while, in a thread of its own.
+    """Do something slow in a thread once nobody has asked for it for a while.
 
     >>> later = Later(lambda: None)
     >>> later.ask()
@@ -75,7 +71,7 @@ class Later:
         self._timer: threading.Timer | None = None
 
     def ask(self) -> None:
-        """Asks for it; what was asked before and has not begun is forgotten."""
+        """Ask for it, and forget an older request that has not begun."""
         if self._timer is not None:
             self._timer.cancel()
         context = contextvars.copy_context()

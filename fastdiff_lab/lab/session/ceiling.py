@@ -1,7 +1,4 @@
-"""The time ceiling: what a run would take if it did nothing but encode its key steps and decode its groups.
-
-- `TimedHalves`: seconds of encoder and decoder of one call, each half timed alone at a few group sizes
-"""
+"""The time ceiling of the lab's run."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ REPEATS = 3
 
 
 class TimedHalves:
-    """Seconds of encoder and rest, for a call with and without guidance; nothing is timed until `measure` is called.
+    """Seconds of encoder and rest of a call with and without guidance. `measure` times them.
 
     >>> timed = TimedHalves(); timed.measure(pipe, settings); timed.ceiling(settings, acceleration)  # doctest: +SKIP
     """
@@ -36,7 +33,7 @@ class TimedHalves:
         report: Callable[[int, int], object] = lambda done, of: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Times both halves at groups of 1, 2, 4, 8 and 16 steps. Raises Cancelled when asked to."""
+        """Time both halves at groups of 1, 2, 4, 8 and 16 steps. Raises Cancelled when asked to stop."""
         arguments = denoiser_arguments(pipe, settings.prompt, settings.guidance_scale)
         model, decoder = denoiser_of(pipe), {}
         for place, size in enumerate(SIZES):
@@ -47,7 +44,7 @@ class TimedHalves:
         self.known[settings.is_guided] = encoder_seconds(model, arguments, repeats=REPEATS), decoder
 
     def ceiling(self, settings: Settings, acceleration: Acceleration) -> float | None:
-        """The most that the schedule can be faster than the untouched run; None if nothing was timed. Sizes between are interpolated."""
+        """The largest speed-up of the schedule, or None if nothing was timed. Sizes between are interpolated."""
         timed = self.known.get(settings.is_guided)
         if timed is None:
             return None
@@ -61,7 +58,7 @@ class TimedHalves:
 
 
 def _at(decoder: dict[int, float], size: int) -> float:
-    """Seconds of the decoder for a group of that size; beyond the largest in proportion to the last two."""
+    """Seconds of the decoder for a group of that size, extrapolated from the two largest."""
     sizes, seconds = list(decoder), list(decoder.values())
     if size <= sizes[-1]:
         return float(np.interp(size, sizes, seconds))

@@ -1,7 +1,4 @@
-"""The runs of a session as a table.
-
-- `History`: pairs and what was predicted of them; `.table()`, `.save(path)`
-"""
+"""The runs of a session as a table."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ COLUMNS = (
 
 
 class History:
-    """The runs so far, in the order in which they were made.
+    """The runs so far, in their order.
 
     >>> history = History(); history.add(pair, prediction); history.table()[["keys", "psnr", "ratio"]]  # doctest: +SKIP
     """
@@ -31,26 +28,25 @@ class History:
         self.rows: list[dict] = []
 
     def add(self, pair: Pair, prediction: Prediction) -> dict:
-        """Adds a run and returns its row."""
+        """Add a run and return its row."""
         row = {"run": len(self.rows) + 1} | _of_settings(pair) | _of_results(pair, prediction)
         self.pairs.append(pair)
         self.rows.append(row)
         return row
 
     def table(self) -> pd.DataFrame:
-        """One row per run: what was asked, what it cost, and how near it came to the untouched run.
+        """One row per run: its settings, its cost, and its fidelity to the baseline.
 
-        `psnr` in dB (infinite for identical pictures); `latent_error` and `predicted_error` are root mean squares of a value of the final
-        latents; `ratio` is seconds untouched by seconds accelerated; `gflops` counts 2 per multiply-add.
+        `psnr` is in dB, infinite for identical images. `latent_error` and `predicted_error` are root mean squares of a value of the
+        final latents. `ratio` is seconds of the baseline by seconds accelerated; `gflops` counts 2 per multiply-add.
         """
         return pd.DataFrame(self.rows, columns=list(COLUMNS))
 
     def save(self, path: str | Path) -> None:
-        """Writes the table as CSV, whole or not at all."""
+        """Write the table as CSV, whole or not at all."""
         write_text(Path(path), self.table().to_csv(index=False))
 
     def clear(self) -> None:
-        """Forgets all runs."""
         self.pairs.clear()
         self.rows.clear()
 

@@ -1,8 +1,4 @@
-"""Pictures for people: their difference, and their form inside a page.
-
-- `difference(picture, reference)`: where they differ, brightened
-- `data_address(picture)`: a picture as the address of an HTML image
-"""
+"""Show images: their difference, and their form inside a page."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ GAIN = 4
 
 
 def difference(picture: Image.Image, reference: Image.Image, gain: int = GAIN) -> Image.Image:
-    """The absolute difference of two pictures of one size, times `gain`; black where they are equal.
+    """The absolute difference of two images of one size, times `gain`; black where they are equal.
 
     >>> difference(Image.new("RGB", (1, 1), (3, 0, 0)), Image.new("RGB", (1, 1))).getpixel((0, 0))
     (12, 0, 0)
@@ -26,7 +22,7 @@ def difference(picture: Image.Image, reference: Image.Image, gain: int = GAIN) -
 
 
 def data_address(picture: Image.Image, most: int = 512) -> str:
-    """The picture as a `data:` address (PNG), scaled down to `most` pixels a side if it is larger.
+    """The image as a `data:` address (PNG), scaled down to `most` pixels a side.
 
     >>> data_address(Image.new("RGB", (2, 2)))[:22]
     'data:image/png;base64,'

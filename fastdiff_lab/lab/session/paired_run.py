@@ -1,8 +1,4 @@
-"""One run beside the untouched one, with progress, intermediate pictures and a way to break it off.
-
-- `PairRunner(pipe)`: runs pairs; each untouched run is made once
-- `Pair`: what came out; `Progress`: where a run is
-"""
+"""Run a schedule beside the baseline, with progress, previews and a way to cancel."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ KEPT_BASELINES = 32
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: `side` is "untouched" or "accelerated"; `picture` is decoded from the latents after `step` steps, if any."""
+    """Where a run is: `side` is "untouched" or "accelerated"; `picture` is decoded after `step` steps, if any."""
 
     side: str
     step: int
@@ -43,11 +39,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Pair:
-    """An untouched and an accelerated run of the same settings.
+    """A baseline and an accelerated run of the same settings.
 
-    `latent_error`: root mean square difference of the final latents. `psnr` in dB, infinite for identical pictures; `ssim` up to 1.
-    `prompt_right`: does the judge find every attribute of the prompt, in each of the two? None where it cannot judge.
-    `baseline_was_known`: the untouched run was made before.
+    `latent_error` is the root mean square difference of the final latents. `psnr` is in dB, infinite for identical images.
+    `prompt_right` says for each of the two whether the judge finds every attribute of the prompt; None if it cannot judge.
+    `baseline_was_known` says that the baseline was not run again.
     """
 
     settings: Settings
@@ -66,14 +62,15 @@ class Pair:
 
 
 class PairRunner:
-    """Runs pairs on a text-to-image pipeline, which is as before after each.
-
-    Its scheduler is the one that it has now. While a run lasts, nothing else may call it.
+    """Run pairs on a text-to-image pipeline, which is as before after each.
 
     >>> PairRunner(pipe).run(Settings("a red ring on a blue background"), Acceleration(KeySchedule.paper(50))).psnr  # doctest: +SKIP
 
-    `preview_every`: a picture is decoded after every so many steps; 0 for none. Previews change neither result nor seconds.
-    `judged`: is the pipeline the embedded one, whose pictures the judge can read?
+    While a run lasts, nothing else may call the pipeline.
+
+    Args:
+        preview_every: Steps between previews, 0 for none. Previews change neither result nor seconds.
+        judged: Whether the judge can read the pipeline's images.
     """
 
     def __init__(self, pipe: Any, *, preview_every: int = 5, judged: bool = False) -> None:
@@ -88,7 +85,7 @@ class PairRunner:
         report: Callable[[Progress], object] = lambda progress: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Pair:
-        """The accelerated run beside the untouched one. Raises Cancelled when asked to, and what the pipeline raises."""
+        """Run the schedule beside the baseline. Raises Cancelled when asked to stop, and what the pipeline raises."""
         settings = settings.on(self.pipe)
         with using(self.pipe, scheduler_for(self.own, settings.scheduler)):
             draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
@@ -99,7 +96,7 @@ class PairRunner:
         return self._judged(settings, acceleration, untouched, accelerated, known)
 
     def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, Sampled]:
-        key = (settings, tuple(identity(self.pipe).values()))  # also what the pipeline is: its weights may have been changed
+        key = (settings, tuple(identity(self.pipe).values()))  # and the pipeline, whose weights may have changed
         known = key in self.baselines
         if not known:
             self.baselines[key] = draw.untouched()
@@ -124,7 +121,7 @@ class PairRunner:
 
 
 class _Drawing:
-    """The runs of one pair."""
+    """Make the runs of one pair."""
 
     def __init__(
         self, pipe: Any, settings: Settings, preview_every: int, report: Callable[[Progress], object], cancelled: Callable[[], bool]
@@ -136,7 +133,7 @@ class _Drawing:
         return self._watched(UNTOUCHED, Arm())
 
     def accelerated(self, acceleration: Acceleration) -> Sampled:
-        schedule = replace(acceleration.schedule, measured_on=None)  # the lab itself says what was measured on something else
+        schedule = replace(acceleration.schedule, measured_on=None)  # the lab itself tells this
         with ExitStack() as stack:
             if acceleration.prior_noise:
                 noise = prior_noise_injection(self.pipe, weight=acceleration.prior_noise, below=acceleration.prior_start)
@@ -166,6 +163,6 @@ class _Drawing:
 def _prompt_right(pictures: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:
     try:
         right = prompt_accuracy(list(pictures.values()), [prompt] * len(pictures))["all"]
-    except (ValueError, FileNotFoundError):  # no caption of a scene
+    except (ValueError, FileNotFoundError):  # not a caption of a scene
         return None
     return dict(zip(pictures, map(bool, right), strict=True))

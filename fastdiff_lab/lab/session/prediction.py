@@ -1,8 +1,4 @@
-"""What a schedule is predicted to cost and to give, without running it.
-
-- `Predictor(pipe, costs)`: from measured reuse costs and counted operations
-- `Prediction`: calls, operations, ceilings, predicted error, and a sentence on how far it can be trusted
-"""
+"""Predict the cost and the error of a schedule, without running it."""
 
 from __future__ import annotations
 
@@ -47,12 +43,15 @@ class Fit:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run with a schedule will evaluate, and what it is predicted to give.
+    """The calls, operations and predicted error of a run with a schedule.
 
-    `error`: root mean square error of a value of the final latents (their spread is about 1); None where no costs fit.
-    `groups`: each group's part of it, as its root mean square; NaN where its length was not measured. `note`: a sentence.
-    `gflops`: 2 per multiply-add; `untouched_gflops`: of the untouched run. `flop_ceiling`: the speed-up if time were operations.
-    `time_ceiling`: the speed-up by each half's own time; None until it was measured. None also where it cannot be counted.
+    Args:
+        error: Root mean square error of a value of the final latents, whose spread is about 1; None if no costs fit.
+        groups: Each group's part of it; NaN for a length that was not measured.
+        note: How far to trust the error, in a sentence.
+        gflops: 2 per multiply-add; None if they cannot be counted. `untouched_gflops` are the baseline's.
+        flop_ceiling: The speed-up if time were operations.
+        time_ceiling: The speed-up by the time of each half; None until it was measured.
     """
 
     steps: int
@@ -68,16 +67,16 @@ class Prediction:
 
 
 def is_embedded(pipe: Any) -> bool:
-    """Are the weights those that the shipped costs were measured on?"""
+    """Whether the weights are those of the shipped costs."""
     return identity(pipe)["weights"] == embedded_costs().measured_on["weights"]
 
 
 class Predictor:
-    """Predictions for one pipeline; everything slow is done once, here.
+    """Predict for one pipeline. Everything slow is done once, here.
 
     >>> Predictor(fl.load_pipeline()).predict(Settings("a red ring"), Acceleration(KeySchedule.paper(50))).flop_ceiling  # doctest: +SKIP
 
-    `costs`: from `calibrate`, one or several; None for those that come with the embedded pipeline, if this is it.
+    `costs` come from `calibrate`, one or several; None for those of the embedded pipeline, if this is it.
     """
 
     def __init__(self, pipe: Any, costs: ReuseCosts | Sequence[ReuseCosts] | None, settings: Settings) -> None:
@@ -94,23 +93,23 @@ class Predictor:
         self.values, self.operations = self._counted(settings)
 
     def _counted(self, settings: Settings) -> tuple[int, dict[bool, FlopCount | None]]:
-        """How many values the latents of a picture have, and the operations of a call with and without guidance."""
+        """Values in an image's latents, and the operations of a call with and without guidance."""
         given = {guided: denoiser_arguments(self.pipe, settings.prompt, 5.0 if guided else 0.0) for guided in (True, False)}
         samples = {guided: next(iter(arguments.values())) for guided, arguments in given.items()}
         count = _flops(self.pipe, given[True])
-        share = len(samples[False]) / len(samples[True])  # every operation is made once per row
+        share = len(samples[False]) / len(samples[True])  # operations grow with the rows
         alone = None if count is None else FlopCount(*(round(share * part) for part in (count.encoder, count.decoder, count.rest)))
         return samples[True][0].numel(), {True: count, False: alone}
 
     def steps(self, settings: Settings) -> int:
-        """How many denoiser calls the run makes."""
+        """The number of denoiser calls of the run."""
         return self._calls(settings.scheduler, settings.num_inference_steps)
 
     def _calls_of(self, scheduler: str, steps: int) -> int:
         return denoiser_calls(seen_with(self.pipe, scheduler_for(self.own, scheduler)), steps)
 
     def time_steps(self, settings: Settings) -> list[float]:
-        """The scheduler's value at each step."""
+        """The time-step of each step."""
         scheduler = _copy(scheduler_for(self.own, settings.scheduler))
         scheduler.set_timesteps(settings.num_inference_steps)
         return [float(value) for value in scheduler.timesteps]
@@ -148,7 +147,7 @@ class Predictor:
         return self._fronts[place]
 
     def uniform(self, costs: ReuseCosts) -> dict[int, float]:
-        """The error of uniform keys for every number of keys that was measured, computed once."""
+        """The error of uniform keys for every measured number of keys, computed once."""
         place = self._place(costs)
         if place not in self._uniform:
             errors = {keys: self.error(costs, KeySchedule.uniform(costs.num_steps, keys)) for keys in range(1, costs.num_steps + 1)}
@@ -159,17 +158,17 @@ class Predictor:
         return next(place for place, given in enumerate(self.given) if given is costs)
 
     def group_errors(self, costs: ReuseCosts, schedule: KeySchedule) -> tuple[float, ...]:
-        """The error of each group of a schedule, per value of the latents; NaN where none was measured."""
+        """The error of each group, per value of the latents; NaN where not measured."""
         squares = group_costs(costs, schedule)
         return tuple(math.sqrt(square / self.values) if math.isfinite(square) else math.nan for square in squares)
 
     def error(self, costs: ReuseCosts, schedule: KeySchedule) -> float | None:
-        """Root mean square error of a value of the latents; None where a group is longer than was measured."""
+        """Root mean square error of a value of the latents, or None for a group longer than was measured."""
         total = math.hypot(*self.group_errors(costs, schedule))
         return total if math.isfinite(total) else None
 
     def predict(self, settings: Settings, acceleration: Acceleration) -> Prediction:
-        """All that can be said of a run before it is made; well within 100 ms."""
+        """Predict a run, well within 100 ms."""
         schedule, steps = acceleration.schedule, self.steps(settings)
         fit, keys = self.fitting(settings, acceleration), len(acceleration.schedule.keys)
         groups = self.group_errors(fit.costs, schedule) if fit.costs is not None else ()
@@ -190,14 +189,14 @@ def _copy(scheduler: Any) -> Any:
 
 
 def _in_words(other: list[str]) -> list[str]:
-    """Differences for people: the fingerprint of a scheduler's settings says nothing to them."""
+    """Name differences, without the fingerprint of a scheduler's settings."""
     kinds = [words for words in other if not words.startswith("scheduler settings")]
     has_kind = any(words.startswith("scheduler ") for words in kinds)
     return kinds if has_kind or len(kinds) == len(other) else [*kinds, "other settings of the scheduler"]
 
 
 def _unmeasured(costs: ReuseCosts, schedule: KeySchedule, errors: tuple[float, ...]) -> str:
-    """Why a schedule has no prediction: its first group without one is too long, or the key before it lies at a gap without one."""
+    """Why a schedule has no prediction: a group is too long, or the gap before its key was not measured."""
     place, group = next((place, group) for place, group in enumerate(schedule.groups()) if math.isnan(errors[place]))
     if len(group) > costs.longest:
         return f"No prediction: groups of more than {costs.longest} steps were not measured."
@@ -207,5 +206,5 @@ def _unmeasured(costs: ReuseCosts, schedule: KeySchedule, errors: tuple[float, .
 def _flops(pipe: Any, arguments: dict[str, Any]) -> FlopCount | None:
     try:
         return count_flops(denoiser_of(pipe), arguments)
-    except (NotImplementedError, RuntimeError, TypeError):  # what the meta device cannot do is not counted
+    except (NotImplementedError, RuntimeError, TypeError):  # the meta device cannot run everything
         return None

@@ -1,7 +1,7 @@
-"""What a run of the lab depends on, as values that are checked once.
+"""The settings of the lab's runs, as values that are checked once.
 
-- `Settings`: what the untouched run depends on
-- `Acceleration`: what the accelerated run adds to it
+- `Settings`: what the baseline depends on
+- `Acceleration`: what the accelerated run adds
 - `scheduler_for(own, name)`, `seen_with(pipe, scheduler)`, `using(pipe, scheduler)`: a pipeline with another scheduler
 """
 
@@ -27,16 +27,20 @@ WHAT = ("encoder", "prediction")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the untouched run depends on.
+    """What the baseline depends on.
 
     >>> Settings("a red ring on a blue background", num_inference_steps=20, scheduler="dpm-solver++").seed
     0
 
-    `prompt`: what the pipeline is called with. `seed`: 0 or more. `num_inference_steps`: 1 to 1,000. `guidance_scale`: 0 to 100;
-    None for the pipeline's own.
-    `scheduler`: "own" for the pipeline's, or one of `pipelines.SCHEDULERS`, made from the own one's settings.
+    Args:
+        prompt: What the pipeline is called with.
+        seed: 0 or more.
+        num_inference_steps: 1 to 1,000.
+        guidance_scale: 0 to 100; None for the pipeline's own.
+        scheduler: "own", or one of `pipelines.SCHEDULERS` with the pipeline's settings.
 
-    Raises ValueError, saying what was given and what is accepted.
+    Raises:
+        ValueError: A value out of range.
     """
 
     prompt: str
@@ -50,7 +54,7 @@ class Settings:
             raise ValueError(f"prompt={self.prompt!r} asked; accepted: a text with words in it")
         if self.scheduler != OWN and self.scheduler not in SCHEDULERS:
             raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {OWN}, {', '.join(SCHEDULERS)}")
-        for name in ("seed", "num_inference_steps"):  # numpy's numbers as Python's own
+        for name in ("seed", "num_inference_steps"):  # also numpy's numbers
             object.__setattr__(self, name, plain(getattr(self, name)))
         _check_whole("seed", self.seed, 0, 2**32 - 1)
         _check_whole("steps", self.num_inference_steps, 1, MOST_STEPS)
@@ -59,16 +63,16 @@ class Settings:
 
     @property
     def is_guided(self) -> bool:
-        """Has a call of the denoiser rows without the prompt, too? Pipelines' own scales guide."""
+        """Whether a denoiser call also has rows without the prompt. Pipelines' own scales guide."""
         return self.guidance_scale is None or self.guidance_scale > 1
 
     def on(self, pipe: Any) -> Settings:
-        """The same settings with the guidance scale that a run of the pipeline has."""
+        """The same settings with the guidance scale of a run of the pipeline."""
         return replace(self, guidance_scale=own_guidance(pipe, self.guidance_scale))
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `evaluation.sample`."""
+        """Options of `sample`."""
         return {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
 
 
@@ -79,11 +83,15 @@ class Acceleration:
     >>> Acceleration(KeySchedule.paper(50), order=0).prior_noise
     0.0
 
-    `schedule`: its key steps. `what`: "encoder" features are reused, or the whole "prediction" (the rival). `order`: 0 holds, 1
-    extrapolates. `prior_noise`: its weight, 0 to 1, 0 for none. `prior_start`: it is injected at time-steps below this share of the
-    training time-steps, 0 to 1 (`below` of `prior_noise_injection`).
+    Args:
+        schedule: The key steps.
+        what: "encoder" reuses features; "prediction" reuses the whole prediction, the rival.
+        order: 0 reuses, 1 extrapolates.
+        prior_noise: Its weight, 0 to 1; 0 for none.
+        prior_start: Share of the training time-steps below which it is injected, 0 to 1.
 
-    Raises ValueError, saying what was given and what is accepted.
+    Raises:
+        ValueError: A value out of range.
     """
 
     schedule: KeySchedule
@@ -112,12 +120,12 @@ def _check_number(name: str, value: Any, least: float, most: float) -> None:
 
 
 def scheduler_for(own: Any, name: str) -> Any:
-    """The scheduler of a run: the pipeline's own, or another made from its settings."""
+    """The pipeline's own scheduler, or another made from its settings."""
     return own if name == OWN else with_settings_of(own, name)
 
 
 def seen_with(pipe: Any, scheduler: Any) -> SimpleNamespace:
-    """As much of the pipeline as is looked at without a run, with another scheduler; the pipeline itself is not touched."""
+    """A stand-in for the pipeline with another scheduler, enough for what needs no run."""
     model = denoiser_of(pipe)
     part = "unet" if getattr(pipe, "unet", None) is model else "transformer"
     return SimpleNamespace(**{part: model}, scheduler=scheduler)
@@ -125,7 +133,7 @@ def seen_with(pipe: Any, scheduler: Any) -> SimpleNamespace:
 
 @contextmanager
 def using(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """While the block lasts, the pipeline has this scheduler."""
+    """Give the pipeline this scheduler inside the block."""
     before, pipe.scheduler = pipe.scheduler, scheduler
     try:
         yield

@@ -1,8 +1,4 @@
-"""A run that is watched: each step seen as it comes, and broken off when someone asks.
-
-- `watched(pipe, on_step, cancelled)`: while the block lasts
-- `Cancelled`: what breaks a run off
-"""
+"""Watch a run step by step, and cancel it on request."""
 
 from __future__ import annotations
 
@@ -17,19 +13,18 @@ from ...hooks.patching import replaced_call, replaced_method
 
 
 class Cancelled(Exception):
-    """The run was broken off because someone asked for it."""
+    """The run was cancelled on request."""
 
 
 @contextmanager
 def watched(pipe: Any, on_step: Callable[[Tensor], object], cancelled: Callable[[], bool]) -> Iterator[None]:
-    """While the block lasts, `on_step` sees the latents after each step, and `cancelled` is asked around each.
+    """Show `on_step` the latents after each step, and ask `cancelled` around each, inside the block.
 
     >>> with watched(pipe, lambda latents: print(latents.std()), cancelled=event.is_set):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background")
 
-    Enter it before `encoder_propagation`. Predictions that were decoded ahead need no call of the denoiser, but each still passes the
-    scheduler: so a run stops after the call that is being evaluated, or within a group at its next step. Raises Cancelled from
-    the pipeline's call; the pipeline is as it was afterwards.
+    Enter it before `encoder_propagation`. A run stops after the current denoiser call, or within a group at its next step.
+    Raises Cancelled from the pipeline's call, and leaves the pipeline as it was.
     """
 
     def check() -> None:

@@ -1,4 +1,4 @@
-"""Widgets around the library; the only importer of ipywidgets and anywidget.
+"""Widgets; the only importer of ipywidgets and anywidget.
 
 >>> from fastdiff_lab.lab.widget import schedule_lab
 >>> lab = schedule_lab(fl.load_pipeline())  # doctest: +SKIP

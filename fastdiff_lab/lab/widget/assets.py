@@ -1,8 +1,4 @@
-"""The JavaScript and the style of the widgets, from the files beside this one.
-
-- `module(name)`: the parts and one entry, joined into one ES module; no build, no network
-- `style()`: the style that all share
-"""
+"""The JavaScript and style of the widgets, from the files in `js/`."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ PARTS = ("dom", "strip", "form", "predict", "run", "history", "files")
 
 
 def module(name: str) -> str:
-    """The ES module whose default export draws a widget: `lab` or `explorer`.
+    """The ES module that draws a widget, `lab` or `explorer`.
 
     >>> "export default" in module("lab")
     True

@@ -1,8 +1,4 @@
-"""The widgets where widgets cannot run: a sentence and a static picture.
-
-- `with_fallback(bundle, html, sentence)`: what is displayed, with a page that needs no kernel and no widgets
-- `lab_page(...)`: the lab's state as HTML
-"""
+"""Show a static page where widgets cannot run."""
 
 from __future__ import annotations
 
@@ -21,13 +17,13 @@ SHOWN = ["run", "keys", "what", "order", "seconds", "ratio", "psnr", "ssim", "la
 
 
 def with_fallback(bundle: Any, page: str) -> Any:
-    """The mimebundle of a widget with a static page for where there is none; front ends that can, show the widget."""
+    """Add a static page to the mimebundle of a widget, for front ends without widgets."""
     data, metadata = bundle
     return {**data, "text/html": page, "text/plain": SENTENCE}, metadata
 
 
 def lab_page(schedule: KeySchedule, cards: dict[str, Any], profile: dict[str, Any], pair: Pair | None, runs: pd.DataFrame) -> str:
-    """The key steps with the error of each group, the predicted numbers, the last pictures and the runs."""
+    """The key steps with the error of each group, the predicted numbers, the last images and the runs."""
     picture = plot.html_image(_strip(schedule, profile), f"Key steps {schedule}, and the predicted error of each group")
     numbers = " · ".join(f"{html.escape(card['label'])} <b>{html.escape(card['value'])}</b>" for card in cards["cards"])
     parts = [f"<p><i>{SENTENCE}</i></p>", picture, f"<p>{numbers}</p>", f"<p>{html.escape(cards['note'])}</p>"]

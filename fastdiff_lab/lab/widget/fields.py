@@ -1,8 +1,4 @@
-"""The lab's settings as fields of a form, and back.
-
-- `lab_fields(own)`: the description that the page draws
-- `values(settings, ...)`: settings -> the form's values; `parsed(values)`: the form's values -> settings
-"""
+"""The lab's settings as fields of a form, and back."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ ORDERS = [[0, "held (order 0)"], [1, "extrapolated (order 1)"]]
 
 
 def lab_fields(own: str) -> list[dict[str, Any]]:
-    """The fields of the lab's form. `own`: the name of the pipeline's own scheduler."""
+    """The fields of the form; `own` names the pipeline's own scheduler."""
     schedulers = [[OWN, f"its own ({own.removesuffix('Scheduler')})"], *([name, name] for name in SCHEDULERS)]
     return [
         {"name": "prompt", "label": "Prompt", "kind": "text", "width": "wide"},
@@ -39,12 +35,11 @@ def lab_fields(own: str) -> list[dict[str, Any]]:
 
 
 def values(settings: Settings, acceleration: Mapping[str, Any]) -> dict[str, Any]:
-    """The form's values."""
     return {field: getattr(settings, name) for field, name in OF_SETTINGS.items()} | dict(acceleration)
 
 
 def parsed(form: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Settings and the options of the acceleration, from the form. Raises ValueError for what is not accepted."""
+    """Settings and options of the acceleration, from the form. Raises ValueError for a wrong value."""
     given: dict[str, Any] = {name: form.get(field) for field, name in OF_SETTINGS.items()}
     settings = Settings(**given)
     return settings, {name: form.get(name) for name in OF_ACCELERATION}

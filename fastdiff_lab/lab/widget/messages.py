@@ -1,7 +1,4 @@
-"""What the page of the lab asks for.
-
-- `answer(lab, content)`: does it, or says why not
-"""
+"""Answer the messages of the lab's page."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from .session_files import uploaded_schedule
 
 
 def answer(lab: Any, content: Any) -> None:
-    """Does what a message of the page asks for; an error becomes a sentence on the page, never an exception in the kernel's loop."""
+    """Do what a message asks for. An error becomes a sentence on the page, never an exception in the kernel's loop."""
     if not isinstance(content, dict) or not isinstance(content.get("action"), str):
         return
     actions: dict[str, Callable[[], object]] = {

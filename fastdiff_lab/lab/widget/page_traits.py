@@ -1,7 +1,4 @@
-"""What the page of the lab shows and changes, as traits: a saved notebook has all of it.
-
-- `LabTraits`: the traits of the lab's widget
-"""
+"""The state of the lab's page as traits, so that a saved notebook has all of it."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ IDLE = {"state": "idle", "text": "Ready. The untouched run is made once for each
 
 
 class LabTraits(anywidget.AnyWidget):
-    """Traits, and no logic. `key_steps`, `form`, `profile`, `sort` and `chosen` are changed by the page, too; all others by Python."""
+    """Traits without logic. The page changes `key_steps`, `form`, `profile`, `sort` and `chosen`; Python changes the others."""
 
     _esm = module("lab")
     _css = style()
@@ -46,6 +43,6 @@ class LabTraits(anywidget.AnyWidget):
     said = traitlets.Unicode().tag(sync=True)
 
     def tell(self, error: BaseException, details: str = "") -> None:
-        """Shows an error as a sentence, with details folded away."""
+        """Show an error as a sentence, with details folded away."""
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         self.problem = {"message": f"{type(error).__name__}: {message}", "details": details}

@@ -1,7 +1,4 @@
-"""Looking around in a recording: layers and steps, with the chosen key steps marked in every plot.
-
-- `recording_explorer(recording, schedule)`: the widget
-"""
+"""Explore a recording: layers and steps, with the key steps marked in every plot."""
 
 from __future__ import annotations
 
@@ -55,12 +52,12 @@ class RecordingExplorer(anywidget.AnyWidget):
         self.form = {"layer": first, "kind": "relative", "step": 0}
         self.draw()
         self.observe(lambda change: self.draw(), "form")
-        later = Later(self.draw)  # keys come many a second when they are dragged
+        later = Later(self.draw)  # dragging a key sends many updates a second
         self.observe(lambda change: later.ask(), "key_steps")
 
     def draw(self) -> None:
-        """Draws the figures anew; done by itself soon after something has changed."""
-        with self._drawing:  # a slower drawing of an older state, in the thread that follows the keys, must not come last
+        """Draw the figures anew. Changes call this soon after."""
+        with self._drawing:  # a slow drawing of an older state must not come last
             self._draw()
 
     def _draw(self) -> None:
@@ -121,7 +118,7 @@ class RecordingExplorer(anywidget.AnyWidget):
         return f"Only statistics of {layer} were recorded (features kept: {kept}); fl.record(pipe, keep=[{layer!r}]) keeps its features."
 
     def page(self) -> str:
-        """The state at hand as HTML that needs neither kernel nor widgets."""
+        """The state as HTML that needs neither kernel nor widgets."""
         shown = [
             f'<img alt="{html.escape(figure["alt"])}" style="max-width:49%" src="{figure["address"]}">'
             if figure.get("address")
@@ -166,7 +163,7 @@ def _over_steps(values: pd.Series, ax: Axes, step: int, keys: list[int], label: 
 
 
 def _steps_to_show(num_steps: int, step: int, keys: list[int]) -> list[int]:
-    """The chosen step, the key step whose features it uses, and others evenly spread."""
+    """The chosen step, its key step, and others evenly spread."""
     wanted = {step, max([key for key in keys if key <= step], default=0)}
     spread = [round(place) for place in np.linspace(0, num_steps - 1, PCA_STEPS)]
     for other in spread:
@@ -188,14 +185,16 @@ def _shown(name: str, title: str, figure: Any, alt: str) -> dict[str, str]:
 
 
 def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab | None = None) -> RecordingExplorer:
-    """Layers and steps of a recording: change, norm, similarity matrix and PCA maps, with the key steps marked in every plot.
+    """Show layers and steps of a recording: change, norm, similarity and PCA maps, with the key steps marked.
 
     >>> recording_explorer(recording, fl.KeySchedule.paper(50))  # doctest: +SKIP
 
-    `recording`: from `record`; similarity and PCA maps need layers whose features were kept. `schedule`: whose keys are marked; a
-    `schedule_lab` is followed as its keys are moved.
+    Args:
+        recording: From `record`. Similarity and PCA maps need layers whose features were kept.
+        schedule: Whose keys are marked. A `schedule_lab` is followed as its keys move.
 
-    Raises ValueError for a recording in which nothing was recorded.
+    Raises:
+        ValueError: Nothing was recorded.
     """
     if not recording.num_samples:
         raise ValueError("nothing was recorded: no run was finished inside the record block")

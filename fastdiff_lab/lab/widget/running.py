@@ -1,7 +1,4 @@
-"""The lab's long work: a run or a timing in a thread of its own, shown on the page as it goes.
-
-- `Running`: starts it, shows its progress, keeps its result
-"""
+"""Do the lab's long work in a thread, and show it on the page."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from ..session.watching import Cancelled
 from . import views
 from .page_traits import LabTraits
 
-Asked = Callable[[], bool]  # was the job asked to stop?
+Asked = Callable[[], bool]  # whether the job should stop
 
 
 class Running:
-    """What the lab is doing; it writes the traits of `page`, which may be read and drawn at any time."""
+    """The lab's current work. It writes the traits of `page`, which may be read and drawn at any time."""
 
     def __init__(self, page: LabTraits, runner: PairRunner, runs: History) -> None:
         self.page, self.runner, self.runs = page, runner, runs
@@ -31,7 +28,7 @@ class Running:
         self.failure: BaseException | None = None
 
     def start(self, settings: Settings, acceleration: Acceleration, prediction: Prediction) -> None:
-        """Starts a run and returns at once. Raises RuntimeError while there is one."""
+        """Start a run and return at once. Raises RuntimeError while there is one."""
 
         def run(cancelled: Asked) -> str:
             pair = self.runner.run(settings, acceleration, self._show, cancelled)
@@ -41,7 +38,7 @@ class Running:
         self._work(run, "Running …")
 
     def measure(self, halves: TimedHalves, settings: Settings, then: Callable[[], object]) -> None:
-        """Times both halves of the denoiser and returns at once."""
+        """Start timing both halves of the denoiser and return at once."""
 
         def time(cancelled: Asked) -> str:
             halves.measure(self.runner.pipe, settings, self._show_timing, cancelled)
@@ -51,7 +48,7 @@ class Running:
         self._work(time, "Timing encoder and decoder …")
 
     def result(self) -> Pair:
-        """Waits for the run and gives it, or raises what stopped it."""
+        """Wait for the run and return its result, or raise what stopped it."""
         self.worker.wait()
         if self.failure is not None:
             raise self.failure
@@ -76,7 +73,7 @@ class Running:
     def _show(self, progress: Progress) -> None:
         side, step, steps = progress.side, progress.step, progress.steps
         words = f"step {step} of {steps}"
-        if step == 0:  # what is left of the run before goes
+        if step == 0:  # remove what the last run left
             kept = {name: shown for name, shown in self.page.pictures.items() if side == ACCELERATED and name == UNTOUCHED}
             self.page.pictures, self.page.result = kept, {}
         others = {name: shown for name, shown in self.page.progress.items() if side == ACCELERATED or step}

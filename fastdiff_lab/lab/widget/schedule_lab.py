@@ -1,8 +1,4 @@
-"""The interactive lab: tune a schedule with the mouse and see what it costs and gives.
-
-- `schedule_lab(pipe, ...)`: the widget
-- `ScheduleLab`: the same from code: `.schedule`, `.settings`, `.run()`, `.history`
-"""
+"""The interactive lab: tune a schedule with the mouse and see its cost and error."""
 
 from __future__ import annotations
 
@@ -28,12 +24,12 @@ from .running import Running
 from .session_files import save_runs, save_schedule
 
 PROMPT = "a large red star at the left on a blue background"
-FIRST_SHARE = 0.18  # of the steps are keys to begin with, as in the paper: 9 of 50
+FIRST_SHARE = 0.18  # share of keys to begin with, as in the paper: 9 of 50
 BY_HAND = "set by hand in the lab"
 
 
 class ScheduleLab(LabTraits):
-    """The lab's widget; see `schedule_lab`. Everything that the page shows is a trait, so a saved notebook shows the last state."""
+    """The lab's widget; see `schedule_lab`. Everything on the page is a trait, so that a saved notebook shows the last state."""
 
     def __init__(
         self,
@@ -51,7 +47,7 @@ class ScheduleLab(LabTraits):
         self._running = Running(self, self._runner, self._runs)
         self._settings = settings
         self._options: dict[str, Any] = {"what": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
-        self._known: dict[KeySchedule, KeySchedule] = {}  # schedules that are more than their keys: source, measured_on
+        self._known: dict[KeySchedule, KeySchedule] = {}  # schedules by keys, with their source and measured_on
         self._schedule = KeySchedule(1, (0,))
         super().__init__()
         self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
@@ -64,7 +60,7 @@ class ScheduleLab(LabTraits):
 
     @property
     def schedule(self) -> KeySchedule:
-        """The key steps at hand; setting it moves the strip. A schedule of other steps changes the field *Steps* with it."""
+        """The key steps. Setting them moves the strip, and the field *Steps* for a schedule of other steps."""
         return self._schedule
 
     @schedule.setter
@@ -76,7 +72,7 @@ class ScheduleLab(LabTraits):
 
     @property
     def settings(self) -> Settings:
-        """Prompt, seed, steps, guidance and scheduler; setting them fills the form."""
+        """Prompt, seed, steps, guidance and scheduler. Setting them fills the form."""
         return self._settings
 
     @settings.setter
@@ -99,42 +95,42 @@ class ScheduleLab(LabTraits):
         return self._runs.table()
 
     def predict(self) -> Prediction:
-        """What the run at hand is predicted to cost and to give."""
+        """Predict the cost and error of the current settings."""
         return self._predictor.predict(self._settings, self.acceleration)
 
     def start(self) -> None:
-        """Starts the run at hand and returns at once. Raises RuntimeError while another one is made, ValueError for a wrong setting."""
+        """Start a run and return at once. Raises RuntimeError while another one lasts, ValueError for a wrong setting."""
         if self.form_error:
             raise ValueError(f"nothing is run while a setting is wrong: {self.form_error}")
         self._running.start(self._settings, self.acceleration, self.predict())
 
     def run(self) -> Pair:
-        """Makes the run at hand and waits for its end; an interrupt cancels it. Raises what the pipeline raises."""
+        """Run and wait; an interrupt cancels. Raises what the pipeline raises."""
         self.start()
         return self._running.result()
 
     def cancel(self) -> None:
-        """Asks the run to stop; it does within one call of the denoiser."""
+        """Ask the run to stop, which it does within one denoiser call."""
         self._running.worker.cancel()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the end of the run, at most so long; was it reached?"""
+        """Wait for the end of the run; return whether it came in time."""
         return self._running.worker.wait(seconds)
 
     def measure_ceiling(self) -> None:
-        """Times both halves of the denoiser, for the ceiling by time; returns at once."""
+        """Start timing both halves of the denoiser, for the time ceiling, and return at once."""
         self._running.measure(self._predictor.halves, self._settings, self.refresh)
 
     def save(self, path: str = "schedule.json") -> None:
-        """Writes the schedule as JSON. Raises ValueError for a path that does not end in .json, or a file that is no schedule."""
+        """Write the schedule as JSON. Raises ValueError for a path without .json, or a file that is no schedule."""
         self.said = f"Saved to {save_schedule(self._schedule, path).resolve()}"
 
     def export(self, path: str = "runs.csv") -> None:
-        """Writes the runs as CSV. Raises ValueError for a path that does not end in .csv, or a file that holds no runs."""
+        """Write the runs as CSV. Raises ValueError for a path without .csv, or a file that holds no runs."""
         self.said = f"{len(self.rows)} runs written to {save_runs(self._runs, path).resolve()}"
 
     def use_preset(self, name: str) -> None:
-        """Takes the "paper", "uniform" or "derived" keys; the last two with as many keys as there are."""
+        """Take the "paper", "uniform" or "derived" keys; the last two with the current number of keys."""
         ways = {"paper": lambda: KeySchedule.of_paper(self.num_steps), "derived": lambda: self._with_keys(len(self._schedule.keys)),
                 "uniform": lambda: KeySchedule.uniform(self.num_steps, len(self._schedule.keys))}  # fmt: skip
         if name not in ways:
@@ -142,23 +138,22 @@ class ScheduleLab(LabTraits):
         self._take(ways[name]())
 
     def use_num_keys(self, number: int) -> None:
-        """Takes the derived schedule with so many keys, or the nearest number there is; uniform keys where nothing was measured."""
+        """Take the derived schedule with about so many keys, or uniform keys if nothing was measured."""
         self._take(self._with_keys(number))
 
     def restore(self, run: int) -> None:
-        """Takes the settings and the key steps of a run of the history, by its number."""
+        """Take the settings and key steps of a run of the history, by its number."""
         if not isinstance(run, int) or not 1 <= run <= len(self._runs.pairs):
             raise ValueError(f"run {run!r} asked; accepted: 1 to {len(self._runs.pairs)}")
         pair = self._runs.pairs[run - 1]
         self.settings, self.acceleration = pair.settings, pair.acceleration
 
     def clear(self) -> None:
-        """Forgets the runs."""
         self._runs.clear()
         self.rows, self.chosen, self.said = [], [], ""
 
     def page(self) -> str:
-        """The state at hand as HTML that needs neither kernel nor widgets."""
+        """The state as HTML that needs neither kernel nor widgets."""
         pair = self._runs.pairs[-1] if self._runs.pairs else None
         return lab_page(self._schedule, self.prediction, self.profiles["cost"], pair, self.history)
 
@@ -166,7 +161,7 @@ class ScheduleLab(LabTraits):
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
 
     def _take(self, schedule: KeySchedule) -> None:
-        """Makes a schedule the one at hand, with all that it knows of itself."""
+        """Make a schedule the current one, with its source and measurements."""
         self._known[schedule] = schedule
         self._schedule = schedule
         self.num_steps = schedule.num_steps
@@ -209,7 +204,7 @@ class ScheduleLab(LabTraits):
         return self._schedule.rescaled(steps) if keys <= steps else KeySchedule.uniform(steps, steps)
 
     def _fit_steps(self, schedule: KeySchedule) -> None:
-        """Sets the steps to those of a schedule. Raises ValueError if no run of this scheduler makes so many calls."""
+        """Set the steps to those of a schedule. Raises ValueError if no run of this scheduler makes so many calls."""
         if schedule.num_steps == self.num_steps:
             return
         asked = replace(self._settings, num_inference_steps=schedule.num_steps)
@@ -221,8 +216,8 @@ class ScheduleLab(LabTraits):
         self.settings = asked
 
     def refresh(self) -> None:
-        """Everything that depends on keys and settings; well within 100 ms, nothing is run."""
-        self.problem = {}  # it was told of other keys or settings
+        """Update everything that depends on keys and settings, well within 100 ms, without a run."""
+        self.problem = {}  # it belongs to other keys or settings
         prediction = self.predict()
         costs = self._predictor.fitting(self._settings, self.acceleration).costs
         shown = views.cards(prediction)
@@ -235,7 +230,7 @@ class ScheduleLab(LabTraits):
         self.time_steps = self._predictor.time_steps(self._settings)
 
     def _beginning_with(self, pipe: Any, settings: Settings) -> Settings:
-        """The settings with a guidance scale: as asked, as the first costs were measured with, or the pipeline's own."""
+        """The settings with a guidance scale: as asked, as in the first costs, or the pipeline's own."""
         measured = self._predictor.given[0].measured_on.get("guidance_scale") if self._predictor.given else None
         asked = settings.guidance_scale if settings.guidance_scale is not None else measured
         return replace(settings, guidance_scale=asked).on(pipe)
@@ -261,19 +256,22 @@ def schedule_lab(
     guidance_scale: float | None = None,
     preview_every: int = 5,
 ) -> ScheduleLab:
-    """Tune the key steps of a text-to-image pipeline with the mouse, and see at once what they cost and give.
+    """Tune the key steps of a text-to-image pipeline with the mouse, and see at once their cost and error.
 
     >>> lab = schedule_lab(fl.load_pipeline())  # doctest: +SKIP
     >>> lab  # shows it; and from code:  # doctest: +SKIP
     >>> lab.schedule = fl.KeySchedule.paper(50); lab.run(); lab.history  # doctest: +SKIP
 
-    `pipe`: a diffusers pipeline; while a run lasts nothing else may call it, afterwards it is as before. `costs`: from `calibrate`, one
-    or several, for predictions; None for those that come with the embedded pipeline. `recording`: from `record`, to see the measured
-    change above the strip. `prompt`, `num_inference_steps`, `guidance_scale`: to begin with; without a scale, the one that the costs were
-    measured with, or else the pipeline's own. `preview_every`: an intermediate picture is
-    decoded after every so many steps; 0 for none (a large autoencoder takes its time).
+    Args:
+        pipe: A diffusers pipeline. Nothing else may call it during a run; afterwards it is as before.
+        costs: From `calibrate`, one or several, for predictions; None for those of the embedded pipeline.
+        recording: From `record`, to show the measured change above the strip.
+        prompt: To begin with; so are `num_inference_steps` and `guidance_scale`, by default that of the costs.
+        preview_every: Steps between intermediate images; 0 for none, since a large autoencoder takes its time.
 
-    Raises ValueError for settings out of range; TypeError for a pipeline without a denoiser.
+    Raises:
+        ValueError: A setting out of range.
+        TypeError: A pipeline without a denoiser.
     """
     settings = Settings(prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
     return ScheduleLab(pipe, costs=costs, recording=recording, settings=settings, preview_every=preview_every)

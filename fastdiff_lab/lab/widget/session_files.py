@@ -1,8 +1,4 @@
-"""What the lab writes beside the notebook and reads from the page: never over a file that is no such file.
-
-- `save_schedule(schedule, path)`, `save_runs(history, path)`
-- `uploaded_schedule(content)`: a schedule from a file that the page has read
-"""
+"""Read and write the lab's files, and never overwrite one of another kind."""
 
 from __future__ import annotations
 
@@ -16,16 +12,16 @@ MOST_BYTES = 1_000_000
 
 
 def save_schedule(schedule: KeySchedule, path: str) -> Path:
-    """Writes a schedule as JSON. Raises ValueError for another kind of file, or one that is there and is no schedule."""
+    """Write a schedule as JSON. Raises ValueError for another ending, or a file that is no schedule."""
     target = _target(path, ".json")
     if target.exists():
-        KeySchedule.load(target)  # raises for what is not ours
+        KeySchedule.load(target)  # raises for a file that is not ours
     schedule.save(target)
     return target
 
 
 def save_runs(history: History, path: str) -> Path:
-    """Writes the runs as CSV. Raises ValueError for another kind of file, or one that is there and holds no runs of the lab."""
+    """Write the runs as CSV. Raises ValueError for another ending, or a file that holds no runs of the lab."""
     target = _target(path, ".csv")
     if target.exists():
         with target.open(encoding="utf-8", errors="replace") as file:
@@ -45,7 +41,7 @@ def _target(path: Any, ending: str) -> Path:
 
 
 def uploaded_schedule(content: dict[str, Any]) -> KeySchedule:
-    """The schedule in a file that the page has read. Raises ValueError that names the file and what is wrong with it."""
+    """Read the schedule in a file from the page. Raises ValueError that names the file and its fault."""
     name, text, size = str(content.get("name"))[:80], content.get("text"), content.get("bytes")
     if not isinstance(text, str) or not isinstance(size, int) or size > MOST_BYTES:
         raise ValueError(f"{name} has {size} bytes; accepted: a key schedule of at most {MOST_BYTES} bytes")

@@ -1,8 +1,4 @@
-"""Values of the lab as what the page shows: texts and numbers that JSON can carry.
-
-- `cards(prediction)`, `front(...)`, `profiles(...)`: what is predicted and what was measured
-- `result(pair)`, `row(entry, pair)`: what came out
-"""
+"""Turn values of the lab into texts and numbers for the page, as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from ..session.images import data_address, difference
 from ..session.paired_run import ACCELERATED, UNTOUCHED, Pair
 from ..session.prediction import Prediction, Predictor
 
-LOWEST = 1e-3  # errors below this are drawn as nothing
+LOWEST = 1e-3  # errors below this are not drawn
 JUDGED = "does the judge find every attribute of the prompt?"
 NO_COSTS = "No reuse costs fit these settings."
 NOT_JUDGED = (
@@ -58,7 +54,7 @@ def _times(value: float | None) -> str:
 
 
 def front(predictor: Predictor, costs: ReuseCosts | None, schedule: KeySchedule) -> dict[str, Any]:
-    """The best schedules for each number of keys beside uniform ones, the paper's, and the one at hand."""
+    """The best schedules for each number of keys, beside uniform ones, the paper's, and the current one."""
     if costs is None:
         return {}
     errors = predictor.front(costs)["error"]
@@ -83,7 +79,7 @@ def front(predictor: Predictor, costs: ReuseCosts | None, schedule: KeySchedule)
 def _paper_point(predictor: Predictor, costs: ReuseCosts) -> list[Any] | None:
     try:
         paper = KeySchedule.of_paper(costs.num_steps)
-    except ValueError:  # fewer steps than keys
+    except ValueError:  # more keys than steps
         return None
     error = predictor.error(costs, paper)
     return None if error is None else [len(paper.keys), error]
@@ -119,7 +115,7 @@ def change_profile(recording: Recording | None, num_steps: int) -> dict[str, Any
 
 
 def result(pair: Pair, prediction: Prediction) -> dict[str, Any]:
-    """What came out, as rows of untouched and accelerated."""
+    """The result as rows of baseline and accelerated run."""
     counts, right = pair.accelerated.counts, pair.prompt_right or {}
     seconds = pair.untouched.seconds, pair.accelerated.seconds
     known = " (made before)" if pair.baseline_was_known else ""
@@ -155,7 +151,7 @@ def _yes(value: bool | None) -> str:
 
 
 def pictures(pair: Pair) -> dict[str, dict[str, str]]:
-    """The addresses of both pictures and of their difference."""
+    """The addresses of both images and of their difference."""
     shown = pair.pictures
     apart = difference(shown[ACCELERATED], shown[UNTOUCHED])
     prompt = pair.settings.prompt
@@ -192,7 +188,7 @@ COLUMNS = [
     ]
 ]
 _FORMS = {"seconds": ".2f", "ratio": ".2f", "ssim": ".3f", "latent_error": ".3g", "predicted_error": ".3g"}
-_IDENTICAL = 1000.0  # dB, for sorting: JSON has no infinity
+_IDENTICAL = 1000.0  # dB, to sort by, because JSON has no infinity
 
 
 def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
@@ -216,7 +212,7 @@ def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
 
 
 def presets(schedule: KeySchedule, has_costs: bool) -> list[dict[str, Any]]:
-    """The preset buttons: which there are for so many steps, and what they do."""
+    """The preset buttons for so many steps, and what they do."""
     steps, keys = schedule.num_steps, len(schedule.keys)
     try:
         KeySchedule.of_paper(steps)

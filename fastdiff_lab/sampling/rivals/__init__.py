@@ -1,1 +1,1 @@
-"""Other accelerations, by their authors' own packages."""
+"""Other accelerations, by their authors' packages."""

@@ -1,8 +1,8 @@
-"""DeepCache's own package on a pipeline, with what it really evaluates counted (Ma et al., CVPR 2024): a rival to compare with.
+"""Accelerate a pipeline with DeepCache's own package (Ma et al., CVPR 2024), and count what it evaluates.
 
-- `deepcache(pipe, interval)`: the pipeline with DeepCache, while the block lasts
+- `deepcache(pipe, interval)`: the pipeline with DeepCache, inside a `with` block
 - `deepcache_helper()`: the package's class, or an error that says what to install
-- `deepcache_flops(model, arguments)`: operations of a whole call and of one that uses the cache
+- `deepcache_flops(model, arguments)`: operations of a whole call and of a cached one
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from ...propagation.counts import Counts
 
 @contextmanager
 def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
-    """While the block lasts, DeepCache evaluates the whole UNet at every `interval`-th step, and its outermost layers at the others.
+    """Evaluate the whole UNet at every `interval`-th step, and only its outermost layers at the others.
 
     >>> with deepcache(pipe, 3) as counts:  # doctest: +SKIP
     ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
 
-    `interval`: 1 or more. The cached branch is the outermost (`cache_branch_id=0`), as its authors recommend.
+    Args:
+        interval: Steps between whole evaluations, 1 or more. The outermost branch is cached, as its authors recommend.
 
-    Yields `Counts`: `forward_calls` and `decoder_calls` are the pipeline's calls of the denoiser; `encoder_calls` those in which the
-    bottleneck really ran, so the whole denoiser. Afterwards, also after an exception, the pipeline is as it was.
-    Raises ModuleNotFoundError without the package, ValueError for another interval, a denoiser that is no `pipe.unet` or is compiled.
+    Yields:
+        Counts. `encoder_calls` are the whole evaluations, in which the bottleneck ran.
+
+    Raises:
+        ModuleNotFoundError: The package is not installed.
+        ValueError: Another interval, or a denoiser that is no `pipe.unet` or is compiled.
     """
     check_interval(interval)
     model = denoiser_of(pipe)
@@ -42,8 +46,8 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
         raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
     if any(map(is_compiled, pipe.unet.modules())):
         raise ValueError(
-            "DeepCache asked for a UNet with compiled blocks, in which its wrappers are compiled again from step to step and nobody "
-            "can count what it evaluates; accepted: a UNet that is not compiled"
+            "DeepCache asked for a UNet with compiled blocks, which compile its wrappers again at every step; "
+            "what it evaluates cannot be counted; accepted: a UNet that is not compiled"
         )
     counts = Counts()
     with ExitStack() as stack:
@@ -53,13 +57,13 @@ def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
 
 
 def check_interval(interval: Any) -> None:
-    """Raises ValueError unless it is a whole number of 1 or more."""
+    """Raise ValueError unless the interval is a whole number of 1 or more."""
     if not is_whole(interval) or interval < 1:
         raise ValueError(f"deepcache={interval!r} asked; accepted: an interval, a whole number of 1 or more")
 
 
 def deepcache_helper() -> Any:
-    """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
+    """DeepCache's own class. Raises ModuleNotFoundError that says what to install."""
     try:
         from DeepCache import DeepCacheSDHelper
     except ModuleNotFoundError:
@@ -71,7 +75,7 @@ def deepcache_helper() -> Any:
 
 @contextmanager
 def _enabled(pipe: Any, interval: int) -> Iterator[None]:
-    """DeepCache switched on; afterwards also the `forward` attributes that its `disable` leaves behind are gone."""
+    """Switch DeepCache on, and afterwards remove also the `forward` attributes that its `disable` leaves behind."""
     helper = deepcache_helper()(pipe=pipe)
     before = [(module, vars(module).get("forward")) for module in pipe.unet.modules()]
     helper.set_params(cache_interval=interval, cache_branch_id=0)
@@ -106,19 +110,18 @@ def _count_calls(stack: ExitStack, model: nn.Module, counts: Counts) -> None:
 
 
 def _inside_bottleneck(model: nn.Module) -> nn.Module:
-    """A layer below what DeepCache replaces: it is called if the bottleneck really runs, and not if its cache answers."""
+    """A layer below those that DeepCache replaces. It is called only if the bottleneck really runs."""
     bottleneck = split_denoiser(model).encoder["mid_block"]
     return next(module for module in bottleneck.modules() if not list(module.children()))
 
 
 def deepcache_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
-    """Operations of a denoiser call with DeepCache: `decoder` what every call costs, `encoder` what a whole one costs more.
+    """Operations of a denoiser call with DeepCache: `decoder` for every call, `encoder` for what a whole one adds.
 
     >>> count = deepcache_flops(pipe.unet, denoiser_arguments(pipe, prompt))  # doctest: +SKIP
     >>> count.of_run(counts.encoder_calls, counts.decoder_calls)  # doctest: +SKIP
 
-    DeepCache itself runs, on a copy of the model on the meta device: what it skips is not counted, whatever that is.
-    `arguments`: of one call of the denoiser, as for `count_flops`. Raises as `deepcache` does.
+    DeepCache itself runs, on a copy of the model on the meta device. `arguments` are as for `count_flops`.
     """
     stand_in, shapes = on_meta(model, arguments)
     time_steps = torch.tensor([2, 1])

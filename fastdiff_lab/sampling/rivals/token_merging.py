@@ -1,8 +1,4 @@
-"""Token merging by its authors' package on a pipeline (Bolya and Hoffman, CVPR workshops 2023): a rival, and a companion of the paper's.
-
-- `token_merging(pipe, ratio)`: the pipeline with merged tokens, while the block lasts
-- `token_merging_flops(model, arguments, ratio, ...)`: operations of a call with merged tokens
-"""
+"""Merge tokens with the authors' package tomesd (Bolya and Hoffman, CVPR workshops 2023)."""
 
 from __future__ import annotations
 
@@ -20,15 +16,19 @@ MOST = 0.75  # one token of each square of 2x2 always stays
 
 @contextmanager
 def token_merging(pipe: Any, ratio: float) -> Iterator[None]:
-    """While the block lasts, self-attention at the highest resolution sees the most alike tokens merged.
+    """Merge similar tokens in self-attention at the highest resolution.
 
     >>> with token_merging(pipe, 0.5):  # doctest: +SKIP
     ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
 
-    `ratio`: share of the tokens that are merged away, above 0 and at most 0.75. Which tokens others are merged into is not random here
-    (`use_rand=False`), so that a picture depends on its prompt and seed only. Afterwards, also after an exception, the pipeline is as it was.
-    Raises ModuleNotFoundError without the package tomesd, ValueError for another ratio, a denoiser that is no `pipe.unet`, or one in which
-    nothing would be merged.
+    Which tokens remain is not random here (`use_rand=False`), so that an image depends only on its prompt and seed.
+
+    Args:
+        ratio: Share of tokens that are merged away, above 0 and at most 0.75.
+
+    Raises:
+        ModuleNotFoundError: The package tomesd is not installed.
+        ValueError: Another ratio, a denoiser that is no `pipe.unet`, or one in which nothing would be merged.
     """
     check_ratio(ratio)
     if getattr(pipe, "unet", None) is not denoiser_of(pipe):
@@ -45,13 +45,13 @@ def token_merging(pipe: Any, ratio: float) -> Iterator[None]:
 
 
 def check_ratio(ratio: Any) -> None:
-    """Raises ValueError unless it is a share of tokens that can be merged away."""
+    """Raise ValueError unless that share of tokens can be merged away."""
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= MOST:
         raise ValueError(f"token_merging={ratio!r} asked; accepted: a ratio above 0, {MOST} or less")
 
 
 def tomesd_package() -> Any:
-    """The package tomesd. Raises ModuleNotFoundError, saying what to install."""
+    """The package tomesd. Raises ModuleNotFoundError that says what to install."""
     try:
         import tomesd
     except ModuleNotFoundError:
@@ -63,7 +63,7 @@ def tomesd_package() -> Any:
 
 @contextmanager
 def _merged(model: nn.Module, ratio: float) -> Iterator[None]:
-    """Merging switched on; afterwards also the attributes that its `remove_patch` leaves behind are gone."""
+    """Switch merging on, and afterwards remove also the attributes that `remove_patch` leaves behind."""
     tomesd = tomesd_package()
     before = {module: set(vars(module)) for module in model.modules()}
     try:
@@ -81,7 +81,7 @@ def token_merging_flops(model: nn.Module, arguments: dict[str, Any], ratio: floa
 
     >>> token_merging_flops(pipe.unet, denoiser_arguments(pipe, prompt), 0.5).total  # doctest: +SKIP
 
-    The merging itself is counted too, as far as it multiplies. Raises as `token_merging` does.
+    The merging's own products are counted too.
     """
     stand_in, shapes = on_meta(model, arguments)
     sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name != "sample"}

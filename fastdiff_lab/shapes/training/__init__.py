@@ -1,1 +1,1 @@
-"""Training of the embedded pipeline."""
+"""Train the embedded pipeline."""

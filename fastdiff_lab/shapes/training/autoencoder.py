@@ -1,7 +1,4 @@
-"""The autoencoder of the embedded pipeline: 64x64 pictures to 16x16x4 latents.
-
-- `train_autoencoder(folder, ...)`: trains it on drawn scenes
-"""
+"""The autoencoder of the embedded pipeline: 64x64 images to 16x16x4 latents."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from ..data import pictures
 from ..scenes import IMAGE_SIZE, sample_scene
 from .trainer import fit
 
-# A decoder that has seen slightly wrong latents draws clean edges from the denoiser's, which are never exact.
+# A decoder trained on slightly wrong latents draws clean edges from the denoiser's.
 LATENT_NOISE = 0.1
 CROP = IMAGE_SIZE // 2
 
@@ -31,7 +28,7 @@ def new_autoencoder() -> AutoencoderTiny:
 
 
 def reconstruction_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
-    """Absolute and squared error of the pictures (in [-1, 1]) drawn from noisy latents, plus a pull of the latents to unit size."""
+    """Absolute and squared error of images decoded from noisy latents, plus a pull of the latents to unit size."""
     latents = model.encoder(images)
     scale = latents.detach().std()
     drawn = model.decoder(latents + LATENT_NOISE * scale * noise)
@@ -40,7 +37,7 @@ def reconstruction_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Tens
 
 
 def crops(seeds: range, step: int) -> Tensor:
-    """One crop of each picture, half its side, placed to hold a part of an object; a quarter of the arithmetic of whole ones."""
+    """Crop each image to half its side around a part of an object, for a quarter of the arithmetic."""
     generator = torch.Generator().manual_seed(step)
     cut = []
     for seed, image in zip(seeds, pictures(seeds), strict=True):
@@ -53,7 +50,7 @@ def crops(seeds: range, step: int) -> Tensor:
 
 
 def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch: int = 24) -> AutoencoderTiny:
-    """Trains the autoencoder on scenes drawn by code.
+    """Train the autoencoder on drawn scenes.
 
     >>> vae = train_autoencoder(Path("runs/train"), device="cpu", max_steps=3000, max_seconds=480)  # doctest: +SKIP
     """
@@ -72,7 +69,7 @@ def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds:
 
 @torch.no_grad()
 def calibrated(model: AutoencoderTiny, device: str) -> AutoencoderTiny:
-    """The same autoencoder with the scaling factor that gives its latents unit standard deviation, as Stable Diffusion's has."""
+    """Set the scaling factor that gives the latents unit standard deviation, as in Stable Diffusion."""
     latents = model.encoder(pictures(range(512)).to(device))
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     return model

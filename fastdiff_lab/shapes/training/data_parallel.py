@@ -1,10 +1,9 @@
-"""Several processes that train one model together, by averaging their gradients.
+"""Train one model in several processes that average their gradients.
 
 - `Team`: this process among them
-- `in_processes(count, folder, work, ...)`: runs `work(...)` in so many processes of one thread each
+- `in_processes(count, folder, work, ...)`: run `work(...)` in so many processes of one thread each
 
-Two processes of one thread do twice the steps of one process with two threads on a small CPU: most layers here are too small
-to be shared out among threads.
+Most layers here are small: on a small CPU, two processes do twice the steps of one with two threads.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import nn
 
 
 class Team:
-    """The place of this process among those that train together; without others it is alone.
+    """This process among those that train together, or alone.
 
     >>> Team().size
     1
@@ -32,15 +31,15 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Does this process write the files?"""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def draw(self, step: int) -> int:
-        """A number of its own for each step of each process, to draw a batch from."""
+        """A number for each step of each process, to draw a batch from."""
         return step * self.size + self.rank
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Gives every process the mean of all gradients."""
+        """Give every process the mean of all gradients."""
         if self.size == 1:
             return
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -51,7 +50,7 @@ class Team:
             gradient.copy_(part.view_as(gradient))
 
     def as_the_leader(self, value: float) -> float:
-        """The leader's value: all must end, and follow the learning rate, together."""
+        """The leader's value, so that all end and follow the learning rate together."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64)
@@ -60,7 +59,7 @@ class Team:
 
 
 def in_processes(count: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> None:
-    """Runs `work(*arguments)` in `count` processes that make up a team; `folder` holds the file by which they meet."""
+    """Run `work(*arguments)` in `count` processes that form a team; `folder` holds their meeting file."""
     meeting = folder / "team"
     meeting.unlink(missing_ok=True)
     try:

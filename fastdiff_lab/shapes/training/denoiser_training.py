@@ -1,4 +1,4 @@
-"""The denoiser of the embedded pipeline.
+"""Train the embedded pipeline's denoiser.
 
 - `new_unet()`, `new_scheduler()`: Stable Diffusion's topology and noise at a small size
 - `train_denoiser(folder, ...)`: classifier-free guidance, epsilon prediction
@@ -34,7 +34,7 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise: 1,000 scaled-linear steps, epsilon prediction, DDIM as its authors run it."""
+    """Stable Diffusion's noise: 1,000 scaled-linear steps, epsilon prediction, DDIM with its authors' settings."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
@@ -42,7 +42,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def loss_weight(scheduler: DDIMScheduler, cap: float = 10.0) -> Tensor:
-    """The weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR up to a cap.
+    """Weight of each time-step's squared epsilon error, shape (1000,), mean 1: 1 + 1/SNR up to a cap.
 
     Without a cap it is the v-loss (Salimans and Ho, 2022, section 4). The epsilon loss alone hardly sees the noisiest steps, where
     background and layout are decided. The cap keeps a share for the steps at which an object's colour and shape are decided.
@@ -71,7 +71,7 @@ def train_denoiser(
     save_every: float = 120.0,
     on_save: Callable[[nn.Module, int], None] = lambda ema, step: None,
 ) -> UNet2DConditionModel:
-    """Trains the UNet on scenes and returns it with its averaged weights.
+    """Train the UNet on scenes and return it with its averaged weights.
 
     Args:
         folder: where the checkpoint and the losses go.

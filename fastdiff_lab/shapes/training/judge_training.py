@@ -1,8 +1,4 @@
-"""Training of the judge.
-
-- `train_judge(folder, ...)`: trains it on drawn scenes, and on spoilt ones to abstain
-- `spoil(images, generator)`: blurred and blended scenes, bare backgrounds and noise
-"""
+"""Train the judge."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Makes no-scenes of scenes, shape (batch, 3, 64, 64): a quarter each blurred, blended, bare and noisy."""
+    """Spoil scenes (batch, 3, 64, 64): a quarter each blurred, blended, bare and noisy."""
 
     def between(low: float, high: float) -> float:
         return low + (high - low) * torch.rand((), generator=generator).item()
@@ -45,7 +41,7 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
-    """What a generated scene may have and still be one: soft edges, a little noise, slightly other colours."""
+    """Add what a generated scene may have: soft edges, a little noise, slightly other colours."""
     softness = 0.2 + 0.6 * torch.rand((), generator=generator).item()
     noise = 0.1 * torch.rand((), generator=generator) * torch.randn(images.shape, generator=generator)
     tint = 0.06 * torch.randn((len(images), 3, 1, 1), generator=generator)
@@ -53,7 +49,7 @@ def blemish(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def targets(seeds: range) -> dict[str, Tensor]:
-    """The class of each attribute, -100 (ignored by the loss) for the second object where there is one only."""
+    """The class of each attribute; -100, which the loss ignores, for a missing second object."""
     wanted = {name: torch.full((len(seeds),), -100) for name in CHOICES}
     for row, seed in enumerate(seeds):
         scene = sample_scene(seed)
@@ -66,7 +62,7 @@ def targets(seeds: range) -> dict[str, Tensor]:
 
 
 def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch: int = 64) -> Judge:
-    """Trains the judge; a quarter as many spoilt pictures as scenes are shown in each step.
+    """Train the judge, in each step on a quarter as many spoilt images as scenes.
 
     >>> judge = train_judge(Path("runs/train"), device="cpu", max_steps=2000, max_seconds=480)  # doctest: +SKIP
     """
@@ -92,7 +88,7 @@ def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float
 
 @torch.no_grad()
 def judge_accuracy(judge: Judge, seeds: range) -> dict[str, float]:
-    """Share of drawn scenes on which the judge reads each attribute right (an abstention is wrong), and `abstained`."""
+    """Share of drawn scenes whose attributes the judge reads right (abstentions are wrong), and `abstained`."""
     right: dict[str, list[bool]] = {name: [] for name in CHOICES}
     abstained = 0
     for start in range(0, len(seeds), 256):

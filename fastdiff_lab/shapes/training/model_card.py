@@ -1,7 +1,4 @@
-"""What the embedded pipeline can and cannot do, in numbers: `python -m fastdiff_lab.shapes.training.model_card`.
-
-- `report(pipe, ...)`: prompt accuracy on held-out captions, and the judge's own accuracy on drawn scenes
-"""
+"""Measure what the embedded pipeline can do: `python -m fastdiff_lab.shapes.training.model_card`."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ BATCH = 25
 
 
 def draw_captions(pipe: Any, captions: list[str], *, steps: int, guidance: float) -> list:
-    """One picture per caption; the seed is the caption's place."""
+    """Draw one image per caption, with its place as the seed."""
     images: list = []
     for start in tqdm(range(0, len(captions), BATCH), desc="captions"):
         part = captions[start : start + BATCH]
@@ -37,7 +34,7 @@ def draw_captions(pipe: Any, captions: list[str], *, steps: int, guidance: float
 
 
 def shares(rows: pd.DataFrame) -> dict[str, float]:
-    """The share of pictures with each attribute right, with all of them, and with all but the layout."""
+    """Share of images with each attribute right, with all of them, and with all but the layout."""
     wanted = rows.drop(columns=["abstained", "all"])
     right = {name: float(wanted[name].dropna().astype(bool).mean()) for name in wanted}
     without_layout = wanted.drop(columns="layout", errors="ignore").fillna(True).astype(bool).all(axis=1)
@@ -56,7 +53,7 @@ def report(
     guidance: float = 5.0,
     pictures: Path | None = None,
 ) -> dict[str, Any]:
-    """Prompt accuracy on `count` held-out captions with one and with two objects, and the judge's on 2,000 drawn scenes."""
+    """Prompt accuracy on `count` held-out captions of one and of two objects, and the judge's on 2,000 drawn scenes."""
     found: dict[str, Any] = {"captions": count, "steps": steps, "guidance": guidance}
     for objects in kinds:
         captions = [scene.caption() for scene in held_out_scenes(count, objects)]

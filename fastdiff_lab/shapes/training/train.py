@@ -1,8 +1,4 @@
-"""Training of the whole embedded pipeline.
-
-- `train_pipeline(output, ...)`: autoencoder, judge, text encoder and denoiser, each resuming where it stopped
-- `save_pipeline(folder, ...)`: the trained parts as a pipeline folder in fp16
-"""
+"""Train the whole embedded pipeline."""
 
 from __future__ import annotations
 
@@ -43,14 +39,20 @@ def _plan(device: str) -> dict[str, int]:
 def train_pipeline(
     output: Path, *, minutes: float, device: str = "cpu", threads: int = 2, processes: int | None = None, seed: int = 0
 ) -> None:
-    """Trains the embedded pipeline from nothing and saves it to `output`.
+    """Train the embedded pipeline from nothing and save it to `output`.
 
     >>> train_pipeline(Path("runs/shapes"), minutes=600)  # doctest: +SKIP
 
-    Checkpoints, losses and sample pictures go to `output/training` as they come; the same call goes on after it was stopped.
-    `minutes`: training time of all parts together. `threads`: of the CPU. `processes`: so many processes of one thread each train the
-    denoiser together, on the CPU; None for one per thread. Raises ValueError for no time, several processes elsewhere or a device that
-    is not there, OSError for a folder that cannot be written.
+    Checkpoints, losses and sample images go to `output/training`. The same call resumes.
+
+    Args:
+        minutes: Training time of all parts together.
+        threads: Threads of the CPU.
+        processes: Processes of one thread that train the denoiser on the CPU; None for one per thread.
+
+    Raises:
+        ValueError: No time, several processes on a device, or a device that is not there.
+        OSError: The folder cannot be written.
     """
     if not minutes > 0:
         raise ValueError(f"minutes={minutes!r} asked; accepted: more than 0")
@@ -80,7 +82,7 @@ class _Parts:
 def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
     folder = output / "training"
     seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
-    if not (folder / "tokenizer").exists():  # learning it again may number the tokens otherwise
+    if not (folder / "tokenizer").exists():  # a new one may number the tokens differently
         new_tokenizer().save_pretrained(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
@@ -90,7 +92,7 @@ def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
 
 
 def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | None = None) -> None:
-    """Trains the denoiser; a process of a team finds the other parts' checkpoints at their end and reads them."""
+    """Train the denoiser. A process of a team reads the finished checkpoints of the other parts."""
     folder, plan = output / "training", _plan(device)
     parts = parts or _train_parts(output, minutes, device)
 
@@ -115,14 +117,14 @@ def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | N
 def save_pipeline(
     output: Path, vae: AutoencoderTiny, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, judge: Judge
 ) -> None:
-    """Writes the pipeline in diffusers' format, weights in fp16, with the judge beside it in `judge/`."""
+    """Write the pipeline in diffusers' format with fp16 weights, and the judge in `judge/`."""
     from ...pipelines import assemble
 
     parts: dict[str, nn.Module] = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
     halves = {name: copy.deepcopy(part).half().cpu() for name, part in parts.items()}
     pipe = assemble(**halves, tokenizer=tokenizer, scheduler=new_scheduler())
     pipe.save_pretrained(output, safe_serialization=True)
-    # AutoencoderTiny sets this entry itself and warns when it finds it in the file.
+    # AutoencoderTiny sets this entry itself, and warns if the file has it.
     config = output / "vae" / "config.json"
     write_text(
         config, json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}, indent=2) + "\n"
@@ -144,7 +146,7 @@ def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
 
 
 def contact_sheet(images: list[Image.Image], columns: int = 8) -> Image.Image:
-    """Pictures of equal size in rows, with a narrow gap."""
+    """Images of equal size in rows, with a narrow gap."""
     width, height = (side + 2 for side in images[0].size)
     sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
     for place, image in enumerate(images):

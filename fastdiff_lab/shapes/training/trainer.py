@@ -1,7 +1,4 @@
-"""The training loop that every part of the embedded pipeline shares: EMA weights, checkpoints, resuming.
-
-- `fit(model, loss, ...)`: trains in place and returns the EMA weights
-"""
+"""The training loop of every part: averaged weights (EMA), checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ def learning_rate_factor(progress: float, warm_up: float = 0.02, decay_from: flo
 
 
 class _Checkpoint:
-    """The whole state of a training (weights, EMA, AdamW moments, step, seconds) in one safetensors file."""
+    """The whole state of a training in one safetensors file: weights, EMA, AdamW moments, step, seconds."""
 
     def __init__(self, path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.AdamW) -> None:
         self.path, self.model, self.ema, self.optimizer = path, model, ema, optimizer
@@ -78,16 +75,16 @@ def fit(
     save_every: float = 120.0,
     on_save: Callable[[nn.Module, int], None] = lambda ema, step: None,
 ) -> nn.Module:
-    """Trains `model` with AdamW and returns a copy with the averaged weights.
+    """Train `model` with AdamW and return a copy with the averaged weights.
 
     >>> ema = fit(model, lambda model, step, progress: model(batch(step)).square().mean(), name="judge", folder=Path("runs/train"),
     ...           learning_rate=1e-3, max_steps=2000)  # doctest: +SKIP
 
-    `loss(model, draw, progress)` gives the loss of one step (`progress` runs from 0 to 1); it draws its own batch from the number
-    `draw`, which belongs to this step and process alone, so that a resumed run sees what an unbroken one would. The state goes to
-    `folder/name.safetensors` every `save_every` seconds and at the end, the losses to `folder/name.csv`; a run that finds its state
-    there goes on. Training ends after `max_steps` steps or `max_seconds` of training, whichever comes first; the learning rate
-    follows the larger of the two shares. In a team of processes (see `data_parallel.py`) all take part and the leader writes.
+    `loss(model, draw, progress)` is the loss of one step. It draws its batch from the number `draw`, which belongs to this step
+    and process alone. So a resumed run sees the same batches. `progress` goes from 0 to 1.
+    The state goes to `folder/name.safetensors` every `save_every` seconds, the losses to `folder/name.csv`. The same call resumes.
+    Training ends after `max_steps` steps or `max_seconds`; the learning rate follows the larger share of the two.
+    In a team (see `data_parallel.py`) all processes take part, and the leader writes.
     """
     device = next(model.parameters()).device
     ema = copy.deepcopy(model).requires_grad_(False).eval()
