@@ -12,23 +12,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import in_words
+from ..inputs.extras import extra
 from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..sampling.call_options import call_options, own_guidance
 from ..sampling.methods import Arm, denoiser_calls
 from .costs import of_one_picture, operations
-from .image_quality.scores import Quality, quality_of
 from .render import Task, draw_missing
 from .result_store import Store
 from .tables import REFERENCE, UNTOUCHED, picture_rows, summarised
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from .image_quality.scores import Quality
 
 
 def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
@@ -69,7 +74,7 @@ def compare(
     reference_steps: int | None = None,
     repeats: int = 3,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
@@ -88,8 +93,8 @@ def compare(
     schedules; arms with other `steps` are evenly spaced from the same first one.
     `reference_steps`: also compares with DDIM in so many steps (1,000: the converged run of the same seed), more than
     `num_inference_steps`; None leaves that out. `repeats`: timed runs of one picture per arm, after one that is not timed; the
-    arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes (joblib; None: one, or what an
-    enclosing `joblib.parallel_config` says; inside `joblib.parallel_config("dask")` the workers of the current Dask client draw).
+    arms take turns; 0 for no timing. `batch`: pictures at once. `n_jobs`: worker processes on this machine (None: this one;
+    -1: one a core), or a Dask client, whose workers draw.
     `store`: file that keeps each result as it comes: the same call goes on where a killed one stopped, and other arms are added
     to what is there. `metrics`: of "fid", "kid", "clip_score" and "lpips", with `metric_weights`, the folder of their weight files,
     and for fid and kid `real_pictures`, a folder of picture files (docs/quality.md says which); all of it is read before a picture is
@@ -171,7 +176,7 @@ def compare_pictures(
     options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
@@ -191,8 +196,8 @@ def compare_pictures(
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
     _check_metrics(pipe, metrics, prompts)
-    if n_jobs is not None and n_jobs == 0:
-        raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
+    if n_jobs == 0 or not (n_jobs is None or is_whole(n_jobs) or hasattr(n_jobs, "scatter")):
+        raise ValueError(f"n_jobs={n_jobs!r} asked; accepted: 1 or more, -1 for all cores, None, or a Dask client")
     device = next(denoiser_of(pipe).parameters()).device  # raises for what is no pipeline
     given = call_options(pipe, options, len(prompts))
     tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
@@ -200,8 +205,17 @@ def compare_pictures(
     ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     if reference_steps is not None:
         ways = _with_reference(ways, reference_steps, num_inference_steps)
-    quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)
+    quality = _quality(metrics, metric_weights, real_pictures, pictures=len(tasks), device=device)
     return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+
+
+def _quality(metrics: Sequence[str], weights: str | Path | None, real: str | Path | None, **options: Any) -> Quality | None:
+    """The networks of metrics; without them torchmetrics is not needed, which the extra `quality` brings."""
+    if not metrics and weights is None and real is None:
+        return None
+    with extra("quality", f"metrics={metrics!r}"):
+        from .image_quality.scores import quality_of
+    return quality_of(metrics, metric_weights=weights, real_pictures=real, **options)
 
 
 def _with_reference(ways: dict[str, Arm], reference_steps: int, num_inference_steps: int) -> dict[str, Arm]:
@@ -229,7 +243,7 @@ def compare_tasks(
     *,
     quality: Quality | None = None,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
 ) -> pd.DataFrame:
     """The table of `compare_pictures` for pairs of prompt and seed; pictures are read from the store and measured a few at a time.
