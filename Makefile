@@ -24,8 +24,8 @@ help:
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))" || \
-	  { echo "Python 3.11 or 3.12 is needed, $$($(PYTHON) --version) was found; name another: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12), (3, 13), (3, 14)])" || \
+	  { echo "Python 3.11, 3.12, 3.13 or 3.14 is needed, $$($(PYTHON) --version) was found; name another: make PYTHON=python3.11 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(CPU),$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --index-url $(TORCH_FOR_CPU) $$(grep '^torch==' requirements.lock))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
@@ -69,6 +69,8 @@ $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
 classroom: $(VENV)/.classroom
 	$(BIN)/python -m fastdiff_lab.exercises.classroom assign notebooks/exercises runs/classroom
 
+# With Python 3.11, whose packages all others need too; pins with a marker, which it does not install, are kept.
 lock: setup
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' | grep -v -x -F -f requirements-classroom.lock > requirements.lock.part
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' | grep -v -x -F -f requirements-classroom.lock > requirements.lock.part
+	grep ';' requirements.lock >> requirements.lock.part
 	mv requirements.lock.part requirements.lock

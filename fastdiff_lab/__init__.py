@@ -4,59 +4,91 @@
 >>> pipe = fl.load_pipeline()  # doctest: +SKIP
 >>> with fl.encoder_propagation(pipe, fl.KeySchedule.paper(50)):  # doctest: +SKIP
 ...     image = pipe("a small red circle at the left on a blue background", num_inference_steps=50).images[0]
+
+A public name is imported when it is first used: what a run does not need, it does not load.
 """
 
-from .calibration.calibrate import calibrate
-from .calibration.derive import accumulated_change, derive_schedule, schedule_front
-from .calibration.refine import refine_schedule
-from .calibration.reuse_costs import ReuseCosts
-from .comparison.compare import compare, compare_pictures
-from .comparison.fidelity import paired_difference
-from .hooks.denoiser_classes import register_denoiser
-from .key_schedule import KeySchedule
-from .pipelines import embedded_costs, load_pipeline
-from .propagation.config import PropagationConfig
-from .propagation.counts import Counts
-from .propagation.encoder_propagation import apply_encoder_propagation, encoder_propagation
-from .propagation.extrapolation import Extrapolation
-from .propagation.prior_noise import prior_noise_injection
-from .recording.analysis import feature_change, feature_norm, of_parts, pca_maps, step_clusters, step_similarity
-from .recording.record import bytes_to_keep, record
-from .recording.recording import Recording
-from .sampling.methods import Arm
-from .shapes.judge import prompt_accuracy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Arm",
-    "Counts",
-    "Extrapolation",
-    "KeySchedule",
-    "PropagationConfig",
-    "Recording",
-    "ReuseCosts",
-    "accumulated_change",
-    "apply_encoder_propagation",
-    "bytes_to_keep",
-    "calibrate",
-    "compare",
-    "compare_pictures",
-    "derive_schedule",
-    "embedded_costs",
-    "encoder_propagation",
-    "feature_change",
-    "feature_norm",
-    "load_pipeline",
-    "of_parts",
-    "paired_difference",
-    "pca_maps",
-    "prior_noise_injection",
-    "prompt_accuracy",
-    "record",
-    "refine_schedule",
-    "register_denoiser",
-    "schedule_front",
-    "step_clusters",
-    "step_similarity",
-]
+# Public name -> its module. A new one also goes into the block for type checkers below (a test compares the two).
+_HOME = {
+    "Arm": "sampling.methods",
+    "Counts": "propagation.counts",
+    "Extrapolation": "propagation.extrapolation",
+    "KeySchedule": "key_schedule",
+    "PropagationConfig": "propagation.config",
+    "Recording": "recording.recording",
+    "ReuseCosts": "calibration.reuse_costs",
+    "accumulated_change": "calibration.derive",
+    "apply_encoder_propagation": "propagation.encoder_propagation",
+    "bytes_to_keep": "recording.record",
+    "calibrate": "calibration.calibrate",
+    "compare": "comparison.compare",
+    "compare_pictures": "comparison.compare",
+    "derive_schedule": "calibration.derive",
+    "embedded_costs": "pipelines",
+    "encoder_propagation": "propagation.encoder_propagation",
+    "feature_change": "recording.analysis",
+    "feature_norm": "recording.analysis",
+    "load_pipeline": "pipelines",
+    "of_parts": "recording.analysis",
+    "paired_difference": "comparison.fidelity",
+    "pca_maps": "recording.analysis",
+    "prior_noise_injection": "propagation.prior_noise",
+    "prompt_accuracy": "shapes.judge",
+    "record": "recording.record",
+    "refine_schedule": "calibration.refine",
+    "register_denoiser": "hooks.denoiser_classes",
+    "schedule_front": "calibration.derive",
+    "step_clusters": "recording.analysis",
+    "step_similarity": "recording.analysis",
+}
+__all__ = [*_HOME]
+
+if TYPE_CHECKING:
+    from .calibration.calibrate import calibrate as calibrate
+    from .calibration.derive import accumulated_change as accumulated_change
+    from .calibration.derive import derive_schedule as derive_schedule
+    from .calibration.derive import schedule_front as schedule_front
+    from .calibration.refine import refine_schedule as refine_schedule
+    from .calibration.reuse_costs import ReuseCosts as ReuseCosts
+    from .comparison.compare import compare as compare
+    from .comparison.compare import compare_pictures as compare_pictures
+    from .comparison.fidelity import paired_difference as paired_difference
+    from .hooks.denoiser_classes import register_denoiser as register_denoiser
+    from .key_schedule import KeySchedule as KeySchedule
+    from .pipelines import embedded_costs as embedded_costs
+    from .pipelines import load_pipeline as load_pipeline
+    from .propagation.config import PropagationConfig as PropagationConfig
+    from .propagation.counts import Counts as Counts
+    from .propagation.encoder_propagation import apply_encoder_propagation as apply_encoder_propagation
+    from .propagation.encoder_propagation import encoder_propagation as encoder_propagation
+    from .propagation.extrapolation import Extrapolation as Extrapolation
+    from .propagation.prior_noise import prior_noise_injection as prior_noise_injection
+    from .recording.analysis import feature_change as feature_change
+    from .recording.analysis import feature_norm as feature_norm
+    from .recording.analysis import of_parts as of_parts
+    from .recording.analysis import pca_maps as pca_maps
+    from .recording.analysis import step_clusters as step_clusters
+    from .recording.analysis import step_similarity as step_similarity
+    from .recording.record import bytes_to_keep as bytes_to_keep
+    from .recording.record import record as record
+    from .recording.recording import Recording as Recording
+    from .sampling.methods import Arm as Arm
+    from .shapes.judge import prompt_accuracy as prompt_accuracy
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, looked up in its module and kept (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

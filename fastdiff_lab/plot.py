@@ -20,18 +20,22 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 from PIL import Image
+
+from .inputs.extras import extra
+
+with extra("lab", "fastdiff_lab.plot"):
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
+    from matplotlib.transforms import ScaledTranslation
 
 PETROFF = mpl.color_sequences["petroff10"]
 PART_DASHES = {"encoder": "", "decoder": (4, 1.5), "": (1, 1)}

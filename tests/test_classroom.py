@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,8 +148,8 @@ def test_without_masters_nothing_is_assigned(tmp_path, otter):
 
 
 def test_without_otter_it_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(classroom, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="otter-grader is not installed; make classroom"):
+    monkeypatch.setitem(sys.modules, "otter", None)
+    with pytest.raises(ModuleNotFoundError, match="an examination needs otter, which is not installed; get the extra classroom"):
         classroom.assign(FOLDER, tmp_path)
 
 

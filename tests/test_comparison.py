@@ -99,6 +99,19 @@ def test_the_batch_changes_nothing(pipe, arms, pictures):
     assert np.allclose(alone["mse"], together["mse"], atol=1e-4) and alone["seed"].tolist() == together["seed"].tolist()
 
 
+def test_fidelity_is_what_torchmetrics_has():
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 17, 3), dtype=np.uint8)
+    pixels[:, :12] //= 16  # dark and nearly flat, too
+    found = fidelity([Image.fromarray(pixels[0])], [Image.fromarray(pixels[1])]).loc[0]
+    a, b = (torch.from_numpy(image / 255).permute(2, 0, 1)[None] for image in pixels)
+    assert found["psnr"] == pytest.approx(float(peak_signal_noise_ratio(a, b, data_range=1.0)), rel=1e-6)
+    assert found["ssim"] == pytest.approx(float(structural_similarity_index_measure(a, b, data_range=1.0)), rel=1e-6)
+    same = fidelity([Image.fromarray(pixels[0])], [Image.fromarray(pixels[0])]).loc[0]
+    assert same["mse"] == 0 and same["psnr"] == np.inf and same["ssim"] == pytest.approx(1, abs=1e-12)
+
+
 def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch):
     file = tmp_path / "store.sqlite"
     run, drawn = render._run, []
@@ -239,7 +252,7 @@ def test_the_brief_table_calls_identical_pictures_identical(table):
     [
         ({"arms": {"mine": 9}}, TypeError, "arm 'mine' is 9; accepted: a KeySchedule or an Arm"),
         ({"batch": 0}, ValueError, "batch=0 asked; accepted: a whole number of 1 or more"),
-        ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None"),
+        ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, None, or a Dask client"),
         ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),
         ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
         ({"pipe": object()}, TypeError, "has no 'unet' and no 'transformer'"),

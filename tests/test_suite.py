@@ -117,9 +117,11 @@ def test_bad_deepcache(pipe, monkeypatch):
         with deepcache(transformer, 2):
             pass
     monkeypatch.setitem(sys.modules, "DeepCache", None)
-    with pytest.raises(ModuleNotFoundError, match="DeepCache is not installed.*pip install DeepCache==0.1.1"):
+    with pytest.raises(
+        ModuleNotFoundError, match="an arm with DeepCache needs DeepCache, which is not installed; get the extra rivals"
+    ):
         sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4)
-    with pytest.raises(ModuleNotFoundError, match="DeepCache is not installed"):  # before anything is drawn
+    with pytest.raises(ModuleNotFoundError, match="needs DeepCache, which is not installed"):  # before anything is drawn
         run_suite(pipe, {}, PROMPTS, **SUITE)
 
 

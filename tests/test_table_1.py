@@ -204,5 +204,7 @@ def test_arms_that_merge_tokens(monkeypatch):
         with token_merging(denoiser_pipe("dit"), 0.5):
             pass
     monkeypatch.setitem(sys.modules, "tomesd", None)
-    with pytest.raises(ModuleNotFoundError, match="tomesd is not installed, and an arm asks for token merging"):
+    with pytest.raises(
+        ModuleNotFoundError, match="an arm with token merging needs tomesd, which is not installed; get the extra rivals"
+    ):
         tomesd_package()

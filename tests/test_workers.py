@@ -10,16 +10,16 @@ import signal
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import joblib
 import pandas as pd
 import pytest
 
 import fastdiff_lab as fl
-from fastdiff_lab.comparison import render
+from fastdiff_lab.comparison import render, workers
 from fastdiff_lab.comparison.result_store import Store
-from fastdiff_lab.comparison.workers import WorkerLostError, in_workers
+from fastdiff_lab.comparison.workers import WorkerLostError, count_workers, in_workers
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
@@ -31,14 +31,14 @@ def pipe(embedded):
 
 
 @contextmanager
-def dask_cluster():
-    """Two processes of one thread on this machine, joblib's backend while the block lasts."""
+def dask_client():
+    """A client of two processes of one thread on this machine."""
     import distributed
 
     options = {"host": "127.0.0.1", "dashboard_address": None, "worker_dashboard_address": None}
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster, distributed.Client(cluster):
-        with joblib.parallel_config("dask"):
-            yield
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **options) as cluster, distributed.Client(cluster) as client:
+        assert count_workers(client) == 2
+        yield client
 
 
 def test_results_come_from_other_processes():
@@ -63,8 +63,8 @@ def test_threads_take_turns_on_the_one_pipeline():
         time.sleep(0.01)
         running.remove(number)
 
-    with joblib.parallel_config("threading", n_jobs=4):
-        list(in_workers(work, None, [(number,) for number in range(8)]))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: workers._alone(work, None, number), range(8)))
     assert len(most) == 8 and max(most) == 1
 
 
@@ -88,10 +88,9 @@ def test_workers_that_die_again_and_again(pipe, monkeypatch):
 
 @pytest.mark.long
 def test_a_task_that_kills_every_dask_worker_is_given_up():
-    """joblib alone would wait for ever."""
-    with dask_cluster():
+    with dask_client() as client:
         with pytest.raises(WorkerLostError, match=r"a worker process was killed \((KilledWorker|FutureCancelledError)\)"):
-            list(in_workers(lambda shared, number: os.kill(os.getpid(), signal.SIGKILL), "shared", [(1,)]))
+            list(in_workers(lambda shared, number: os.kill(os.getpid(), signal.SIGKILL), "shared", [(1,)], client))
 
 
 @pytest.mark.long
@@ -114,10 +113,10 @@ def test_two_dask_workers_one_of_them_killed(pipe, tmp_path, monkeypatch):
         os.kill(killed[0], signal.SIGKILL)
 
     monkeypatch.setattr(render, "_run", logged)
-    with dask_cluster():
+    with dask_client() as client:
         killer = threading.Thread(target=kill_one)
         killer.start()
-        found = fl.compare_pictures(pipe, arms, PROMPTS, store=file, **options)
+        found = fl.compare_pictures(pipe, arms, PROMPTS, store=file, n_jobs=client, **options)
         killer.join()
     pd.testing.assert_frame_equal(found, alone, rtol=1e-2, atol=1e-4, check_dtype=False)  # nothing is lost
     begun = [line.split() for line in log.read_text().splitlines()]

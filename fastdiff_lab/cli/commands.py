@@ -277,8 +277,10 @@ def contest(
 @app.command()
 def lab(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8888) -> None:
     """Start JupyterLab on the notebooks, with the interactive lab open."""
+    from ..inputs.extras import check_installed
     from .tour import LAB, notebooks_folder
 
+    check_installed("jupyterlab", "notebooks", "fastdiff-lab lab")
     options = ["--ip=127.0.0.1", f"--port={port}", f"--notebook-dir={notebooks_folder()}", f"--LabApp.default_url=/lab/tree/{LAB}"]
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])
 

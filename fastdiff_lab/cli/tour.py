@@ -7,16 +7,19 @@ import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-import papermill
-from nbconvert import HTMLExporter
 
 from ..comparison.compare import brief
+from ..inputs.extras import extra
 from ..inputs.files import writable_folder, write_text
 from ..key_schedule import KeySchedule
 from ..pipelines import check_source
 from ..sampling.methods import generators
+
+with extra("notebooks", "the tour"):
+    import nbformat
+    import papermill
+    from nbconvert import HTMLExporter
 
 PAGE = "tour.html"
 QUICKSTART = "00_quickstart.ipynb"

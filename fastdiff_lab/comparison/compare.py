@@ -12,23 +12,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import in_words
+from ..inputs.extras import extra
 from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..sampling.call_options import call_options, own_guidance
 from ..sampling.methods import Arm, denoiser_calls
 from .costs import of_one_picture, operations
-from .image_quality.scores import Quality, quality_of
 from .render import Task, draw_missing
 from .result_store import Store
 from .tables import REFERENCE, UNTOUCHED, picture_rows, summarised
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from .image_quality.scores import Quality
 
 
 def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
@@ -69,7 +74,7 @@ def compare(
     reference_steps: int | None = None,
     repeats: int = 3,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
@@ -96,7 +101,7 @@ def compare(
         reference_steps: Compare also with DDIM in so many steps, such as 1,000; None for no reference.
         repeats: Timed runs of one image per method, after one that is not timed; 0 for none.
         batch: Images at once.
-        n_jobs: Worker processes of joblib; None for one. Under `joblib.parallel_config("dask")` the Dask workers draw.
+        n_jobs: Worker processes on this machine (None for this one, -1 for one per core), or a Dask client whose workers draw.
         store: A file that keeps each result. The same call resumes from it.
         metrics: Any of "fid", "kid", "clip_score" and "lpips", measured anew by each call.
         metric_weights: Folder of their weight files (docs/quality.md).
@@ -183,7 +188,7 @@ def compare_pictures(
     options: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
@@ -204,8 +209,8 @@ def compare_pictures(
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
     _check_metrics(pipe, metrics, prompts)
-    if n_jobs is not None and n_jobs == 0:
-        raise ValueError("n_jobs=0 asked; accepted: 1 or more, -1 for all cores, or None")
+    if n_jobs == 0 or not (n_jobs is None or is_whole(n_jobs) or hasattr(n_jobs, "scatter")):
+        raise ValueError(f"n_jobs={n_jobs!r} asked; accepted: 1 or more, -1 for all cores, None, or a Dask client")
     device = next(denoiser_of(pipe).parameters()).device  # raises unless this is a pipeline
     given = call_options(pipe, options, len(prompts))
     tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
@@ -213,8 +218,17 @@ def compare_pictures(
     ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
     if reference_steps is not None:
         ways = _with_reference(ways, reference_steps, num_inference_steps)
-    quality = quality_of(metrics, metric_weights=metric_weights, real_pictures=real_pictures, pictures=len(tasks), device=device)
+    quality = _quality(metrics, metric_weights, real_pictures, pictures=len(tasks), device=device)
     return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+
+
+def _quality(metrics: Sequence[str], weights: str | Path | None, real: str | Path | None, **options: Any) -> Quality | None:
+    """The networks of metrics; without them torchmetrics is not needed, which the extra `quality` brings."""
+    if not metrics and weights is None and real is None:
+        return None
+    with extra("quality", f"metrics={metrics!r}"):
+        from .image_quality.scores import quality_of
+    return quality_of(metrics, metric_weights=weights, real_pictures=real, **options)
 
 
 def _with_reference(ways: dict[str, Arm], reference_steps: int, num_inference_steps: int) -> dict[str, Arm]:
@@ -242,7 +256,7 @@ def compare_tasks(
     *,
     quality: Quality | None = None,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
 ) -> pd.DataFrame:
     """Make the table of `compare_pictures` for given pairs of prompt and seed.

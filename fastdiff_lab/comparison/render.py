@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import joblib
 import torch
 from tqdm import tqdm
 
@@ -30,7 +29,10 @@ from ..sampling.finite_values import check_latents, finite_decoder
 from ..sampling.methods import Arm, Sampled, first_arguments, sample
 from .estimate import announce
 from .result_store import Result, Store
-from .workers import WorkerLostError, in_workers
+from .workers import WorkerLostError, count_workers, in_workers
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 LOST_WORKERS = 3  # times in a row that workers may die before any has finished something
 
@@ -54,7 +56,7 @@ def drawn(
     options: dict[str, Any],
     *,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
 ) -> dict[str, list[Result]]:
     """What each method gives for each task, from the store where it is there.
@@ -89,7 +91,7 @@ def draw_missing(
     store: Store,
     *,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
 ) -> Callable[[Arm, Sequence[Task]], list[Result]]:
     """Generate what the store does not hold, and write each batch as it comes. Workers that die are replaced.
 
@@ -100,9 +102,7 @@ def draw_missing(
     """
     of, lost = _settings(pipe, options), 0
     coming = list(_pending(ways, tasks, of, batch, store))
-    announce(
-        pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), joblib.effective_n_jobs(n_jobs)
-    )
+    announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), count_workers(n_jobs))
     with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,11 @@ from ..hooks.fingerprint import in_words
 from ..shapes.judge import prompt_accuracy
 from ..shapes.scenes import parse_caption
 from .fidelity import fidelity, interval, mean_psnr, typical_psnr
-from .image_quality.scores import Quality
 from .render import Task
 from .result_store import Result
+
+if TYPE_CHECKING:
+    from .image_quality.scores import Quality
 
 Read = Callable[[str, Sequence[Task]], list[Result]]  # the results of a method for some tasks
 

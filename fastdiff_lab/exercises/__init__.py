@@ -6,8 +6,11 @@
 - `contest.leaderboard(entries, seed=)`, `classroom`: for teachers
 """
 
+from ..inputs.extras import extra
 from .checking import check
 from .contest import ContestEntry
-from .figures import show
+
+with extra("notebooks", "fastdiff_lab.exercises"):
+    from .figures import show
 
 __all__ = ["ContestEntry", "check", "show"]

@@ -18,14 +18,16 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 
+from ..inputs.extras import check_installed, extra
 from ..inputs.files import writable_folder, write_text
 from .sheets import read_master
+
+with extra("notebooks", "an examination"):
+    import nbformat
 
 _SEED = re.compile(r"\bGRADING_SEED = \d+")
 
@@ -38,7 +40,7 @@ def assign(folder: str | Path, output: str | Path) -> dict[str, Path]:
     Each zip is tried on the solutions. Returns the zip of each sheet.
     Raises FileNotFoundError without `folder/masters/*.py`, ModuleNotFoundError without otter-grader, RuntimeError if otter fails.
     """
-    _check_otter()
+    check_installed("otter", "classroom", "an examination")
     masters = sorted((Path(folder) / "masters").glob("*.py"))
     if not masters:
         raise FileNotFoundError(f"no masters in {Path(folder) / 'masters'}; accepted: a folder with masters/*.py")
@@ -71,7 +73,7 @@ def grade(autograder: str | Path, submissions: Sequence[str | Path], *, seed: in
     Raises:
         ValueError: Another seed or zip.
     """
-    _check_otter()
+    check_installed("otter", "classroom", "an examination")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 1:
         raise ValueError(f"seed={seed!r} asked; accepted: a whole number of 1 or more (0 is the seed of the notebooks' own checks)")
     with tempfile.TemporaryDirectory() as folder:
@@ -118,13 +120,6 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
     """
     sums = scores.groupby("submission")[["points", "possible"]].sum()
     return sums.sort_values("points", ascending=False).reset_index()
-
-
-def _check_otter() -> None:
-    if find_spec("otter") is None:
-        raise ModuleNotFoundError(
-            "otter-grader is not installed; make classroom in a checkout installs it, or pip install -r requirements-classroom.lock"
-        )
 
 
 def _otter(*arguments: str, timeout: float | None = None) -> None:

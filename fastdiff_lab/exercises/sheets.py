@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jupytext
-import nbformat
-from nbconvert.preprocessors import ExecutePreprocessor
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
+from ..inputs.extras import extra
 from ..inputs.files import write_text
+
+with extra("notebooks", "writing exercises"):
+    import jupytext
+    import nbformat
+    from nbconvert.preprocessors import ExecutePreprocessor
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 _MARK = re.compile(r"#\s+(BEGIN|END)\s+(QUESTION|SOLUTION|TESTS)")
 _SOLUTION = re.compile(r"( *)# BEGIN SOLUTION( NO PROMPT)?$")

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from ..inputs.plain_values import is_whole
@@ -82,10 +80,16 @@ def pca_maps(recording: Recording, layer: str, steps: Sequence[int] | None = Non
     features = _as_maps(recording[layer][sample].float())
     shown = features if steps is None else features[list(steps)]
     count, channels, height, width = shown.shape
-    pixels = shown.permute(0, 2, 3, 1).reshape(-1, channels).numpy()
-    maps = PCA(n_components=3, svd_solver="full").fit_transform(pixels)
+    maps = _components(shown.permute(0, 2, 3, 1).reshape(-1, channels).numpy())
     low, high = np.percentile(maps, [1, 99], axis=0)
     return np.clip((maps - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(count, height, width, 3)
+
+
+def _components(pixels: np.ndarray) -> np.ndarray:
+    """The first three principal components of pixels (pixels, channels); the largest weight of each is positive."""
+    axes = np.linalg.eigh(np.cov(pixels, rowvar=False))[1][:, :-4:-1]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(3)])
+    return (pixels - pixels.mean(0)) @ axes
 
 
 def _as_maps(features: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ def step_similarity(recording: Recording, layer: str) -> np.ndarray:
 
 
 def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
-    """Group neighbouring steps so that the least similar steps of a group are as similar as possible (agglomerative).
+    """Steps in `count` groups of neighbours, parted where neighbouring steps are least alike.
 
     >>> step_clusters(np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]]), 2)
     array([0, 0, 1])
@@ -118,12 +122,8 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     steps = len(similarity)
     if not is_whole(count) or not 1 <= count <= steps:
         raise ValueError(f"{count!r} groups asked of {steps} steps; accepted: 1 to {steps}")
-    if count == steps:
-        return np.arange(steps)
-    neighbours = np.eye(steps, k=1) + np.eye(steps, k=-1)
-    clustering = AgglomerativeClustering(count, metric="precomputed", connectivity=neighbours, linkage="complete")
-    labels = clustering.fit_predict(np.clip(1 - similarity, 0, None))
-    return np.cumsum(np.diff(labels, prepend=labels[0]) != 0)
+    last_of_groups = np.argsort(np.diagonal(similarity, 1), kind="stable")[: count - 1]
+    return np.isin(np.arange(steps), last_of_groups + 1).cumsum()
 
 
 def of_parts(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,12 +17,15 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.multimodal.clip_score import CLIPScore
 from tqdm import tqdm
 
+from ...inputs.extras import extra
 from .distances import frechet_distance, kernel_distance
 from .real_images import as_square, opened, picture_files
 from .weights import load_clip, load_inception, load_lpips
+
+with extra("quality", "CLIPScore"):
+    from torchmetrics.multimodal.clip_score import CLIPScore
 
 OF_SETS = ("fid", "kid")
 METRICS = (*OF_SETS, "clip_score", "lpips")

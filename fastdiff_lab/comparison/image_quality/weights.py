@@ -9,13 +9,16 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import torchmetrics.functional.image.lpips as torchmetrics_lpips
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPProcessor
 
 from ...hooks.patching import replaced_method
+from ...inputs.extras import extra
 from ...sampling.silence import no_loading_bars
 from .networks import InceptionV3, alexnet_features
+
+with extra("quality", "LPIPS"):
+    import torchmetrics.functional.image.lpips as torchmetrics_lpips
 
 MAX_BYTES = 4 * 2**30
 

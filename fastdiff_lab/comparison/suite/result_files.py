@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ... import plot
 from ...calibration.reuse_costs import ReuseCosts
 from ...inputs.files import read_prompts, writable_folder, write_text, write_whole
 from ...inputs.plain_values import prompts_of, seeds_of, whole
@@ -27,7 +26,6 @@ from ...sampling.methods import Arm, denoiser_calls
 from ..compare import compare_pictures, default_arms, with_costs
 from ..environment import about_run
 from .claims import paired
-from .figure import plot_suite
 from .run import Costs, held_out_prompts, suite_pictures, suite_table
 
 
@@ -114,6 +112,9 @@ def write_suite(
     Arguments and table as for `run_suite`. If it stops early, older files stay, and images stay in the store.
     Raises OSError for a folder that cannot be written.
     """
+    from ... import plot  # without the extra that it needs, this fails before a picture is drawn
+    from .figure import plot_suite
+
     place, seeds = writable_folder(Path(folder)), seeds_of(seeds, least=0)
     prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,6 +20,9 @@ from ...sampling.rivals.deepcache import deepcache_helper
 from ...shapes.data import held_out_scenes
 from ..compare import compare_pictures, with_costs
 from .suite_methods import COUNTS, Costs, suite_arms, suite_columns
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def run_suite(
@@ -33,7 +36,7 @@ def run_suite(
     reference_steps: int | None = 1000,
     repeats: int = 3,
     batch: int = 16,
-    n_jobs: int | None = None,
+    n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     counts: Sequence[int] = COUNTS,
     refined: Sequence[KeySchedule] = (),

@@ -5,7 +5,10 @@
 >>> lab  # in a notebook, the last line of a cell  # doctest: +SKIP
 """
 
-from .recording_explorer import RecordingExplorer, recording_explorer
-from .schedule_lab import ScheduleLab, schedule_lab
+from ...inputs.extras import extra
+
+with extra("lab", "fastdiff_lab.lab.widget"):
+    from .recording_explorer import RecordingExplorer, recording_explorer
+    from .schedule_lab import ScheduleLab, schedule_lab
 
 __all__ = ["RecordingExplorer", "ScheduleLab", "recording_explorer", "schedule_lab"]

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...hooks.denoiser import denoiser_of, split_denoiser
 from ...hooks.flops import FlopCount, on_meta
 from ...hooks.patching import is_compiled, replaced_call
+from ...inputs.extras import extra
 from ...inputs.plain_values import is_whole
 from ...propagation.counts import Counts
 
@@ -63,13 +64,9 @@ def check_interval(interval: Any) -> None:
 
 
 def deepcache_helper() -> Any:
-    """DeepCache's own class. Raises ModuleNotFoundError that says what to install."""
-    try:
+    """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
+    with extra("rivals", "an arm with DeepCache"):
         from DeepCache import DeepCacheSDHelper
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "DeepCache is not installed, and an arm asks for it; install it: pip install DeepCache==0.1.1"
-        ) from None
     return DeepCacheSDHelper
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...hooks.denoiser import denoiser_of
 from ...hooks.flops import FlopCount, counted, on_meta
+from ...inputs.extras import extra
 
 MOST = 0.75  # one token of each square of 2x2 always stays
 
@@ -51,13 +52,9 @@ def check_ratio(ratio: Any) -> None:
 
 
 def tomesd_package() -> Any:
-    """The package tomesd. Raises ModuleNotFoundError that says what to install."""
-    try:
+    """The package tomesd. Raises ModuleNotFoundError, saying what to install."""
+    with extra("rivals", "an arm with token merging"):
         import tomesd
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "tomesd is not installed, and an arm asks for token merging; install it: pip install tomesd==0.1.3"
-        ) from None
     return tomesd
 
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import pandas as pd
 import torch
-import typer
 from tqdm import tqdm
 
+from ...inputs.extras import extra
 from ...inputs.files import write_text, write_whole
 from ...pipelines import load_pipeline
 from ...sampling.methods import Arm, sample
@@ -19,6 +19,9 @@ from ..data import HELD_OUT, held_out_scenes
 from ..judge import load_judge, prompt_accuracy
 from .judge_training import judge_accuracy
 from .train import contact_sheet
+
+with extra("cli", "the model card"):
+    import typer
 
 BATCH = 25
 
