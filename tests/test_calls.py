@@ -84,7 +84,7 @@ CALL = {"prompt": "a red circle"}
 REFUSED = {
     TwoTiles: "calls its denoiser again at time-step 831, before the next one .665.",
     EveryOther: "step 1 of EveryOther comes at time-step 499, not at the scheduler's next one .665.",
-    OneStepInTheMiddle: "in the middle of its scheduler's 6, and nothing tells where it ends",
+    OneStepInTheMiddle: "in the middle of its scheduler's 6. Nothing tells where it ends",
     OtherTimes: "is none of its DDIMScheduler's .from 831 to 1.",
 }
 WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"what": "prediction"}]

@@ -39,8 +39,8 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int =
             return tensor
         if tensor.shape[0] not in (rows, rows * frames):
             raise TypeError(
-                f"argument {name!r} has a tensor of shape {tuple(tensor.shape)} for {rows} rows of the sample, so it is not known how to "
-                "repeat it for several steps; accepted: one entry per row. Use parallel_decoding=False"
+                f"argument {name!r} has a tensor of shape {tuple(tensor.shape)} for {rows} rows of the sample. How to repeat it for several "
+                "steps is not known; accepted: one entry per row. Use parallel_decoding=False"
             )
         if is_read_only and tensor.shape[0] == 1:
             return tensor.expand(times, *tensor.shape[1:])

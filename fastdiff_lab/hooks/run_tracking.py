@@ -89,7 +89,7 @@ def planned_timesteps(pipe: Any, timestep: Any, by_hand: bool = True) -> Tensor:
     if begin is None or end > len(timesteps):
         raise ValueError(
             f"a run of {type(pipe).__name__} begins at time-step {time_step_value(timestep)}, in the middle of its scheduler's "
-            f"{len(timesteps)}, and nothing tells where it ends; accepted: a run from the first time-step on, or a pipeline that sets "
+            f"{len(timesteps)}. Nothing tells where it ends; accepted: a run from the first time-step on, or a pipeline that sets "
             "num_timesteps or its scheduler's begin_index. Make other calls (inversions, masks) outside the block"
         )
     return timesteps[begin:end]

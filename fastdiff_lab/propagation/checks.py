@@ -164,8 +164,8 @@ def check_is_one_run(pipe: Any, guidance_scale: float | None, asked: str) -> Non
     kind, loop = type(pipe).__name__, several_runs(pipe)
     if loop is not None:
         raise ValueError(
-            f"{asked} asked of {kind}, which goes through its time-steps several times in one call ({loop}), so that no step has one "
-            "cost; accepted: a pipeline with one run in each call, such as the text-to-image pipeline of the same denoiser"
+            f"{asked} asked of {kind}, which goes through its time-steps several times in one call ({loop}). No step has one cost "
+            "then; accepted: a pipeline with one run in each call, such as the text-to-image pipeline of the same denoiser"
         )
     parameters = inspect.signature(pipe.__call__).parameters
     if next(iter(parameters)) == "batch_size":

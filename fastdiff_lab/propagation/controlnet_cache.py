@@ -55,8 +55,8 @@ class HeldResiduals:
         if difference is None:
             return _new_containers(known.residuals), False
         raise ValueError(
-            f"step {run.step} (time-step {time_step_value(arguments['timestep'])}) is no key step, but there the ControlNet's call "
-            f"differs from the one at key step {known.step}: {difference} (control_guidance_start and _end do that); "
+            f"step {run.step} (time-step {time_step_value(arguments['timestep'])}) is no key step, but its ControlNet's call differs "
+            f"from the one at key step {known.step}: {difference}. control_guidance_start and _end do that; "
             f"make step {run.step} a key step"
         )
 

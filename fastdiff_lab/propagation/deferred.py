@@ -45,6 +45,6 @@ class Later:
         name, step, _ = next((one for one, same in zip(waiting, equal, strict=True) if not same), ("", -1, None))
         if name:
             raise ValueError(
-                f"step {step}: its {name} is another than at the key step before, as was seen when the run ended (a device is not read at "
-                f"every step); make step {step} a key step, and with order=1 keep {name} the same in the whole run"
+                f"step {step}: its {name} is another than at the key step before. This was seen when the run ended, as a device is not read "
+                f"at every step; make step {step} a key step, and with order=1 keep {name} the same in the whole run"
             )

@@ -96,6 +96,6 @@ class Evaluation:
             alone = self.forward((step,), is_key=False, is_last=False)
             if not is_near(sample, sample_of(alone)):
                 raise ValueError(
-                    f"step {step} decoded alone differs from the same step in a batch with others, so {names} mixes the rows of a batch; "
+                    f"step {step} decoded alone differs from the same step in a batch with others: {names} mixes the rows of a batch; "
                     "use parallel_decoding=False"
                 )
