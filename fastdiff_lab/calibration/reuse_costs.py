@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..inputs.files import check_readable, write_whole
+from ..inputs.plain_values import choice
 
 SCHEMA = "fastdiff_lab.ReuseCosts"
 VERSION = 1
@@ -82,11 +83,8 @@ class ReuseCosts:
         interpolation over the logarithm of the gap. `over`: "mean", "median" or "worst" of the pictures. `power`: 2 for the squared error,
         1 for its norm. Raises ValueError for others.
         """
-        if over not in OVER:
-            raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
-        if isinstance(power, bool) or power not in POWERS:
-            raise ValueError(f"power={power!r} asked; accepted: 2 (squared errors are added) or 1 (errors are)")
-        cost = OVER[over](self.errors() ** power, axis=0)
+        power = choice("power", power, POWERS)
+        cost = OVER[choice("over", over, OVER)](self.errors() ** power, axis=0)
         cost = np.where(np.isnan(cost), np.inf, cost)
         return cost if self.order == 0 else _for_every_gap(cost ** (1 / power), self.gaps, self.longest) ** power
 

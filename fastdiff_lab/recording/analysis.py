@@ -17,7 +17,7 @@ from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from ..inputs.plain_values import is_whole
+from ..inputs.plain_values import choice, whole_number
 from .recording import Recording
 
 KINDS = ("squared", "relative", "cosine")
@@ -44,8 +44,7 @@ def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
     the feature (no unit: comparable between layers); "cosine", 1 minus the cosine of the angle between the two.
     Returns columns sample, step, time_step, part, layer, value; step 0 has no step before it. Raises ValueError for another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
+    choice("kind", kind, KINDS)
     change, size = recording.statistic("change"), recording.statistic("mean_square")
     if kind == "squared":
         return _tidy(recording, change)
@@ -110,8 +109,7 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     Returns the number of each step's group, rising from 0. Raises ValueError for a count out of range.
     """
     steps = len(similarity)
-    if not is_whole(count) or not 1 <= count <= steps:
-        raise ValueError(f"{count!r} groups asked of {steps} steps; accepted: 1 to {steps}")
+    count = whole_number("count", count, 1, steps, also=" (the steps)")
     if count == steps:
         return np.arange(steps)
     neighbours = np.eye(steps, k=1) + np.eye(steps, k=-1)
