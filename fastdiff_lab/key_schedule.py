@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .inputs.files import read_json, write_text
-from .inputs.plain_values import is_whole, plain
+from .inputs.plain_values import is_whole, plain, whole_number
 
 SCHEMA = "fastdiff_lab.KeySchedule"
 VERSION = 1
@@ -300,8 +300,7 @@ def _check_measured_on(given: object) -> None:
 
 
 def _check_num_steps(num_steps: object) -> None:
-    if not is_whole(num_steps) or not 1 <= num_steps <= MAX_STEPS:  # type: ignore[operator]
-        raise ValueError(f"num_steps={num_steps!r} asked; accepted: a whole number from 1 to {MAX_STEPS}")
+    whole_number("num_steps", num_steps, 1, MAX_STEPS)
 
 
 def check_num_keys(num_keys: object, num_steps: int) -> None:
@@ -309,8 +308,7 @@ def check_num_keys(num_keys: object, num_steps: int) -> None:
 
     >>> check_num_keys(9, 50)
     """
-    if not is_whole(num_keys) or not 1 <= num_keys <= num_steps:  # type: ignore[operator]
-        raise ValueError(f"num_keys={num_keys!r} asked for {num_steps} steps; accepted: a whole number from 1 to {num_steps}")
+    whole_number("num_keys", num_keys, 1, num_steps, also=" (the steps)")
 
 
 def _checked_keys(keys: object, num_steps: int) -> tuple[int, ...]:

@@ -221,10 +221,10 @@ def test_a_budget_shortens_the_spans(monkeypatch, capsys):
     ("options", "message"),
     [
         ({"prompts": []}, "0 prompts given; accepted: a list of one or more"),
-        ({"order": 2}, "order=2 asked; accepted: 0 .features held. or 1"),
-        ({"what": "decoder"}, "what='decoder' asked; accepted: encoder, prediction"),
-        ({"longest": 1}, "longest=1 asked; accepted: a whole number of 2 or more"),
-        ({"batch": 0}, "batch=0 asked; accepted: a whole number of 1 or more"),
+        ({"order": 2}, "`order` must be an int from 0 to 1, got 2"),
+        ({"what": "decoder"}, "`what` must be one of encoder, prediction, got 'decoder'"),
+        ({"longest": 1}, "`longest` must be an int of 2 or more, got 1"),
+        ({"batch": 0}, "`batch` must be a positive int, got 0"),
         ({"seeds": [1, 2]}, "2 seeds given for 1 prompts; accepted: one for each"),
         ({"num_inference_steps": 0}, "0 steps asked; accepted: a whole number of 1 or more"),
     ],
@@ -363,7 +363,7 @@ def test_an_interrupted_refinement_gives_the_best_so_far():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"runs": 0}, "runs=0 asked; accepted: a whole number of 1 or more"),
+        ({"runs": 0}, "`runs` must be a positive int, got 0"),
         ({"num_inference_steps": 5}, r"the schedule is for 6 steps, the run makes 5; use schedule.rescaled\(5\)"),
     ],
 )

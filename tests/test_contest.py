@@ -32,7 +32,7 @@ def test_an_entry_survives_its_file(tmp_path):
         ({"schedule": "0-5 of 20"}, "has 20 steps"),
         ({"schedule": 3}, "cannot read '3' as a key schedule"),
         ({"order": 1.0}, "order='1.0' given; accepted: 0, 1 or 2"),
-        ({"order": 3}, "order=3 asked"),
+        ({"order": 3}, "`order` must be an int from 0 to 2, got 3"),
         ({"prior_noise": float("nan")}, "prior_noise=nan asked; accepted: a number from 0 to 1"),
         ({"picture": "cached.png"}, "accepted: schedule, and of"),
         ({"version": 2}, "has version '2'"),

@@ -139,7 +139,7 @@ def test_at_order_one_unsquared_errors_lie_between_those_of_measured_gaps():
 
 @pytest.mark.parametrize("power", [0, 3, True, 1.5, "2"])
 def test_another_power(power):
-    with pytest.raises(ValueError, match="power=.* asked; accepted: 2 .squared errors are added. or 1"):
+    with pytest.raises(ValueError, match="`power` must be one of 1, 2, got"):
         fl.derive_schedule(costs_by_length(10, 4), 5, power=power)
 
 
@@ -184,7 +184,7 @@ def test_a_number_of_keys_that_there_is_not(count):
 
 
 def test_another_statistic_of_the_pictures():
-    with pytest.raises(ValueError, match="over='mode' asked; accepted: mean, median, worst"):
+    with pytest.raises(ValueError, match="`over` must be one of mean, median, worst, got 'mode'"):
         fl.schedule_front(costs_by_length(10, 4), over="mode")
 
 
@@ -210,5 +210,5 @@ def test_keys_go_where_the_change_is():
 
 def test_a_change_all_at_once_still_gives_each_key_once():
     assert fl.accumulated_change(recording([np.nan, *[0.0] * 8, 7.0]), 5).keys == (0, 6, 7, 8, 9)
-    with pytest.raises(ValueError, match="num_keys=11 asked for 10 steps"):
+    with pytest.raises(ValueError, match=r"`num_keys` must be an int from 1 to 10 \(the steps\), got 11"):
         fl.accumulated_change(recording([np.nan, *[1.0] * 9]), 11)

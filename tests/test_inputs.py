@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from fastdiff_lab import Arm, KeySchedule
 from fastdiff_lab.calibration.refine import refine_derived
 from fastdiff_lab.cli.parsing import prompt_lines
 from fastdiff_lab.comparison import render
-from fastdiff_lab.inputs.plain_values import is_whole, listed, number, prompts_of, seeds_of, whole
+from fastdiff_lab.inputs.plain_values import choice, is_whole, listed, number, prompts_of, seeds_of, whole, whole_number
 from fastdiff_lab.sampling.methods import denoiser_calls, generators, sample
 
 TEXTS = ["a red circle", "a white ring", "a small black star"]
@@ -368,6 +369,39 @@ def test_numbers_that_are_none():
     with pytest.raises(ValueError, match="batch=0 asked; accepted: a whole number of 1 or more"):
         whole("batch", np.int64(0), 1)
     assert listed("keys", pd.Series([1, 2], index=[5, 6]), "numbers") == [1, 2] and prompts_of(np.array(["a"])) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (0, {"least": 1}, "`rows` must be a positive int, got 0"),
+        (0, {"least": 1, "also": " or None"}, "`rows` must be a positive int or None, got 0"),
+        (np.int64(1), {"least": 2}, "`rows` must be an int of 2 or more, got 1"),
+        (9, {"least": 0, "most": 8}, "`rows` must be an int from 0 to 8, got 9"),
+        (True, {"least": 1}, "got True"),
+        (2.0, {"least": 1}, "got 2.0"),
+        ("2", {"least": 1}, "got '2'"),
+        (None, {"least": 1}, "got None"),
+    ],
+)
+def test_arguments_that_are_no_whole_number(given, options, message):
+    with pytest.raises(ValueError, match=message):
+        whole_number("rows", given, **options)
+    assert whole_number("rows", torch.tensor(8), 1, 8) == 8
+
+
+@pytest.mark.parametrize("given", [-0.1, 1.5, float("nan"), True, "half", None])
+def test_arguments_that_are_no_number_of_a_range(given):
+    with pytest.raises(ValueError, match=re.escape(f"`weight` must be a number from 0 to 1, got {given!r}")):
+        number("weight", given, 0, 1)
+    assert number("weight", np.float32(0.1), 0, 1) == 0.1
+
+
+@pytest.mark.parametrize("given", ["c", 1, True, None, ["a"], np.array(["a", "b"])])
+def test_arguments_that_are_no_choice(given):
+    with pytest.raises(ValueError, match="`way` must be one of a, b, 2, got "):
+        choice("way", given, ("a", "b", 2))
+    assert choice("way", np.str_("b"), ("a", "b")) == "b" and choice("way", np.int64(2), (1, 2)) == 2
 
 
 def test_nothing_is_left_behind_by_what_is_refused(pipe):

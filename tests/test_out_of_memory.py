@@ -24,7 +24,8 @@ from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.hooks.device import is_out_of_memory
 from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.propagation.extrapolation import Extrapolation
-from fastdiff_lab.propagation.row_capacity import SHARE, PassBytes, RowLimit, bytes_of_pass
+from fastdiff_lab.propagation.pass_bytes import PassBytes, bytes_of_pass
+from fastdiff_lab.propagation.row_capacity import SHARE, RowLimit
 from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
@@ -309,7 +310,7 @@ def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
 
 
 def fused_attention():
-    from fastdiff_lab.propagation.row_capacity import _FusedAttention
+    from fastdiff_lab.propagation.pass_bytes import _FusedAttention
 
     return _FusedAttention()
 

@@ -236,7 +236,7 @@ def test_the_half_of_the_rows_that_is_recorded(pipe, options, rows):
     handle.remove()
     assert len(seen) == 3 and all(torch.equal(recording[LAYER][:, step], output[rows]) for step, output in enumerate(seen))
     with (
-        pytest.raises(ValueError, match="half='text' asked; accepted: conditional, unconditional, all"),
+        pytest.raises(ValueError, match="`half` must be one of conditional, unconditional, all, got 'text'"),
         fl.record(pipe, half="text"),
     ):
         pass
@@ -299,7 +299,7 @@ def test_the_bytes_of_kept_features_are_told_before_the_run(pipe):
     assert torch.equal(run(pipe, 2), untouched) and not pipe.unet._forward_pre_hooks
     with pytest.raises(KeyError, match="no layer 'up'"):
         fl.bytes_to_keep(pipe, "up", **call)
-    with pytest.raises(ValueError, match="half='text' asked"):
+    with pytest.raises(ValueError, match="`half` must be one of .*, got 'text'"):
         fl.bytes_to_keep(pipe, keep, half="text", **call)
 
 
@@ -319,7 +319,7 @@ def test_tables(recorded):
     features = recorded[LAYER][1].double()
     assert one == pytest.approx(float((features[4] - features[3]).norm() / features[3].norm()), rel=1e-4)
     assert len(fl.feature_norm(recorded)) == 2 * 10 * len(recorded.layers)
-    with pytest.raises(ValueError, match="kind='mse' asked; accepted: squared, relative, cosine"):
+    with pytest.raises(ValueError, match="`kind` must be one of squared, relative, cosine, got 'mse'"):
         fl.feature_change(recorded, "mse")
 
 
@@ -334,7 +334,7 @@ def test_similarity_and_clusters_of_steps(recorded):
         assert labels[0] == 0 and sorted(labels) == labels.tolist() and len(set(labels)) == count
     blocks = np.kron(np.eye(2), np.ones((3, 3)))
     assert fl.step_clusters(blocks, 2).tolist() == [0, 0, 0, 1, 1, 1]
-    with pytest.raises(ValueError, match="11 groups asked of 10 steps; accepted: 1 to 10"):
+    with pytest.raises(ValueError, match=r"`count` must be an int from 1 to 10 \(the steps\), got 11"):
         fl.step_clusters(similarity, 11)
 
 

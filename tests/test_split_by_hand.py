@@ -49,7 +49,7 @@ def test_the_encoder_of_a_transformer_is_its_first_blocks(count):
 
 
 def test_a_split_of_a_transformer_out_of_range():
-    with pytest.raises(ValueError, match="encoder_blocks=4 asked of a transformer with 4 blocks; accepted: 1 to 3"):
+    with pytest.raises(ValueError, match="`encoder_blocks` must be an int from 1 to 3 for a transformer with 4 blocks, got 4"):
         with fl.encoder_propagation(denoiser_pipe("dit"), KEYS, encoder_blocks=4):
             pass
     with pytest.raises(ValueError, match="encoder_blocks=2 asked of a UNet2DConditionModel; accepted: None"):

@@ -19,7 +19,7 @@ from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import identity, in_words, pipeline_digest
 from ..hooks.flops import count_flops
 from ..hooks.guided_rows import by_picture
-from ..inputs.plain_values import is_whole, plain, prompts_of, whole
+from ..inputs.plain_values import choice, plain, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words, warn_of_rounding
 from ..propagation.extrapolation import Extrapolation
@@ -140,7 +140,7 @@ def calibrate(
             The budget is too small, or the store holds other costs.
         RuntimeError: The pipeline is accelerated at the moment.
     """
-    prompts, batch, longest = prompts_of(prompts), whole("batch", batch, 1), whole("longest", longest, 2)
+    prompts, batch, longest = prompts_of(prompts), whole_number("batch", batch, 1), whole_number("longest", longest, 2)
     seeds = seeds_for(prompts, seeds)
     order, num_inference_steps = _checked_order(order, what), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
@@ -175,11 +175,8 @@ def _about(prompts: Sequence[Any], seeds: Sequence[int], options: Mapping[str, A
 
 
 def _checked_order(order: Any, what: str) -> int:
-    if not is_whole(order) or order not in (0, 1):
-        raise ValueError(f"order={order!r} asked; accepted: 0 (features held) or 1 (extrapolated along a line)")
-    if what not in ("encoder", "prediction"):
-        raise ValueError(f"what={what!r} asked; accepted: encoder, prediction")
-    return int(order)
+    choice("what", what, ("encoder", "prediction"))
+    return whole_number("order", order, 0, 1)
 
 
 def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None, limit: RowLimit, what: str) -> Plan:

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..hooks.guided_rows import by_picture
-from ..inputs.plain_values import plain, prompts_of, whole
+from ..inputs.plain_values import plain, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..propagation.extrapolation import Extrapolation
@@ -84,7 +84,7 @@ def refine_schedule(
     Raises:
         ValueError: The schedule has another number of steps than the run.
     """
-    prompts, runs = prompts_of(prompts), whole("runs", runs, 1)
+    prompts, runs = prompts_of(prompts), whole_number("runs", runs, 1)
     seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
@@ -131,7 +131,7 @@ def refine_derived(
         raise ValueError(
             f"the costs were measured with options {measured}, refinement is asked with {given.words}; accepted: the same ones"
         )
-    chosen = range(count)[: whole("pictures", pictures, 1)]
+    chosen = range(count)[: whole_number("pictures", pictures, 1)]
     of_chosen = given.of(chosen)
     guidance = on["guidance_scale"] if takes_guidance(pipe) else None
     return refine_schedule(

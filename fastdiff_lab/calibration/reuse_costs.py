@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..inputs.files import check_readable, write_whole
+from ..inputs.plain_values import choice
 
 SCHEMA = "fastdiff_lab.ReuseCosts"
 VERSION = 1
@@ -91,11 +92,8 @@ class ReuseCosts:
         Raises:
             ValueError: Another name or power.
         """
-        if over not in OVER:
-            raise ValueError(f"over={over!r} asked; accepted: {', '.join(OVER)}")
-        if isinstance(power, bool) or power not in POWERS:
-            raise ValueError(f"power={power!r} asked; accepted: 2 (squared errors are added) or 1 (errors are)")
-        cost = OVER[over](self.errors() ** power, axis=0)
+        power = choice("power", power, POWERS)
+        cost = OVER[choice("over", over, OVER)](self.errors() ** power, axis=0)
         cost = np.where(np.isnan(cost), np.inf, cost)
         return cost if self.order == 0 else _for_every_gap(cost ** (1 / power), self.gaps, self.longest) ** power
 

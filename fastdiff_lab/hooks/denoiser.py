@@ -16,7 +16,7 @@ from typing import Any
 from diffusers import ControlNetModel, ControlNetUnionModel, MultiAdapter, MultiControlNetModel, SparseControlNetModel
 from torch import nn
 
-from ..inputs.plain_values import is_whole
+from ..inputs.plain_values import whole_number
 from .denoiser_classes import DenoiserClass, accepted, class_of
 from .patching import is_compiled
 from .private_api import CacheMixin, MultiControlNetUnionModel, free_init_of, is_compiled_whole, unwrapped
@@ -150,10 +150,7 @@ def _split_blocks(model: nn.Module, known: DenoiserClass, list_of_blocks: str, e
     """The first of a transformer's blocks are its encoder, each of which passes on to the next."""
     blocks = _children(model, [list_of_blocks])
     count = max(1, round(len(blocks) * _DIT_ENCODER_SHARE)) if encoder_blocks is None else encoder_blocks
-    if not is_whole(count) or not 1 <= count < len(blocks):
-        raise ValueError(
-            f"encoder_blocks={encoder_blocks!r} asked of a transformer with {len(blocks)} blocks; accepted: 1 to {len(blocks) - 1}"
-        )
+    count = whole_number("encoder_blocks", count, 1, len(blocks) - 1, also=f" for a transformer with {len(blocks)} blocks")
     names = list(blocks)
     encoder = _children(model, known.encoder) | {name: blocks[name] for name in names[:count]}
     decoder = {name: blocks[name] for name in names[count:]} | _children(model, known.decoder)

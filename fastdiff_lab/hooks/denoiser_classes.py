@@ -133,7 +133,7 @@ def _check_children(found: DenoiserClass) -> None:
     name = found.cls.__name__
     if not (found.encoder and (found.decoder or found.blocks)):
         raise ValueError(f"{name} registered without encoder or decoder; accepted: one child or more in each")
-    children = (*found.encoder, *found.decoder, *([found.blocks] if found.blocks else []))
+    children = [child.removesuffix("?") for child in (*found.encoder, *found.decoder, found.blocks or "")]
     twice = next((child for child in children if children.count(child) > 1), None)
     if twice is not None:
         raise ValueError(f"child {twice!r} of {name} stands twice; accepted: each child once, in encoder or decoder")

@@ -1,7 +1,8 @@
 """Convert what users pass (from numpy, pandas, torch, generators) to plain Python values, once.
 
 - `listed(name, given, of)`: a list of anything that has an order
-- `whole(name, given, least)`, `is_whole(given)`, `number(name, given)`: a whole number, a finite one
+- `whole_number(name, given, ...)`, `number(name, given, ...)`, `choice(name, given, accepted)`: an argument, checked
+- `whole(name, given, least)`, `is_whole(given)`: a whole number
 - `plain(value)`: Python's own value where there is one
 - `prompts_of(given)`, `seeds_of(given, ...)`: prompts and seeds
 """
@@ -69,18 +70,57 @@ def whole(name: str, given: Any, least: int) -> int:
     return given.__index__()
 
 
-def number(name: str, given: Any) -> float:
-    """Return a finite number as Python's own. Raises ValueError for anything else.
+def whole_number(name: str, given: Any, least: int, most: int | None = None, *, also: str = "") -> int:
+    """The whole number as Python's own.
+
+    >>> whole_number("max_rows", 8, least=1)
+    8
+
+    Args:
+        name: Of the argument, for the message.
+        given: What was given for it.
+        least, most: The smallest and the largest that is accepted; None for no largest.
+        also: What the message adds to what is accepted.
+
+    Raises:
+        ValueError: For anything else, truth values and 5.0 among it.
+    """
+    if is_whole(given) and least <= given and (most is None or given <= most):
+        return given.__index__()
+    accepted = (
+        f"an int from {least} to {most}" if most is not None else "a positive int" if least == 1 else f"an int of {least} or more"
+    )
+    raise ValueError(f"`{name}` must be {accepted}{also}, got {str(plain(given))[:80] if is_whole(given) else repr(given)[:80]}")
+
+
+def choice(name: str, given: Any, accepted: Iterable[Any]) -> Any:
+    """What was given, if it is one of those that are accepted. Raises ValueError for anything else.
+
+    >>> choice("what", "encoder", ("encoder", "prediction"))
+    'encoder'
+    """
+    known, value = list(accepted), plain(given)
+    if not any(type(value) is type(one) and value == one for one in known):
+        raise ValueError(f"`{name}` must be one of {', '.join(map(str, known))}, got {repr(given)[:80]}")
+    return value
+
+
+def number(name: str, given: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """The finite number as Python's own: of numpy's float32 the one that it is written as.
 
     >>> number("guidance_scale", 5)
     5.0
+
+    Raises ValueError for anything else, and for less than `least` or more than `most`.
     """
     is_number = hasattr(given, "__float__") and not isinstance(given, bool | str) and getattr(given, "shape", ()) == ()
     value = given.item() if is_number and hasattr(given, "item") else given
-    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # 7.1 for float32's 7.0999999
-    if not is_number or isinstance(value, bool | complex) or not math.isfinite(float(short)):
-        raise ValueError(f"{name}={given!r} asked; accepted: a finite number")
-    return float(short)
+    short = str(given) if is_number and type(given).__module__ == "numpy" else value  # float32's 7.1, not 7.0999999
+    if is_number and not isinstance(value, bool | complex) and math.isfinite(float(short)) and least <= float(short) <= most:
+        return float(short)
+    if math.isfinite(most):
+        raise ValueError(f"`{name}` must be a number from {least:g} to {most:g}, got {repr(given)[:80]}")
+    raise ValueError(f"{name}={given!r} asked; accepted: a finite number")
 
 
 def prompts_of(given: Any) -> list[Any]:

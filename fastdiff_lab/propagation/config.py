@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..inputs.plain_values import is_whole
+from ..inputs.plain_values import choice, whole_number
 from ..key_schedule import KeySchedule
 from .extrapolation import Extrapolation
 from .reuse import REUSES
@@ -49,12 +50,11 @@ class PropagationConfig:
         order = self.extrapolation.order
         if not isinstance(self.schedule, KeySchedule):
             raise TypeError(f"schedule={self.schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
-        if self.what not in REUSES:
-            raise ValueError(f"what={self.what!r} asked; accepted: {', '.join(REUSES)}")
+        choice("what", self.what, REUSES)
         if order and self.what == "decoder":
             raise ValueError(f"order={order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
-        if self.max_rows is not None and (not is_whole(self.max_rows) or self.max_rows < 1):
-            raise ValueError(f"max_rows={self.max_rows!r} asked; accepted: a whole number of 1 or more, or None for as many as fit")
+        if self.max_rows is not None:
+            whole_number("max_rows", self.max_rows, 1, also=" or None")
         for name, asked in (("max_rows", self.max_rows), ("process_group", self.process_group)):
             if asked is not None and not self.is_parallel:
                 raise ValueError(
@@ -73,7 +73,7 @@ class PropagationConfig:
             raise TypeError(f"{beside}={options[beside]!r} given beside a PropagationConfig; accepted: one or the other")
         return schedule
 
-    @property
+    @cached_property
     def extrapolation(self) -> Extrapolation:
         return Extrapolation.of(self.order)
 

@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..inputs.plain_values import choice, number, whole_number
 
 AXES = ("step", "log_snr")
 PARTS = ("all", "skips", "bottleneck")
@@ -43,13 +44,10 @@ class Extrapolation:
     parts: str = "all"
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or not isinstance(self.order, Integral) or self.order not in (0, 1, 2):
-            raise ValueError(f"order={self.order!r} asked; accepted: 0 (features held, the paper), 1 (along a line) or 2")
-        if isinstance(self.damping, bool) or not isinstance(self.damping, int | float) or not 0 <= self.damping <= 1:
-            raise ValueError(f"damping={self.damping!r} asked; accepted: a number from 0 to 1")
-        for name, value, accepted in (("axis", self.axis, AXES), ("parts", self.parts, PARTS)):
-            if value not in accepted:
-                raise ValueError(f"{name}={value!r} asked; accepted: {', '.join(accepted)}")
+        whole_number("order", self.order, 0, 2)
+        number("damping", self.damping, 0, 1)
+        choice("axis", self.axis, AXES)
+        choice("parts", self.parts, PARTS)
 
     @classmethod
     def of(cls, order: Any) -> Extrapolation:
@@ -127,8 +125,8 @@ class History:
 def _filled(numbers: Sequence[float], like: Tensor) -> Tensor:
     """Numbers beside a tensor; filled in one by one, since for a copy from the host's memory the host would wait for the device."""
     found = like.new_empty(len(numbers))
-    for place, number in enumerate(numbers):
-        found[place].fill_(number)
+    for place, weight in enumerate(numbers):
+        found[place].fill_(weight)
     return found
 
 

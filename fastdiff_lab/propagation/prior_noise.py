@@ -17,6 +17,7 @@ from torch import Tensor
 from ..hooks.denoiser import inner_loop, is_first_stage
 from ..hooks.patching import replaced_method
 from ..hooks.run_tracking import RunTracker
+from ..inputs.plain_values import number
 
 _MARK = "injects_prior_noise"  # on the step that does; layers put around it carry it too
 
@@ -76,12 +77,6 @@ class _Injection:
         return 1.0 if index is None else float((self.scheduler.sigmas[index] ** 2 + 1) ** 0.5)
 
 
-def _share(name: str, value: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ValueError(f"{name}={value!r} asked; accepted: a number from 0 to {most}")
-    return float(value)
-
-
 @contextmanager
 def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.5) -> Iterator[None]:
     """While the block lasts, weight x z_T is added to the sample that `scheduler.step` gets, late in each run.
@@ -105,7 +100,7 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
             f"prior noise asked of a {type(pipe).__name__}, which replaces its scheduler in mid-run; leave it out (the paper injects "
             "none there)"
         )
-    injection = _Injection(pipe, _share("weight", weight, 1.0), _share("below", below, 1.0))
+    injection = _Injection(pipe, number("weight", weight, 0, 1), number("below", below, 0, 1))
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):
         setattr(pipe.scheduler.step, _MARK, True)
         yield

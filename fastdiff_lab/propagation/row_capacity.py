@@ -1,128 +1,27 @@
 """How many rows of a group are decoded at once: as many as were asked, or as many as fit into memory.
 
-- `PassBytes`: what one pass needs beside the weights; `bytes_of_pass(model, arguments, ...)` counts it
 - `RowLimit`: the limit of a block, lower once memory has run out
 """
 
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from ..hooks.denoiser import Split, split_denoiser
-from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import free_bytes, is_out_of_memory, release_cache
-from ..hooks.flops import on_meta
-from ..hooks.patching import replaced_call
-from ..hooks.peak_memory import Peak, peak_bytes
-from ..hooks.private_api import tree_leaves
-from .cached_calls import cached_calls
-from .extrapolation import HELD_FEATURES, Extrapolation
-from .feature_cache import HeldFeatures, Pass
+from .extrapolation import Extrapolation
+from .pass_bytes import bytes_once
 
 Output = TypeVar("Output")
 # Of the free memory: the rest is for the scheduler, for scratch memory inside operations and for gaps between tensors.
 SHARE = 0.8
-_MANY = 8  # steps that a pass is counted with
-
-
-@dataclass(frozen=True)
-class PassBytes:
-    """What one pass of parallel decoding needs beside the weights, in bytes.
-
-    >>> PassBytes(encoder=300, held=100, step=50).of(10)
-    600
-
-    `encoder`: the most while the encoder runs, on the rows of one step. `held`: what is held while the decoder runs. `step`: what
-    each decoded step adds.
-    """
-
-    encoder: int
-    held: int
-    step: int
-
-    def of(self, steps: int) -> int:
-        """The bytes of a pass that decodes so many steps, 1 or more."""
-        return max(self.encoder, self.held + steps * self.step)
-
-    def steps(self, free: float) -> int:
-        """How many steps fit into so many bytes; at least 1, which cannot be divided."""
-        return max(1, int((free - self.held) // self.step))
-
-
-class _FusedAttention(TorchFunctionMode):
-    """Attention without its matrix of scores, as the kernels of all accelerators compute it; the meta device has none of them."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is not torch.nn.functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        query, _, value = (*args, *(kwargs or {}).values())[:3]
-        return query.new_empty(*query.shape[:-1], value.shape[-1])
-
-
-def bytes_of_pass(
-    model: nn.Module, arguments: Mapping[str, Any], split: Split | None = None, extrapolation: Extrapolation = HELD_FEATURES
-) -> PassBytes:
-    """Counts on the meta device what decoding the steps of a group at once needs; nothing is computed.
-
-    >>> bytes_of_pass(pipe.unet, first_arguments(pipe.unet, run)).of(15) / 2**30  # GiB  # doctest: +SKIP
-
-    `arguments`: of one denoiser call. `split`: of the model, None for the usual one. `extrapolation`: how features are extrapolated.
-    """
-    split = split_denoiser(model) if split is None else split
-    stand_in, shapes = on_meta(model, dict(arguments))
-    split = split.of(stand_in)
-    features = HeldFeatures(tuple(split.encoder), split.passing, extrapolation)
-    before = Peak()
-
-    def at_the_decoder(inner: Callable) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            before.bytes, before.now = peak.bytes, peak.now
-            peak.bytes = peak.now  # from here on the decoder's
-            return inner(*args, **kwargs)
-
-        return call
-
-    with ExitStack() as stack:
-        entries = {name: split.decoder[name] for name in split.entries}
-        stack.enter_context(cached_calls(split.encoder, entries, lambda: features))
-        stack.enter_context(replaced_call(split.decoder[split.entries[0]], at_the_decoder))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(_FusedAttention())
-        peak = stack.enter_context(peak_bytes())
-        for place in range(extrapolation.order + 1):  # the last pass has the features of the others beside it
-            _pass(stand_in, shapes, features, place, _MANY if place == extrapolation.order else 1)
-    return PassBytes(before.bytes, before.now, max(1, -(-(peak.bytes - before.now) // _MANY)))
-
-
-def _pass(model: nn.Module, arguments: dict[str, Any], features: HeldFeatures, key: int, steps: int) -> None:
-    """A key step and the steps after it, decoded at once."""
-    call = DenoiserCall(model, arguments)
-    places = tuple(float(key + step) for step in range(steps))
-    with features.during(Pass(call.rows, call.frames, places, is_key=True, is_last_use=False)):
-        call.of_steps([torch.empty((), device="meta")] * steps).invoked(model)
-
-
-_counted: weakref.WeakKeyDictionary[nn.Module, dict[Any, PassBytes]] = weakref.WeakKeyDictionary()
-
-
-def _counted_once(model: nn.Module, arguments: Mapping[str, Any], split: Split, extrapolation: Extrapolation) -> PassBytes:
-    """Counted once for each model and each size of its arguments: on a large model it takes seconds."""
-    sizes = tuple((tensor.shape, tensor.dtype) for tensor in tree_leaves(dict(arguments)) if isinstance(tensor, Tensor))
-    known = _counted.setdefault(model, {})
-    of = (sizes, extrapolation.order, tuple(split.encoder))
-    if of not in known:
-        known[of] = bytes_of_pass(model, arguments, split, extrapolation)
-    return known[of]
 
 
 def _arriving(model: nn.Module, device: torch.device) -> int:
@@ -158,7 +57,7 @@ class RowLimit:
         free = free_bytes(sample.device) if self.asked is None else None
         if free is None:
             return
-        needed = _counted_once(model, arguments, split, extrapolation)
+        needed = bytes_once(model, arguments, split, extrapolation)
         self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)) / pictures)
 
     def bytes_told(
@@ -171,7 +70,7 @@ class RowLimit:
         split, rows = split_denoiser(model), len(arguments[sample_argument(model)])
         self.begin_run(model, arguments, extrapolation, split, pictures)
         fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
-        return _counted_once(model, arguments, split, extrapolation).of(fewer)
+        return bytes_once(model, arguments, split, extrapolation).of(fewer)
 
     def steps_at_once(self, rows: int) -> int | None:
         """How many steps, of so many rows each, may be decoded at once, 1 or more; None for no limit.

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
-from ..inputs.plain_values import is_whole
+from ..inputs.plain_values import choice, whole_number
 from .recording import Recording
 
 KINDS = ("squared", "relative", "cosine")
@@ -48,8 +48,7 @@ def feature_change(recording: Recording, kind: str = "squared") -> pd.DataFrame:
     Raises:
         ValueError: Another kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} asked; accepted: {', '.join(KINDS)}")
+    choice("kind", kind, KINDS)
     change, size = recording.statistic("change"), recording.statistic("mean_square")
     if kind == "squared":
         return _tidy(recording, change)
@@ -120,8 +119,7 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     Returns the number of each step's group, rising from 0. Raises ValueError for a count out of range.
     """
     steps = len(similarity)
-    if not is_whole(count) or not 1 <= count <= steps:
-        raise ValueError(f"{count!r} groups asked of {steps} steps; accepted: 1 to {steps}")
+    count = whole_number("count", count, 1, steps, also=" (the steps)")
     last_of_groups = np.argsort(np.diagonal(similarity, 1), kind="stable")[: count - 1]
     return np.isin(np.arange(steps), last_of_groups + 1).cumsum()
 

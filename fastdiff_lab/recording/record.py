@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
 from ..hooks.callers import is_called_by
-from ..hooks.denoiser import denoiser_of, inner_layers, inner_loop, split_denoiser
+from ..hooks.denoiser import denoiser_of, inner_loop, split_denoiser
 from ..hooks.denoiser_call import arguments_of
 from ..hooks.denoiser_classes import frames_of, sample_argument
 from ..hooks.denoiser_output import sample_of
@@ -28,20 +27,20 @@ from ..hooks.flops import on_meta
 from ..hooks.guided_rows import guided_rows
 from ..hooks.patching import is_replaced, replaced_method
 from ..hooks.run_tracking import RunTracker, announced
-from .recording import STATISTICS, Recording, unknown_layer
+from ..inputs.plain_values import choice
+from .layer_choice import Layers, chosen_layers, default_layers, in_order_of_calls
+from .recording import STATISTICS, Recording
 
 _UNTOUCHED = "record untouched runs: leave the block that accelerates the pipeline first"
 HALVES = ("conditional", "unconditional", "all")
-Layers = Sequence[str] | str | Callable[[str], bool]
 
 
 class _Recorder:
     """Fill a recording from forward hooks. An unfinished run stays here."""
 
     def __init__(self, pipe: Any, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
-        if half not in HALVES:
-            raise ValueError(f"half={half!r} asked; accepted: {', '.join(HALVES)}")
-        self.pipe, self.recording, self.keep, self.max_bytes, self.half = pipe, recording, keep, max_bytes, half
+        self.pipe, self.recording, self.keep, self.max_bytes = pipe, recording, keep, max_bytes
+        self.half: str = choice("half", half, HALVES)
         self.tracker = RunTracker(pipe)
         self.model = denoiser_of(pipe)
         self.blocks_of_model = list(split_denoiser(self.model).blocks.values())
@@ -242,33 +241,6 @@ def statistics_of(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
     }
 
 
-def chosen_layers(layers: Layers, known: Sequence[str]) -> tuple[str, ...]:
-    """The names among `known` that are asked for, in the order of `known`.
-
-    >>> chosen_layers("down_blocks.*.mid", ["down_blocks.0.mid", "mid_block"])
-    ('down_blocks.0.mid',)
-
-    `layers` is a list of names, a name or pattern (`*` stands for anything), or a function of a name.
-    Raises KeyError for a name or pattern that fits no layer.
-    """
-    if isinstance(layers, str):
-        found = tuple(fnmatch.filter(known, layers))
-    elif callable(layers):
-        found = tuple(filter(layers, known))
-    else:
-        unknown = next((name for name in layers if name not in known), None)
-        if unknown is not None:
-            raise KeyError(unknown_layer(str(unknown), known))
-        return tuple(name for name in known if name in set(layers))
-    if not found:
-        raise KeyError(
-            unknown_layer(layers, known)
-            if isinstance(layers, str)
-            else f"the function chose none of {len(known)} layers; accepted: one that is true for some, as {known[0]!r}"
-        )
-    return found
-
-
 @contextmanager
 def record(
     pipe: Any, *, layers: Layers | None = None, keep: Layers = (), half: str = "conditional", max_bytes: int = 2**30
@@ -301,12 +273,9 @@ def record(
     model = denoiser_of(pipe)
     split = split_denoiser(model)
     known = {name: module for name, module in model.named_modules() if name}
-    inner = inner_layers(split)
-    asked: Layers = list(split.blocks) if layers is None else list(inner) if layers == "inner" else layers
     kept = chosen_layers(keep, list(known)) if callable(keep) or len(keep) else ()
-    # The host's own order of calls if it is known, so that plots run from input to output.
-    order = sorted(known, key=lambda name: _place(name, list(split.blocks), inner))
-    names = tuple(name for name in order if name in {*chosen_layers(asked, list(known)), *kept})
+    asked = chosen_layers(default_layers(split, layers), list(known))
+    names = tuple(name for name in in_order_of_calls(split, known) if name in {*asked, *kept})
     recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))
     recorder = _Recorder(pipe, recording, kept, max_bytes, half)
     with ExitStack() as stack:
@@ -338,12 +307,6 @@ def _looking_at_samples(recorder: _Recorder, inner: Callable) -> Callable:
         return inner(*args, **kwargs)
 
     return step
-
-
-def _place(name: str, blocks: Sequence[str], inner: Sequence[str]) -> tuple[int, int]:
-    block = next((place for place, block in enumerate(blocks) if name == block or name.startswith(f"{block}.")), len(blocks))
-    layer = next((place for place, layer in enumerate(inner) if name == layer or name.startswith(f"{layer}.")), len(inner))
-    return block, layer
 
 
 def _about(pipe: Any, model: nn.Module) -> dict[str, str]:
