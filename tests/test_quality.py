@@ -93,7 +93,7 @@ def test_lpips_computes_what_it_does_with_torchvision(weights):
 
 
 def test_pictures_alike_are_no_distance_apart(quality, real):
-    assert abs(quality.of_set(quality.real)["fid"]) < 0.02 < quality.of_set(quality.real.flip(1))["fid"]
+    assert abs(quality.of_set(quality.real)["fid"]) < 0.02  # of others it is more, below
     image, other = (opened(path) for path in picture_files(real)[:2])
     found = quality.of_pictures([image, image], [image, other], PROMPTS[:2])
     assert found["lpips"][0] == 0 < found["lpips"][1]
@@ -121,7 +121,7 @@ def test_each_picture_and_each_arm_has_its_quality(pictures):
     assert (untouched["lpips"] == 0).all() and (three["lpips"] > 0).all()
     assert pictures["clip_score"].between(0, 100).all() and pictures["clip_score"].gt(0).any()
     assert all(group[name].nunique() == 1 for _, group in pictures.groupby("arm") for name in ("fid", "kid", "kid_std"))
-    assert untouched["fid"].iloc[0] != three["fid"].iloc[0] > 0
+    assert untouched["fid"].iloc[0] != three["fid"].iloc[0] > 0.02
 
 
 def test_summary_and_brief_table(pipe, arms, pictures):

@@ -64,7 +64,7 @@ def mean_psnr(mse: Sequence[float] | np.ndarray | pd.Series) -> float:
 
 def _psnr(errors: np.ndarray | np.floating) -> np.ndarray | np.floating:
     with np.errstate(divide="ignore"):  # no error: infinitely many decibels
-        return -10 * np.log10(errors)
+        return 0.0 - 10 * np.log10(errors)
 
 
 def typical_psnr(psnr: Sequence[float] | np.ndarray | pd.Series) -> float:
