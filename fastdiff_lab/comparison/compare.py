@@ -101,7 +101,7 @@ def compare(
         reference_steps: Compare also with DDIM in so many steps, such as 1,000; None for no reference.
         repeats: Timed runs of one image per method, after one that is not timed; 0 for none.
         batch: Images at once.
-        n_jobs: Worker processes on this machine (None for this one, -1 for one per core), or a Dask client whose workers draw.
+        n_jobs: Worker processes on this machine; None for this process, -1 for one per core. Or a Dask client, whose workers draw.
         store: A file that keeps each result. The same call resumes from it.
         metrics: Any of "fid", "kid", "clip_score" and "lpips", measured anew by each call.
         metric_weights: Folder of their weight files (docs/quality.md).

@@ -28,10 +28,10 @@ def map_tensors(function, value: Any, name: str = "") -> Any:
 
 
 def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int = 1, is_read_only: bool = False) -> Any:
-    """Repeats every tensor that has one entry per row of the sample (or per frame of each), the whole block of rows per step.
+    """Repeat every tensor with one entry per row of the sample (or per frame of each), the whole block of rows per step.
 
-    `is_read_only`: nobody writes into the result, so a single row is seen several times instead of being copied (strides do not allow it
-    for more rows than one). Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
+    `is_read_only`: nobody writes into the result. A single row is then seen several times instead of being copied, which strides
+    allow for one row only. Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
     """
 
     def repeat(tensor: Tensor, name: str) -> Tensor:

@@ -20,7 +20,7 @@ def is_called_by(pipe: Any) -> bool:
     >>> is_called_by(pipe)  # in a loop written by hand no pipeline is called, so the call is taken for its  # doctest: +SKIP
     True
 
-    Pipelines made of the same parts (`from_pipe`, `**pipe.components`) share denoiser, ControlNet and scheduler, and nothing in a call says
+    Pipelines made of the same parts (`from_pipe`, `**pipe.components`) share denoiser, ControlNet and scheduler. Nothing in a call says
     whose it is. Replacing `pipe.__call__` would have to change its class; so this looks at who called.
     """
     if not isinstance(pipe, DiffusionPipeline):

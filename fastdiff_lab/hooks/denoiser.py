@@ -43,7 +43,7 @@ class Split:
     `encoder`: run at key steps only, in the order of the host's calls: `conv_in`, `down_blocks.*`, `mid_block`.
     `decoder`: run at every step: `up_blocks.*` (which get the encoder's features) and the output layers.
     `entries`: the names of those of `decoder` that get the encoder's features.
-    `passing`: the names of those of `encoder` whose output has the shape of their input, and goes to the next one only: it need not be held.
+    `passing`: the names of those of `encoder` whose output has the shape of their input. It goes to the next one only, and need not be kept.
     """
 
     encoder: dict[str, nn.Module]

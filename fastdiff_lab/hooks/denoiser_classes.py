@@ -100,11 +100,11 @@ def register_denoiser(
         sample: The argument of the forward that carries the sample.
         frames_axis: The axis of the sample that counts frames, where each frame is a row inside the model.
         conditions: Arguments of the forward with an entry for each row of the sample, beside those of diffusers' own classes.
-        null_class: Under guidance the first half of the rows has the class labels, the second half the null class, as in DiT.
+        null_class: Under guidance the first half of the rows has the class labels, the second the null class. So it is in DiT.
 
     Raises:
         TypeError: For what is no class of modules, or a text in the place of a list of names.
-        ValueError: For a class that is registered already, and for names that do not fit together or are none of the forward's.
+        ValueError: A class that is registered already. Names that do not fit together, or that the forward does not have.
     """
     names = {"encoder": encoder, "decoder": decoder, "entries": entries, "passing": passing, "conditions": conditions}
     lists = {name: _names(name, given) for name, given in names.items()}

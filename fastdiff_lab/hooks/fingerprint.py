@@ -208,7 +208,7 @@ def differences(measured_on: Mapping[str, Any], pipe: Any, **use: Any) -> list[s
 
 
 def _rounded(measured_on: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Are the weights those of the measurement in another precision, or can that not be told, in a file of before it was kept?"""
+    """Are the weights those of the measurement in another precision? Old files cannot tell, and count as such."""
     before = measured_on.get("weights_seen")
     other = measured_on.get("dtype", "float32") != here["dtype"]
     return other and (before is None or _same_weights(str(before), here["weights_seen"]))

@@ -17,11 +17,11 @@ from .denoiser_classes import has_null_class, sample_argument
 
 
 def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditional") -> slice:
-    """The rows of the sample that belong to the prompt, or those that belong to the negative one, for a call of the denoiser.
+    """The rows of the sample that belong to the prompt, or to the negative one, in a denoiser call.
 
     `half`: "conditional", "unconditional" or "all"; without guidance all rows belong to the prompt.
 
-    Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first (the labels of the other are the
+    Under guidance Stable Diffusion puts them into the second half, DiTPipeline into the first. (The labels of the other are the
     null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
     InstructPix2Pix and perturbed-attention guidance have a third block of rows.
     """

@@ -73,8 +73,8 @@ def _as_rounded(listed: Tensor, given: Tensor) -> Tensor:
 def planned_timesteps(pipe: Any, timestep: Any, by_hand: bool = True) -> Tensor:
     """The time-steps of the run whose first denoiser call comes with `timestep`.
 
-    A pipeline may visit a part of the scheduler's time-steps only: the last ones (image-to-image sets `begin_index`, or its
-    scheduler has none and only the count is known) or the first ones (SDXL's `denoising_end`). A loop written by hand goes to the end.
+    A pipeline may visit only a part of the scheduler's time-steps. Image-to-image visits the last ones, by `begin_index` or by their
+    count. SDXL's `denoising_end` visits the first ones. A loop written by hand goes to the end.
 
     Raises ValueError where the run is no part of them, or where nothing tells which part.
     """

@@ -66,9 +66,8 @@ class Conditions:
     >>> conditions.difference(rows=1, arguments={"encoder_hidden_states": text}, scales=[])  # doctest: +SKIP
     'it has 1 rows, not 2'
 
-    Tensors are compared by identity first, so that the usual case (the pipeline passes the same tensors at every step)
-    needs no device sync, and by value where they are other objects: on a device, for arguments that are made anew at every step, only
-    when the run ends.
+    Tensors are compared by identity first: most pipelines pass the same tensors at every step, which needs no device sync.
+    Other objects are compared by value. On a device, arguments that are made anew at every step are compared when the run ends.
     """
 
     def __init__(self, rows: int, arguments: Mapping[str, Any], scales: list) -> None:

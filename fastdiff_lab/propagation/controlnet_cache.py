@@ -41,7 +41,7 @@ class HeldResiduals:
     def call(self, inner: Callable, args: tuple, kwargs: dict) -> tuple[Any, bool]:
         """The residuals for the coming step, and whether the ControlNet was evaluated for them.
 
-        Raises ValueError at a non-key step whose call differs from the one at the key step, such as by its scale.
+        Raises ValueError if the call at a non-key step differs from the key step's, such as by its scale.
         """
         arguments = dict(zip(("sample", "timestep", "encoder_hidden_states", "controlnet_cond"), args, strict=False)) | kwargs
         run, is_new = self.tracker.current(arguments["timestep"])

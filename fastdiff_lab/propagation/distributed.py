@@ -51,7 +51,7 @@ class Ranks:
         return {step: decoded[step] for step in steps[:1] if is_key} | dict(zip(shared, whole, strict=True))
 
     def check_same(self, what: str, mine: Any, same: Callable[[Any, Any], bool] = operator.eq) -> None:
-        """Raises ValueError on every process if this value is not the same on all, RuntimeError if one is gone or too late."""
+        """Raises ValueError on every process if this value differs on one. Raises RuntimeError if one is gone or too late."""
         found: list[Any] = [None] * self.size
         self.waiting(what, lambda: dist.all_gather_object(found, mine, group=self.group))
         other = next((rank for rank, value in enumerate(found) if not same(value, found[0])), None)

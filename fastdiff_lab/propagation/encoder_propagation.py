@@ -36,33 +36,33 @@ def encoder_propagation(
     encoder_blocks: int | None = None,
     process_group: ProcessGroup | None = None,
 ) -> Iterator[Counts]:
-    """While the block lasts, runs of the pipeline evaluate the encoder at the schedule's key steps only.
+    """Evaluate the encoder at the schedule's key steps only, in all runs of the pipeline inside the block.
 
     >>> with fl.encoder_propagation(pipe, fl.KeySchedule.paper(50)) as counts:  # doctest: +SKIP
     ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
     >>> counts.encoder_calls  # doctest: +SKIP
     9
 
-    Afterwards, also after an exception, the pipeline is as it was. A run is one call for each of the scheduler's time-steps; others
+    Afterwards, also after an exception, the pipeline is as it was. A run is one denoiser call per time-step of the scheduler. Others
     (tiles, inversions, masks) are refused. A block that accelerated nothing warns at its end.
 
     Args:
         pipe: A diffusers pipeline with a UNet (2D, conditional or not, 3D, spatio-temporal, motion) or a transformer such as DiT's. All
             that were tested stand in docs/systems.md. A ControlNet is evaluated at key steps only, too.
         schedule: The key steps, for as many steps as the run makes denoiser calls. Or a `PropagationConfig`, without the options below.
-        order: 0 holds the features of the last key step (the paper). 1 extrapolates them along the line through the last two key steps
-            (ours), which needs the memory of one more set of features. An `Extrapolation` says more.
-        what: "encoder". For teaching also "decoder" (the encoder runs at every step, the outputs of the up blocks are held) and
-            "prediction" (nothing runs between keys). In a UNet the two give the same pictures: the prediction depends on the up blocks'
-            output only. So the paper's decoder propagation and its encoder-and-decoder propagation (Table 14) are one arm here.
-        parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's latent
-            (Fig. 4), so this is possible. False decodes each step alone: the same result with less memory. Attention processors, hooks
-            and forwards in the decoder that are none of diffusers' are checked once in each run: two steps are decoded alone as well.
-        max_rows: The most rows decoded at once, 1 or more (two rows per picture with guidance). None: no limit on the CPU; elsewhere as
-            many as fit into the memory that is free when a run begins. Where memory runs out all the same, the group goes on with half
-            the rows, and so do later ones, with a warning.
+        order: 0 reuses the features of the last key step (the paper). 1 extrapolates along the line through the last two key steps
+            (ours), and needs the memory of one more set of features. An `Extrapolation` says more.
+        what: "encoder". For teaching also "decoder" and "prediction". With "decoder" the encoder runs at every step, and the outputs
+            of the up blocks are reused. With "prediction" nothing runs between keys. In a UNet the two give the same images, as the
+            prediction depends on the up blocks' output only. So two rows of the paper's Table 14 are one method here.
+        parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's
+            latent (Fig. 4). False decodes each step alone: the same result with less memory. If the decoder has attention processors,
+            hooks or forwards that are not diffusers', two steps of each run are decoded alone as well, as a check.
+        max_rows: The most rows decoded at once, 1 or more (two rows per image with guidance). None: no limit on the CPU; elsewhere as
+            many as fit into the memory that is free when a run begins. Where memory still runs out, this and later groups go on with
+            half the rows, and a warning.
         encoder_blocks: How many blocks of a diffusion transformer are its encoder; None for the paper's share, 18 of 28.
-        process_group: Of torch.distributed. Its processes share the steps of each group, all make the same call and all get the picture
+        process_group: Of torch.distributed. Its processes share the steps of each group. All make the same call and get the same image
             (the paper's "multiple GPUs", docs/scaling.md). None for this process alone.
 
     Yields:
@@ -70,8 +70,8 @@ def encoder_propagation(
 
     Raises:
         TypeError, ValueError: For a pipeline or options that cannot be accelerated.
-        ValueError: At a run's first step, if the schedule does not fit the run. At a later step, if a prediction decoded ahead does not
-            fit its call (text, rows or adapter scales changed in mid-run).
+        ValueError: At a run's first step, if the schedule does not fit the run. At a later step, if text, rows or adapter scales
+            changed since the key step.
         RuntimeError: For a pipeline that is accelerated already.
     """
     config = PropagationConfig.of(
@@ -86,7 +86,7 @@ def encoder_propagation(
 
 
 def apply_encoder_propagation(pipe: Any, schedule: KeySchedule | PropagationConfig, **options: Any) -> PropagationHandle:
-    """Accelerates the runs of a pipeline until the handle is removed.
+    """Accelerate the runs of a pipeline until the handle is removed.
 
     >>> handle = fl.apply_encoder_propagation(pipe, fl.KeySchedule.paper(50))  # doctest: +SKIP
     >>> image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]  # doctest: +SKIP

@@ -164,7 +164,7 @@ class HeldFeatures:
         return tuple(given.pop(argument) for argument in _ENTRY[: len(args)]) + args[len(_ENTRY) :], given
 
     def for_decoder(self, now: Pass, entry: tuple[str, str], value: Any, is_bottleneck: bool) -> Any:
-        """What enters the decoder, from its value at the key step (the encoder's output and what the host adds to it)."""
+        """What enters the decoder, from its value at the key step: the encoder's output and what the host adds."""
         if not self.extrapolation.moves(is_bottleneck):
             return _with_all_rows(value, now, is_read_only=not is_bottleneck)  # FreeU writes into the bottleneck's
         if now.is_key:

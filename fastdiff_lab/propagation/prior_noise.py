@@ -84,14 +84,14 @@ def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.
     >>> with fl.encoder_propagation(pipe, schedule), fl.prior_noise_injection(pipe):  # doctest: +SKIP
     ...     image = pipe(prompt, num_inference_steps=50).images[0]
 
-    z_T is the sample of the run's first step; in schedulers whose samples grow with sigma (Euler, Heun, LMS, KDPM2) it is
-    scaled to unit standard deviation and added at the scale of the sample at hand.
+    z_T is the sample of the run's first step. In some schedulers samples grow with sigma (Euler, Heun, LMS, KDPM2).
+    There it is scaled to unit standard deviation, and added at the scale of the current sample.
     `weight`: the paper's alpha, 0 to 1. `below`: the paper's tau as a share of the training time-steps: noise is added at
     time-steps under `below` times 1,000 (the paper's t < 25 of 50 steps), once per time-step.
 
-    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range, for
-    Text2Video-Zero, and at a run's first step for continuous time-steps (Stable Video Diffusion's); RuntimeError inside another such
-    block.
+    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range and for
+    Text2Video-Zero. At a run's first step it does so for continuous time-steps (Stable Video Diffusion's). Raises RuntimeError inside
+    another such block.
     """
     if hasattr(pipe.scheduler.step, _MARK):
         raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")
