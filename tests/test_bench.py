@@ -57,7 +57,7 @@ def test_the_decoder_is_timed_without_the_encoder():
     for hook in hooks:
         hook.remove()
     assert state(pipe) == before
-    with pytest.raises(TypeError, match="argument 'encoder_hidden_states'.*how to repeat"):
+    with pytest.raises(TypeError, match="argument 'encoder_hidden_states'.*How to repeat"):
         decoder_seconds(model, arguments | {"encoder_hidden_states": torch.zeros(3, 5, 8).double()}, 2)
 
 

@@ -233,10 +233,11 @@ def test_no_file_unpickles_or_copies_a_forward(name):
 
 
 def lines_of(node: ast.FunctionDef | ast.ClassDef) -> int:
-    """Lines of code of a function or class, without docstrings, comments and blank lines."""
+    """Lines of the body of a function or class, without docstrings, comments and blank lines."""
     inside = [inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner)]
-    docstrings = sum(len(list(filter(str.strip, ast.unparse(inner.body[0]).splitlines()))) for inner in inside)
-    return len(list(filter(str.strip, ast.unparse(node).splitlines()))) - docstrings
+    lines = [line for statement in node.body for line in ast.unparse(statement).splitlines() if line.strip()]
+    docstrings = [line for inner in inside for line in ast.unparse(inner.body[0]).splitlines() if line.strip()]
+    return len(lines) - len(docstrings)
 
 
 @pytest.mark.parametrize("name", [*FILES, *STUDIES])

@@ -28,7 +28,7 @@ def map_tensors(function, value: Any, name: str = "") -> Any:
 
 
 def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int = 1, is_read_only: bool = False) -> Any:
-    """Repeat every tensor with one entry per row of the sample (or per frame of each), the whole block of rows per step.
+    """Repeat each tensor that has one entry per row or frame of the sample, block of rows by block.
 
     `is_read_only`: nobody writes into the result. A single row is then seen several times instead of being copied, which strides
     allow for one row only. Raises TypeError for a tensor of which it is not known how its entries belong to the rows.
@@ -50,9 +50,9 @@ def repeat_rows(value: Any, rows: int, times: int, name: str = "", frames: int =
 
 
 def first_rows(value: Any, rows: Collection[int], times: int) -> Any:
-    """Undoes `repeat_rows`: the first of the `times` blocks of rows; tensors that have no more than one step's rows stay as they are.
+    """Undo `repeat_rows`: take the first of the `times` blocks of rows. Tensors with the rows of one step stay as they are.
 
-    `rows`: of one step; inside a video model a tensor has either as many rows per step as there are frames in all, or pictures.
+    `rows`: of one step. Inside a video model a tensor has one row per frame, or one per video.
     """
 
     def first(tensor: Tensor, name: str) -> Tensor:

@@ -51,13 +51,13 @@ def encoder_propagation(
             that were tested stand in docs/systems.md. A ControlNet is evaluated at key steps only, too.
         schedule: The key steps, for as many steps as the run makes denoiser calls. Or a `PropagationConfig`, without the options below.
         order: 0 reuses the features of the last key step (the paper). 1 extrapolates along the line through the last two key steps
-            (ours), and needs the memory of one more set of features. An `Extrapolation` says more.
+            (ours). It needs the memory of one more set of features. An `Extrapolation` says more.
         what: "encoder". For teaching also "decoder" and "prediction". With "decoder" the encoder runs at every step, and the outputs
             of the up blocks are reused. With "prediction" nothing runs between keys. In a UNet the two give the same images, as the
             prediction depends on the up blocks' output only. So two rows of the paper's Table 14 are one method here.
         parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's
-            latent (Fig. 4). False decodes each step alone: the same result with less memory. If the decoder has attention processors,
-            hooks or forwards that are not diffusers', two steps of each run are decoded alone as well, as a check.
+            latent (Fig. 4). False decodes each step alone: the same result with less memory. Two steps of each run are
+            checked alone if the decoder has attention processors, hooks or forwards that are not diffusers'.
         max_rows: The most rows decoded at once, 1 or more (two rows per image with guidance). None: no limit on the CPU; elsewhere as
             many as fit into the memory that is free when a run begins. Where memory still runs out, this and later groups go on with
             half the rows, and a warning.
