@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
-from models import SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline, state
+from models import SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline, state, unet
 from safetensors.torch import save_file
 from systems import ROWS
 
@@ -23,11 +23,18 @@ calibrate, refine_schedule = (partial(call, guidance_scale=5.0) for call in (fl.
 CAPTIONS = [scene.caption() for scene in held_out_scenes(1, objects=1)]
 
 
+@cache
+def shared_unet():
+    """One for all pipelines here, which leave it as it was: its bytes are counted once."""
+    return unet()
+
+
 class Embeddings:
     """A pipeline of tiny parts that is called with prompts, as users call theirs; the text is the prompt's number."""
 
     def __new__(cls, name: str = "ddim"):
         pipe = pipeline(name)
+        pipe.register_modules(unet=shared_unet())
         kind = type(pipe)
 
         class Prompted(kind):

@@ -42,15 +42,21 @@ def arms():
 
 
 @pytest.fixture(scope="module")
-def pictures(pipe, arms):
-    with torch.no_grad():
-        return fl.compare_pictures(pipe, arms, PROMPTS, **OPTIONS)
+def store(tmp_path_factory):
+    return tmp_path_factory.mktemp("store") / "kept.sqlite"
 
 
 @pytest.fixture(scope="module")
-def table(pipe, arms):
+def table(pipe, arms, store):
     with torch.no_grad():
-        return fl.compare(pipe, arms, PROMPTS, repeats=1, reference_steps=12, **OPTIONS).set_index("arm")
+        return fl.compare(pipe, arms, PROMPTS, repeats=1, reference_steps=12, store=store, **OPTIONS).set_index("arm")
+
+
+@pytest.fixture(scope="module")
+def pictures(pipe, arms, store, table):
+    """Those of the table, from its store."""
+    with torch.no_grad():
+        return fl.compare_pictures(pipe, arms, PROMPTS, store=store, **OPTIONS)
 
 
 def test_the_honest_rivals_are_always_there(table):
