@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,8 @@ from ..sampling.batches import in_halves
 from ..sampling.call_options import in_a_batch
 from ..sampling.finite_values import check_latents, finite_decoder
 from ..sampling.methods import Arm, Sampled, first_arguments, sample
+from ..sampling.rivals.deepcache import deepcache_helper
+from ..sampling.rivals.token_merging import tomesd_package
 from .estimate import announce
 from .result_store import Result, Store
 from .workers import WorkerLostError, count_workers, in_workers
@@ -100,6 +102,7 @@ def draw_missing(
     Returns a function that reads a method's results for some tasks. Keys are taken before the run, which may change its scheduler.
     Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
+    _check_packages(ways.values())
     of, lost = _settings(pipe, options), 0
     coming = list(_pending(ways, tasks, of, batch, store))
     announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), count_workers(n_jobs))
@@ -121,6 +124,15 @@ def draw_missing(
                     ) from loss
                 warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
     return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
+
+
+def _check_packages(arms: Iterable[Arm]) -> None:
+    """Raise ModuleNotFoundError for a rival's package that is not installed, before hours have passed."""
+    for arm in arms:
+        if arm.deepcache is not None:
+            deepcache_helper()
+        if arm.token_merging:
+            tomesd_package()
 
 
 def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import pandas as pd
 from ...inputs.plain_values import prompts_of, whole
 from ...key_schedule import KeySchedule
 from ...sampling.methods import denoiser_calls
-from ...sampling.rivals.deepcache import deepcache_helper
 from ...shapes.data import held_out_scenes
 from ..compare import compare_pictures, with_costs
 from .suite_methods import COUNTS, Costs, suite_arms, suite_columns
@@ -88,7 +87,6 @@ def suite_pictures(
     """
     arms, prompts = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
     check_held_out(costs, prompts)
-    deepcache_helper()  # raises before hours have passed
     return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
 
