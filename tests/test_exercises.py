@@ -68,7 +68,7 @@ def memorised(name: str):
     return remembered
 
 
-@FUNCTIONS
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in DEAR else ()) for name in EXERCISES])
 def test_the_hidden_test_catches_an_answer_that_knows_the_visible_inputs(name):
     planted = memorised(name)
     assert (report := check(name, planted, inputs=some_inputs(name, 0))).passed, report
