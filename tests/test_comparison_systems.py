@@ -60,8 +60,8 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     }
 
 
-# One for each kind of prompt (texts, labels, pictures) and of what is drawn (latents that begin later, a ControlNet, a video).
-SHORT = ("sd-img2img", "controlnet", "text-to-video", "stable-video", "dit")
+# One for each kind of prompt and of what is drawn (latents that begin later, a ControlNet, a video); pictures are prompts further below.
+SHORT = ("sd-img2img", "controlnet", "text-to-video", "dit")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in NAMES])

@@ -88,10 +88,8 @@ def test_the_watch_sees_an_index_that_is_made_of_a_list():
     assert found.seen
 
 
-COMPILED = [pytest.param(0, KEYS, id="held"), pytest.param(1, KeySchedule(6, [0, 1]), id="order 1", marks=pytest.mark.long)]
-
-
-@pytest.mark.parametrize(("order", "keys"), COMPILED)
+@pytest.mark.long
+@pytest.mark.parametrize(("order", "keys"), [(0, KEYS), (1, KeySchedule(6, [0, 1]))], ids=["held", "order 1"])
 def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order, keys):
     torch._dynamo.reset()
     plain, pipe, graphs, steps = pipeline(dtype=torch.float32), pipeline(dtype=torch.float32), [], keys.num_steps

@@ -308,7 +308,7 @@ def test_ways_of_running_in_both_orders(way, order, tmp_path, on_its_own):
         assert distance(every, again) < CLOSE if way == "sequential offload" else torch.equal(every, again)
 
 
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), pytest.param(torch.bfloat16, 0.2, marks=pytest.mark.long)])
 def test_half_precision(dtype, close):
     system = ROWS["sd"]
     pipe = system.build().to(dtype)

@@ -395,11 +395,11 @@ def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
     other = fl.load_pipeline()
     with torch.no_grad():
         other.unet.conv_in.weight.mul_(1.01)
-    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=8)
+    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=6)
     assert lab.prediction["cards"][0]["value"] == "–" and "nothing was measured on this pipeline" in lab.prediction["note"]
-    assert lab.schedule == KeySchedule.uniform(8, 1) and lab.prediction["cards"][2]["value"] != "–"
-    costs = fl.calibrate(other, [PROMPT], num_inference_steps=8, longest=4)
-    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=8)
+    assert lab.schedule == KeySchedule.uniform(6, 1) and lab.prediction["cards"][2]["value"] != "–"
+    costs = fl.calibrate(other, [PROMPT], num_inference_steps=6, longest=4)
+    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=6)
     assert measured.prediction["cards"][0]["value"] != "–"
     assert measured.run().prompt_right is None and "No prompt accuracy" in measured.result["note"]
 
