@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 # Public name -> its module. A new one also goes into the block for type checkers below (a test compares the two).
 _HOME = {
-    "Arm": "sampling.methods",
+    "Method": "sampling.methods",
     "Counts": "propagation.counts",
     "Extrapolation": "propagation.extrapolation",
     "KeySchedule": "key_schedule",
@@ -27,14 +27,14 @@ _HOME = {
     "bytes_to_keep": "recording.record",
     "calibrate": "calibration.calibrate",
     "compare": "comparison.compare",
-    "compare_pictures": "comparison.compare",
+    "compare_images": "comparison.compare",
     "derive_schedule": "calibration.derive",
     "embedded_costs": "pipelines",
     "encoder_propagation": "propagation.encoder_propagation",
     "feature_change": "recording.analysis",
     "feature_norm": "recording.analysis",
     "load_pipeline": "pipelines",
-    "of_parts": "recording.analysis",
+    "summarize_by_part": "recording.analysis",
     "paired_difference": "comparison.fidelity",
     "pca_maps": "recording.analysis",
     "prior_noise_injection": "propagation.prior_noise",
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .calibration.refine import refine_schedule as refine_schedule
     from .calibration.reuse_costs import ReuseCosts as ReuseCosts
     from .comparison.compare import compare as compare
-    from .comparison.compare import compare_pictures as compare_pictures
+    from .comparison.compare import compare_images as compare_images
     from .comparison.fidelity import paired_difference as paired_difference
     from .hooks.denoiser_classes import register_denoiser as register_denoiser
     from .key_schedule import KeySchedule as KeySchedule
@@ -70,14 +70,14 @@ if TYPE_CHECKING:
     from .propagation.prior_noise import prior_noise_injection as prior_noise_injection
     from .recording.analysis import feature_change as feature_change
     from .recording.analysis import feature_norm as feature_norm
-    from .recording.analysis import of_parts as of_parts
     from .recording.analysis import pca_maps as pca_maps
     from .recording.analysis import step_clusters as step_clusters
     from .recording.analysis import step_similarity as step_similarity
+    from .recording.analysis import summarize_by_part as summarize_by_part
     from .recording.record import bytes_to_keep as bytes_to_keep
     from .recording.record import record as record
     from .recording.recording import Recording as Recording
-    from .sampling.methods import Arm as Arm
+    from .sampling.methods import Method as Method
     from .shapes.judge import prompt_accuracy as prompt_accuracy
 
 

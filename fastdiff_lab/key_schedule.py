@@ -278,6 +278,8 @@ def _spread(keys: tuple[int, ...], old_steps: int, new_steps: int) -> tuple[int,
 
 
 def _from_document(document: dict, place: str) -> KeySchedule:
+    if isinstance(document.get("measured_on"), dict) and "what" in document["measured_on"]:
+        raise ValueError(f"{place} was written when `reuse` was called 'what'; derive the schedule anew from its costs")
     fields = {"num_steps", "keys", "source", "measured_on"}
     missing, unknown = {"num_steps", "keys"} - document.keys(), document.keys() - fields
     if missing or unknown:

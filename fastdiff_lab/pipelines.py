@@ -2,7 +2,7 @@
 
 - `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
 - `embedded_folder()`: the folder of the embedded pipeline
-- `embedded_costs(what, order)`: its measured reuse costs
+- `embedded_costs(reuse, order)`: its measured reuse costs
 - `SCHEDULERS`, `with_settings_of(scheduler, name)`: schedulers by name
 """
 
@@ -47,29 +47,29 @@ def embedded_folder() -> Path:
     return _data_file("shapes/model_index.json", "the embedded pipeline").parent
 
 
-def embedded_costs(what: str = "encoder", order: int = 0, measured: str = "ddim-50") -> ReuseCosts:
+def embedded_costs(reuse: str = "encoder", order: int = 0, measured: str = "ddim-50") -> ReuseCosts:
     """Load reuse costs of the embedded pipeline, measured with guidance 5 on 16 captions.
 
     >>> embedded_costs(order=1).title()
     'UNet2DConditionModel with DDIMScheduler, 50 steps, guidance 5.0, order 1'
 
     Args:
-        what: As in `calibrate`; so is `order`.
+        reuse: As in `calibrate`; so is `order`.
         measured: Scheduler and steps, "ddim-50" or "dpm-solver++-20".
 
     Raises:
         FileNotFoundError: These were not measured.
     """
-    name = f"calibration/{measured}/{what}-{order}.safetensors"
-    return ReuseCosts.load(_data_file(name, f"costs of {what}, order {order}, {measured}"))
+    name = f"calibration/{measured}/{reuse}-{order}.safetensors"
+    return ReuseCosts.load(_data_file(name, f"costs of {reuse}, order {order}, {measured}"))
 
 
-def _data_file(name: str, what: str) -> Path:
+def _data_file(name: str, description: str) -> Path:
     package = Path(__file__).resolve().parent
     places = (package / "data" / name, package.parent / "data" / name)
     found = next((place for place in places if place.exists()), None)
     if found is None:
-        raise FileNotFoundError(f"{what} is missing; looked in: {', '.join(map(str, places))}. Install the package whole")
+        raise FileNotFoundError(f"{description} is missing; looked in: {', '.join(map(str, places))}. Install the package whole")
     return found
 
 

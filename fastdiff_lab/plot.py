@@ -7,7 +7,7 @@
 - `key_strips`: key steps and their groups, one row per schedule
 - `group_errors`: a bar per group, as high as its error
 - `span_costs`: the reuse cost of every span, and a schedule as a path through it
-- `picture_grid`: images of several methods, with their difference to the first
+- `image_grid`: images of several methods, with their difference to the first
 - `html_image(figure, alt)`, `png_address(figure)`: a figure as an HTML image with alternative text, and its address alone
 """
 
@@ -169,7 +169,7 @@ def group_errors(spans: Sequence[tuple[int, int, float]], num_steps: int, ax: Ax
 def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: str = "error in the final latents") -> Axes:
     """The cost of every span as colours on a log scale: its key step (rows), and the next one (columns).
 
-    `costs` is an array (steps, longest + 1), blank where it is 0 or not finite. `keys` is a schedule, drawn as stairs along the
+    `costs` is an array (steps, max_span + 1), blank where it is 0 or not finite. `keys` is a schedule, drawn as stairs along the
     diagonal with a mark on each of its spans.
     """
     steps, lengths = costs.shape
@@ -189,17 +189,17 @@ def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: 
     return ax
 
 
-def picture_grid(pictures: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
+def image_grid(images: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
     """A column per method, two rows per prompt: the image, and its difference to the first method's."""
-    names = list(pictures)
-    count = len(pictures[names[0]])
+    names = list(images)
+    count = len(images[names[0]])
     axes = target.subplots(2 * count, len(names), squeeze=False)
     for column, name in enumerate(names):
         axes[0][column].set_title(name, fontsize="small")
         for row in range(count):
-            picture, reference = (np.asarray(pictures[arm][row], dtype=float) for arm in (name, names[0]))
-            axes[2 * row][column].imshow(picture.astype(np.uint8), interpolation="nearest")
-            axes[2 * row + 1][column].imshow(np.abs(picture - reference).astype(np.uint8), interpolation="nearest")
+            image, reference = (np.asarray(images[method][row], dtype=float) for method in (name, names[0]))
+            axes[2 * row][column].imshow(image.astype(np.uint8), interpolation="nearest")
+            axes[2 * row + 1][column].imshow(np.abs(image - reference).astype(np.uint8), interpolation="nearest")
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for row in range(count):

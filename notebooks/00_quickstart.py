@@ -21,7 +21,7 @@
 # After this notebook you have
 # - seen the features of a real trained text-to-image pipeline change over 50 steps (the paper's Figures 2 and 3),
 # - run the accelerated sampler on it, and
-# - measured what it costs and what it gives, beside plain sampling with fewer steps.
+# - measured what it costs and what it gives, beside sampling with fewer steps.
 #
 # Everything runs offline on a CPU, with a small pipeline that was trained on drawn shapes.
 
@@ -62,7 +62,7 @@ parameters = sum(p.numel() for p in pipe.unet.parameters())
 f"{type(pipe).__name__} with {parameters / 1e6:.1f} M parameters in the {type(pipe.unet).__name__}"
 
 # %% [markdown]
-# ## 1. A prompt to a picture
+# ## 1. A prompt to an image
 
 # %%
 image = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
@@ -70,7 +70,7 @@ image.resize((256, 256), 0)
 
 # %% [markdown]
 # Orange and green in a star that was to be red are faults of the embedded pipeline itself (with `source = None`). What follows asks how near an
-# accelerated run comes to *this* picture, faults and all.
+# accelerated run comes to *this* image, faults and all.
 
 # %% [markdown]
 # ## 2. What the features do
@@ -110,7 +110,7 @@ for kind, mean in means.items():
 # %% [markdown]
 # The paper (Stable Diffusion 1.5) reports squared changes below 0.4 in the encoder and up to about 5 in the decoder. Look at both
 # ratios: the squared change of a layer grows with the size of its features, so a layer with large features changes more in that
-# measure even if it turns by the same angle. Only the relative change says whether a held feature is nearly the right one. A ratio near 1
+# measure even if it turns by the same angle. Only the relative change says whether a reused feature is nearly the right one. A ratio near 1
 # means that encoder and decoder change alike: then the paper's observation does not hold for this pipeline (notebook 02 looks closer).
 
 # %% [markdown]
@@ -157,48 +157,48 @@ counts
 
 # %%
 shipped = source is None and scheduler is None and (calls, guidance_scale) == (50, 5.0)
-costs = fl.embedded_costs() if shipped else fl.calibrate(pipe, prompts[:2], budget=300, max_rows=60, **options)
+costs = fl.embedded_costs() if shipped else fl.calibrate(pipe, prompts[:2], time_budget=300, max_rows=60, **options)
 derived = fl.derive_schedule(costs, num_keys=len(paper.keys))
 derived.save(output / "schedule.json")
 print("derived:  ", derived, "|", derived.source)
 print("the paper:", paper)
 
 # %% [markdown]
-# Side by side: the untouched run, uniform keys, the paper's without and with *prior noise* (a little of the initial noise, added late in the
-# run), the derived ones, and the plain sampler with as many steps. Below each picture its difference to the untouched run.
+# Side by side: the baseline, uniform keys, the paper's without and with *prior noise* (a little of the initial noise, added late in the
+# run), the derived ones, and the sampler with as many steps. Below each image its difference to the baseline.
 
 # %%
-from fastdiff_lab.sampling.methods import Arm, sample
+from fastdiff_lab.sampling.methods import Method, sample
 
 keys = len(paper.keys)
-arms = {
-    "paper's keys": Arm(paper),
-    "paper's keys + noise": Arm(paper, prior_noise=0.003),
-    "derived keys": Arm(derived),
+methods = {
+    "paper's keys": Method(paper),
+    "paper's keys + noise": Method(paper, prior_noise=0.003),
+    "derived keys": Method(derived),
 }
 uniform = fl.KeySchedule.uniform(calls, keys)
-columns = {"untouched": Arm(), f"uniform {keys}": Arm(uniform), **arms, f"plain {keys} steps": Arm(steps=keys)}
+columns = {"baseline": Method(), f"uniform {keys}": Method(uniform), **methods, f"fewer steps ({keys})": Method(steps=keys)}
 seeds = [seed, seed + 1, seed + 2]
-pictures = {name: sample(pipe, arm, prompts[:3], seeds, **options).images for name, arm in columns.items()}
-figure = plot.picture_grid(pictures, plot.figure(10, 10))
-figure.savefig(output / "pictures.png", dpi=100)
-HTML(plot.html_image(figure, "Pictures of six arms for three prompts, and their differences to the untouched run"))
+images = {name: sample(pipe, method, prompts[:3], seeds, **options).images for name, method in columns.items()}
+figure = plot.image_grid(images, plot.figure(10, 10))
+figure.savefig(output / "images.png", dpi=100)
+HTML(plot.html_image(figure, "Images of six methods for three prompts, and their differences to the baseline"))
 
 # %% [markdown]
 # ## 4. What it costs and what it gives
 #
-# `compare` runs each *arm*, one way of sampling, on held-out captions, that is on texts that the pipeline was not trained on. One row per
-# arm: its calls of the encoder and of the whole UNet, operations and seconds of one picture, and `ratio`, how many times faster it is than
-# untouched. PSNR (in dB, of the squared error averaged over all pictures; 10 dB more is a tenth of it) and SSIM (1: equal) tell how near the pictures are to the untouched
-# run's, `psnr_worst` how near the worst one is. `prompt_accuracy` is the share of pictures in which a small classifier finds every
-# attribute that the prompt asks for. *Prediction held*: between keys nothing is computed, the UNet's last prediction is used again.
+# `compare` runs each *method*, one way of sampling, on held-out captions, that is on texts that the pipeline was not trained on. One row per
+# method: its calls of the encoder and of the whole UNet, operations and seconds of one image, and `ratio`, how many times faster it is than
+# the baseline. PSNR (in dB, of the squared error averaged over all images; 10 dB more is a tenth of it) and SSIM (1: equal) tell how near the images are to the
+# baseline's, `psnr_worst` how near the worst one is. `prompt_accuracy` is the share of images in which a small classifier finds every
+# attribute that the prompt asks for. *Prediction reused*: between keys nothing is computed, the UNet's last prediction is used again.
 
 # %%
 from fastdiff_lab.comparison.compare import brief
 from fastdiff_lab.shapes.data import held_out_scenes
 
 captions = [scene.caption() for scene in held_out_scenes(12, objects=1)]
-table = fl.compare(pipe, arms, captions, seeds=[seed], repeats=2, **options)
+table = fl.compare(pipe, methods, captions, seeds=[seed], repeats=2, **options)
 table.to_csv(output / "table.csv", index=False)
 digits = {"gflops": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}", "ssim": "{:.3f}", "prompt_accuracy": "{:.2f}"}
 brief(table).style.hide(axis="index").format(digits)
@@ -207,15 +207,15 @@ brief(table).style.hide(axis="index").format(digits)
 # ## What to see
 #
 # - **Nine forwards instead of fifty, but not a fifth of the arithmetic**: the decoder still works at every step. The seconds lie between.
-# - **Fidelity**: compare the row of the paper's keys with *derived* and with *uniform* keys, with as many *plain* steps, and with the
-#   *prediction* held at the same keys: which comes nearest to the untouched run, and at which price? These honest rivals stand in every table.
+# - **Fidelity**: compare the row of the paper's keys with *derived* and with *uniform* keys, with a run with as many steps, and with the
+#   *prediction* reused at the same keys: which comes nearest to the baseline, and at which price? These honest rivals stand in every table.
 # - **Prior noise** changes texture, so it costs PSNR; whether it helps prompts is in the last column.
 #
 # ## What to do next
 #
 # - Change `prompt`, `guidance_scale` or `scheduler` above and run again.
 # - Try keys of your own: `fl.KeySchedule.parse("0-3,6,12,20,30,40 of 50")`.
-# - `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json` draws one picture from the command line.
+# - `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json` draws one image from the command line.
 # - [Notebook 06](06_derive_a_schedule.ipynb) shows how keys are measured, and what extrapolating the features adds.
 # - The [glossary](../docs/glossary.md) says what the words mean.
 #

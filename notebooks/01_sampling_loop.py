@@ -15,13 +15,13 @@
 # # The sampling loop by hand
 #
 # `pipe(prompt)` hides a loop of about ten lines. *Faster Diffusion* (Li et al., NeurIPS 2024) changes what happens inside one turn of that
-# loop, so we write it out first: from the prompt to the picture, with nothing left inside the box but the denoiser itself.
+# loop, so we write it out first: from the prompt to the image, with nothing left inside the box but the denoiser itself.
 #
 # After this notebook you can
 # - follow a prompt to token ids and text embeddings, and say why the empty text comes along,
 # - tell a **step** from its **time-step**, and read the noise level $\bar\alpha$ at each,
 # - write down guidance and the DDIM update (the paper's Eq. 1), and show that both are what the library does,
-# - look at the latents on the way, and at the clean picture that the denoiser predicts at each step, and
+# - look at the latents on the way, and at the clean image that the denoiser predicts at each step, and
 # - say why ten requested steps may be ten, eleven or nineteen calls of the denoiser.
 #
 # Everything runs offline on a CPU in less than a minute.
@@ -90,7 +90,7 @@ f"largest difference: {(text - torch.cat([of_nothing, of_prompt])).abs().max():.
 # %% [markdown]
 # ## 2. The noise to begin with
 #
-# The loop works on **latents**, a small code of the picture that the autoencoder can decode. It begins with pure noise, $z_T$. Whoever
+# The loop works on **latents**, a small code of the image that the autoencoder can decode. It begins with pure noise, $z_T$. Whoever
 # has the same seed has the same noise, so we draw it on the CPU also if the pipeline is on a GPU.
 
 # %%
@@ -110,7 +110,7 @@ for channel, ax in enumerate(axes[:4]):
     ax.set(title=f"channel {channel}", xticks=[], yticks=[])
 axes[4].imshow(decode(pipe, z_T)[0], interpolation="nearest")
 axes[4].set(title="decoded", xticks=[], yticks=[])
-HTML(plot.html_image(figure, "The four channels of the initial noise, and its decoding: no picture in it"))
+HTML(plot.html_image(figure, "The four channels of the initial noise, and its decoding: no image in it"))
 
 # %% [markdown]
 # ## 3. Steps and time-steps
@@ -126,7 +126,7 @@ print("time-steps:", *time_steps[:4], "...", *time_steps[-4:])
 
 # %% [markdown]
 # How much noise is there at a time-step? The noised latent is $z_t = \sqrt{\bar\alpha_t}\, z_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$, a mix
-# of picture and noise; $\bar\alpha_t$ says how much of the picture's *power* is left.
+# of image and noise; $\bar\alpha_t$ says how much of the image's *power* is left.
 
 # %%
 alpha_bar = scheduler.alphas_cumprod
@@ -136,19 +136,19 @@ left.plot(time_steps, "o", markersize=3, color=plot.PETROFF[0])
 left.set(xlabel="step (index of the call)", ylabel="time-step (of training)", title="step against time-step")
 right.plot(alpha_bar, color="0.6", label="all time-steps")
 right.plot(time_steps, alpha_bar[time_steps], "o", markersize=3, color=plot.PETROFF[0], label="those visited")
-right.set(xlabel="time-step (sampling goes from right to left)", ylabel="alpha-bar (no unit)", title="how much picture is left")
+right.set(xlabel="time-step (sampling goes from right to left)", ylabel="alpha-bar (no unit)", title="how much image is left")
 right.legend()
 HTML(plot.html_image(figure, "Left: time-step of each step, falling evenly. Right: alpha-bar, from one at 0 to almost zero at 999"))
 
 # %% [markdown]
-# Is anything of the picture left at the very first step? A little, and the model was trained with that little: weights of picture and
+# Is anything of the image left at the very first step? A little, and the model was trained with that little: weights of image and
 # noise in $z_t$ at some steps.
 
 # %%
 shown = torch.linspace(0, len(time_steps) - 1, 8).round().int().tolist()
 levels = alpha_bar[[time_steps[step] for step in shown]]
 table = {"step": shown, "time_step": [time_steps[step] for step in shown], "alpha_bar": levels}
-table |= {"picture": levels.sqrt(), "noise": (1 - levels).sqrt()}
+table |= {"image": levels.sqrt(), "noise": (1 - levels).sqrt()}
 pd.DataFrame(table).style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
@@ -177,7 +177,7 @@ f"largest difference: {(together - apart).abs().max():.1e}"
 
 # %% [markdown]
 # What difference do the words make? At the first step $z_T$ is nearly all noise, so both rows should predict nearly $z_T$ itself. The
-# picture that is to come hides in the small difference.
+# image that is to come hides in the small difference.
 
 # %%
 without, with_prompt = predicted.chunk(2)
@@ -224,8 +224,8 @@ by_hand = b.sqrt() * clean + (1 - b).sqrt() * guided
 print(f"alpha-bar now {a:.5f}, next {b:.5f}: a step of {float(by_hand.sub(z_T).norm() / z_T.norm()):.3f} of the length of z_T")
 
 # %% [markdown]
-# The paper writes both in one (Eq. 1). In words: scale the latent by the ratio of the picture's weights, and add the prediction times the
-# picture's new weight times the change of the noise-to-picture ratio:
+# The paper writes both in one (Eq. 1). In words: scale the latent by the ratio of the image's weights, and add the prediction times the
+# image's new weight times the change of the noise-to-image ratio:
 #
 # $$z_{t-1} = \sqrt{\frac{\bar\alpha_{t-1}}{\bar\alpha_t}}\; z_t
 #   + \sqrt{\bar\alpha_{t-1}}\left(\sqrt{\frac{1}{\bar\alpha_{t-1}}-1} - \sqrt{\frac{1}{\bar\alpha_t}-1}\right)\epsilon$$
@@ -241,7 +241,7 @@ for name, value in {"two thoughts": by_hand, "Eq. 1": equation_1}.items():
     print(f"{name:>12} against scheduler.step: largest difference {(value - of_library.prev_sample).abs().max():.1e}")
 
 # %% [markdown]
-# Note what the update needs of the denoiser: the prediction $\epsilon$, nothing else. If $\epsilon$ comes from held features, the update
+# Note what the update needs of the denoiser: the prediction $\epsilon$, nothing else. If $\epsilon$ comes from reused features, the update
 # does not know.
 #
 # ## 7. The whole loop
@@ -272,7 +272,7 @@ print("z_0", tuple(z_0.shape), "->", ours.size, "pixels")
 ours.resize((192, 192), 0)
 
 # %% [markdown]
-# Is it the pipeline's picture? Same prompt, same seed, one call:
+# Is it the pipeline's image? Same prompt, same seed, one call:
 
 # %%
 options = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
@@ -283,7 +283,7 @@ f"largest difference between the latents: {(z_0 - latents).abs().max():.1e}; the
 # %% [markdown]
 # ## 8. On the way
 #
-# When does the picture come into being? Above, the latent $z_t$ decoded at eight steps. Below, at the same steps, the clean picture
+# When does the image come into being? Above, the latent $z_t$ decoded at eight steps. Below, at the same steps, the clean image
 # $\hat z_0$ that the denoiser predicts. Guess first: which row shows the final colours earlier?
 
 # %%
@@ -291,12 +291,12 @@ noisy, predicted_clean = (torch.cat([history[step][which] for step in shown]) fo
 figure = plot.figure(8.5, 2.6)
 axes = figure.subplots(2, len(shown))
 for row, name, value in zip(axes, ("latent", "predicted\nclean"), (noisy, predicted_clean), strict=True):
-    for ax, step, picture in zip(row, shown, decode(pipe, value), strict=True):
-        ax.imshow(picture, interpolation="nearest")
+    for ax, step, image in zip(row, shown, decode(pipe, value), strict=True):
+        ax.imshow(image, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.set_title(f"step {step}\nt = {time_steps[step]}" if name == "latent" else "", fontsize="small")
     row[0].set_ylabel(name)
-HTML(plot.html_image(figure, "Eight steps from noise to picture: above the decoded latents, below the predicted clean pictures"))
+HTML(plot.html_image(figure, "Eight steps from noise to image: above the decoded latents, below the predicted clean images"))
 
 # %% [markdown]
 # The same in numbers: how far are both from the final latent, relative to its length?
@@ -316,7 +316,7 @@ half = [next(step for step, distance in enumerate(values) if distance < 0.5) for
 print(f"nearer than half its length: the latent from step {half[0]}, the predicted clean latent from step {half[1]}")
 
 # %% [markdown]
-# With guidance the first predictions are often far off; then the layout comes, and later steps refine it. So the picture is decided long
+# With guidance the first predictions are often far off; then the layout comes, and later steps refine it. So the image is decided long
 # before one can see it in the latent. Keep that in mind for the paper's key steps (0, 1, 2, 3, 5, 10, 15, 25, 35 of 50), which lie close
 # together early.
 #
@@ -328,10 +328,10 @@ scales = torch.tensor([0.0, 1.0, 3.0, 5.0, 9.0], device=device)
 count = len(scales)
 many = sample(z_T.repeat(count, 1, 1, 1), text.repeat_interleave(count, 0), scales.view(-1, 1, 1, 1), 20)
 figure = plot.figure(8, 2)
-for ax, scale, picture in zip(figure.subplots(1, count), scales, decode(pipe, many), strict=True):
-    ax.imshow(picture, interpolation="nearest")
+for ax, scale, image in zip(figure.subplots(1, count), scales, decode(pipe, many), strict=True):
+    ax.imshow(image, interpolation="nearest")
     ax.set(xticks=[], yticks=[], title=f"w = {float(scale):g}")
-HTML(plot.html_image(figure, f"Five pictures from the same noise, for guidance scales 0 to 9, for the prompt: {prompt}"))
+HTML(plot.html_image(figure, f"Five images from the same noise, for guidance scales 0 to 9, for the prompt: {prompt}"))
 
 # %% [markdown]
 # Where do the seconds go? Once each: the text encoder, one denoiser call, one update, the decoding; times how often a run needs them.
@@ -353,7 +353,7 @@ pd.DataFrame({"seconds per run": seconds, "share": pd.Series(seconds) / sum(seco
 #
 # ## 9. Steps are not what you asked for
 #
-# Other schedulers walk another way from noise to picture. Does `num_inference_steps=10` always mean ten calls of the denoiser?
+# Other schedulers walk another way from noise to image. Does `num_inference_steps=10` always mean ten calls of the denoiser?
 
 # %%
 kinds = {name: getattr(diffusers, kind) for name, kind in SCHEDULERS.items()}
@@ -411,7 +411,7 @@ print("10 requested from Heun:", fl.KeySchedule.uniform(int(calls.set_index("sch
 #
 # ## To try
 #
-# 1. Give `sample` 10 steps instead of 50, and 5. At which number does the picture break?
+# 1. Give `sample` 10 steps instead of 50, and 5. At which number does the image break?
 # 2. In `sample`, keep the prediction of one step for the next (call the denoiser at even steps only). Which steps can do without?
 # 3. Put another text in place of the empty one, such as "a red circle on a blue background". What does guidance push away from?
 #

@@ -115,7 +115,7 @@ table.head(3).style.hide(axis="index")
 #
 # The paper names blocks by the size of their *input* in Stable Diffusion: $E_{64}$ to $E_8$, the bottleneck $B_8$, $D_8$ to $D_{64}$.
 # It counts 44 layers inside them (its Table 7: 17 in the encoder, 3 in the bottleneck, 24 in the decoder). Which are they here? We
-# count the bottleneck with the encoder, because it is held with the encoder.
+# count the bottleneck with the encoder, because it is reused with the encoder.
 
 # %%
 split = split_denoiser(pipe.unet)
@@ -175,16 +175,16 @@ except ValueError as error:
 # %%
 prompts = [scene.caption() for scene in held_out_scenes(6, objects=1)]
 with fl.record(pipe, keep=blocks) as recording, fl.record(pipe, layers="inner") as layers:
-    pictures = pipe(prompts, generator=generators(range(len(prompts))), **options).images
+    images = pipe(prompts, generator=generators(range(len(prompts))), **options).images
 f"{recording.num_samples} samples, {recording.num_steps} steps, {len(recording.layers)} blocks and {len(layers.layers)} layers"
 
 # %%
 figure = plot.figure(10, 2.4)
-for ax, picture, text in zip(figure.subplots(1, len(prompts)), pictures, prompts, strict=True):
-    ax.imshow(picture, interpolation="nearest")
+for ax, image, text in zip(figure.subplots(1, len(prompts)), images, prompts, strict=True):
+    ax.imshow(image, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_xlabel(text.replace(" on ", "\non ").replace(" in ", "\nin ").replace(" at ", "\nat "), fontsize=8)
-HTML(plot.html_image(figure, "Pictures of: " + "; ".join(prompts)))
+HTML(plot.html_image(figure, "Images of: " + "; ".join(prompts)))
 
 # %% [markdown]
 # In what follows each figure ends in a *finding*: what the paper saw, our number (a ratio), and whether we agree. One rule for all: we
@@ -203,7 +203,7 @@ def finding(figure, paper, ours, ratio, comparable=True):
 
 def ratio_of(table, kind="mean"):
     """Decoder by encoder, of what a table says of the blocks (the paper has no `conv_in`)."""
-    parts = fl.of_parts(table[table["layer"] != "conv_in"])[kind]
+    parts = fl.summarize_by_part(table[table["layer"] != "conv_in"])[kind]
     return float(parts["decoder"] / parts["encoder"])
 
 
@@ -270,7 +270,7 @@ right.set_ylabel("")
 HTML(plot.html_image(figure, "Squared change over the steps, log axis: encoder blocks on the left, decoder blocks on the right"))
 
 # %%
-ours = fl.of_parts(squared[squared["layer"] != "conv_in"])
+ours = fl.summarize_by_part(squared[squared["layer"] != "conv_in"])
 paper = {"max": {"encoder": "< 0.4", "decoder": "about 5"}, "variance": {"encoder": "< 0.05", "decoder": "about 30"}}
 columns = {("the paper", "max"): paper["max"], ("the paper", "variance"): paper["variance"]}
 columns |= {("ours", "max"): ours["max"], ("ours", "variance"): ours["std"] ** 2, ("ours", "mean"): ours["mean"]}
@@ -374,13 +374,13 @@ finding("3c", "spread of the norm: decoder far above encoder", "std, decoder / e
 
 # %%
 kinds = {kind: fl.feature_change(recording, kind=kind) for kind in ("squared", "relative", "cosine")}
-summary = {kind: fl.of_parts(table[table["layer"] != "conv_in"])[["mean", "std"]] for kind, table in kinds.items()}
+summary = {kind: fl.summarize_by_part(table[table["layer"] != "conv_in"])[["mean", "std"]] for kind, table in kinds.items()}
 summary = pd.concat(summary, axis=1)
 summary.loc[["encoder", "decoder"]].style.format(precision=4)
 
 # %% [markdown]
 # And the ratio, prompt by prompt: does it hold for each of them? (One `conv_in` more or less matters too: it has no name in the paper,
-# but it is held with the encoder.)
+# but it is reused with the encoder.)
 
 
 # %%
@@ -418,8 +418,8 @@ finding("(3a)", "not measured", "cosine change, decoder / encoder", ratio_of(kin
 
 # %% [markdown]
 # How to read this. A ratio near 1 for relative and cosine change means: the decoder is *not* less steady than the encoder. Then this observation alone does not say why the encoder, of all parts, should be left out. There is another
-# reason: with held encoder features the decoder still works at every step and gets that step's own time embedding, so the prediction
-# can follow the time-step (notebook 04 holds other things for comparison). What relative change is on Stable Diffusion's weights, we
+# reason: with reused encoder features the decoder still works at every step and gets that step's own time embedding, so the prediction
+# can follow the time-step (notebook 04 reuses other things for comparison). What relative change is on Stable Diffusion's weights, we
 # have not measured.
 
 # %% [markdown]
@@ -448,7 +448,7 @@ spread_of.style.format(precision=4).set_caption("mean relative change of a layer
 # %% [markdown]
 # ## 10. Which steps look alike?
 #
-# Held features are not one step old but up to 14 (the paper's last group). So compare every step with every other: the cosine
+# Reused features are not one step old but up to 14 (the paper's last group). So compare every step with every other: the cosine
 # similarity of one encoder and one decoder block. White squares are the groups of the paper's key steps: within a square, the features
 # of its first step stand for all others.
 
@@ -489,23 +489,23 @@ finding("keys", "keys lie early: 5 of 9 in the first ten steps", "first ten step
 # %% [markdown]
 # They come early, but look at the longest group: these are no usable keys, which is why the finding does not count. Clustering puts
 # steps apart that are unlike *each other*, and what remains can be one long group; it
-# does not ask how far a group's last step is from its first, which is what holding needs.
+# does not ask how far a group's last step is from its first, which is what reuse needs.
 
 # %% [markdown]
-# So the direct question: **how far is a held feature from the one it stands for?** For each block, over all steps that are not keys: 1
+# So the direct question: **how far is a reused feature from the one it stands for?** For each block, over all steps that are not keys: 1
 # minus the cosine similarity to the last key step.
 
 
 # %%
-def held(similarity, schedule):
-    """How unlike its key step each held step is."""
+def reused(similarity, schedule):
+    """How unlike its key step each reused step is."""
     return [1 - similarity[group[0], step] for group in schedule.groups() for step in group[1:]]
 
 
-rows = [(title, name, np.mean(held(similar[name], schedule))) for title, schedule in schedules.items() for name in blocks]
+rows = [(title, name, np.mean(reused(similar[name], schedule))) for title, schedule in schedules.items() for name in blocks]
 distances = pd.DataFrame(rows, columns=["keys", "block", "distance"]).pivot(index="block", columns="keys", values="distance")
 distances = distances.loc[blocks, list(schedules)]
-distances.style.format(precision=3).set_caption("1 - cosine to the last key step, mean over held steps")
+distances.style.format(precision=3).set_caption("1 - cosine to the last key step, mean over reused steps")
 
 # %%
 figure = plot.figure(7.5, 3)
@@ -516,24 +516,24 @@ ax.axvline(len(split.encoder) - 0.5, color="0.7")
 ax.set_xticks(range(len(blocks)), blocks, rotation=30, ha="right", fontsize="small")
 ax.set(ylabel="1 - cosine to the key step\n(no unit)", title="encoder to the left of the line, decoder to the right", yscale="log")
 figure.legend(fontsize="small", loc="outside right center")
-HTML(plot.html_image(figure, "How unlike held features are to the true ones, for each block and four schedules of nine keys"))
+HTML(plot.html_image(figure, "How unlike reused features are to the true ones, for each block and four schedules of nine keys"))
 
 # %%
-of_parts = distances.groupby(split.part).mean().loc[["encoder", "decoder"]]
-print("nearest to the true encoder features:", of_parts.loc["encoder"].idxmin())
-of_parts.style.format(precision=3).set_caption("the same, mean over the blocks of a part")
+by_part = distances.groupby(split.part).mean().loc[["encoder", "decoder"]]
+print("nearest to the true encoder features:", by_part.loc["encoder"].idxmin())
+by_part.style.format(precision=3).set_caption("the same, mean over the blocks of a part")
 
 # %%
-ratio = of_parts.loc["decoder", "the paper's"] / of_parts.loc["encoder", "the paper's"]
-finding("(Tab. 14)", "pictures suffer more if the decoder is held: FID 22.97 against 21.08",
-        "1 - cosine while held, decoder / encoder", ratio, comparable=False)  # fmt: skip
+ratio = by_part.loc["decoder", "the paper's"] / by_part.loc["encoder", "the paper's"]
+finding("(Tab. 14)", "images suffer more if the decoder is reused: FID 22.97 against 21.08",
+        "1 - cosine while reused, decoder / encoder", ratio, comparable=False)  # fmt: skip
 
 # %% [markdown]
-# (FID is the distance of many pictures from real ones, by the features of a network: lower is better.)
+# (FID is the distance of many images from real ones, by the features of a network: lower is better.)
 #
-# Two warnings. Near in angle is not near in the picture: what counts is what the decoder makes of a held feature, and how much that
-# step matters for the final picture. Groups found by similarity are groups of alike features and no more; whether they are good key
-# steps must be measured on pictures.
+# Two warnings. Near in angle is not near in the image: what counts is what the decoder makes of a reused feature, and how much that
+# step matters for the final image. Groups found by similarity are groups of alike features and no more; whether they are good key
+# steps must be measured on images.
 
 # %% [markdown]
 # ## Summary
@@ -547,7 +547,7 @@ pd.DataFrame(findings).style.hide(axis="index").set_properties(**{"text-align": 
 # - A forward hook sees what a module gives; `fl.record` does it for all blocks or the 44 layers, and keeps numbers rather than features.
 # - The paper's squared change compares layers with features of different size. Relative and cosine change do not have that flaw; read
 #   them first.
-# - What is held is not one step old. The similarity of a step to its last key step says how far it is from the truth, per block and schedule.
+# - What is reused is not one step old. The similarity of a step to its last key step says how far it is from the truth, per block and schedule.
 # - This is a small pipeline, trained on drawn shapes, and these are few prompts. Where it disagrees with the paper, it says that the
 #   observation is not a law for every diffusion UNet; it says nothing certain about Stable Diffusion's weights.
 #
@@ -555,7 +555,7 @@ pd.DataFrame(findings).style.hide(axis="index").set_properties(**{"text-align": 
 #
 # 1. Record with `half="unconditional"`: do the features without prompt change less?
 # 2. Set `guidance_scale` to 1. Which curve of section 6 changes most?
-# 3. Are there steps in the map of section 9 at which *all* layers change more, for all prompts alike? That cannot come from the picture. What
+# 3. Are there steps in the map of section 9 at which *all* layers change more, for all prompts alike? That cannot come from the image. What
 #    else differs from step to step? (`pipe.unet.time_embedding(pipe.unet.time_proj(t))`)
 #
 # Next: [from such curves to key steps](03_key_time_steps.ipynb).

@@ -20,10 +20,10 @@
 # After this notebook you can
 # - turn a curve of recorded change into a list of key steps, with a rule that fits on one line,
 # - get another list from *which steps look alike*, and a third from what reuse was measured to cost,
-# - draw five schedules of nine keys as strips, and compare them by the pictures that come out, and
+# - draw five schedules of nine keys as strips, and compare them by the images that come out, and
 # - say how much of it the drift of features explains, with a number.
 #
-# The features are *held* between keys here, as in the paper. Everything runs offline on a CPU in less than a minute.
+# The features are *reused* between keys here, as in the paper. Everything runs offline on a CPU in less than a minute.
 
 # %%
 import sys
@@ -36,9 +36,9 @@ from IPython.display import HTML
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
-from fastdiff_lab.comparison.compare import UNTOUCHED
+from fastdiff_lab.comparison.compare import BASELINE
 from fastdiff_lab.comparison.render import drawn
-from fastdiff_lab.sampling.methods import Arm, generators
+from fastdiff_lab.sampling.methods import Method, generators
 from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.data import calibration_scenes
@@ -60,7 +60,7 @@ f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}, {num_steps} steps
 # %% [markdown]
 # ## 1. The curve
 #
-# Keys must not be chosen on the pictures on which they are judged. So the project sets two kinds of captions apart: those on which one may
+# Keys must not be chosen on the images on which they are judged. So the project sets two kinds of captions apart: those on which one may
 # measure, and the *held-out* ones, on which one reports. The model has been trained on neither.
 
 # %%
@@ -68,10 +68,10 @@ captions = [scene.caption() for scene in calibration_scenes(4)]
 blocks = list(split_denoiser(pipe.unet).encoder)
 with fl.record(pipe, keep=blocks) as recording:
     pipe(captions, generator=generators(range(len(captions))), **options)
-print(f"recorded {recording.num_steps} steps of {len(captions)} pictures; encoder: {', '.join(blocks)}")
+print(f"recorded {recording.num_steps} steps of {len(captions)} images; encoder: {', '.join(blocks)}")
 
 # %% [markdown]
-# The relative change (notebook 02 says why not the squared one), mean over the encoder's blocks and over the pictures. Before you look:
+# The relative change (notebook 02 says why not the squared one), mean over the encoder's blocks and over the images. Before you look:
 # in which third of the run do you expect most of it?
 
 # %%
@@ -105,7 +105,7 @@ HTML(plot.html_image(figure, alt))
 # %% [markdown]
 # ## 2. Which steps look alike?
 #
-# The curve compares neighbours; a held feature may be many steps old. So ask every step against every other, and join neighbours as long
+# The curve compares neighbours; a reused feature may be many steps old. So ask every step against every other, and join neighbours as long
 # as they are alike (`fl.step_clusters`). The first step of each cluster is its key.
 
 # %%
@@ -122,7 +122,7 @@ HTML(plot.html_image(figure, f"Cosine similarity of every two steps; squares: th
 # %% [markdown]
 # ## 3. What was measured
 #
-# The third way does not look at features at all: for each span of steps it *tries* what the final picture loses if features are reused
+# The third way does not look at features at all: for each span of steps it *tries* what the final image loses if features are reused
 # there, and then chooses the spans that cost least in all. [Notebook 06](06_derive_a_schedule.ipynb) takes that apart; here we only
 # read what was measured once, on 16 captions, and is shipped with the project.
 
@@ -161,24 +161,24 @@ columns = ["schedule", "key steps", "in the first ten", "in the last ten", "long
 pd.DataFrame(rows, columns=columns).style.hide(axis="index")
 
 # %% [markdown]
-# ## 5. Pictures
+# ## 5. Images
 #
 # Six held-out captions, three with one object and three with two (which the pipeline was not taught: there it is only asked to draw the same).
 # Each schedule makes 9 encoder calls and 50 decoder calls, so the cost is the same; guess the order before you look.
 
 # %%
 prompts = held_out_prompts(6)
-arms = {UNTOUCHED: Arm(), **{name: Arm(schedule) for name, schedule in schedules.items()}}
-results = drawn(pipe, arms, [(prompt, 0) for prompt in prompts], options)
-pictures = {name: [result.image for result in found] for name, found in results.items()}
+methods = {BASELINE: Method(), **{name: Method(schedule) for name, schedule in schedules.items()}}
+results = drawn(pipe, methods, [(prompt, 0) for prompt in prompts], options)
+images = {name: [result.image for result in found] for name, found in results.items()}
 {name: found[0].counts["encoder_calls"] for name, found in results.items()}
 
 # %%
 shown = [0, 2, 4]
-columns = {name.replace(" ", "\n"): [found[i] for i in shown] for name, found in pictures.items()}
-grid = plot.picture_grid(columns, plot.figure(7.6, 8.2))
+columns = {name.replace(" ", "\n"): [found[i] for i in shown] for name, found in images.items()}
+grid = plot.image_grid(columns, plot.figure(7.6, 8.2))
 alt = (
-    f"Untouched and five schedules for: {'; '.join(prompts[i] for i in shown)}. Below each the difference to the untouched picture"
+    f"Baseline and five schedules for: {'; '.join(prompts[i] for i in shown)}. Below each the difference to the baseline image"
 )
 print("rows:", "; ".join(prompts[i] for i in shown))
 HTML(plot.html_image(grid, alt))
@@ -187,7 +187,7 @@ HTML(plot.html_image(grid, alt))
 # How near are they, over all six? PSNR in dB, higher is nearer: 10 dB more is a tenth of the squared error.
 
 # %%
-near = {name: fidelity(pictures[name], pictures[UNTOUCHED]) for name in schedules}
+near = {name: fidelity(images[name], images[BASELINE]) for name in schedules}
 psnr = pd.Series({name: mean_psnr(table["mse"]) for name, table in near.items()}, name="PSNR, dB")
 worst = pd.Series({name: table["psnr"].min() for name, table in near.items()}, name="worst, dB")
 best = pd.Series({name: table["psnr"].max() for name, table in near.items()}, name="best, dB")
@@ -198,8 +198,8 @@ ax = (figure := plot.figure(7, 2.7)).subplots()
 ax.barh(range(len(psnr)), psnr, 0.6, color=plot.PETROFF[0], edgecolor="black")
 ax.hlines(range(len(psnr)), worst, best, color="black", linewidth=3)
 ax.set(yticks=range(len(psnr)), yticklabels=psnr.index, ylim=(len(psnr) - 0.5, -0.5))
-ax.set_xlabel("PSNR to the untouched run, dB (line: worst to best picture)")
-HTML(plot.html_image(figure, "PSNR of five schedules with nine keys, with lines from the worst to the best picture"))
+ax.set_xlabel("PSNR to the baseline, dB (line: worst to best image)")
+HTML(plot.html_image(figure, "PSNR of five schedules with nine keys, with lines from the worst to the best image"))
 
 # %%
 order = psnr.sort_values(ascending=False)
@@ -209,14 +209,14 @@ print(f"the paper's keys are {abs(gain):.1f} dB {'above' if gain > 0 else 'below
 
 # %% [markdown]
 # The paper has another measure and another model: its Tables 5 and 6 report FID on Stable Diffusion (lower is better): 21.54 with nine
-# uniform keys, 21.71 with its own list, 21.08 with its list and prior noise. We report nearness to the untouched run on a small pipeline. Six
-# pictures show an order of magnitude; notebook 07 has intervals.
+# uniform keys, 21.71 with its own list, 21.08 with its list and prior noise. We report nearness to the baseline on a small pipeline. Six
+# images show an order of magnitude; notebook 07 has intervals.
 
 # %% [markdown]
 # ## 6. How much does the drift of features explain?
 #
-# For each schedule: how far is a held feature from the one it stands for, on average over the steps? If that were all that matters,
-# the schedule with the smallest distance would give the best pictures.
+# For each schedule: how far is a reused feature from the one it stands for, on average over the steps? If that were all that matters,
+# the schedule with the smallest distance would give the best images.
 
 
 # %%
@@ -225,20 +225,20 @@ def distance(schedule):
     return np.mean([1 - similar[group.start, step] for group in schedule.groups() for step in group])
 
 
-drift = pd.Series({name: distance(schedule) for name, schedule in schedules.items()}, name="distance of held features")
-against = pd.concat([drift, psnr], axis=1).sort_values("distance of held features")
-against.style.format({"distance of held features": "{:.4f}", "PSNR, dB": "{:.1f}"})
+drift = pd.Series({name: distance(schedule) for name, schedule in schedules.items()}, name="distance of reused features")
+against = pd.concat([drift, psnr], axis=1).sort_values("distance of reused features")
+against.style.format({"distance of reused features": "{:.4f}", "PSNR, dB": "{:.1f}"})
 
 # %%
-nearest, best_pictures = drift.idxmin(), psnr.idxmax()
-print(f"features nearest to the true ones: {nearest}; pictures nearest to the untouched ones: {best_pictures}")
+nearest, best_images = drift.idxmin(), psnr.idxmax()
+print(f"features nearest to the true ones: {nearest}; images nearest to the baseline's: {best_images}")
 agreement = drift.corr(psnr, method="spearman")
 print(f"rank correlation of distance and PSNR over the five (-1: the distance alone ranks the schedules): {agreement:.2f}")
 
 # %% [markdown]
 # A correlation near -1 says that the drift of features tells bad keys from good ones. Schedules that are about as good it may rank wrongly:
 # compare the neighbours in the table. Now the same for single groups. Take every group of six steps, wherever it begins: how far do features
-# drift in it, and what did reusing them there cost at the *end* of the run, as measured on sixteen pictures?
+# drift in it, and what did reusing them there cost at the *end* of the run, as measured on sixteen images?
 
 # %%
 length = 6
@@ -251,9 +251,9 @@ f"rank correlation over {len(starts)} groups of {length} steps: {rank:.2f}"
 # %%
 ax = (figure := plot.figure(7, 3)).subplots()
 ax.plot(starts, drifts / drifts.mean(), "--", color=plot.PETROFF[1], label="drift of the encoder's features")
-ax.plot(starts, errors / errors.mean(), color=plot.PETROFF[0], label="error in the final latents, mean of pictures")
+ax.plot(starts, errors / errors.mean(), color=plot.PETROFF[0], label="error in the final latents, mean of images")
 middle = np.sqrt(costs.spans("median")[0, starts, length])
-ax.plot(starts, middle / middle.mean(), ":", color=plot.PETROFF[0], label="the same, median picture")
+ax.plot(starts, middle / middle.mean(), ":", color=plot.PETROFF[0], label="the same, median image")
 ax.set(xlabel=f"step at which a group of {length} begins", ylabel="relative to the mean", ylim=(0, None))
 ax.legend()
 HTML(
@@ -267,8 +267,8 @@ apart = np.abs(drifts / drifts.mean() - errors / errors.mean())
 print(f"where the two disagree most: a group that begins at step {starts[apart.argmax()]}")
 
 # %% [markdown]
-# Drift explains most of it, then. (The plateau up to step 13 is one picture that ends as another one: see the median, and notebook 06.) Where
-# the two disagree, three things stand between a changed feature and a changed picture that the drift does not see:
+# Drift explains most of it, then. (The plateau up to step 13 is one image that ends as another one: see the median, and notebook 06.) Where
+# the two disagree, three things stand between a changed feature and a changed image that the drift does not see:
 #
 # 1. the **decoder**: it may hardly use what has changed, or use it much;
 # 2. the **scheduler**: how far the latents move at a step differs from step to step;
@@ -279,7 +279,7 @@ print(f"where the two disagree most: a group that begins at step {starts[apart.a
 
 # %%
 ahead = psnr["derived"] - psnr.drop("derived").max()
-print(f"- Nearest to the untouched run: {best_pictures} ({psnr.max():.1f} dB); farthest: {psnr.idxmin()} ({psnr.min():.1f} dB).")
+print(f"- Nearest to the baseline: {best_images} ({psnr.max():.1f} dB); farthest: {psnr.idxmin()} ({psnr.min():.1f} dB).")
 print(f"- Measured keys are {abs(ahead):.1f} dB {'above' if ahead > 0 else 'below'} the best of the other four.")
 print(
     f"- Rank correlation of feature change and cost, groups of {length} steps: {rank:.2f}; of distance and PSNR: {agreement:.2f}."
@@ -288,14 +288,14 @@ print(
 # %% [markdown]
 # - A curve of change gives a list of keys in one line of code; so do clusters of similar steps. Both ask about features.
 # - What one wants to know is the error that reaches the *end*. It has to be measured, which is what
-#   [notebook 06](06_derive_a_schedule.ipynb) does. On six pictures measured keys need not win; see the line above.
-# - On 128 pictures ([table](../docs/results.md#rules-that-need-no-calibration)) measured keys are 2 dB ahead of accumulated change
+#   [notebook 06](06_derive_a_schedule.ipynb) does. On six images measured keys need not win; see the line above.
+# - On 128 images ([table](../docs/results.md#rules-that-need-no-calibration)) measured keys are 2 dB ahead of accumulated change
 #   with nine keys, and 1 dB behind it with seventeen.
 #
 # ## To try
 #
-# 1. `fl.accumulated_change(recording, 9, kind="squared")`, or `part="decoder"`: do the keys move, and do the pictures get better?
+# 1. `fl.accumulated_change(recording, 9, kind="squared")`, or `part="decoder"`: do the keys move, and do the images get better?
 # 2. Write a schedule of your own, `fl.KeySchedule.parse("0,2,5,9,14,20,27,35,43 of 50")`, and put it into `schedules`.
-# 3. Which schedules change their place with `Arm(schedule, order=1)` (features extrapolated instead of held)?
+# 3. Which schedules change their place with `Method(schedule, order=1)` (features extrapolated instead of reused)?
 #
 # Next: [encoder propagation by hand](04_encoder_propagation.ipynb).

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Derive a schedule: measure what reuse costs, then let a dynamic programme choose
 #
-# Notebook 03 ended with a gap: how much features *change* is not how much the final picture suffers when they are *reused*. Here we
+# Notebook 03 ended with a gap: how much features *change* is not how much the final image suffers when they are *reused*. Here we
 # measure the second, for every span of steps, and find the key steps whose spans cost least in all. *Faster Diffusion* (Li et al.,
 # NeurIPS 2024) found its keys by hand; what follows is ours.
 #
@@ -23,7 +23,7 @@
 # - read the matrix of all costs and the **sensitivity** of the final latents, and see a schedule as a path through the matrix,
 # - check the dynamic programme against brute force, and pick a number of keys from a front,
 # - say why the key *before* matters when features are extrapolated, and
-# - judge how far predicted errors can be trusted: with a rank correlation, for held and for extrapolated features.
+# - judge how far predicted errors can be trusted: with a rank correlation, for reused and for extrapolated features.
 #
 # Everything runs offline on a CPU in about a minute.
 
@@ -68,8 +68,8 @@ f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}"
 
 # %%
 prompt, short = "a large red star at the left on a blue background", 10
-tiny = fl.calibrate(pipe, [prompt], seeds=[0], num_inference_steps=short, guidance_scale=5.0, longest=5)
-print(f"displacement {tuple(tiny.displacement.shape)}: pictures, gaps, key steps, lengths")
+tiny = fl.calibrate(pipe, [prompt], seeds=[0], num_inference_steps=short, guidance_scale=5.0, max_span=5)
+print(f"displacement {tuple(tiny.displacement.shape)}: images, gaps, key steps, lengths")
 pd.DataFrame(tiny.displacement[0, 0, :, 2:].numpy(), columns=[f"length {n}" for n in range(2, 6)]).rename_axis(
     "key step"
 ).style.format(precision=3, na_rep="-")
@@ -77,7 +77,7 @@ pd.DataFrame(tiny.displacement[0, 0, :, 2:].numpy(), columns=[f"length {n}" for 
 
 # %% [markdown]
 # Can we find one of these numbers ourselves? Make every step a key but 4 and 5, so that the features of 3 are reused in the span (3, 6),
-# and compare the latents before step 6 with the untouched run's.
+# and compare the latents before step 6 with the baseline's.
 
 
 # %%
@@ -102,7 +102,7 @@ print(f"displacement at step 6: by hand {by_hand:.4f}, fl.calibrate {measured:.4
 assert abs(by_hand - measured) < 0.01 * measured + 1e-4
 
 # %% [markdown]
-# And the second factor: the run goes on untouched from there. Predicted and real error at the end need not be equal, since the
+# And the second factor: the run goes on without reuse from there. Predicted and real error at the end need not be equal, since the
 # sensitivity is measured at a few steps and on other displacements of the same kind.
 
 # %%
@@ -112,7 +112,7 @@ print(f"error in the final latents: predicted {tiny.errors()[0, 0, 3, 3]:.3f}, r
 # ## 2. All spans
 #
 # The same for 50 steps and spans of up to 25, on 16 captions set apart for it, takes minutes; it was done once and is shipped. Errors are L2 norms over the
-# 1,024 numbers of a picture's latents: 32 times the root of the mean square that the lab (notebook 09) shows.
+# 1,024 numbers of an image's latents: 32 times the root of the mean square that the lab (notebook 09) shows.
 
 # %%
 folder = embedded_folder().parent / "calibration" / "ddim-50"
@@ -120,20 +120,20 @@ costs = {order: fl.ReuseCosts.load(folder / f"encoder-{order}.safetensors") for 
 num_steps, num_keys = costs[0].num_steps, 9
 for order, found in costs.items():
     assert not found.sensitivity.isnan().any()
-    print(f"order {order}: {found.title()}; {found.num_pictures} pictures, spans up to {found.longest} steps, gaps {found.gaps}")
+    print(f"order {order}: {found.title()}; {found.num_images} images, spans up to {found.max_span} steps, gaps {found.gaps}")
 
 # %% [markdown]
 # Rows: the key step whose features are reused. Columns: the next key. A long span lies far from the diagonal. Is a span of ten steps
 # equally dear at the start, in the middle and at the end?
 
 # %%
-held = np.sqrt(costs[0].spans()[0])
+reused = np.sqrt(costs[0].spans()[0])
 ax = (figure := plot.figure(5.6, 4.4)).subplots()
-plot.span_costs(held, ax).set_title("features held: mean of pictures")
-HTML(plot.html_image(figure, "Error in the final latents for every span from a key step to the next, features held"))
+plot.span_costs(reused, ax).set_title("features reused: mean of images")
+HTML(plot.html_image(figure, "Error in the final latents for every span from a key step to the next, features reused"))
 
 # %%
-ten = pd.Series(held[:, 10]).replace(np.inf, np.nan).dropna()
+ten = pd.Series(reused[:, 10]).replace(np.inf, np.nan).dropna()
 print(f"spans of 10 steps: dearest from step {ten.idxmax()} ({ten.max():.2f}), cheapest from {ten.idxmin()} ({ten.min():.2f})")
 
 # %% [markdown]
@@ -145,32 +145,32 @@ print(f"spans of 10 steps: dearest from step {ten.idxmax()} ({ten.max():.2f}), c
 sensitivity = costs[0].sensitivity.numpy()
 ax = (figure := plot.figure(7, 2.8)).subplots()
 ax.fill_between(
-    range(num_steps + 1), sensitivity.min(0), sensitivity.max(0), color=plot.BANDS[0], label="lowest to highest picture"
+    range(num_steps + 1), sensitivity.min(0), sensitivity.max(0), color=plot.BANDS[0], label="lowest to highest image"
 )
 ax.plot(np.median(sensitivity, axis=0), color=plot.PETROFF[0], label="median")
 ax.axhline(1, color="0.5", linewidth=1, linestyle="--")
 ax.set(yscale="log", xlabel="step", ylabel="share left at the end")
 ax.legend()
-HTML(plot.html_image(figure, "Sensitivity of the final latents to a displacement at each step, with the spread over pictures"))
+HTML(plot.html_image(figure, "Sensitivity of the final latents to a displacement at each step, with the spread over images"))
 
 # %%
 middle = np.median(sensitivity, axis=0)
 print(f"median: largest {middle.max():.2f} at step {middle.argmax()}, smallest {middle.min():.2f} at step {middle.argmin()}; "
-      f"pictures differ by up to {np.max(sensitivity.max(0) / sensitivity.min(0)):.1f} times")  # fmt: skip
+      f"images differ by up to {np.max(sensitivity.max(0) / sensitivity.min(0)):.1f} times")  # fmt: skip
 
 # %% [markdown]
-# Is that many pictures, or one?
+# Is that many images, or one?
 
 # %%
 loud = sensitivity.max(axis=1).argmax()
 of_ten = costs[0].errors()[:, 0, :, 10] ** 2
 share = of_ten[loud] / of_ten.sum(axis=0)
-print(f"above 1 at some step: {(sensitivity[:, :-1] > 1).any(axis=1).sum()} of {len(sensitivity)} pictures; picture {loud} ({costs[0].about['prompts'][loud]})")
+print(f"above 1 at some step: {(sensitivity[:, :-1] > 1).any(axis=1).sum()} of {len(sensitivity)} images; image {loud} ({costs[0].about['prompts'][loud]})")
 print(f"its share of the squared error of spans of 10: {share[5]:.0%} for those from step 5, {share[20]:.0%} for those from step 20")
 
 # %% [markdown]
-# One picture, which ends as another one when it is disturbed early, is nearly the whole mean of the early spans, and makes the edge in the map above. Is
-# it an outlier to be left out, or the case that must not go wrong? `over="median"` leaves it out (section 7 compares).
+# One image, which ends as another one when it is disturbed early, is nearly the whole mean of the early spans, and makes the edge in the map above. Is
+# it an outlier to be left out, or the case that must not go wrong? `reduction="median"` leaves it out (section 7 compares).
 
 # %% [markdown]
 # ## 3. A schedule is a path
@@ -182,7 +182,7 @@ print(f"its share of the squared error of spans of 10: {share[5]:.0%} for those 
 # %%
 derived = fl.derive_schedule(costs[0], num_keys)
 ax = (figure := plot.figure(5.6, 4.4)).subplots()
-plot.span_costs(held, ax, keys=derived.keys).set_title(f"{num_keys} keys, features held")
+plot.span_costs(reused, ax, keys=derived.keys).set_title(f"{num_keys} keys, features reused")
 HTML(plot.html_image(figure, f"The derived schedule {derived} as stairs through the matrix of costs"))
 
 # %% [markdown]
@@ -216,16 +216,16 @@ pd.DataFrame(rows, columns=["keys", "schedules", "brute force", "programme"]).st
 length = 5
 errors = np.sqrt((costs[1].errors() ** 2).mean(axis=0))[:, :, length]
 ax = (figure := plot.figure(7, 3)).subplots()
-ax.plot(held[: num_steps - length + 1, length], color="black", linestyle="--", label="held")
+ax.plot(reused[: num_steps - length + 1, length], color="black", linestyle="--", label="reused")
 typical = np.sqrt(costs[0].spans("median")[0])
-ax.plot(typical[: num_steps - length + 1, length], color="black", linestyle=":", label="held, median")
+ax.plot(typical[: num_steps - length + 1, length], color="black", linestyle=":", label="reused, median")
 for place, gap in enumerate(costs[1].gaps[1:]):
     ax.plot(errors[1 + place, : num_steps - length + 1], color=plot.PETROFF[place], label=f"gap {gap}")
 ax.set(yscale="log", xlabel=f"key step of a span of {length}", ylabel="error in the\nfinal latents")
 figure.legend(loc="outside right center")
 HTML(
     plot.html_image(
-        figure, f"Error of spans of {length} steps: features held, and extrapolated with several gaps to the key before"
+        figure, f"Error of spans of {length} steps: features reused, and extrapolated with several gaps to the key before"
     )
 )
 
@@ -233,7 +233,7 @@ HTML(
 at = slice(costs[1].gaps[-1], num_steps - length + 1)  # where every gap has room
 by_gap = pd.Series({f"gap {gap}": errors[1 + place, at].mean() for place, gap in enumerate(costs[1].gaps[1:])})
 print(
-    f"spans of {length}, mean over key steps {at.start} to {at.stop - 1}: held {held[at, length].mean():.3f}; cheapest with {by_gap.idxmin()}"
+    f"spans of {length}, mean over key steps {at.start} to {at.stop - 1}: reused {reused[at, length].mean():.3f}; cheapest with {by_gap.idxmin()}"
 )
 by_gap.to_frame("error in the final latents").style.format(precision=3)
 
@@ -260,7 +260,7 @@ for order, front in fronts.items():
     ax.plot(shown["num_keys"], shown["predicted_error"], ("--", "-")[order], color=plot.PETROFF[order], label=f"order {order}")
 ax.set(yscale="log", xlabel="key steps", ylabel="predicted error of the\nfinal latents (L2 norm)")
 ax.legend()
-HTML(plot.html_image(figure, "Predicted error of the best schedule against its number of keys, features held and extrapolated"))
+HTML(plot.html_image(figure, "Predicted error of the best schedule against its number of keys, features reused and extrapolated"))
 
 # %%
 merged = fronts[0].merge(fronts[1], on="num_keys", suffixes=(" order 0", " order 1"))
@@ -271,7 +271,7 @@ merged.loc[merged["num_keys"].isin([7, 9, 13, 17]), columns].style.hide(axis="in
 # ## 6. Can the predictions be trusted?
 #
 # A sum of single spans knows nothing about how errors act on one another. So: a dozen random schedules with real runs, on two of the
-# pictures that were calibrated on, with either order.
+# images that were calibrated on, with either order.
 
 
 # %%
@@ -284,13 +284,13 @@ def random_schedule(rng):
             return schedule
 
 
-rng, pictures = random.Random(0), [0, 1]
+rng, images = random.Random(0), [0, 1]
 schedules = [random_schedule(rng) for _ in range(12)]
 str(schedules[0]), str(schedules[-1])
 
 # %%
 about = costs[0].about
-call = Call(tuple(about["prompts"][i] for i in pictures), tuple(about["seeds"][i] for i in pictures),
+call = Call(tuple(about["prompts"][i] for i in images), tuple(about["seeds"][i] for i in images),
             {"num_inference_steps": num_steps, "guidance_scale": costs[0].measured_on["guidance_scale"]})  # fmt: skip
 trajectory = seen(pipe, call, num_steps)
 size = trajectory.samples[-1][0].numel()
@@ -299,17 +299,17 @@ size = trajectory.samples[-1][0].numel()
 rows = []
 for order, place in itertools.product(costs, range(len(schedules))):
     real = (final_errors(pipe, trajectory, schedules[place], order=order) * size).sqrt()
-    for row, picture in enumerate(pictures):
-        guess = predicted(costs[order].subset([picture]), schedules[place]) ** 0.5
-        rows.append({"order": order, "schedule": place, "picture": picture, "predicted": guess, "real": float(real[row])})
+    for row, image in enumerate(images):
+        guess = predicted(costs[order].subset([image]), schedules[place]) ** 0.5
+        rows.append({"order": order, "schedule": place, "image": image, "predicted": guess, "real": float(real[row])})
 trials = pd.DataFrame(rows)
 trials["real / predicted"] = trials["real"] / trials["predicted"]
 
 # %%
 figure = plot.figure(8, 3.6)
 for ax, (order, part) in zip(figure.subplots(1, 2), trials.groupby("order"), strict=True):
-    for place, (picture, points) in enumerate(part.groupby("picture")):
-        ax.scatter(points["predicted"], points["real"], marker="os"[place], color=plot.PETROFF[place], label=f"picture {picture}")
+    for place, (image, points) in enumerate(part.groupby("image")):
+        ax.scatter(points["predicted"], points["real"], marker="os"[place], color=plot.PETROFF[place], label=f"image {image}")
     ends = [part[["predicted", "real"]].min().min(), part[["predicted", "real"]].max().max()]
     ax.plot(ends, ends, color="0.6", linestyle="--", linewidth=1)
     ax.set(xscale="log", yscale="log", title=f"order {order}", xlabel="predicted error of the final latents", ylabel="real error")
@@ -317,34 +317,34 @@ for ax, (order, part) in zip(figure.subplots(1, 2), trials.groupby("order"), str
 HTML(plot.html_image(figure, "Real against predicted error of a dozen random schedules, with order 0 and 1; dashed: equal"))
 
 # %%
-of_each = trials.groupby(["order", "picture"])[["predicted", "real"]]
+of_each = trials.groupby(["order", "image"])[["predicted", "real"]]
 ranks = of_each.apply(lambda part: part["predicted"].corr(part["real"], method="spearman"))
-ratios = trials.groupby(["order", "picture"])["real / predicted"].agg(["median", "max"])
+ratios = trials.groupby(["order", "image"])["real / predicted"].agg(["median", "max"])
 trust = ratios.join(ranks.rename("rank correlation"))
 trust.style.format(precision=2)
 
 # %%
 for order in costs:
     part = trust.loc[order]
-    print(f"order {order}: rank correlation {part['rank correlation'].min():.2f} to {part['rank correlation'].max():.2f} per picture; "
+    print(f"order {order}: rank correlation {part['rank correlation'].min():.2f} to {part['rank correlation'].max():.2f} per image; "
           f"the real error is up to {part['max'].max():.1f} times the sum of single spans")  # fmt: skip
 
 # %% [markdown]
-# A dozen schedules on two pictures are few. The same with thirty schedules on four pictures, made once by `python -m studies.ablation`. Where
+# A dozen schedules on two images are few. The same with thirty schedules on four images, made once by `python -m studies.ablation`. Where
 # features or predictions are extrapolated, thirteen of them have no prediction (their first keys lie at a gap that was not measured) and are left out:
 
 # %%
 tables = embedded_folder().parent / "ablation"
 more_trials = pd.read_csv(tables / "predicted_and_real.csv").query("power == 2")  # the sum of squares, as above
 more_trials = more_trials[np.isfinite(more_trials["predicted"])]
-more_ranks = more_trials.groupby(["costs", "picture"])[["predicted", "real"]].corr(method="spearman")["real"].xs("predicted", level=2)
-more_ranks = more_ranks.unstack().rename({"encoder-0": "features held", "encoder-1": "features extrapolated", "prediction-1": "predictions extrapolated"})
+more_ranks = more_trials.groupby(["costs", "image"])[["predicted", "real"]].corr(method="spearman")["real"].xs("predicted", level=2)
+more_ranks = more_ranks.unstack().rename({"encoder-0": "features reused", "encoder-1": "features extrapolated", "prediction-1": "predictions extrapolated"})
 more_ranks.style.format(precision=2).set_caption("rank correlation of predicted and real error")
 
 # %% [markdown]
-# Why should order 1 be further from the sum than order 0, as it is for picture 0 and in the largest ratios of both? Each span is measured from the *true* latents. In a real run the features at
+# Why should order 1 be further from the sum than order 0, as it is for image 0 and in the largest ratios of both? Each span is measured from the *true* latents. In a real run the features at
 # the second key have seen latents that the span before displaced, those at the first key others; the line through both *multiplies* that
-# difference by (steps ahead) / (gap), and the next span builds on it. Held features are not multiplied. So order 1 wants short groups:
+# difference by (steps ahead) / (gap), and the next span builds on it. Reused features are not multiplied. So order 1 wants short groups:
 # is the real error nearer to the sum where the longest group is short?
 
 # %%
@@ -357,17 +357,17 @@ excess.to_frame("rank correlation of longest group and real / predicted").style.
 # ## 7. On what, and how, should one calibrate?
 #
 # Three questions that take longer than this notebook may; `python -m studies.ablation` answers them, its tables lie in `data/ablation`.
-# How many captions does it take? Keys derived from disjoint parts of sixteen pictures, judged by the costs of all sixteen (`encoder-0`:
-# features held, `encoder-1`: extrapolated, and so for predictions). `moved`: mean distance of a key from where all sixteen pictures put it,
+# How many captions does it take? Keys derived from disjoint parts of sixteen images, judged by the costs of all sixteen (`encoder-0`:
+# features reused, `encoder-1`: extrapolated, and so for predictions). `moved`: mean distance of a key from where all sixteen images put it,
 # in steps; `excess`: by how much the predicted error is larger. All sixteen are the yardstick, so their row says nothing.
 
 # %%
 stability = pd.read_csv(tables / "stability.csv").assign(excess=lambda table: table["predicted_error"] / table["best"] - 1)
-of_parts = stability.groupby(["costs", "pictures"])[["moved", "excess"]].agg(["mean", "max"])
-of_parts.style.format("{:.2f}", subset=["moved"]).format("{:.0%}", subset=["excess"])
+by_part = stability.groupby(["costs", "images"])[["moved", "excess"]].agg(["mean", "max"])
+by_part.style.format("{:.2f}", subset=["moved"]).format("{:.0%}", subset=["excess"])
 
 # %% [markdown]
-# With held features, four captions are no better than one: the predicted error doubles, because the loud picture is in one part only. With
+# With reused features, four captions are no better than one: the predicted error doubles, because the loud image is in one part only. With
 # extrapolated ones four are much better. Do keys derived at one guidance scale serve at another?
 
 # %%
@@ -378,25 +378,25 @@ guidance.pivot(index=["num_keys", "derived_at"], columns="used_at", values="exce
 # Keys from guidance 5 or 7.5 serve at each other's scale; those from guidance 2 do not serve at higher ones.
 
 # %% [markdown]
-# Last: which average over the calibrated pictures? A few of them flip to something else when they are disturbed, and dominate the mean; the median
-# ignores them, the worst looks at nothing else. Held features, on captions that were not calibrated on; `pooled` is the PSNR of the averaged error, which the worst
-# pictures decide, `typical` the mean of the pictures' PSNR:
+# Last: which average over the calibrated images? A few of them flip to something else when they are disturbed, and dominate the mean; the median
+# ignores them, the worst looks at nothing else. Reused features, on captions that were not calibrated on; `pooled` is the PSNR of the averaged error, which the worst
+# images decide, `typical` the mean of the images' PSNR:
 
 # %%
 averages = pd.read_csv(tables / "averages.csv")
-shown = averages.rename(columns={"worst": "worst picture"})
-shown.pivot(index="num_keys", columns="over", values=["pooled", "typical", "worst picture"]).style.format(precision=1).set_caption("PSNR, dB")
+shown = averages.rename(columns={"worst": "worst image"})
+shown.pivot(index="num_keys", columns="reduction", values=["pooled", "typical", "worst image"]).style.format(precision=1).set_caption("PSNR, dB")
 
 # %%
 for judged in ("pooled", "typical"):
     best = averages.loc[averages.groupby("num_keys")[judged].idxmax()]
-    print(f"best by {judged} PSNR: " + ", ".join(f"{row.num_keys} keys: {row.over}" for row in best.itertuples()))
+    print(f"best by {judged} PSNR: " + ", ".join(f"{row.num_keys} keys: {row.reduction}" for row in best.itertuples()))
 
 # %% [markdown]
 # ## 8. Searching with real runs
 #
 # Where the sum cannot be trusted, try: `fl.refine_schedule` begins at a derived schedule and moves one key at a time as long as real runs
-# come nearer to the untouched ones. More runs find more; here only eight, on the same two pictures.
+# come nearer to the baseline's. More runs find more; here only eight, on the same two images.
 
 # %%
 begun = fl.derive_schedule(costs[1], 13)
@@ -406,7 +406,7 @@ print(f"{begun}: {before:.4f} (root of the mean squared difference of the final 
 assert after <= before * 1.001
 
 # %% [markdown]
-# These two pictures were searched on, so the gain is flattered: measure it on held-out captions before you believe it (notebook 07).
+# These two images were searched on, so the gain is flattered: measure it on held-out captions before you believe it (notebook 07).
 #
 # ## 9. Saving and using it
 #
@@ -444,16 +444,16 @@ print(*(warning.message for warning in caught), sep="\n")
 # %%
 crossing = merged[merged["predicted_error order 1"] < merged["predicted_error order 0"]]["num_keys"].min()
 print(
-    f"- Predicted: extrapolating beats holding from {crossing:.0f} keys on."
+    f"- Predicted: extrapolating beats reusing from {crossing:.0f} keys on."
     if crossing == crossing
-    else "- Predicted: holding is never beaten."
+    else "- Predicted: reusing is never beaten."
 )
-suite = pd.read_csv(embedded_folder().parent / "suite" / "ddim-50" / "table.csv").query("what == 'features' and keys == 'derived' and not noise")
+suite = pd.read_csv(embedded_folder().parent / "suite" / "ddim-50" / "table.csv").query("kind == 'features' and keys == 'derived' and not noise")
 real = suite.pivot(index="num_keys", columns="order", values="psnr")
 print(f"- Real runs on held-out captions (notebook 07): of {', '.join(f'{keys:.0f}' for keys in real.index)} keys, extrapolating is ahead with "
       f"{', '.join(f'{keys:.0f}' for keys in real.index[real[1] > real[0]]) or 'none'}.")
 for name, row in more_ranks.iterrows():
-    print(f"- {name}: single spans rank real schedules with {row.min():.2f} to {row.max():.2f} (four pictures).")
+    print(f"- {name}: single spans rank real schedules with {row.min():.2f} to {row.max():.2f} (four images).")
 more = trust.loc[1, "max"].max() / trust.loc[0, "max"].max()
 print(f"- Largest real / predicted of order 1 is {more:.1f} times that of order 0.")
 
@@ -464,6 +464,6 @@ print(f"- Largest real / predicted of order 1 is {more:.1f} times that of order 
 #
 # ## To try
 #
-# 1. `fl.derive_schedule(costs[1], 9, over="worst")`: which keys move?
-# 2. `costs[0].subset([0])` against `costs[0].subset([1])`: how far do the keys depend on the picture?
-# 3. Calibrate your own pipeline: `fl.calibrate(pipe, prompts, order=1, budget=300)` says before it starts what it will take.
+# 1. `fl.derive_schedule(costs[1], 9, reduction="worst")`: which keys move?
+# 2. `costs[0].subset([0])` against `costs[0].subset([1])`: how far do the keys depend on the image?
+# 3. Calibrate your own pipeline: `fl.calibrate(pipe, prompts, order=1, time_budget=300)` says before it starts what it will take.

@@ -52,7 +52,7 @@ print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}
 # ## 1. Before any weights: what can be saved?
 #
 # Full-size architectures on torch's meta device have shapes but no memory. Their operations can be counted in seconds: what share of a call is
-# the encoder's (with the bottleneck, and with a ControlNet, which is held with it)? If time were operations, how much faster could the
+# the encoder's (with the bottleneck, and with a ControlNet, which is reused with it)? If time were operations, how much faster could the
 # paper's keys be?
 
 # %%
@@ -61,7 +61,7 @@ for name in ("sd-1.5", "sdxl", "sd-1.5 with ControlNet", "text-to-video-1.7b"):
     system, keys = full_size(name), fl.KeySchedule.paper(50)
     count = operations[name] = system.count
     rows.append({
-        "architecture": name, "for": system.what, "denoiser's parameters, M": system.parameters / 1e6, "TFLOPs a call": count.total / 1e12,
+        "architecture": name, "for": system.description, "denoiser's parameters, M": system.parameters / 1e6, "TFLOPs a call": count.total / 1e12,
         "encoder's share": count.encoder / count.total, "ceiling, 9 keys of 50": 50 * count.total / count.of_run(len(keys.keys), 50),
         "no encoder at all": count.total / (count.total - count.encoder),
     })  # fmt: skip
@@ -69,7 +69,7 @@ architectures = pd.DataFrame(rows)
 architectures.style.hide(axis="index").format({"denoiser's parameters, M": "{:.0f}", "encoder's share": "{:.0%}"}, precision=2)
 
 # %% [markdown]
-# More speed than this ceiling can only come from decoding steps in parallel on a device that one picture leaves idle, or from an encoder
+# More speed than this ceiling can only come from decoding steps in parallel on a device that one image leaves idle, or from an encoder
 # that takes more of the time than of the operations (on our small pipeline it does: notebook 05). The paper reports
 # 2.42 s down to 1.42 s (1.7x) for Stable Diffusion with DDIM (Table 1): look at the column, and say where the rest must come from.
 # `python -m studies.bench --device cuda` times these architectures on your device, with random weights and beside the ceiling by time.
@@ -93,10 +93,10 @@ HTML(plot.html_image(figure, "The most that operations allow to be saved, agains
 # | you have | `MODEL` | `CALL` |
 # |---|---|---|
 # | Stable Diffusion 1.5, 2.1 or SDXL | its folder | `{}` |
-# | a ControlNet | a folder saved by `StableDiffusionControlNetPipeline.save_pretrained` | `{"image": edges}` (a PIL picture) |
+# | a ControlNet | a folder saved by `StableDiffusionControlNetPipeline.save_pretrained` | `{"image": edges}` (a PIL image) |
 # | text-to-video (UNet3D) | its folder | `{"num_frames": 16}` |
 #
-# With a GPU also `DEVICE, DTYPE = "cuda", "float16"`; with a large model `STEPS = 50`, `LONGEST = 25` and a `BUDGET` of an hour (3600) or so.
+# With a GPU also `DEVICE, DTYPE = "cuda", "float16"`; with a large model `STEPS = 50`, `MAX_SPAN = 25` and a `TIME_BUDGET` of an hour (3600) or so.
 
 # %%
 MODEL = None
@@ -104,7 +104,7 @@ MODEL = None
 # %%
 CALL, DEVICE, DTYPE = {}, "cpu", "float32"
 STEPS, GUIDANCE, NUM_KEYS = 20, 5.0, 7
-LONGEST, BUDGET = 8, None  # for calibrating: the longest span in steps, and the most seconds that it may take
+MAX_SPAN, TIME_BUDGET = 8, None  # for calibrating: the longest span in steps, and the most seconds that it may take
 PROMPTS = ["a large red star at the left on a white background", "a small white ring on a red background"]
 
 # %% [markdown]
@@ -129,17 +129,17 @@ def latents_of(prompt, seed=0):
     return output[0].float().cpu()
 
 
-untouched = {prompt: latents_of(prompt) for prompt in PROMPTS}
-{prompt: tuple(latents.shape) for prompt, latents in untouched.items()}
+baseline = {prompt: latents_of(prompt) for prompt in PROMPTS}
+{prompt: tuple(latents.shape) for prompt, latents in baseline.items()}
 
 # %% [markdown]
-# **First law**: with every step a key, the result is the untouched one, bit for bit. Check it before anything else: if it fails on your
+# **First law**: with every step a key, the result is the baseline's, bit for bit. Check it before anything else: if it fails on your
 # pipeline, something in it is not what we think.
 
 # %%
 every_step = fl.KeySchedule(calls, tuple(range(calls)))
 with fl.encoder_propagation(pipe, every_step):
-    assert torch.equal(latents_of(PROMPTS[0]), untouched[PROMPTS[0]])
+    assert torch.equal(latents_of(PROMPTS[0]), baseline[PROMPTS[0]])
 with fl.encoder_propagation(pipe, fl.KeySchedule.of_paper(calls)) as counts:
     latents_of(PROMPTS[0])
 counts
@@ -157,12 +157,12 @@ if flops:
 # %% [markdown]
 # ## 3. Calibrate within a budget
 #
-# With `budget` in seconds, `calibrate` first estimates what it will take, and shortens the spans it looks at until that is kept. More prompts and a
+# With `time_budget` in seconds, `calibrate` first estimates what it will take, and shortens the spans it looks at until that is kept. More prompts and a
 # larger budget give better keys; prompts like those that you will use. `store="costs.part"` makes a calibration that can be stopped and goes on.
 
 # %%
-costs = fl.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, longest=LONGEST, budget=BUDGET, options=CALL)
-print(costs.title(), "| spans of up to", costs.longest, "steps")
+costs = fl.calibrate(pipe, PROMPTS, num_inference_steps=STEPS, guidance_scale=GUIDANCE, max_span=MAX_SPAN, time_budget=TIME_BUDGET, pipe_kwargs=CALL)
+print(costs.title(), "| spans of up to", costs.max_span, "steps")
 
 # %%
 derived = fl.derive_schedule(costs, max(NUM_KEYS, int(fl.schedule_front(costs)["num_keys"].min())))
@@ -175,29 +175,29 @@ HTML(plot.html_image(figure, "Key steps: " + "; ".join(f"{name} {schedule}" for 
 # %% [markdown]
 # ## 4. What it gives, on a prompt that was not calibrated
 #
-# Beside the rivals: the prediction held at the same keys needs no decoder between them. The error is the root mean square of the final
-# latents' difference to the untouched ones; for pictures, seconds and intervals use `fl.compare`, which draws many.
+# Beside the rivals: the prediction reused at the same keys needs no decoder between them. The error is the root mean square of the final
+# latents' difference to the baseline's; for images, seconds and intervals use `fl.compare`, which draws many.
 
 # %%
 held_out, ways = "a green cross at the top on a yellow background", {}
 reference = latents_of(held_out)
 for name, schedule in schedules.items():
     ways[name] = schedule, {}
-    ways[f"{name}, prediction held"] = schedule, {"what": "prediction"}
+    ways[f"{name}, prediction reused"] = schedule, {"reuse": "prediction"}
 rows = []
 for name, (schedule, options) in ways.items():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rival on purpose: the derived keys were measured for features
         with fl.encoder_propagation(pipe, schedule, **options) as counts:
             error = float((latents_of(held_out) - reference).square().mean().sqrt())
-    rows.append({"arm": name, "keys": len(schedule.keys), "denoiser calls": counts.forward_calls, "steps decoded": counts.decoder_calls,
+    rows.append({"method": name, "keys": len(schedule.keys), "denoiser calls": counts.forward_calls, "steps decoded": counts.decoder_calls,
                  "error": error})  # fmt: skip
 pd.DataFrame(rows).style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# Which arm is nearest? One prompt decides nothing: `fl.compare(pipe, {"derived": derived}, prompts, seeds=[0, 1])` with twenty prompts of
+# Which method is nearest? One prompt decides nothing: `fl.compare(pipe, {"derived": derived}, prompts, seeds=[0, 1])` with twenty prompts of
 # yours does. To move keys by hand on your pipeline, with its own costs: `schedule_lab(pipe, costs=costs)` as in
-# [notebook 09](09_interactive_lab.ipynb); set `preview_every=0` if decoding a picture takes long.
+# [notebook 09](09_interactive_lab.ipynb); set `preview_every=0` if decoding an image takes long.
 
 # %% [markdown]
 # ## 5. Into production
@@ -220,7 +220,7 @@ print(counts)
 # %% [markdown]
 # - The block may stay open for the life of a server; each call of the pipeline inside it is a run of its own.
 # - Another number of steps raises, another scheduler, model or guidance scale warns: turn the warning into an error in your tests.
-# - Memory: a group of n steps is decoded as n pictures; `max_rows=8` caps that.
+# - Memory: a group of n steps is decoded as n images; `max_rows=8` caps that.
 # - Compile blocks before entering (`pipe.unet.compile_repeated_blocks()`); a UNet that is compiled as a whole is refused.
 # - From a shell: `fastdiff-lab sample "..." --model FOLDER --schedule schedule.json --device cuda --dtype float16`.
 
@@ -231,7 +231,7 @@ print(counts)
 low, high = architectures["encoder's share"].min(), architectures["encoder's share"].max()
 print(f"- The encoder holds {low:.0%} to {high:.0%} of the operations of these architectures; that is all that can be left out.")
 nearest = min(rows, key=lambda row: row["error"])
-print(f"- Nearest to the untouched latents on the held-out prompt here: {nearest['arm']}.")
+print(f"- Nearest to the baseline latents on the held-out prompt here: {nearest['method']}.")
 
 # %% [markdown]
 # - Law first, then calibrate, then compare with the rivals, then ship one JSON file.

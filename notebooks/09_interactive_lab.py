@@ -19,11 +19,11 @@
 #
 # After this notebook you can
 # - read the strip, the error of each group and the front of the best schedules,
-# - tune key steps by mouse, keyboard or code, and run them beside the untouched sampler,
+# - tune key steps by mouse, keyboard or code, and run them beside the baseline,
 # - compare your runs, export them, and save a schedule for other programs, and
 # - look around in a recording with your key steps marked in every plot.
 #
-# **Run All first** (*Run* → *Run All Cells*; under a minute), then play. On a page without a kernel you see pictures of the state in which the
+# **Run All first** (*Run* → *Run All Cells*; under a minute), then play. On a page without a kernel you see images of the state in which the
 # cell was run; with *Settings* → *Save Widget State Automatically*, JupyterLab keeps the lab as you left it in the notebook's file.
 
 # %%
@@ -49,7 +49,7 @@ pipe = fl.load_pipeline()
 f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}"
 
 # %% [markdown]
-# One untouched run is recorded, so that the lab can show the measured change of the features above the strip, instead of the predicted error
+# One baseline is recorded, so that the lab can show the measured change of the features above the strip, instead of the predicted error
 # (choose it there).
 
 # %%
@@ -65,7 +65,7 @@ f"{recording.num_steps} steps, {len(recording.layers)} layers"
 #    arrows, Space). The bars above show the error that each group is predicted to make, on a logarithmic axis: a tall bar asks for a key in its middle.
 # 2. **The numbers** follow at once; nothing is run. The curve on the right shows the best schedule for every number of keys: your point can
 #    come down to it, never below it. The slider moves along it. The ceiling by time has to be measured first, by its button.
-# 3. **Run** draws the untouched and the accelerated picture, and their difference. Then change one thing and run again.
+# 3. **Run** draws the baseline and the accelerated image, and their difference. Then change one thing and run again.
 
 # %%
 lab = schedule_lab(pipe, recording=recording, prompt=prompt)
@@ -93,8 +93,8 @@ for name, schedule in {"the paper's": fl.KeySchedule.paper(50), "uniform": fl.Ke
 lab.use_preset("derived")
 pair = lab.run()
 print(lab.schedule, "|", lab.schedule.source)
-figure = plot.picture_grid({name: [image] for name, image in pair.pictures.items()}, plot.figure(4, 4))
-HTML(plot.html_image(figure, "Untouched and accelerated picture, and their difference"))
+figure = plot.image_grid({name: [image] for name, image in pair.images.items()}, plot.figure(4, 4))
+HTML(plot.html_image(figure, "Baseline and accelerated image, and their difference"))
 
 # %% [markdown]
 # The lab as it is now, as a page that needs neither kernel nor widgets (on a page without a kernel the widget above shows its beginning):
@@ -106,8 +106,8 @@ HTML(lab.page())
 # ## 3. The history
 #
 # Is the order of the predicted errors that of the real ones (`latent_error`)? Both are root mean squares of a value of the final latents; `psnr`
-# in dB is of the picture, `ratio` is how many times faster than untouched (one run each; notebook 00 has medians).
-# One picture is no proof; it is the place to look for surprises.
+# in dB is of the image, `ratio` is how many times faster than the baseline (one run each; notebook 00 has medians).
+# One image is no proof; it is the place to look for surprises.
 
 # %%
 digits = {"predicted_error": "{:.3f}", "latent_error": "{:.3f}", "psnr": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}"}
@@ -140,7 +140,7 @@ explorer
 
 # %%
 best = lab.history.loc[lab.history["psnr"].idxmax()]
-print(f"- Nearest to the untouched picture of these {len(lab.history)} runs: {best['schedule']} ({best['source']}), {best['psnr']:.1f} dB.")
+print(f"- Nearest to the baseline image of these {len(lab.history)} runs: {best['schedule']} ({best['source']}), {best['psnr']:.1f} dB.")
 print(f"- Calls of the UNet: {', '.join(map(str, lab.history['forward_calls']))} instead of {lab.num_steps}.")
 
 # %% [markdown]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -23,19 +23,23 @@ from tqdm import tqdm
 from fastdiff_lab.calibration.derive import derive_schedule, group_costs
 from fastdiff_lab.calibration.refine import final_errors
 from fastdiff_lab.calibration.replay import Call, seen
-from fastdiff_lab.calibration.reuse_costs import OVER, ReuseCosts
-from fastdiff_lab.comparison.compare import compare_pictures
+from fastdiff_lab.calibration.reuse_costs import REDUCTIONS, ReuseCosts
+from fastdiff_lab.comparison.compare import compare_images
 from fastdiff_lab.comparison.fidelity import MOST_PSNR, mean_psnr, typical_psnr
 from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, load_pipeline
 from fastdiff_lab.propagation.extrapolation import Extrapolation
-from fastdiff_lab.sampling.methods import Arm, run_options
+from fastdiff_lab.sampling.methods import Method, run_options
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 TRIED = {
-    "held": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),
+    "reused": Extrapolation(0), "order 1": Extrapolation(1), "order 1, log-SNR axis": Extrapolation(1, axis="log_snr"),
     "order 1, damping 0.75": Extrapolation(1, damping=0.75), "order 1, damping 0.5": Extrapolation(1, damping=0.5),
     "order 1, skips only": Extrapolation(1, parts="skips"), "order 1, bottleneck only": Extrapolation(1, parts="bottleneck"),
     "order 2": Extrapolation(2),
@@ -47,7 +51,7 @@ def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: floa
 
 
 def extrapolations(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     schedules: Mapping[str, KeySchedule],
     prompts: Sequence[str],
     *,
@@ -71,10 +75,10 @@ def extrapolations(
         for x in TRIED
         if w == "encoder" or "only" not in x
     ]
-    for name, schedule, what, how in tqdm(tried, desc="extrapolations", leave=False):
-        errors = final_errors(pipe, trajectory, schedule, order=TRIED[how], what=what, max_rows=_rows(what, 120)).numpy()
-        row = {"schedule": name, "what": what, "extrapolation": how, "latent_mse": errors.mean(), "worst": errors.max()}
-        if what == "encoder":
+    for name, schedule, reuse, how in tqdm(tried, desc="extrapolations", leave=False):
+        errors = final_errors(pipe, trajectory, schedule, order=TRIED[how], reuse=reuse, max_rows=_rows(reuse, 120)).numpy()
+        row = {"schedule": name, "reuse": reuse, "extrapolation": how, "latent_mse": errors.mean(), "worst": errors.max()}
+        if reuse == "encoder":
             with peak_bytes() as peak:
                 final_errors(pipe, alone, schedule, order=TRIED[how], max_rows=2)
             row["peak_bytes"] = peak.bytes
@@ -82,25 +86,25 @@ def extrapolations(
     return pd.DataFrame(rows)
 
 
-def _rows(what: str, rows: int) -> int | None:
-    return rows if what == "encoder" else None
+def _rows(reuse: str, rows: int) -> int | None:
+    return rows if reuse == "encoder" else None
 
 
-def random_schedules(num_steps: int, count: int, longest: int) -> Iterator[KeySchedule]:
-    """Schedules of 7 to 17 keys with groups of up to `longest` steps, from even to crowded at one end."""
+def random_schedules(num_steps: int, count: int, max_span: int) -> Iterator[KeySchedule]:
+    """Schedules of 7 to 17 keys with groups of up to `max_span` steps, from even to crowded at one end."""
     rng = np.random.default_rng(0)
     while count:
         keys = int(rng.integers(min(7, num_steps), min(17, num_steps) + 1))
         spread = (np.arange(1, keys) + rng.uniform(-0.3, 0.3, keys - 1)) / keys
         places = {0, *np.clip(np.round(num_steps * spread ** rng.uniform(0.7, 1.8)), 1, num_steps - 1).astype(int).tolist()}
         schedule = KeySchedule(num_steps, tuple(sorted(places)))
-        if max(len(group) for group in schedule.groups()) <= longest:
+        if max(len(group) for group in schedule.groups()) <= max_span:
             count -= 1
             yield schedule
 
 
 def predicted_and_real(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: ReuseCosts,
     prompts: Sequence[str],
     *,
@@ -113,23 +117,23 @@ def predicted_and_real(
     >>> table = predicted_and_real(pipe, costs, prompts)  # doctest: +SKIP
     >>> table.groupby("power")[["predicted", "real"]].corr(method="spearman")  # doctest: +SKIP
 
-    `prompts` are the first of those that were calibrated on, with the same seeds. Returns columns schedule, picture, power,
+    `prompts` are the first of those that were calibrated on, with the same seeds. Returns columns schedule, image, power,
     predicted, real (the norm of the final latents' difference). Power 2 is the root of the sum of squares, power 1 the sum of norms.
     """
     trajectory = seen(pipe, _call(prompts, num_inference_steps, guidance_scale), costs.num_steps)
-    pictures = [costs.subset([place]) for place in range(len(prompts))]
+    images = [costs.subset([place]) for place in range(len(prompts))]
     size = trajectory.samples[0][0].numel()
-    what, rows = str(costs.measured_on["what"]), []
-    for schedule in tqdm(list(random_schedules(costs.num_steps, count, costs.longest)), desc="random schedules", leave=False):
-        real = (final_errors(pipe, trajectory, schedule, order=costs.order, what=what, max_rows=_rows(what, 120)) * size).sqrt()
-        for place, alone in enumerate(pictures):
+    reuse, rows = str(costs.measured_on["reuse"]), []
+    for schedule in tqdm(list(random_schedules(costs.num_steps, count, costs.max_span)), desc="random schedules", leave=False):
+        real = (final_errors(pipe, trajectory, schedule, order=costs.order, reuse=reuse, max_rows=_rows(reuse, 120)) * size).sqrt()
+        for place, alone in enumerate(images):
             groups = np.array(group_costs(alone, schedule))
             for power in (1, 2):
                 predicted = float((groups ** (power / 2)).sum() ** (1 / power))
                 rows.append(
                     {
                         "schedule": str(schedule),
-                        "picture": place,
+                        "image": place,
                         "power": power,
                         "predicted": predicted,
                         "real": float(real[place]),
@@ -144,33 +148,35 @@ def _error(costs: ReuseCosts, schedule: KeySchedule) -> float:
 
 
 def averages(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: ReuseCosts,
     prompts: Sequence[str],
     *,
     counts: Sequence[int] = (7, 9, 13, 17),
     store: str | Path | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     **options: Any,
 ) -> pd.DataFrame:
     """Derive keys over the mean, the median and the worst of the calibrated images, and run them on other images.
 
     >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
 
-    `costs` were measured on none of `prompts`. `store`, `batch`, `options` as for `compare_pictures`.
+    `costs` were measured on none of `prompts`. `store`, `batch_size`, `options` as for `compare_images`.
     Returns columns num_keys, over, schedule; pooled (PSNR of the averaged error, dB); typical (mean PSNR, identical images as
-    100 dB), worst, pictures.
+    100 dB), worst, images.
     """
-    derived = {(keys, over): derive_schedule(costs, keys, over=over) for keys in counts for over in OVER}
-    what = str(costs.measured_on["what"])
-    arms = {f"{keys} {over}": Arm(schedule, what, costs.order) for (keys, over), schedule in derived.items()}
-    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, store=store, batch=batch, **options)
-    of_arm, rows = dict(iter(pictures.groupby("arm"))), []
-    for (keys, over), schedule in derived.items():
-        found = of_arm[f"{keys} {over}"]
+    derived = {(keys, reduction): derive_schedule(costs, keys, reduction=reduction) for keys in counts for reduction in REDUCTIONS}
+    reuse = str(costs.measured_on["reuse"])
+    methods = {f"{keys} {reduction}": Method(schedule, reuse, costs.order) for (keys, reduction), schedule in derived.items()}
+    images = compare_images(
+        pipe, {"baseline": Method()} | methods, prompts, rivals=False, store=store, batch_size=batch_size, **options
+    )
+    of_method, rows = dict(iter(images.groupby("method"))), []
+    for (keys, reduction), schedule in derived.items():
+        found = of_method[f"{keys} {reduction}"]
         pooled, worst = (min(value, MOST_PSNR) for value in (mean_psnr(found["mse"]), found["psnr"].min()))
         near = {"pooled": pooled, "typical": typical_psnr(found["psnr"]), "worst": worst}
-        rows.append({"num_keys": keys, "over": over, "schedule": str(schedule), **near, "pictures": len(found)})
+        rows.append({"num_keys": keys, "reduction": reduction, "schedule": str(schedule), **near, "images": len(found)})
     return pd.DataFrame(rows)
 
 
@@ -179,19 +185,19 @@ def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16
 
     >>> stability(costs, 9)  # doctest: +SKIP
 
-    Returns one row per disjoint part of each size: pictures, part, schedule; moved (mean distance of its keys to those of all
+    Returns one row per disjoint part of each size: images, part, schedule; moved (mean distance of its keys to those of all
     images); predicted_error on all images, best (the error of the schedule from all).
     """
     whole = derive_schedule(costs, num_keys)
     best = _error(costs, whole)
     rows = []
-    for size in (size for size in sizes if size <= costs.num_pictures):
-        for part in range(min(4, costs.num_pictures // size)):
+    for size in (size for size in sizes if size <= costs.num_images):
+        for part in range(min(4, costs.num_images // size)):
             schedule = derive_schedule(costs.subset(list(range(part * size, (part + 1) * size))), num_keys)
             moved = np.abs(np.subtract(schedule.keys, whole.keys)).mean()
             error = _error(costs, schedule)
             rows.append(
-                {"pictures": size, "part": part, "schedule": str(schedule), "moved": moved, "predicted_error": error, "best": best}
+                {"images": size, "part": part, "schedule": str(schedule), "moved": moved, "predicted_error": error, "best": best}
             )
     return pd.DataFrame(rows)
 
@@ -217,7 +223,7 @@ def transfer(costs: Mapping[str, ReuseCosts], num_keys: int) -> pd.DataFrame:
 
 def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
     """By guidance scale, each with as many images as the smallest has."""
-    fewest = min(given.num_pictures for given in costs)
+    fewest = min(given.num_images for given in costs)
     return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
 
 
@@ -227,19 +233,19 @@ def _new_prompts(count: int) -> list[str]:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="Folder with costs by what and order, such as encoder-1.safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with costs by reuse and order, such as encoder-1.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
     count: Annotated[int, typer.Option(help="Random schedules per file of costs.")] = 30,
-    pictures: Annotated[int, typer.Option(help="Images to draw for each.")] = 4,
+    images: Annotated[int, typer.Option(help="Images to draw for each.")] = 4,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     other_costs: Annotated[
         list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; repeat for several.")
     ] = None,
-    store: Annotated[Path, typer.Option(help="File that keeps each picture.")] = Path("runs/averages.sqlite"),
+    store: Annotated[Path, typer.Option(help="File that keeps each image.")] = Path("runs/averages.sqlite"),
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
     torch.set_num_threads(threads)
-    pipe, prompts = load_pipeline(), [scene.caption() for scene in calibration_scenes(pictures)]
+    pipe, prompts = load_pipeline(), [scene.caption() for scene in calibration_scenes(images)]
     files = {path.stem: ReuseCosts.load(path) for path in sorted(folder.glob("*.safetensors"))}
     schedules = {f"uniform {keys}": KeySchedule.uniform(50, keys) for keys in (9, 17)}
     schedules |= {f"derived {keys}": derive_schedule(files["encoder-1"], keys) for keys in (9, 17)}
@@ -249,7 +255,7 @@ def main(
     _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
     others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, other_costs or [])])
     _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
-    new = _new_prompts(4 * pictures)
+    new = _new_prompts(4 * images)
     _write(
         averages(pipe, files["encoder-0"], new, seeds=[7], store=store, guidance_scale=EMBEDDED_GUIDANCE), output / "averages.csv"
     )

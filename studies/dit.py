@@ -63,7 +63,7 @@ def class_of(scene: Scene) -> int:
 @torch.no_grad()
 def encoded_scenes(vae: AutoencoderTiny, seeds: range) -> tuple[Tensor, Tensor]:
     """Latents of one-object scenes, shape (scenes, 4, 16, 16), and their classes."""
-    latents = vae.encoder(data.pictures(seeds, objects=1)) * vae.config.scaling_factor
+    latents = vae.encoder(data.scene_images(seeds, objects=1)) * vae.config.scaling_factor
     return latents, torch.tensor([class_of(sample_scene(seed, objects=1)) for seed in seeds])
 
 
@@ -72,7 +72,7 @@ def _autoencoder() -> AutoencoderTiny:
 
 
 def train_dit(
-    folder: Path, *, minutes: float, max_steps: int = 10**9, batch: int = 32, learning_rate: float = 1e-3
+    folder: Path, *, minutes: float, max_steps: int = 10**9, batch_size: int = 32, learning_rate: float = 1e-3
 ) -> DiTTransformer2DModel:
     """Train the transformer to predict the noise, with a tenth of the classes left out. The same call resumes.
 
@@ -88,10 +88,10 @@ def train_dit(
 
     def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
         generator = torch.Generator().manual_seed(draw)
-        latents, classes = encoded_scenes(vae, range(draw * batch, (draw + 1) * batch))
-        time_steps = torch.randint(1000, (batch,), generator=generator)
+        latents, classes = encoded_scenes(vae, range(draw * batch_size, (draw + 1) * batch_size))
+        time_steps = torch.randint(1000, (batch_size,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        dropped = torch.rand(batch, generator=generator) < UNCONDITIONAL_SHARE
+        dropped = torch.rand(batch_size, generator=generator) < UNCONDITIONAL_SHARE
         labels = torch.where(dropped, NULL_CLASS, classes)
         noisy = scheduler.add_noise(latents, noise, time_steps)
         predicted = model(noisy, timestep=time_steps, class_labels=labels).sample
@@ -140,7 +140,7 @@ def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:
     return pipe
 
 
-def pictures(pipe: DiTPipeline, labels: Sequence[int], steps: int, guidance: float = 4.0) -> Tensor:
+def draw_images(pipe: DiTPipeline, labels: Sequence[int], steps: int, guidance: float = 4.0) -> Tensor:
     """An image of each class, shape (labels, 3, 64, 64) in [0, 1], always from the same noise."""
     generator = torch.Generator().manual_seed(0)
     return pipe(list(labels), guidance_scale=guidance, num_inference_steps=steps, generator=generator, output_type="pt").images
@@ -168,29 +168,29 @@ def sweep(
     psnr (dB), classes_right, gflops of an image.
     """
     labels = [place % len(CLASSES) for place in range(count)]
-    untouched = pictures(pipe, labels, steps)
+    baseline = draw_images(pipe, labels, steps)
     all_blocks = len(pipe.transformer.transformer_blocks)
     whole = _operations(pipe, 1).total * steps / 1e9
-    rows: list[dict[str, Any]] = [_row(0, "untouched", steps, untouched, untouched, labels, whole)]
+    rows: list[dict[str, Any]] = [_row(0, "baseline", steps, baseline, baseline, labels, whole)]
     schedules = {f"uniform {number}": KeySchedule.uniform(steps, number) for number in keys} | {
         "paper": KeySchedule.of_paper(steps)
     }
     for blocks in tqdm(splits or range(1, all_blocks + 1), desc="splits"):
         is_all = blocks == all_blocks  # nothing runs between keys: the prediction is reused
         for name, schedule in schedules.items():
-            way: dict[str, Any] = {"what": "prediction"} if is_all else {"encoder_blocks": blocks, "max_rows": 4 * count}
+            way: dict[str, Any] = {"reuse": "prediction"} if is_all else {"encoder_blocks": blocks, "max_rows": 4 * count}
             with encoder_propagation(pipe, schedule, **way) as counts:
-                images = pictures(pipe, labels, steps)
+                images = draw_images(pipe, labels, steps)
             decoded = counts.decoder_calls / counts.runs
             gflops = _operations(pipe, 1 if is_all else blocks).of_run(len(schedule.keys), decoded) / 1e9
-            rows.append(_row(blocks, name, len(schedule.keys), images, untouched, labels, gflops))
+            rows.append(_row(blocks, name, len(schedule.keys), images, baseline, labels, gflops))
     table = pd.DataFrame(rows)
     table.insert(1, "papers_split", table["blocks"] == round(PAPERS_SHARE * all_blocks))
     return table
 
 
-def _row(blocks: int, name: str, keys: int, images: Tensor, untouched: Tensor, labels: list[int], gflops: float) -> dict[str, Any]:
-    errors = (images.double() - untouched.double()).square().flatten(1).mean(dim=1)
+def _row(blocks: int, name: str, keys: int, images: Tensor, baseline: Tensor, labels: list[int], gflops: float) -> dict[str, Any]:
+    errors = (images.double() - baseline.double()).square().flatten(1).mean(dim=1)
     measured = {"psnr": mean_psnr(errors.numpy()), "classes_right": classes_right(images, labels), "gflops": gflops}
     return {"blocks": blocks, "schedule": name, "keys": keys} | measured
 
@@ -208,8 +208,8 @@ def plot_sweep(table: pd.DataFrame, target: Figure) -> Figure:
         by_operations.plot(rows["gflops"], rows["psnr"], **look)
     papers = split.loc[split["papers_split"], "blocks"].iloc[0]
     by_blocks.axvline(papers, color="0.6", linestyle="--", label="the paper's share, 18 of 28")
-    by_blocks.set(xlabel="blocks that are the encoder (12: the prediction is held)", ylabel="PSNR to the untouched run (dB)")
-    by_operations.set(xlabel="GFLOPs per picture (2 per multiply-add)")
+    by_blocks.set(xlabel="blocks that are the encoder (12: the prediction is reused)", ylabel="PSNR to the baseline (dB)")
+    by_operations.set(xlabel="GFLOPs per image (2 per multiply-add)")
     by_blocks.legend(fontsize="small")
     return target
 

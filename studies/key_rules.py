@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ import typer
 
 from fastdiff_lab.calibration.derive import accumulated_change, derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
-from fastdiff_lab.comparison.compare import compare_pictures
+from fastdiff_lab.comparison.compare import compare_images
 from fastdiff_lab.comparison.fidelity import interval, mean_psnr, paired_difference, typical_psnr
 from fastdiff_lab.comparison.suite.run import check_held_out, held_out_prompts
 from fastdiff_lab.comparison.suite.suite_methods import COUNTS, check_costs
@@ -30,7 +30,10 @@ from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipel
 from fastdiff_lab.recording.analysis import step_clusters, step_similarity
 from fastdiff_lab.recording.record import record
 from fastdiff_lab.recording.recording import Recording
-from fastdiff_lab.sampling.methods import Arm, denoiser_calls, generators, run_options
+from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators, run_options
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
@@ -56,7 +59,7 @@ def rules(recording: Recording, num_keys: int) -> dict[str, KeySchedule]:
 
 
 def compare_rules(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: ReuseCosts,
     prompts: Sequence[str],
     *,
@@ -64,7 +67,7 @@ def compare_rules(
     counts: Sequence[int] = COUNTS,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
     **kept: Any,
 ) -> pd.DataFrame:
     """Run uniform, derived and each rule's keys on the same images. The rules see the calibrated captions.
@@ -74,12 +77,12 @@ def compare_rules(
     Args:
         costs: Of runs of `num_inference_steps`, with the order that is run. None of `prompts` is theirs.
         of_predictions: Costs of predictions, for predictions at their own keys.
-        counts: Numbers of keys, below that of the steps. Other arguments as for `compare_pictures`.
+        counts: Numbers of keys, below that of the steps. Other arguments as for `compare_images`.
 
     Returns:
         One row per rule (or rival with as many denoiser calls) and number of keys: num_keys, order, rule, key_steps;
         psnr (dB, of the averaged error), psnr_low, psnr_high (95 %); typical (mean PSNR, identical images as 100 dB), worst;
-        pictures; ahead, ahead_low, ahead_high: the lead of derived keys in dB (95 %).
+        images; ahead, ahead_low, ahead_high: the lead of derived keys in dB (95 %).
 
     Raises:
         ValueError: Prompts of `costs`, costs of other steps, as many keys as steps, or features too large to keep.
@@ -89,59 +92,61 @@ def compare_rules(
     check_costs(denoiser_calls(pipe, num_inference_steps), given)
     if max(counts) >= costs.num_steps:
         raise ValueError(f"{max(counts)} keys of {costs.num_steps} steps asked; accepted: fewer keys than steps")
-    recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, options))
+    recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, pipe_kwargs))
     ways = {count: _ways(recording, costs, of_predictions, count) for count in counts}
-    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options} | kept
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "pipe_kwargs": pipe_kwargs} | kept
     table = compare_ways(pipe, ways, prompts, **run)
     table.insert(1, "order", costs.order)
     return table
 
 
 def compare_ways(
-    pipe: Any, ways: Mapping[int, Mapping[str, Arm]], prompts: Sequence[str], *, ours: str = "derived", **run: Any
+    pipe: DiffusionPipeline, ways: Mapping[int, Mapping[str, Method]], prompts: Sequence[str], *, ours: str = "derived", **run: Any
 ) -> pd.DataFrame:
     """Run every method on the same images: one row per number of keys and rule, beside one method of that number.
 
-    >>> compare_ways(pipe, {9: {"derived": Arm(schedule), "as many plain steps": Arm(steps=9)}}, prompts)  # doctest: +SKIP
+    >>> compare_ways(pipe, {9: {"derived": Method(schedule), "fewer steps": Method(steps=9)}}, prompts)  # doctest: +SKIP
 
-    `ways` has the methods by rule for each number of keys; `ours` is the rule whose lead is measured; `run` as for `compare_pictures`.
+    `ways` has the methods by rule for each number of keys; `ours` is the rule whose lead is measured; `run` as for `compare_images`.
     Returns the columns of `compare_rules` without the order.
     """
-    arms = {f"{count} {rule}": arm for count, found in ways.items() for rule, arm in found.items()}
-    pictures = compare_pictures(pipe, {"untouched": Arm()} | arms, prompts, rivals=False, **run)
+    methods = {f"{count} {rule}": method for count, found in ways.items() for rule, method in found.items()}
+    images = compare_images(pipe, {"baseline": Method()} | methods, prompts, rivals=False, **run)
     about = [
-        (count, rule, "" if arm.schedule is None else str(arm.schedule)) for count in ways for rule, arm in ways[count].items()
+        (count, rule, "" if method.schedule is None else str(method.schedule))
+        for count in ways
+        for rule, method in ways[count].items()
     ]
     return pd.DataFrame(
-        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(pictures, count, rule, ours) for count, rule, keys in about]
+        [{"num_keys": count, "rule": rule, "key_steps": keys} | _row(images, count, rule, ours) for count, rule, keys in about]
     )
 
 
-def _recorded(pipe: Any, prompts: Sequence[str], run: dict[str, Any]) -> Recording:
+def _recorded(pipe: DiffusionPipeline, prompts: Sequence[str], run: dict[str, Any]) -> Recording:
     encoder = list(split_denoiser(denoiser_of(pipe)).encoder)
     with torch.no_grad(), record(pipe, keep=encoder) as recording:
         pipe(list(prompts), generator=generators(range(len(prompts))), **run)
     return recording
 
 
-def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Arm]:
+def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | None, count: int) -> dict[str, Method]:
     schedules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | _derived(costs, count) | rules(recording, count)
-    arms = {rule: Arm(keys, order=costs.order) for rule, keys in schedules.items()}
+    methods = {rule: Method(keys, order=costs.order) for rule, keys in schedules.items()}
     # Without `measured_on`, so that this deliberate use does not warn.
     derived = replace(schedules["derived"], measured_on=None)
-    arms["predictions, derived for features"] = Arm(derived, "prediction", costs.order)
+    methods["predictions, derived for features"] = Method(derived, "prediction", costs.order)
     if of_predictions is not None:
         rivals = _derived(of_predictions, count)
-        arms |= {f"predictions, {name} for them": Arm(keys, "prediction", costs.order) for name, keys in rivals.items()}
-    return arms | {"as many plain steps": Arm(steps=count)}
+        methods |= {f"predictions, {name} for them": Method(keys, "prediction", costs.order) for name, keys in rivals.items()}
+    return methods | {"fewer steps": Method(steps=count)}
 
 
 def _derived(costs: ReuseCosts, count: int) -> dict[str, KeySchedule]:
     return {"derived": derive_schedule(costs, count), "derived (errors unsquared)": derive_schedule(costs, count, power=1)}
 
 
-def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, float]:
-    found = pictures[pictures["arm"] == f"{count} {rule}"]
+def _row(images: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, float]:
+    found = images[images["method"] == f"{count} {rule}"]
     low, high = interval(found["mse"], mean_psnr)
     near = {
         "psnr": mean_psnr(found["mse"]),
@@ -149,9 +154,9 @@ def _row(pictures: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, 
         "psnr_high": high,
         "typical": typical_psnr(found["psnr"]),
         "worst": found["psnr"].min(),
-        "pictures": len(found),
+        "images": len(found),
     }
-    ahead = paired_difference(pictures, f"{count} {ours}", f"{count} {rule}")
+    ahead = paired_difference(images, f"{count} {ours}", f"{count} {rule}")
     return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
 
 
@@ -159,12 +164,12 @@ Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
 Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them of two objects.")]
 Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
-Kept = Annotated[Path, typer.Option("--store", help="File that keeps each picture.")]
+Kept = Annotated[Path, typer.Option("--store", help="File that keeps each image.")]
 RULES_STORE = Path("runs/rules.sqlite")
 
 
 def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
-    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features held and extrapolated."""
+    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features reused and extrapolated."""
     torch.set_num_threads(threads)
     pipe, captions = load_pipeline(), held_out_prompts(count)
     of_run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}

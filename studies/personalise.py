@@ -32,7 +32,7 @@ from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import assemble, embedded_costs, load_pipeline
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
 from fastdiff_lab.shapes.data import as_tensor
-from fastdiff_lab.shapes.data import pictures as drawn_scenes
+from fastdiff_lab.shapes.data import scene_images as drawn_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import sample_scene
 from fastdiff_lab.shapes.text import tokens_of
@@ -180,7 +180,7 @@ def schedules(method: str) -> dict[str, KeySchedule | None]:
     paper = KeySchedule.paper(STEPS, method)
     count = len(paper.keys)
     derived = derive_schedule(embedded_costs(), count)
-    return {"untouched": None, "paper": paper, f"uniform {count}": KeySchedule.uniform(STEPS, count), f"derived {count}": derived}
+    return {"baseline": None, "paper": paper, f"uniform {count}": KeySchedule.uniform(STEPS, count), f"derived {count}": derived}
 
 
 def _places() -> list[Keepsake]:
@@ -188,7 +188,7 @@ def _places() -> list[Keepsake]:
     return [*NEW] * SEEDS
 
 
-def _pictures(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | None) -> list[Image.Image]:
+def _images(pipe: StableDiffusionPipeline, word: str, schedule: KeySchedule | None) -> list[Image.Image]:
     """An image of each place, each from its own noise."""
     places = _places()
     call = {
@@ -211,20 +211,20 @@ def _likeness(images: list[Image.Image]) -> list[float]:
 
 
 def judged(
-    pipe: StableDiffusionPipeline, method: str, arms: Mapping[str, KeySchedule | None]
+    pipe: StableDiffusionPipeline, method: str, methods: Mapping[str, KeySchedule | None]
 ) -> tuple[pd.DataFrame, dict[str, list[Image.Image]]]:
     """For each method: overlap with the crescent in any colour and in its own, likeness, and PSNR to the baseline in dB.
 
     Means over images of each new place, and the worst overlap; the PSNR is of the averaged error. Returns also each method's
     first image of each place.
     """
-    rows, shown, untouched = [], {}, None
-    for name, schedule in arms.items():
-        images = _pictures(pipe, WORDS[method], schedule)
-        untouched = untouched or images
+    rows, shown, baseline = [], {}, None
+    for name, schedule in methods.items():
+        images = _images(pipe, WORDS[method], schedule)
+        baseline = baseline or images
         overlap, likeness = crescent_overlap(images), _likeness(images)
-        near = mean_psnr(fidelity(images, untouched)["mse"])
-        row: dict[str, Any] = {"arm": name, "keys": STEPS if schedule is None else len(schedule.keys), "pictures": len(images)}
+        near = mean_psnr(fidelity(images, baseline)["mse"])
+        row: dict[str, Any] = {"method": name, "keys": STEPS if schedule is None else len(schedule.keys), "images": len(images)}
         row["outline"] = sum(outline_overlap(images, _places())) / len(images)
         row |= {"overlap": sum(overlap) / len(overlap), "worst_overlap": min(overlap), "likeness": sum(likeness) / len(likeness)}
         rows.append(row | {"psnr": near})
@@ -232,10 +232,10 @@ def judged(
     return pd.DataFrame(rows), shown
 
 
-def drawn_arms(shown: Mapping[str, list[Image.Image]], target: Figure) -> Figure:
+def drawn_methods(shown: Mapping[str, list[Image.Image]], target: Figure) -> Figure:
     """Show the five images that were learned from, and below a row of new scenes for each method.
 
-    >>> drawn_arms(judged(pipe, "dreambooth", arms)[1], plot.figure(8, 6)).savefig("object.png")  # doctest: +SKIP
+    >>> drawn_methods(judged(pipe, "dreambooth", methods)[1], plot.figure(8, 6)).savefig("object.png")  # doctest: +SKIP
     """
     rows = {"learned from": [draw_keepsake(place) for place in FIVE], **shown}
     grid = target.subplots(len(rows), len(NEW), squeeze=False)
@@ -271,7 +271,7 @@ def main(
     after, images = judged(pipe, method, schedules(method))
     table = pd.concat([before, after])
     write_whole(output / f"{method}.csv", lambda place: table.to_csv(place, index=False, float_format="%.4g"))
-    figure = drawn_arms(first | images, plot.figure(9, 6.5))
+    figure = drawn_methods(first | images, plot.figure(9, 6.5))
     write_whole(output / f"{method}.png", lambda place: figure.savefig(place, format="png", dpi=80))
     typer.echo(table.to_string(index=False))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,13 @@ from fastdiff_lab.comparison.suite.suite_methods import check_costs
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule, check_num_keys
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
-from fastdiff_lab.sampling.methods import Arm, denoiser_calls
+from fastdiff_lab.sampling.methods import Method, denoiser_calls
 
 from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 COUNTS = (5, 7, 9, 10, 13, 17)  # Align Your Steps was published for 10
 KARRAS_RHO = 7
@@ -83,7 +87,7 @@ def _nearest(levels: np.ndarray, wanted: np.ndarray, rule: str) -> KeySchedule:
 
 
 def compare_published(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: ReuseCosts,
     prompts: Sequence[str],
     *,
@@ -109,17 +113,17 @@ def compare_published(
     return compare_ways(pipe, ways, prompts, ours=OURS, num_inference_steps=num_inference_steps, **kept)
 
 
-def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, count: int) -> dict[str, Arm]:
+def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, count: int) -> dict[str, Method]:
     derived = derive_schedule(costs, count)
     rules = {"uniform": KeySchedule.uniform(costs.num_steps, count)} | published_keys(levels, count)
-    arms = {"derived": Arm(derived)} | {rule: Arm(keys) for rule, keys in rules.items()}
+    methods = {"derived": Method(derived)} | {rule: Method(keys) for rule, keys in rules.items()}
     # Without `measured_on`, so that this deliberate use does not warn.
     rules |= {
         "derived for features": replace(derived, measured_on=None),
         "derived for them": derive_schedule(of_predictions, count),
     }
-    arms |= {f"predictions, {rule}": Arm(keys, "prediction") for rule, keys in rules.items()}
-    return arms | {"as many plain steps": Arm(steps=count)}
+    methods |= {f"predictions, {rule}": Method(keys, "prediction") for rule, keys in rules.items()}
+    return methods | {"fewer steps": Method(steps=count)}
 
 
 def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,9 @@ from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
 from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls, generators, run_options
 from studies.bench.full_pipelines import PROMPT
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
     """What one of `size` processes evaluates: each key step, and the largest share of the rest of its group.
@@ -43,7 +46,7 @@ def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
     return KeySchedule(sum(shares), tuple(accumulate(shares[:-1], initial=0)))
 
 
-def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
+def measure(pipe: DiffusionPipeline, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
     """Time the baseline, and the accelerated run on one process and on all of a group. Every process must call it.
 
     >>> measure(load_pipeline(), dist.group.WORLD)["seconds"]  # doctest: +SKIP
@@ -59,7 +62,7 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
     """
     schedule = KeySchedule.of_paper(denoiser_calls(pipe, num_inference_steps))
     ways: dict[str, Callable[[], AbstractContextManager]] = {
-        "untouched": nullcontext,
+        "baseline": nullcontext,
         "one process": lambda: encoder_propagation(pipe, schedule),
         "all processes": lambda: encoder_propagation(pipe, schedule, process_group=group),
     }
@@ -83,7 +86,7 @@ def measure(pipe: Any, group: Any, *, num_inference_steps: int = 50, repeats: in
     }  # fmt: skip
 
 
-def _timed(pipe: Any, num_inference_steps: int) -> tuple[Tensor, float]:
+def _timed(pipe: DiffusionPipeline, num_inference_steps: int) -> tuple[Tensor, float]:
     """The latents of one image, and the seconds up to them."""
     started = time.perf_counter()
     call = run_options(num_inference_steps) | {"output_type": "latent"}
@@ -96,7 +99,7 @@ def main(
     model: Annotated[str | None, typer.Option(help="Folder or hub id of a pipeline; by default, the embedded one.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for one GPU per process.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Timed runs per method.")] = 5,
     output: Annotated[Path | None, typer.Option(help="JSON file that rank 0 writes.")] = None,
 ) -> None:
     """Time one image on one process and on all that torchrun started."""

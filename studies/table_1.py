@@ -1,6 +1,6 @@
 """Measure the rows of the paper's Table 1 for a sampler, beside our schedules: `python -m studies.table_1 --help`.
 
-- `table_arms(sampler, calls, schedules)`: the methods by name
+- `table_methods(sampler, calls, schedules)`: the methods by name
 - `table_1(pipe, sampler, tasks, ...)`: costs and quality of the methods, beside the published numbers
 - `PUBLISHED`: the paper's numbers, measured on its authors' machine
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import torch
@@ -22,16 +22,20 @@ from fastdiff_lab.comparison.compare import compare_tasks, with_costs
 from fastdiff_lab.comparison.environment import about_run
 from fastdiff_lab.comparison.image_quality.scores import METRICS, Quality, quality_of
 from fastdiff_lab.comparison.suite.suite_methods import DEEPCACHE_INTERVALS, PRIOR_NOISE
-from fastdiff_lab.comparison.tables import UNTOUCHED
+from fastdiff_lab.comparison.tables import BASELINE
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import load_pipeline
-from fastdiff_lab.sampling.methods import Arm, denoiser_calls
+from fastdiff_lab.sampling.methods import Method, denoiser_calls
 from fastdiff_lab.sampling.rivals.deepcache import deepcache_helper
 from fastdiff_lab.sampling.rivals.token_merging import tomesd_package
 
 from .captions import read_captions
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 STEPS = {"ddim": 50, "dpm-solver++": 20}
 TOKENS_MERGED = 0.5  # tomesd's own ratio; the paper states none
@@ -52,9 +56,9 @@ class Published:
 
 PUBLISHED = {
     "ddim": {
-        UNTOUCHED: Published(21.75, 0.773, 37050, 2.42, "Table 1"),
-        "plain 25 steps": Published(22.16, 0.761, None, 1.54, "Table 11"),
-        "plain 9 steps": Published(27.58, 0.735, None, 0.96, "Table 11"),
+        BASELINE: Published(21.75, 0.773, 37050, 2.42, "Table 1"),
+        "fewer steps (25)": Published(22.16, 0.761, None, 1.54, "Table 11"),
+        "fewer steps (9)": Published(27.58, 0.735, None, 0.96, "Table 11"),
         "uniform 25": Published(21.55, 0.775, 31011, 1.81, "Table 5, uniform I"),
         "uniform 9": Published(21.54, 0.773, 27350, 1.46, "Table 5, uniform II"),
         "paper's 9": Published(21.71, 0.779, None, None, "Table 6"),
@@ -64,18 +68,18 @@ PUBLISHED = {
         "DeepCache, interval not stated": Published(21.53, 0.770, None, 1.05, "Table 2"),
     },
     "dpm-solver++": {
-        UNTOUCHED: Published(20.51, 0.782, 14821, 1.13, "Table 1"),
-        "plain 10 steps": Published(21.25, 0.771, None, None, "Table 12"),
+        BASELINE: Published(20.51, 0.782, 14821, 1.13, "Table 1"),
+        "fewer steps (10)": Published(21.25, 0.771, None, None, "Table 12"),
         "paper's 7, prior noise": Published(20.76, 0.781, 11743, 0.64, "Table 1"),
     },
 }
 
 
-def table_arms(sampler: str, calls: int, schedules: Mapping[str, KeySchedule] | None = None) -> dict[str, Arm]:
+def table_methods(sampler: str, calls: int, schedules: Mapping[str, KeySchedule] | None = None) -> dict[str, Method]:
     """The baseline, fewer steps, uniform keys, the paper's keys without and with prior noise, token merging, DeepCache, given schedules.
 
-    >>> list(table_arms("dpm-solver++", 20))[:5]
-    ['untouched', 'plain 10 steps', 'plain 7 steps', 'uniform 7', "paper's 7"]
+    >>> list(table_methods("dpm-solver++", 20))[:5]
+    ['baseline', 'fewer steps (10)', 'fewer steps (7)', 'uniform 7', "paper's 7"]
 
     Args:
         sampler: "ddim" or "dpm-solver++".
@@ -88,18 +92,18 @@ def table_arms(sampler: str, calls: int, schedules: Mapping[str, KeySchedule] | 
     _check_sampler(sampler)
     paper = KeySchedule.of_paper(calls)
     keys = len(paper.keys)
-    arms = {UNTOUCHED: Arm()} | {f"plain {steps} steps": Arm(steps=steps) for steps in (calls // 2, keys)}
-    arms |= {f"uniform {len(keys.keys)}": Arm(keys) for keys in _uniform(sampler, calls, keys)}
-    arms |= {f"paper's {keys}": Arm(paper), f"paper's {keys}, prior noise": Arm(paper, prior_noise=PRIOR_NOISE)}
-    arms |= {
-        "token merging": Arm(token_merging=TOKENS_MERGED),
-        f"token merging, paper's {keys}, prior noise": Arm(paper, prior_noise=PRIOR_NOISE, token_merging=TOKENS_MERGED),
+    methods = {BASELINE: Method()} | {f"fewer steps ({steps})": Method(steps=steps) for steps in (calls // 2, keys)}
+    methods |= {f"uniform {len(keys.keys)}": Method(keys) for keys in _uniform(sampler, calls, keys)}
+    methods |= {f"paper's {keys}": Method(paper), f"paper's {keys}, prior noise": Method(paper, prior_noise=PRIOR_NOISE)}
+    methods |= {
+        "token merging": Method(token_merging=TOKENS_MERGED),
+        f"token merging, paper's {keys}, prior noise": Method(paper, prior_noise=PRIOR_NOISE, token_merging=TOKENS_MERGED),
     }
-    arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in DEEPCACHE_INTERVALS}
-    taken = next((name for name in schedules or {} if name in arms), None)
+    methods |= {f"DeepCache {interval}": Method(deepcache=interval) for interval in DEEPCACHE_INTERVALS}
+    taken = next((name for name in schedules or {} if name in methods), None)
     if taken is not None:
-        raise ValueError(f"a schedule is named {taken!r}, and so is an arm of the table; accepted: another name")
-    return arms | {name: _as_derived(schedule) for name, schedule in (schedules or {}).items()}
+        raise ValueError(f"a schedule is named {taken!r}, and so is a method of the table; accepted: another name")
+    return methods | {name: _as_derived(schedule) for name, schedule in (schedules or {}).items()}
 
 
 def _check_sampler(sampler: str) -> None:
@@ -114,13 +118,13 @@ def _uniform(sampler: str, calls: int, keys: int) -> list[KeySchedule]:
     return [KeySchedule.uniform(calls, keys)]
 
 
-def _as_derived(schedule: KeySchedule) -> Arm:
+def _as_derived(schedule: KeySchedule) -> Method:
     on = schedule.measured_on or {}
-    return Arm(schedule, what=str(on.get("what", "encoder")), order=int(on.get("order", 0)))
+    return Method(schedule, reuse=str(on.get("reuse", "encoder")), order=int(on.get("order", 0)))
 
 
 def table_1(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     sampler: str,
     tasks: Sequence[tuple],
     *,
@@ -129,58 +133,58 @@ def table_1(
     num_inference_steps: int | None = None,
     guidance_scale: float = 7.5,
     repeats: int = 3,
-    batch: int = 8,
+    batch_size: int = 8,
     store: str | Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Draw each task with each method; return the table, and the rows per image behind it.
 
-    >>> table, pictures = table_1(pipe, "ddim", read_captions("captions_val2014.json", 10_000), quality=quality)  # doctest: +SKIP
+    >>> table, images = table_1(pipe, "ddim", read_captions("captions_val2014.json", 10_000), quality=quality)  # doctest: +SKIP
 
     Args:
         sampler: That of the pipeline.
         tasks: Pairs of prompt and seed.
         num_inference_steps: None for the paper's, 50 or 20. With others, no published numbers stand beside ours.
-            Other arguments as for `table_arms`, `quality_of` and `compare`.
+            Other arguments as for `table_methods`, `quality_of` and `compare`.
 
     Returns:
-        Columns arm, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, pictures, as far as
+        Columns method, fid, kid, kid_std, clip (2.5 times the cosine), lpips, psnr, gmacs, seconds, ratio, images, as far as
         asked. The paper's are paper_fid, paper_clip, paper_gmacs, paper_seconds, paper_source.
     """
     _check_sampler(sampler)
     steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
-    arms = table_arms(sampler, denoiser_calls(pipe, steps), schedules)
+    methods = table_methods(sampler, denoiser_calls(pipe, steps), schedules)
     _ = deepcache_helper(), tomesd_package()  # raises before hours have passed
     options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-    pictures = compare_tasks(pipe, arms, tasks, options, quality=quality, batch=batch, store=store)
-    table = with_costs(pipe, arms, pictures, repeats=repeats, **options)
-    return beside_published(table, sampler if steps == STEPS[sampler] else None), pictures
+    images = compare_tasks(pipe, methods, tasks, options, quality=quality, batch_size=batch_size, store=store)
+    table = with_costs(pipe, methods, images, repeats=repeats, **options)
+    return beside_published(table, sampler if steps == STEPS[sampler] else None), images
 
 
 def beside_published(table: pd.DataFrame, sampler: str | None) -> pd.DataFrame:
     """The columns of Table 1 from the table of `with_costs`, beside the paper's numbers; none of them for no sampler.
 
-    >>> beside_published(with_costs(pipe, arms, pictures), "ddim")  # doctest: +SKIP
+    >>> beside_published(with_costs(pipe, methods, images), "ddim")  # doctest: +SKIP
     """
     if "clip_score" in table:
         table = table.assign(clip=table["clip_score"] * (CLIP_WEIGHT / 100))
-    names = ("arm", "fid", "kid", "kid_std", "clip", "lpips", "psnr", "gmacs", "seconds", "ratio", "pictures")
+    names = ("method", "fid", "kid", "kid_std", "clip", "lpips", "psnr", "gmacs", "seconds", "ratio", "images")
     ours = table[[name for name in names if name in table]]
     rows = {name: asdict(row) for name, row in PUBLISHED.get(str(sampler), {}).items()}
     columns = list(Published.__dataclass_fields__)
-    theirs = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("arm").reset_index()
-    order = dict.fromkeys([*ours["arm"], *(theirs["arm"] if sampler else ())])
-    return pd.DataFrame({"arm": list(order)}).merge(ours, on="arm", how="left").merge(theirs, on="arm", how="left")
+    theirs = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method").reset_index()
+    order = dict.fromkeys([*ours["method"], *(theirs["method"] if sampler else ())])
+    return pd.DataFrame({"method": list(order)}).merge(ours, on="method", how="left").merge(theirs, on="method", how="left")
 
 
 def main(
     captions: Annotated[Path, typer.Option(help="COCO's captions, such as captions_val2014.json.")],
     weights: Annotated[Path | None, typer.Option(help="Folder of the weight files; docs/quality.md says which.")] = None,
-    real: Annotated[Path | None, typer.Option(help="Folder of real pictures, such as val2014, for fid and kid.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Folder of real images, such as val2014, for fid and kid.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Folder of a diffusers pipeline, such as SD 1.5; by default, the embedded one.")
     ] = None,
     sampler: Annotated[str, typer.Option(help="ddim (50 steps) or dpm-solver++ (20 steps).")] = "ddim",
-    pictures: Annotated[int, typer.Option(help="Pictures per arm.")] = 10_000,
+    images: Annotated[int, typer.Option(help="Images per method.")] = 10_000,
     metric: Annotated[
         list[str] | None, typer.Option(help="fid, kid, clip_score or lpips; repeat for several. By default, all.")
     ] = None,
@@ -189,10 +193,10 @@ def main(
     guidance: Annotated[float, typer.Option(help="Guidance scale; the paper states none.")] = 7.5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
-    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 8,
-    repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Images drawn at once.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Timed runs per method; 0 for none.")] = 3,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for table_1.csv, pictures.csv and about.json.")] = Path("runs/table_1"),
+    output: Annotated[Path, typer.Option(help="Folder for table_1.csv, images.csv and about.json.")] = Path("runs/table_1"),
     store: Annotated[Path | None, typer.Option(help="File that keeps each image; by default, in the output folder.")] = None,
 ) -> None:
     """Measure rows of the paper's Table 1 and given schedules, beside the paper's numbers. The same call resumes."""
@@ -200,21 +204,19 @@ def main(
     place = writable_folder(output)
     if threads is not None:
         torch.set_num_threads(threads)
-    tasks = read_captions(captions, pictures)
+    tasks = read_captions(captions, images)
     loaded = {path.stem: KeySchedule.load(path) for path in schedule or []}
     asked = METRICS if metric is None else metric
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=sampler)
     on = next(denoiser_of(pipe).parameters()).device
-    quality = quality_of(
-        asked, metric_weights=weights, real_pictures=real, pictures=pictures, device=on, caption_prefix=CLIP_PREFIX
-    )
+    quality = quality_of(asked, metric_weights=weights, real_images=real, images=images, device=on, caption_prefix=CLIP_PREFIX)
     table, rows = table_1(
         pipe, sampler, tasks, quality=quality, schedules=loaded, num_inference_steps=steps, guidance_scale=guidance, repeats=repeats,
-        batch=batch, store=store or place / "pictures.sqlite",
+        batch_size=batch_size, store=store or place / "images.sqlite",
     )  # fmt: skip
     about = {"captions": captions, "weights": weights, "real": real, "metrics": asked, "guidance": guidance, "steps": steps}
     write_text(place / "about.json", json.dumps(about_run(pipe) | {"asked": about}, indent=2, default=str) + "\n")
-    for name, found in (("pictures", rows), ("table_1", table)):
+    for name, found in (("images", rows), ("table_1", table)):
         write_whole(place / f"{name}.csv", partial(found.to_csv, index=False, float_format="%.7g"))
     typer.echo(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
     typer.echo("paper_*: the paper's numbers, on its authors' machine (one A40); the rest was measured here")

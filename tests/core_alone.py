@@ -15,7 +15,7 @@ PROMPT = "a small red circle at the left on a blue background"
 
 
 def use_the_core() -> None:
-    """Measure, derive, run: every step a key gives the untouched picture, bit for bit."""
+    """Measure, derive, run: every step a key gives the baseline image, bit for bit."""
     import torch
 
     import fastdiff_lab as fl
@@ -28,17 +28,17 @@ def use_the_core() -> None:
         return pipe(PROMPT, num_inference_steps=STEPS, generator=noise, output_type="latent").images
 
     with fl.record(pipe, keep=["mid_block"]) as recording:
-        untouched = latents()
-    assert fl.of_parts(fl.feature_change(recording)).shape == (2, 3)
+        baseline = latents()
+    assert fl.summarize_by_part(fl.feature_change(recording)).shape == (2, 3)
     assert fl.pca_maps(recording, "mid_block").shape[0] == len(fl.step_clusters(fl.step_similarity(recording, "mid_block"), 3))
-    costs = fl.calibrate(pipe, [PROMPT], num_inference_steps=STEPS, longest=3)
+    costs = fl.calibrate(pipe, [PROMPT], num_inference_steps=STEPS, max_span=3)
     with fl.encoder_propagation(pipe, fl.KeySchedule.uniform(STEPS, STEPS)):
-        assert torch.equal(latents(), untouched)
+        assert torch.equal(latents(), baseline)
     with fl.encoder_propagation(pipe, fl.derive_schedule(costs, 5)) as counts:
         assert torch.isfinite(latents()).all() and counts.encoder_calls == 5
-    arms = {"every step": fl.KeySchedule.uniform(STEPS, STEPS)}
-    table = fl.compare(pipe, arms, [PROMPT], num_inference_steps=STEPS, rivals=False, repeats=0)
-    assert table.set_index("arm")["ssim"].round(6).tolist() == [1, 1]
+    methods = {"every step": fl.KeySchedule.uniform(STEPS, STEPS)}
+    table = fl.compare(pipe, methods, [PROMPT], num_inference_steps=STEPS, rivals=False, repeats=0)
+    assert table.set_index("method")["ssim"].round(6).tolist() == [1, 1]
 
 
 def ask_for_the_rest() -> None:
@@ -48,7 +48,7 @@ def ask_for_the_rest() -> None:
     pipe = fl.load_pipeline()
 
     def compare(**options) -> object:
-        return fl.compare(pipe, options.pop("arms", {}), [PROMPT], num_inference_steps=2, rivals=False, repeats=0, **options)
+        return fl.compare(pipe, options.pop("methods", {}), [PROMPT], num_inference_steps=2, rivals=False, repeats=0, **options)
 
     check(lambda: import_module("fastdiff_lab.plot"), "fastdiff_lab.plot needs matplotlib", "lab")
     check(lambda: import_module("fastdiff_lab.lab.widget"), "fastdiff_lab.lab.widget needs anywidget", "lab")
@@ -56,8 +56,8 @@ def ask_for_the_rest() -> None:
     check(lambda: import_module("fastdiff_lab.cli.tour"), "the tour needs nbformat", "notebooks")
     check(lambda: compare(metrics=["lpips"], metric_weights="weights"), "metrics=['lpips'] needs torchmetrics", "quality")
     check(lambda: compare(n_jobs=2), "n_jobs needs joblib", "workers")
-    check(lambda: compare(arms={"a": fl.Arm(deepcache=2)}), "an arm with DeepCache needs DeepCache", "rivals")
-    check(lambda: compare(arms={"a": fl.Arm(token_merging=0.5)}), "an arm with token merging needs tomesd", "rivals")
+    check(lambda: compare(methods={"a": fl.Method(deepcache=2)}), "a method with DeepCache needs DeepCache", "rivals")
+    check(lambda: compare(methods={"a": fl.Method(token_merging=0.5)}), "a method with token merging needs tomesd", "rivals")
 
 
 def ask_for_the_command_line() -> None:

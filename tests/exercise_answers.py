@@ -31,7 +31,7 @@ def some_inputs(name: str, seed: int, latter: bool = False) -> list[tuple] | Non
 
 @cache
 def names_of(path: Path, solved: bool) -> dict:
-    """What a sheet's cells define, solved or as students get it, without its checks and pictures."""
+    """What a sheet's cells define, solved or as students get it, without its checks and images."""
     notebook = (solution if solved else student)(read_master(path))
     space: dict = {}
     for cell in notebook.cells:
@@ -114,14 +114,14 @@ def propagate_in_two_calls(pipe, text, z, keys, num_steps, guidance):
     space = names_of(MASTERS[1], True)
     embed, encode, decode = space["embed"], space["encode"], space["decode"]
     pipe.scheduler.set_timesteps(num_steps)
-    half, held = len(text) // 2, {}
+    half, reused = len(text) // 2, {}
     for step, t in enumerate(pipe.scheduler.timesteps):
         noise = []
         for part in (text[:half], text[half:]):
             now = embed(pipe.unet, t, z)
             if step in set(keys):
-                held[len(noise)] = encode(pipe.unet, z, now, part)
-            noise.append(decode(pipe.unet, *held[len(noise)], now, part))
+                reused[len(noise)] = encode(pipe.unet, z, now, part)
+            noise.append(decode(pipe.unet, *reused[len(noise)], now, part))
         z = pipe.scheduler.step(noise[0] + guidance * (noise[1] - noise[0]), t, z, return_dict=False)[0]
     return z
 

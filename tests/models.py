@@ -102,7 +102,7 @@ FAMILIES: dict[str, Family] = {
         "sample_size": 16, "in_channels": 4, "out_channels": 4, "down_block_types": ("DownBlock2D",) * 2,
         "up_block_types": ("UpBlock2D",) * 2, "attention_head_dim": 6, "num_class_embeds": 11,
     }),
-    # The topology of score-based models: the picture itself runs beside the features, and the output is divided by the time-step.
+    # The topology of score-based models: the image itself runs beside the features, and the output is divided by the time-step.
     "unet2d-skip": Family(UNet2DModel, {
         "sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (32, 64), "norm_num_groups": 4,
         "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"), "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
@@ -231,12 +231,12 @@ def controlnet_pipeline(dtype: torch.dtype = torch.float64) -> StableDiffusionCo
     return pipe
 
 
-def run(pipe: Any, steps: int = 10, guidance: float = 5.0, pictures: int = 2, **options: Any) -> Tensor:
-    """The final latents of a real pipeline on fixed embeddings, latents and seed; latents of half a control picture's sides."""
+def run(pipe: Any, steps: int = 10, guidance: float = 5.0, images: int = 2, **options: Any) -> Tensor:
+    """The final latents of a real pipeline on fixed embeddings, latents and seed; latents of half a control image's sides."""
     dtype = pipe.unet.dtype
-    text = torch.randn((pictures, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1)).to(dtype)
+    text = torch.randn((images, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1)).to(dtype)
     sides = [side // 2 for side in options["image"].shape[-2:]] if "image" in options else SIDES
-    latents = torch.randn((pictures, 4, *sides), generator=torch.Generator().manual_seed(2)).to(dtype)
+    latents = torch.randn((images, 4, *sides), generator=torch.Generator().manual_seed(2)).to(dtype)
     options = {"latents": latents, "prompt_embeds": text, "negative_prompt_embeds": torch.zeros_like(text)} | options
     generator = torch.Generator().manual_seed(3)
     return pipe(

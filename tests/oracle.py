@@ -1,4 +1,4 @@
-"""Encoder propagation written by hand for every denoiser class: encode at the keys, decode with the held features."""
+"""Encoder propagation written by hand for every denoiser class: encode at the keys, decode with the reused features."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def oracle(model: Any, keys: Sequence[int], **options: Any) -> Any:
     """The oracle for a model's class: called as `predict` of `models.loop`."""
     return {
         UNet2DModel: PlainOracle, UNet3DConditionModel: VideoOracle, UNetMotionModel: VideoOracle,
-        UNetSpatioTemporalConditionModel: SpatioTemporalOracle, I2VGenXLUNet: PictureToVideoOracle, DiTTransformer2DModel: TransformerOracle,
+        UNetSpatioTemporalConditionModel: SpatioTemporalOracle, I2VGenXLUNet: ImageToVideoOracle, DiTTransformer2DModel: TransformerOracle,
         PixArtTransformer2DModel: PixArtOracle, AudioLDM2UNet2DConditionModel: SoundOracle,
     }.get(type(model), Oracle)(model, keys, **options)  # fmt: skip
 
 
 class Oracle:
-    """Encoder propagation written by hand for UNet2DConditionModel: encode at the keys, decode with the held features."""
+    """Encoder propagation written by hand for UNet2DConditionModel: encode at the keys, decode with the reused features."""
 
     def __init__(self, model: UNet2DConditionModel, keys: Sequence[int]) -> None:
         self.model, self.keys = model, keys
@@ -121,7 +121,7 @@ class SoundOracle:
 
 
 class PlainOracle:
-    """UNet2DModel: no text; in score-based models the picture runs beside the features."""
+    """UNet2DModel: no text; in score-based models the image runs beside the features."""
 
     def __init__(self, model: UNet2DModel, keys: Sequence[int]) -> None:
         self.model, self.keys = model, keys
@@ -138,27 +138,27 @@ class PlainOracle:
         return decoded / times.reshape(-1, 1, 1, 1) if model.config.time_embedding_type == "fourier" else decoded
 
     def encode(self, sample: Tensor, embedding: Tensor) -> None:
-        picture, sample = sample, self.model.conv_in(sample)
+        image, sample = sample, self.model.conv_in(sample)
         self.skips = [sample]
         for block in self.model.down_blocks:
             if hasattr(block, "skip_conv"):
-                sample, more, picture = block(sample, embedding, picture)
+                sample, more, image = block(sample, embedding, image)
             else:
                 sample, more = block(sample, embedding)
             self.skips += more
         self.bottleneck = self.model.mid_block(sample, embedding)
 
     def decode(self, embedding: Tensor) -> Tensor:
-        skips, sample, picture = list(self.skips), self.bottleneck, None
+        skips, sample, image = list(self.skips), self.bottleneck, None
         for block in self.model.up_blocks:
             count = len(block.resnets)
             mine, skips = tuple(skips[-count:]), skips[:-count]
             if hasattr(block, "skip_conv"):
-                sample, picture = block(sample, mine, embedding, picture)
+                sample, image = block(sample, mine, embedding, image)
             else:
                 sample = block(sample, mine, embedding)
         sample = self.model.conv_out(self.model.conv_act(self.model.conv_norm_out(sample)))
-        return sample if picture is None else sample + picture
+        return sample if image is None else sample + image
 
 
 class VideoOracle:
@@ -213,7 +213,7 @@ class VideoOracle:
 
 
 class SpatioTemporalOracle(VideoOracle):
-    """UNetSpatioTemporalConditionModel: frames come before channels, and every block is told which rows are single pictures."""
+    """UNetSpatioTemporalConditionModel: frames come before channels, and every block is told which rows are single images."""
 
     def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
         return super().__call__(step, sample.transpose(1, 2), timestep, given).transpose(1, 2)
@@ -227,16 +227,16 @@ class SpatioTemporalOracle(VideoOracle):
         return temb.repeat_interleave(frames, 0), {"encoder_hidden_states": text, "image_only_indicator": single}
 
 
-class PictureToVideoOracle(VideoOracle):
-    """I2VGenXLUNet: the picture's latents go beside the sample, and with the picture's embedding beside the text, at every step."""
+class ImageToVideoOracle(VideoOracle):
+    """I2VGenXLUNet: the image's latents go beside the sample, and with the image's embedding beside the text, at every step."""
 
     def __call__(self, step: int, sample: Tensor, timestep: Tensor, given: dict[str, Any]) -> Tensor:
         return super().__call__(step, torch.cat([sample, self.along_time(given["image_latents"])], 1), timestep, given)
 
     def along_time(self, latents: Tensor) -> Tensor:
         batch, _, frames, height, width = latents.shape
-        pictures = self.model.image_latents_proj_in(latents.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, frames))
-        places = self.model.image_latents_temporal_encoder(pictures.permute(0, 3, 4, 1, 2).flatten(0, 2))
+        images = self.model.image_latents_proj_in(latents.transpose(1, 2).flatten(0, 1)).unflatten(0, (batch, frames))
+        places = self.model.image_latents_temporal_encoder(images.permute(0, 3, 4, 1, 2).flatten(0, 2))
         return places.unflatten(0, (batch, height, width)).permute(0, 4, 3, 1, 2)
 
     def conditions(self, batch: int, frames: int, timestep: Tensor, given: dict, dtype: torch.dtype) -> tuple[Tensor, dict]:
@@ -244,8 +244,8 @@ class PictureToVideoOracle(VideoOracle):
         temb = model.time_embedding(model.time_proj(timestep.expand(batch)).to(dtype))
         temb = temb + model.fps_embedding(model.time_proj(given["fps"]).to(dtype))
         first = model.image_latents_context_embedding(given["image_latents"][:, :, 0]).flatten(2).transpose(1, 2)
-        picture = model.context_embedding(given["image_embeddings"]).view(batch, model.config.in_channels, -1)
-        context = torch.cat([given["encoder_hidden_states"], first, picture], 1)
+        image = model.context_embedding(given["image_embeddings"]).view(batch, model.config.in_channels, -1)
+        context = torch.cat([given["encoder_hidden_states"], first, image], 1)
         return temb.repeat_interleave(frames, 0), {
             "encoder_hidden_states": context.repeat_interleave(frames, 0),
             "num_frames": frames,
@@ -277,7 +277,7 @@ class TransformerOracle:
 
 
 class PixArtOracle:
-    """PixArtTransformer2DModel: a text beside the picture, and one modulation for all blocks (the first 3 of 4 are the encoder here)."""
+    """PixArtTransformer2DModel: a text beside the image, and one modulation for all blocks (the first 3 of 4 are the encoder here)."""
 
     def __init__(self, model: PixArtTransformer2DModel, keys: Sequence[int], encoder_blocks: int = 3) -> None:
         self.model, self.keys, self.encoder_blocks = model, keys, encoder_blocks
@@ -296,9 +296,9 @@ class PixArtOracle:
         for block in model.transformer_blocks[self.encoder_blocks :]:
             hidden = block(hidden, **options)
         shift, scale = (model.scale_shift_table[None] + embedded[:, None]).chunk(2, dim=1)
-        return self.picture(model.proj_out(model.norm_out(hidden) * (1 + scale) + shift), sample)
+        return self.image(model.proj_out(model.norm_out(hidden) * (1 + scale) + shift), sample)
 
-    def picture(self, tokens: Tensor, sample: Tensor) -> Tensor:
+    def image(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """The tokens' patches, put together."""
         patch = self.model.config.patch_size
         height, width = (side // patch for side in sample.shape[-2:])
@@ -352,7 +352,7 @@ def oracle_instead(model: Any, runs: Sequence[tuple[int, Sequence[int]]], **opti
         return (predicted,) if given.get("return_dict") is False else _Output(predicted)
 
     def hooked(*args: Any, **kwargs: Any) -> Any:
-        for hook in model._forward_pre_hooks.values():  # token merging reads the picture's size there
+        for hook in model._forward_pre_hooks.values():  # token merging reads the image's size there
             hook(model, args)
         return call(*args, **kwargs)
 

@@ -129,7 +129,7 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
         return lambda pipe: fl.encoder_propagation(pipe, keys, **system.options, **options)
 
     found = {
-        "record": fl.record, "serial": propagated(parallel_decoding=False), "prediction": propagated(what="prediction"),
+        "record": fl.record, "serial": propagated(parallel_decoding=False), "prediction": propagated(reuse="prediction"),
         "serial, order 1": propagated(order=1, parallel_decoding=False),
     }  # fmt: skip
     if system.parallel:
@@ -172,29 +172,29 @@ def _plain_kernels() -> Iterator[None]:
 
 
 def checked(name: str, chosen: list[str] | None = None) -> dict[str, Any]:
-    """Of each way: the difference to the same on the CPU, how often the host waited, and how often in the untouched run there."""
+    """Of each way: the difference to the same on the CPU, how often the host waited, and how often in the baseline there."""
     system = ROWS[name]
     with _plain_kernels():
         here, there = system.build(), moved(system.build())
         handle = _watched(here)
-        expected = {"untouched": of(system, here)}
+        expected = {"baseline": of(system, here)}
         handle.remove()
         rows_of[id(there)] = rows_of[id(here)]
         expected |= {way: _run(system, here, block) for way, block in ways(system).items() if chosen is None or way in chosen}
         with Machine():
             try:
                 of(system, there)
-            except Exception as error:  # the untouched pipeline needs an operator that this device lacks
+            except Exception as error:  # the baseline needs an operator that this device lacks
                 return {"cannot": f"{type(error).__name__}: {str(error)[:80]}"}
             WAITS.clear()
-            differences = {"untouched": _difference(of(system, there), expected["untouched"])}
-            waits = {"untouched": len(WAITS)}
-            for way in expected.keys() - {"untouched"}:
+            differences = {"baseline": _difference(of(system, there), expected["baseline"])}
+            waits = {"baseline": len(WAITS)}
+            for way in expected.keys() - {"baseline"}:
                 WAITS.clear()
                 differences[way] = _difference(_run(system, there, ways(system)[way]), expected[way])
                 waits[way] = len(WAITS)
         if chosen is None or "entering" in chosen:
-            differences["entering"], waits["entering"] = 0.0, waits["untouched"] + _waits_of_entering(system, there)
+            differences["entering"], waits["entering"] = 0.0, waits["baseline"] + _waits_of_entering(system, there)
     return {
         "steps": sum(steps for steps, _ in system.keys_of_runs),
         "runs": len(system.keys_of_runs),
@@ -225,7 +225,7 @@ def _difference(found: Any, expected: Any) -> float:
 def measured(name: str) -> dict[str, Any]:
     """`calibrate` and `compare` of a system whose call takes prompts: how far its tables there are from those here, and how often it waits.
 
-    `runs`: denoiser runs of `calibrate` there; `waits`: of the host in them; `waits of a run`: of an untouched one.
+    `runs`: denoiser runs of `calibrate` there; `waits`: of the host in them; `waits of a run`: of a baseline.
     """
     system, prompts = ROWS[name], ["a red circle", "a white ring"]
     options = {"num_inference_steps": 6, "guidance_scale": 5.0}
@@ -238,11 +238,11 @@ def measured(name: str) -> dict[str, Any]:
                 of_a_run = len(WAITS)
                 WAITS.clear()
                 with _counted_runs(pipe) as seen:
-                    costs.append(fl.calibrate(pipe, prompts, longest=3, order=1, **options))
+                    costs.append(fl.calibrate(pipe, prompts, max_span=3, order=1, **options))
                 runs, waits = len(seen), len(WAITS)
                 tables.append(fl.compare(pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, repeats=0, **options))
     names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
-    numbers = [table.set_index("arm")[names].replace(float("inf"), 999.0) for table in tables]
+    numbers = [table.set_index("method")[names].replace(float("inf"), 999.0) for table in tables]
     return {
         "costs": float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max()),
         "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()),

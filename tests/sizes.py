@@ -67,7 +67,7 @@ def _of_feature(model: nn.Module, feature: Tensor, found: dict[str, set[int]]) -
         found["width of the features"] |= {feature.shape[1]} - {model.config.out_channels}
         found["width"].add(feature.shape[2])
     elif feature.dim() == 3:
-        found["tokens of the picture"].add(feature.shape[1])
+        found["tokens of the image"].add(feature.shape[1])
         found["width of the features"].add(feature.shape[2])
     else:
         found["width of the features"].add(feature.shape[1])

@@ -22,7 +22,7 @@ INCEPTION, ALEXNET = "weights-inception-2015-12-05-6726825d", "alexnet-owt-7be5b
 
 @torch.no_grad()
 def random_weights(network: nn.Module) -> dict[str, torch.Tensor]:
-    """The same weights at every call, of a size that lets pictures through to the end."""
+    """The same weights at every call, of a size that lets images through to the end."""
     generator = torch.Generator().manual_seed(0)
     for name, value in sorted(network.state_dict().items()):
         if name.endswith("num_batches_tracked"):
@@ -51,17 +51,15 @@ def write_clip(folder: Path) -> None:
     text = small | {"vocab_size": len(tokenizer), "max_position_embeddings": 24}
     text |= {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     vision = small | {"image_size": 32, "patch_size": 8}
-    torch.manual_seed(
-        6
-    )  # of those tried, one with which pictures and captions point the same way, so that no score is cut off at 0
+    torch.manual_seed(6)  # of those tried, one with which images and captions point the same way, so that no score is cut off at 0
     with no_loading_bars():
         CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
         images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
         CLIPProcessor(images, tokenizer).save_pretrained(folder)
 
 
-def write_pictures(folder: Path, count: int) -> Path:
-    """Drawn scenes, larger than the embedded pipeline's and not square, as real pictures are."""
+def write_images(folder: Path, count: int) -> Path:
+    """Drawn scenes, larger than the embedded pipeline's and not square, as real images are."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(held_out_scenes(count)):
         draw(scene).resize((96, 80)).save(folder / f"{number:04d}.png")

@@ -23,21 +23,21 @@ A system stands here only if `tests/test_systems.py` runs the **real pipeline cl
 from configs with every all-zero parameter drawn anew. For every row it shows
 
 1. that the row is about something: the output changes by more than 0.001 when any of what stands under *matters* is changed;
-2. that with every step a key the output is the untouched pipeline's, bit for bit;
+2. that with every step a key the output is the baseline's, bit for bit;
 3. that serial and parallel decoding give the same (to 1e-10 in float64; to the number in the last column where pipeline or scheduler compute
-   in float32), with features held and extrapolated;
+   in float32), with features reused and extrapolated;
 4. that non-key steps are those of a forward split by hand, which lives in the tests ([oracle.py](../tests/oracle.py)), unless the last
    column says otherwise;
 5. that encoder, decoder and ControlNet were evaluated as often as the schedule says;
 6. that recording its features (`fl.record`) changes nothing;
-7. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next plain run is bit-identical.
+7. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next run is bit-identical.
 
 Where the paper (or its code) has a key list for a system, the list itself is run too, at the paper's number of steps. These are facts about
-the sampler's mechanics. **They say nothing about pictures**: how faithful a schedule is to the untouched run has to be measured on trained
+the sampler's mechanics. **They say nothing about images**: how faithful a schedule is to the baseline has to be measured on trained
 weights (`fastdiff-lab compare`).
 
-*Held*: what is evaluated at key steps only. *Ceiling*: how many times fewer operations a run at full size needs with the keys given, counted
-on the meta device from the model card's config (guidance on where the system has it). It is a limit by arithmetic, not a time.
+*Reused*: what is evaluated at key steps only. *Ceiling*: how many times fewer operations a run at full size needs with the keys
+given, counted on the meta device from the model card's config (guidance on where the system has it). It is a limit by arithmetic, not a time.
 """
 FULL = """
 ## Full sizes
@@ -59,7 +59,7 @@ APART = """
 `tests/test_systems_apart.py`: fp16, bf16, channels_last, attention and VAE slicing and tiling, model offload, sequential offload (weights on
 disk), group offload by blocks and by leaves, the offloads switched on before and inside the block; two pipelines in two threads; LoRA scales
 and image-to-image strengths changed between runs. `tests/test_shared_parts.py`: pipelines that share a UNet or ControlNet with one that is
-accelerated (`from_pipe`, `**pipe.components`) run untouched, also in other threads. None of this was run on a GPU: there was none.
+accelerated (`from_pipe`, `**pipe.components`) run as the baseline, also in other threads. None of this was run on a GPU: there was none.
 
 ## What cannot work
 
@@ -73,12 +73,12 @@ DATA = PAGE.parent.parent / "data"
 TRAINED = """
 ## Trained on the embedded pipeline
 
-The rows above say that the mechanics are right; these say what becomes of the pictures. One new object, a blue crescent, learned from five
-pictures by DreamBooth and by Custom Diffusion (2,500 steps each, about half an hour on one CPU thread:
+The rows above say that the mechanics are right; these say what becomes of the images. One new object, a blue crescent, learned from five
+images by DreamBooth and by Custom Diffusion (2,500 steps each, about half an hour on one CPU thread:
 `python -m studies.personalise dreambooth` or `custom-diffusion`), then drawn in eight scenes that were not among the five, four
-pictures each, DDIM 50, guidance 5. *Outline* and *object*: overlap (intersection over union) with the crescent at its best place and size,
+images each, DDIM 50, guidance 5. *Outline* and *object*: overlap (intersection over union) with the crescent at its best place and size,
 in any colour and in its own; a blue disc of its size has about 0.5. *Likeness*: cosine of our judge's features to those of the scene as it
-would be drawn. PSNR: to the untouched run, of the averaged error. The derived keys were derived before the training.
+would be drawn. PSNR: to the baseline, of the averaged error. The derived keys were derived before the training.
 """
 
 DIT = """
@@ -86,19 +86,19 @@ DIT = """
 
 A class-conditional DiT of 12 blocks (5.7 M weights in [data/dit](../data/dit); 95 minutes on one CPU thread, `python -m
 studies.dit train`) on the embedded autoencoder's latents, 24 classes of colour and shape. `python -m studies.dit
-sweep` splits it after each number of blocks: 48 pictures, DDIM 50, guidance 4, PSNR of the averaged error to the untouched run. The paper's
-share, 18 of 28, is 8 of 12. With all 12 blocks held the prediction is held: the rival.
+sweep` splits it after each number of blocks: 48 images, DDIM 50, guidance 4, PSNR of the averaged error to the baseline. The paper's
+share, 18 of 28, is 8 of 12. With all 12 blocks reused the prediction is reused: the rival.
 
-![PSNR to the untouched run against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
+![PSNR to the baseline against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
 
 **Where it is split hardly matters for fidelity here**: at uniform keys the PSNR moves by 1.7 dB at most between 1 and
 11 blocks, so the later the cheaper, down to a quarter of the operations with 9 keys. Decoding a last block for each step is worth 1.6 dB
-over held predictions with 17 keys and 1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with
-every block that is held. One model, one seed of the noise: no more than a hint for larger ones.
+over reused predictions with 17 keys and 1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with
+every block that is reused. One model, one seed of the noise: no more than a hint for larger ones.
 """
 
 
-def held(system: System, pipe: object) -> str:
+def reused(system: System, pipe: object) -> str:
     model = denoiser_of(pipe)
     split = split_denoiser(model, system.options.get("encoder_blocks"))
     blocks = sum("transformer_blocks." in name for name in split.encoder)
@@ -130,8 +130,8 @@ def papers_keys(system: System) -> str:
 
 
 def built_cells(system: System, pipe: object) -> list[str]:
-    """The cells of a row that need its pipeline: the classes of pipeline and denoiser, and what is held."""
-    return [f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", held(system, pipe)]
+    """The cells of a row that need its pipeline: the classes of pipeline and denoiser, and what is reused."""
+    return [f"`{type(pipe).__name__}`", f"`{type(denoiser_of(pipe)).__name__}`", reused(system, pipe)]
 
 
 def row(system: System, built: list[str]) -> str:
@@ -156,36 +156,36 @@ def full_size_row(name: str) -> str:
     size, counted = FULL_SIZE[name], FULL_SIZE[name].count
     published = ", ".join(PUBLISHED.get(name, ("",)))
     shares = [f"{part / counted.total:.1%}" for part in (counted.encoder, counted.decoder)]
-    return f"| {size.what} | {size.parameters:,} | {published} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"
+    return f"| {size.description} | {size.parameters:,} | {published} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"
 
 
 def personalised(method: str, title: str) -> Iterator[str]:
     table = pd.read_csv(DATA / "personalised" / f"{method}.csv").iloc[1:]  # not the row before training
-    rows = "what was learned from, before training, untouched, the paper's keys, uniform and derived keys"
+    rows = "what was learned from, before training, baseline, the paper's keys, uniform and derived keys"
     yield f"\n![{title}: {rows}](../data/personalised/{method}.png)\n"
     yield f"| {title} | keys | outline | object | object, worst | likeness | PSNR (dB) |\n|---|---|---|---|---|---|---|"
     for found in table.itertuples():
         near = "identical" if np.isinf(found.psnr) else f"{found.psnr:.1f}"
         numbers = " | ".join(f"{value:.2f}" for value in (found.outline, found.overlap, found.worst_overlap, found.likeness))
-        yield f"| {found.arm} | {found.keys} | {numbers} | {near} |"
+        yield f"| {found.method} | {found.keys} | {numbers} | {near} |"
 
 
 def sweep() -> Iterator[str]:
     table = pd.read_csv(DATA / "dit" / "sweep.csv")
-    untouched, shown = table.iloc[0], table[table["blocks"].isin([1, 4, 8, 11, 12])]
+    baseline, shown = table.iloc[0], table[table["blocks"].isin([1, 4, 8, 11, 12])]
     yield "\n| blocks | keys | PSNR (dB) | class right | GFLOPs |\n|---|---|---|---|---|"
-    yield f"| untouched | 50 | identical | {untouched.classes_right:.0%} | {untouched.gflops:.1f} |"
+    yield f"| baseline | 50 | identical | {baseline.classes_right:.0%} | {baseline.gflops:.1f} |"
     for found in shown.itertuples():
         keys = found.schedule if found.schedule.startswith("uniform") else f"the paper's {found.keys}"
-        held = {8: "8 (the paper's share)", 12: "12 (prediction held)"}.get(found.blocks, found.blocks)
-        yield f"| {held} | {keys} | {found.psnr:.1f} | {found.classes_right:.0%} | {found.gflops:.1f} |"
+        reused = {8: "8 (the paper's share)", 12: "12 (prediction reused)"}.get(found.blocks, found.blocks)
+        yield f"| {reused} | {keys} | {found.psnr:.1f} | {found.classes_right:.0%} | {found.gflops:.1f} |"
 
 
 def lines(built: Mapping[str, list[str]]) -> Iterator[str]:
     yield HEAD.rstrip("\n")
     for group in dict.fromkeys(system.group for system in SYSTEMS):
         yield f"\n## {group}\n"
-        yield "| system | pipeline | denoiser | held | decoding | matters | the paper's keys | ceiling | remarks |"
+        yield "| system | pipeline | denoiser | reused | decoding | matters | the paper's keys | ceiling | remarks |"
         yield "|---|---|---|---|---|---|---|---|---|"
         yield from (row(system, built[system.name]) for system in SYSTEMS if system.group == group)
     yield TRAINED.rstrip("\n")

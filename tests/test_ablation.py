@@ -27,7 +27,7 @@ def pipe():
 @pytest.fixture(scope="module")
 def costs(pipe):
     with torch.no_grad():
-        return fl.calibrate(pipe, PROMPTS[:2], order=1, longest=4, **STEPS)
+        return fl.calibrate(pipe, PROMPTS[:2], order=1, max_span=4, **STEPS)
 
 
 def test_scenes_to_calibrate_on_are_never_reported_on():
@@ -39,13 +39,13 @@ def test_scenes_to_calibrate_on_are_never_reported_on():
 def test_every_way_of_extrapolating_is_measured(pipe):
     table = extrapolations(
         pipe, {"even": fl.KeySchedule.uniform(6, 3)}, PROMPTS[:2], **STEPS | {"num_inference_steps": 6}
-    ).set_index(["what", "extrapolation"])
+    ).set_index(["reuse", "extrapolation"])
     features = table.loc["encoder"]
     assert len(features) == 8 and len(table.loc["prediction"]) == 6
     assert (table["typical"] <= table["latent_mse"]).all() and (table["latent_mse"] <= table["worst"]).all()
     assert features["latent_mse"].nunique() > 5
     # One more set of features, and two for order 2.
-    more = features["peak_bytes"] - features.loc["held", "peak_bytes"]
+    more = features["peak_bytes"] - features.loc["reused", "peak_bytes"]
     assert 0 < more["order 1"] < more["order 2"]
 
 
@@ -60,7 +60,7 @@ def test_predicted_beside_real_errors(pipe, costs):
     table = predicted_and_real(pipe, costs, PROMPTS[:2], count=3, **STEPS)
     assert len(table) == 3 * 2 * 2 and np.isfinite(table[["predicted", "real"]].to_numpy()).all()
     # A sum of norms is never below the root of the sum of their squares.
-    wide = table.pivot(index=["schedule", "picture"], columns="power", values="predicted")
+    wide = table.pivot(index=["schedule", "image"], columns="power", values="predicted")
     assert (wide[1] >= wide[2] - 1e-9).all()
 
 
@@ -79,9 +79,9 @@ def test_one_group_alone_is_predicted_as_it_is(pipe, costs):
 
 
 @MEASURED
-def test_stability_over_pictures(costs):
+def test_stability_over_images(costs):
     table = stability(costs, 4, sizes=(1, 2, 16))
-    assert table["pictures"].tolist() == [1, 1, 2]
+    assert table["images"].tolist() == [1, 1, 2]
     assert (table["predicted_error"] >= table["best"] - 1e-6).all()
     assert table.loc[2, "moved"] == 0 and table.loc[2, "predicted_error"] == pytest.approx(table.loc[2, "best"])
 
@@ -98,8 +98,8 @@ def test_transfer_between_settings(costs):
 @MEASURED
 def test_keys_for_the_mean_the_median_and_the_worst(pipe, costs):
     table = averages(pipe, costs, PROMPTS[2:], counts=(3, 8), **STEPS)
-    assert table["over"].tolist() == ["mean", "median", "worst"] * 2 and (table["pictures"] == 2).all()
-    # The error of the averaged picture lies between the best and the worst; with every step a key there is none.
+    assert table["reduction"].tolist() == ["mean", "median", "worst"] * 2 and (table["images"] == 2).all()
+    # The error of the averaged image lies between the best and the worst; with every step a key there is none.
     few, all_keys = table[table["num_keys"] == 3], table[table["num_keys"] == 8]
     assert (few["worst"] <= few["pooled"]).all() and (few["pooled"] <= few["typical"]).all()
     assert np.allclose(all_keys[["pooled", "typical", "worst"]], 100)
@@ -122,12 +122,12 @@ def test_rules_need_one_recording_and_give_as_many_keys(pipe):
 def test_rules_beside_derived_keys(pipe, costs):
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_rules(pipe, costs, new, counts=(3,), **STEPS).set_index("rule")
-    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 9 and (table["pictures"] == 2).all()
+    assert list(table.index[:2]) == ["uniform", "derived"] and len(table) == 9 and (table["images"] == 2).all()
     assert (
         (table["order"] == 1).all() and (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     )
     assert table.loc["derived", "ahead"] == 0
-    # Pooled over the same pictures, the difference is that of the two arms.
+    # Pooled over the same images, the difference is that of the two methods.
     assert np.allclose(table.loc["derived", "psnr"] - table["psnr"], table["ahead"])
     with pytest.raises(ValueError, match="prompts that calibration has not seen"):
         compare_rules(pipe, costs, PROMPTS[:1], counts=(3,), **STEPS)
@@ -165,9 +165,9 @@ def test_published_keys_are_as_many_as_asked_and_denser_where_they_say(embedded)
 def test_published_keys_beside_derived_ones(pipe):
     with torch.no_grad():
         costs, of_predictions = (
-            fl.calibrate(pipe, PROMPTS[:2], what=what, longest=4, **STEPS) for what in ("encoder", "prediction")
+            fl.calibrate(pipe, PROMPTS[:2], reuse=reuse, max_span=4, **STEPS) for reuse in ("encoder", "prediction")
         )
     new = [scene.caption() for scene in held_out_scenes(2)]
     table = compare_published(pipe, costs, new, of_predictions=of_predictions, counts=(3,), **STEPS)
-    assert len(table) == 12 and table["rule"].is_unique and (table["pictures"] == 2).all()
+    assert len(table) == 12 and table["rule"].is_unique and (table["images"] == 2).all()
     assert table.set_index("rule").loc["predictions, derived for features", "ahead"] == 0

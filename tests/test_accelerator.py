@@ -73,7 +73,7 @@ def test_tf32_is_told_however_it_was_set(precision):
         matmul.fp32_precision = before
 
 
-def test_off_the_cpu_pictures_are_decoded_one_by_one(monkeypatch):
+def test_off_the_cpu_images_are_decoded_one_by_one(monkeypatch):
     pipe, rows = ROWS["sd"].build(), []
     latents = torch.randn((3, 4, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     together = decode(pipe, latents)
@@ -83,7 +83,7 @@ def test_off_the_cpu_pictures_are_decoded_one_by_one(monkeypatch):
     apart = decode(pipe, latents)
     handle.remove()
     assert rows == [3, 1, 1, 1] and not pipe.vae.use_slicing
-    assert [picture.tobytes() for picture in apart] == [picture.tobytes() for picture in together]
+    assert [image.tobytes() for image in apart] == [image.tobytes() for image in together]
     pipe.vae.use_slicing = True  # as the user wants it
     with one_decoded_at_a_time(pipe):
         assert pipe.vae.use_slicing
@@ -99,12 +99,12 @@ def test_batches_are_halved_where_memory_runs_out():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return list(range(part.start, part.stop))
 
-    with pytest.warns(UserWarning, match=r"memory ran out with .* pictures at once; going on with batch=(4|2)"):
+    with pytest.warns(UserWarning, match=r"memory ran out with .* images at once; going on with batch_size=(4|2)"):
         found = [number for _, part in in_halves(pipe, [slice(0, 7), slice(7, 14)], draw) for number in part]
     assert found == list(range(14))
     assert sizes == [7, 4, 2, 2, 3, 2, 2, 2, 1] or sizes.count(7) == sizes.count(4) == 1
 
 
-def test_a_single_picture_that_does_not_fit_is_an_error():
+def test_a_single_image_that_does_not_fit_is_an_error():
     with pytest.raises(torch.OutOfMemoryError):
         list(in_halves(pipeline(), [slice(0, 1)], lambda part: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))))

@@ -18,16 +18,16 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.comparison.time_ceiling import at_best, ceilings, decoder_seconds, encoder_seconds
 from fastdiff_lab.hooks.flops import FlopCount
 from fastdiff_lab.hooks.patching import replaced_call
-from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.sampling.rivals.deepcache import deepcache
 from studies.bench import parts
 from studies.bench.cases import Case, compile_children, prepared
 from studies.bench.command import bench_into, chosen_cases, machine_name
 from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
 from studies.bench.parts import decoded_at_once, run_part
-from studies.bench.profile import busy_share, named_arm, profiled
+from studies.bench.profile import busy_share, named_method, profiled
 from studies.bench.report import bench_table, write_report
-from studies.bench.timed_methods import UNTOUCHED, bench_arms
+from studies.bench.timed_methods import BASELINE, bench_methods
 from studies.bench.timing import Stopwatch, Timed, timed_run
 from studies.bench.timings_file import Book
 
@@ -78,41 +78,43 @@ def test_seconds_inside_a_module_are_summed_over_its_calls(monkeypatch):
     assert watch.seconds() == 2.5
 
 
-# ---------------------------------------------------------------------------------------------------- arms and cases
+# ---------------------------------------------------------------------------------------------------- methods and cases
 
 
-def test_every_rival_is_an_arm(embedded):
-    arms = bench_arms(embedded, 50, rows=2)
-    assert next(iter(arms)) == UNTOUCHED and arms[UNTOUCHED] == Arm()
+def test_every_rival_is_a_method(embedded):
+    methods = bench_methods(embedded, 50, rows=2)
+    assert next(iter(methods)) == BASELINE and methods[BASELINE] == Method()
     for name in ("paper", "uniform 9"):
         for how in ("parallel", "serial", "parallel, order 1", "serial, order 1"):
-            assert f"{name}, {how}" in arms
-    assert arms["paper, parallel, 8 steps at once"].max_rows == 16
+            assert f"{name}, {how}" in methods
+    assert methods["paper, parallel, 8 steps at once"].max_rows == 16
     assert {
-        "plain 9 steps",
-        "plain 25 steps",
+        "fewer steps (9)",
+        "fewer steps (25)",
         "DeepCache 2",
         "DeepCache 3",
         "DeepCache 5",
-        "paper, predictions held",
+        "paper, predictions reused",
         "token merging 0.5",
-    } <= set(arms)
+    } <= set(methods)
 
 
 def test_packages_that_cannot_be_compiled():
     pipe = full_pipeline("embedded")
-    assert not [arm for arm in bench_arms(pipe, 50, 2, is_compiled=True).values() if arm.deepcache or arm.token_merging]
+    assert not [
+        method for method in bench_methods(pipe, 50, 2, is_compiled=True).values() if method.deepcache or method.token_merging
+    ]
     compile_children(pipe.unet, backend="eager")
     with pytest.raises(ValueError, match="DeepCache asked for a UNet with compiled blocks"), deepcache(pipe, 2):
         pass
 
 
-def test_forwards_of_an_arm():
+def test_forwards_of_a_method():
     schedule = KeySchedule(10, [0, 4])
-    assert decoded_at_once(Arm(schedule), 2) == [4, 6]
-    assert decoded_at_once(Arm(schedule, max_rows=8), 2) == [4, 4, 2]
-    assert decoded_at_once(Arm(schedule, parallel_decoding=False), 2) == decoded_at_once(Arm(), 2) == []
-    assert decoded_at_once(Arm(deepcache=2), 2) is decoded_at_once(Arm(schedule, token_merging=0.5), 2) is None
+    assert decoded_at_once(Method(schedule), 2) == [4, 6]
+    assert decoded_at_once(Method(schedule, max_rows=8), 2) == [4, 4, 2]
+    assert decoded_at_once(Method(schedule, parallel_decoding=False), 2) == decoded_at_once(Method(), 2) == []
+    assert decoded_at_once(Method(deepcache=2), 2) is decoded_at_once(Method(schedule, token_merging=0.5), 2) is None
 
 
 def test_what_is_timed_without_a_choice():
@@ -120,7 +122,7 @@ def test_what_is_timed_without_a_choice():
     on_gpu = chosen_cases("cuda")
     assert {case.system for case in on_gpu} == set(FULL_PIPELINES) - {"embedded"} and len(on_gpu) == len(set(on_gpu))
     assert {(c.scheduler, c.steps) for c in on_gpu} == {("ddim", 50), ("dpm-solver++", 20)}
-    assert {case.batch for case in on_gpu} == {1, 4, 16} and {case.dtype for case in on_gpu} == {"float16"}
+    assert {case.batch_size for case in on_gpu} == {1, 4, 16} and {case.dtype for case in on_gpu} == {"float16"}
     assert all(case.pixels == FULL_PIPELINES[case.system].pixels for case in on_gpu)
 
 
@@ -131,7 +133,7 @@ def test_what_is_timed_without_a_choice():
         ({"runs": ["ddim"]}, "run 'ddim' asked; accepted: a scheduler and its steps"),
         ({"runs": ["best-50"]}, "scheduler='best' asked; accepted: ddim"),
         ({"runs": ["ddim-9"]}, "9 steps.*accepted: 10 steps or more"),
-        ({"batches": [0]}, "0 pictures at once.*accepted: 10 steps or more"),
+        ({"batches": [0]}, "0 images at once.*accepted: 10 steps or more"),
         ({"modes": ["fast"]}, "mode='fast' asked; accepted: eager, channels-last, compiled"),
         ({"systems": ["dit-xl-2"], "pixels": 512}, "dit-xl-2 with 512 pixels asked; accepted: 256"),
     ],
@@ -155,17 +157,17 @@ def test_machines_have_names():
 
 @pytest.fixture
 def quick(monkeypatch, embedded):
-    """A few arms, one pipeline for all, and runs, halves and operations that are made up: what is tested is the book."""
+    """A few methods, one pipeline for all, and runs, halves and operations that are made up: what is tested is the book."""
     monkeypatch.setattr(parts, "prepared", lambda case, device: embedded)
     monkeypatch.setattr(parts, "encoder_seconds", lambda model, arguments, *, repeats: 1.0)
     monkeypatch.setattr(parts, "decoder_seconds", lambda model, arguments, times, *, repeats: 1.0 * times)
-    monkeypatch.setattr(parts, "flops_of_call", lambda model, arguments, arm: FlopCount(1, 2, 3))
-    arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10)), "DeepCache 2": Arm(deepcache=2)}
-    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
+    monkeypatch.setattr(parts, "flops_of_call", lambda model, arguments, method: FlopCount(1, 2, 3))
+    methods = {BASELINE: Method(), "paper, parallel": Method(KeySchedule.of_paper(10)), "DeepCache 2": Method(deepcache=2)}
+    monkeypatch.setattr(parts, "bench_methods", lambda pipe, steps, rows, is_compiled: methods)
     made = []
 
-    def run(pipe, arm, call, steps):
-        made.append(arm)
+    def run(pipe, method, call, steps):
+        made.append(method)
         return Timed(float(len(made)), 0.5, 10, 10, 10)
 
     monkeypatch.setattr(parts, "timed_run", run)
@@ -188,21 +190,21 @@ def test_a_benchmark_goes_on_where_it_stopped(quick, tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_each_arm_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
+def test_each_method_is_warmed_up_in_each_process_and_takes_turns(quick, tmp_path):
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=2)
-    untouched, paper, cached = quick[0], quick[2], quick[4]  # each once for warming up and once timed, then in turns
-    assert quick == [untouched, untouched, paper, paper, cached, cached, untouched, paper, cached]
-    assert len({untouched, paper, cached}) == 3
+    baseline, paper, cached = quick[0], quick[2], quick[4]  # each once for warming up and once timed, then in turns
+    assert quick == [baseline, baseline, paper, paper, cached, cached, baseline, paper, cached]
+    assert len({baseline, paper, cached}) == 3
 
 
 @pytest.mark.long
-def test_an_arm_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, monkeypatch):
+def test_a_method_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path, monkeypatch):
     inner = parts.timed_run
 
-    def run(pipe, arm, call, steps):
-        if arm.deepcache:
+    def run(pipe, method, call, steps):
+        if method.deepcache:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
-        return inner(pipe, arm, call, steps)
+        return inner(pipe, method, call, steps)
 
     monkeypatch.setattr(parts, "timed_run", run)
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
@@ -237,10 +239,10 @@ def test_another_machine_and_damaged_files_are_refused(quick, tmp_path):
 
 def test_the_table_is_what_the_runs_say(tmp_path):
     book = Book(tmp_path, MACHINE)
-    entry = book.entry(Case("embedded", 64, batch=2))
-    entry.arms = {UNTOUCHED: [], "paper, parallel": [1, 49], "DeepCache 2": None, "paper, serial": []}
+    entry = book.entry(Case("embedded", 64, batch_size=2))
+    entry.methods = {BASELINE: [], "paper, parallel": [1, 49], "DeepCache 2": None, "paper, serial": []}
     entry.runs = {
-        UNTOUCHED: [
+        BASELINE: [
             Timed(10.0, 8.0, 50, 50, 50, 900, 100),
             Timed(12.0, 8.0, 50, 50, 50, 900, 90),
             Timed(11.0, 9.0, 50, 50, 50, 900, 90),
@@ -249,16 +251,16 @@ def test_the_table_is_what_the_runs_say(tmp_path):
         "DeepCache 2": [Timed(6.0, 5.0, 25, 50, 50, 900, 100)],
     }
     entry.encoder, entry.decoder = [0.05, 0.06, 0.04], {1: [0.1], 49: [3.0]}
-    entry.flops = {arm: {"encoder": 4 * 10**9, "decoder": 5 * 10**9, "rest": 10**9} for arm in entry.arms}
+    entry.flops = {method: {"encoder": 4 * 10**9, "decoder": 5 * 10**9, "rest": 10**9} for method in entry.methods}
     entry.flops["DeepCache 2"] = {"encoder": 6 * 10**9, "decoder": 4 * 10**9, "rest": 0}
-    table = bench_table(book).set_index("arm")
-    assert list(table.index) == [UNTOUCHED, "paper, parallel", "DeepCache 2"]  # the serial arm was not reached
+    table = bench_table(book).set_index("method")
+    assert list(table.index) == [BASELINE, "paper, parallel", "DeepCache 2"]  # the serial method was not reached
     paper = table.loc["paper, parallel"]
     assert (paper["ratio"], paper["denoiser_ratio"], paper["denoiser_peak_ratio"]) == (2.0, 2.0, 1.5)
     assert table["gflops"].to_list() == [250.0, 154.0, 175.0]
     assert paper["flop_ceiling"] == pytest.approx(250 / 154)
     assert paper["at_best_seconds"] == pytest.approx(2 * 0.05 + 0.1 + 3.0) and paper["share_of_ceiling"] == pytest.approx(3.2 / 4)
-    assert table.loc[UNTOUCHED, "share_of_ceiling"] == pytest.approx(50 * 0.15 / 8) and table["at_best_seconds"].isna().sum() == 1
+    assert table.loc[BASELINE, "share_of_ceiling"] == pytest.approx(50 * 0.15 / 8) and table["at_best_seconds"].isna().sum() == 1
     assert write_report(book).equals(bench_table(book))
     assert (tmp_path / "bench.csv").read_text().startswith("case,system,pixels") and (
         tmp_path / "bench.png"
@@ -266,37 +268,37 @@ def test_the_table_is_what_the_runs_say(tmp_path):
 
 
 MEASURED = (
-    UNTOUCHED, "paper, parallel", "paper, serial", "paper, serial, order 1", "paper, parallel, 1 steps at once", "paper, predictions held",
-    "plain 5 steps", "token merging 0.5", "paper, parallel, token merging 0.5", "DeepCache 2",
+    BASELINE, "paper, parallel", "paper, serial", "paper, serial, order 1", "paper, parallel, 1 steps at once", "paper, predictions reused",
+    "fewer steps (5)", "token merging 0.5", "paper, parallel, token merging 0.5", "DeepCache 2",
 )  # fmt: skip
 
 
 @pytest.mark.long
 def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
-    """One arm of each kind."""
+    """One method of each kind."""
 
     def one_of_each(*given, **options):
-        return {name: arm for name, arm in bench_arms(*given, **options).items() if name in MEASURED}
+        return {name: method for name, method in bench_methods(*given, **options).items() if name in MEASURED}
 
-    monkeypatch.setattr(parts, "bench_arms", one_of_each)
+    monkeypatch.setattr(parts, "bench_methods", one_of_each)
     about = FULL_PIPELINES["embedded"]
     unguided = replace(about, call=lambda *size: about.call(*size) | {"guidance_scale": 1.0})
     monkeypatch.setitem(FULL_PIPELINES, "embedded", unguided)  # half the rows
     table, book, is_whole = bench_into(tmp_path, [CASE], device="cpu", repeats=1)
     assert is_whole and book.path == tmp_path / "bench.json" and not book.entry(CASE).failed
-    table = table.set_index("arm")
+    table = table.set_index("method")
     assert list(table.index) == list(MEASURED)
     calls = table["forward_calls"].to_dict()
-    assert calls[UNTOUCHED] == 10 and calls["paper, serial"] == 10 and calls["plain 5 steps"] == 5
-    sizes = book.entry(CASE).arms
+    assert calls[BASELINE] == 10 and calls["paper, serial"] == 10 and calls["fewer steps (5)"] == 5
+    sizes = book.entry(CASE).methods
     assert all(len(sizes[name]) == calls[name] for name in sizes if sizes[name])
     assert (
         (table["ratio"] > 0).all()
-        and table.loc[UNTOUCHED, "ratio"] == 1
+        and table.loc[BASELINE, "ratio"] == 1
         and table["share_of_ceiling"].notna().sum() == len(table) - 3
     )
     assert table.loc["paper, parallel, token merging 0.5", "gflops"] < table.loc["paper, parallel", "gflops"]
-    assert table.loc["DeepCache 2", "gflops"] < table.loc["paper, serial", "gflops"] < table.loc[UNTOUCHED, "gflops"]
+    assert table.loc["DeepCache 2", "gflops"] < table.loc["paper, serial", "gflops"] < table.loc[BASELINE, "gflops"]
     assert asdict(CASE)["mode"] == "eager" and (tmp_path / "bench.png").exists()
 
 
@@ -304,28 +306,28 @@ def test_a_real_benchmark_of_the_embedded_pipeline(tmp_path, monkeypatch):
 def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkeypatch):
     inner, fails = parts.timed_run, [True]
 
-    def run(pipe, arm, call, steps):
-        if arm.deepcache and fails:
+    def run(pipe, method, call, steps):
+        if method.deepcache and fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return inner(pipe, arm, call, steps)
+        return inner(pipe, method, call, steps)
 
     monkeypatch.setattr(parts, "timed_run", run)
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     fails.clear()
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     assert "DeepCache 2" in Book(tmp_path, MACHINE).entry(CASE).failed
-    kept = Book(tmp_path, MACHINE).entry(CASE).runs[UNTOUCHED]
+    kept = Book(tmp_path, MACHINE).entry(CASE).runs[BASELINE]
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1, retries_failed=True)
     entry = Book(tmp_path, MACHINE).entry(CASE)
-    assert not entry.failed and len(entry.runs["DeepCache 2"]) == 1 and entry.runs[UNTOUCHED] == kept
+    assert not entry.failed and len(entry.runs["DeepCache 2"]) == 1 and entry.runs[BASELINE] == kept
 
 
 def test_runs_that_end_in_nan_are_marked():
     pipe = full_pipeline("embedded")
-    assert timed_run(pipe, Arm(), CASE.call, 2).is_finite
+    assert timed_run(pipe, Method(), CASE.call, 2).is_finite
     with torch.no_grad():
         pipe.unet.conv_out.bias[0] = float("inf")
-    assert not timed_run(pipe, Arm(), CASE.call | {"output_type": "latent"}, 2).is_finite
+    assert not timed_run(pipe, Method(), CASE.call | {"output_type": "latent"}, 2).is_finite
 
 
 @pytest.mark.long
@@ -333,18 +335,18 @@ def test_a_profile_names_what_takes_the_time(embedded):
     few = SimpleNamespace(call=CASE.call, steps=3)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "this run has 3 steps")
-        table, seconds = profiled(embedded, Arm(KeySchedule(3, [0])), few)
+        table, seconds = profiled(embedded, Method(KeySchedule(3, [0])), few)
     assert table["host_seconds"].sum() > 0 and table["host_seconds"].is_monotonic_decreasing and not table["is_kernel"].any()
     calls = table.set_index("name")["calls"]
-    plain, _ = profiled(embedded, Arm(), few)
+    plain, _ = profiled(embedded, Method(), few)
     assert calls["aten::mkldnn_convolution"] < plain.set_index("name")["calls"]["aten::mkldnn_convolution"]
     assert busy_share(table, seconds) == 0
 
 
-def test_arms_have_names(embedded):
-    assert named_arm(embedded, CASE, "paper, parallel") == Arm(KeySchedule.of_paper(10))
-    with pytest.raises(ValueError, match="arm 'best' asked; there are: untouched; paper, parallel"):
-        named_arm(embedded, CASE, "best")
+def test_methods_have_names(embedded):
+    assert named_method(embedded, CASE, "paper, parallel") == Method(KeySchedule.of_paper(10))
+    with pytest.raises(ValueError, match="method 'best' asked; there are: baseline; paper, parallel"):
+        named_method(embedded, CASE, "best")
 
 
 @pytest.mark.long
@@ -356,23 +358,23 @@ def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeyp
 
     monkeypatch.setattr(parts, "decoder_seconds", small)
     case = Case("embedded", 64, steps=20)
-    arms = {
-        UNTOUCHED: Arm(),
-        "paper, parallel": Arm(KeySchedule.of_paper(20)),
-        "paper, serial": Arm(KeySchedule.of_paper(20), parallel_decoding=False),
+    methods = {
+        BASELINE: Method(),
+        "paper, parallel": Method(KeySchedule.of_paper(20)),
+        "paper, serial": Method(KeySchedule.of_paper(20), parallel_decoding=False),
     }
-    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
+    monkeypatch.setattr(parts, "bench_methods", lambda pipe, steps, rows, is_compiled: methods)
     assert run_part(Book(tmp_path, MACHINE), [case], device="cpu", repeats=1)
     book = Book(tmp_path, MACHINE)
     assert any(name.startswith("decoder, ") for name in book.entry(case).failed)
-    share = bench_table(book).set_index("arm")["share_of_ceiling"]
+    share = bench_table(book).set_index("method")["share_of_ceiling"]
     assert np.isnan(share["paper, parallel"]) and share["paper, serial"] > 0
 
 
 @pytest.mark.long
-def test_a_missing_package_costs_its_arm_only(quick, tmp_path, monkeypatch):
-    def counted(model, arguments, arm):
-        if arm.deepcache:
+def test_a_missing_package_costs_its_method_only(quick, tmp_path, monkeypatch):
+    def counted(model, arguments, method):
+        if method.deepcache:
             raise ModuleNotFoundError("DeepCache is not installed")
         return FlopCount(1, 2, 3)
 
@@ -388,7 +390,7 @@ def test_a_run_that_compiled_is_not_counted(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "_graphs", lambda: next(graphs))
     assert run_part(Book(tmp_path, MACHINE), [CASE], device="cpu", repeats=1)
     assert quick[:3] == [quick[0]] * 3 and quick[3] != quick[0]  # warm-up, a run that compiled, one that is timed
-    assert Book(tmp_path, MACHINE).entry(CASE).runs[UNTOUCHED] == [Timed(3.0, 0.5, 10, 10, 10)]
+    assert Book(tmp_path, MACHINE).entry(CASE).runs[BASELINE] == [Timed(3.0, 0.5, 10, 10, 10)]
 
 
 @pytest.mark.long

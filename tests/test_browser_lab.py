@@ -164,14 +164,14 @@ def test_settings_that_were_not_measured_give_a_sentence_and_no_number(page):
     expect(page.locator(".fd-preset-derived")).to_be_enabled()
 
 
-def test_a_run_shows_both_pictures_and_becomes_a_row(page, session):
+def test_a_run_shows_both_images_and_becomes_a_row(page, session):
     page.locator(".fd-run").click()
     expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "running")
-    expect(page.locator(".fd-side-untouched .fd-picture")).to_be_visible()  # an intermediate picture, or the last
+    expect(page.locator(".fd-side-baseline .fd-image")).to_be_visible()  # an intermediate image, or the last
     expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "done")
-    for name in ("untouched", "accelerated", "difference"):
-        picture = page.locator(f".fd-side-{name} .fd-picture")
-        assert picture.evaluate("image => image.complete && image.naturalWidth") == 64 and picture.get_attribute("alt")
+    for name in ("baseline", "accelerated", "difference"):
+        image = page.locator(f".fd-side-{name} .fd-image")
+        assert image.evaluate("image => image.complete && image.naturalWidth") == 64 and image.get_attribute("alt")
     expect(page.locator(".fd-result")).to_contain_text("PSNR, dB")
     rows = page.locator(".fd-history-table tbody tr")
     first = rows.count()
@@ -202,7 +202,7 @@ def test_cancel_stops_the_run(page):
     page.get_by_label("Seed").press("Enter")
     rows = page.locator(".fd-history-table tbody tr").count()
     page.locator(".fd-run").click()
-    expect(page.locator(".fd-side-untouched .fd-progress-text")).to_contain_text(re.compile(r"step \d\d of 50"))
+    expect(page.locator(".fd-side-baseline .fd-progress-text")).to_contain_text(re.compile(r"step \d\d of 50"))
     page.locator(".fd-cancel").click()
     expect(page.locator(".fd-run-state")).to_have_text("Cancelled; the pipeline is as before.")
     expect(page.locator(".fd-run")).to_be_enabled()

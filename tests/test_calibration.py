@@ -70,15 +70,15 @@ def test_a_span_costs_what_a_real_run_loses(name, order):
     And where the sensitivity is probed, what is left of a displacement is exactly what a real run has in which all else are keys.
     """
     pipe = Embeddings(name)
-    untouched = drawn(pipe, steps_of(name))
+    baseline = drawn(pipe, steps_of(name))
     before = state(pipe)
-    costs = calibrate(pipe, ["1", "2"], num_inference_steps=steps_of(name), order=order, longest=5)
-    assert state(pipe) == before and torch.equal(drawn(pipe, steps_of(name)), untouched)
+    costs = calibrate(pipe, ["1", "2"], num_inference_steps=steps_of(name), order=order, max_span=5)
+    assert state(pipe) == before and torch.equal(drawn(pipe, steps_of(name)), baseline)
     calls = denoiser_calls(pipe, steps_of(name))
 
     def lost(keys):
         with fl.encoder_propagation(pipe, KeySchedule(calls, keys), order=order):
-            return (drawn(pipe, steps_of(name)) - untouched).flatten(1).norm(dim=1)
+            return (drawn(pipe, steps_of(name)) - baseline).flatten(1).norm(dim=1)
 
     for key in (calls - 3, calls - 5):  # the longest span is one of five steps
         # Every step before is a key, so the key before lies one step back.
@@ -96,25 +96,25 @@ def test_a_span_costs_what_a_real_run_loses(name, order):
 
 def test_costs_of_predictions():
     pipe = Embeddings()
-    untouched = drawn(pipe)
-    costs = calibrate(pipe, ["1", "2"], num_inference_steps=STEPS, what="prediction")
-    with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(3)), what="prediction"):
-        lost = (drawn(pipe) - untouched).flatten(1).norm(dim=1)
+    baseline = drawn(pipe)
+    costs = calibrate(pipe, ["1", "2"], num_inference_steps=STEPS, reuse="prediction")
+    with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(3)), reuse="prediction"):
+        lost = (drawn(pipe) - baseline).flatten(1).norm(dim=1)
     assert torch.allclose(costs.displacement[:, 0, 2, 4].double(), lost, rtol=1e-4)
 
 
 def test_batches_change_nothing():
     pipe = Embeddings()
-    options = {"num_inference_steps": 4, "longest": 2, "order": 1}
-    one, two = (calibrate(pipe, ["1", "2", "3"], batch=batch, **options) for batch in (1, 3))
+    options = {"num_inference_steps": 4, "max_span": 2, "order": 1}
+    one, two = (calibrate(pipe, ["1", "2", "3"], batch_size=batch, **options) for batch in (1, 3))
     assert torch.allclose(one.displacement, two.displacement, rtol=1e-4, equal_nan=True)
     assert torch.allclose(one.sensitivity, two.sensitivity, rtol=1e-3)
 
 
-def test_from_measurement_to_an_accelerated_picture(tmp_path, capsys):
+def test_from_measurement_to_an_accelerated_image(tmp_path, capsys):
     """As the README shows it."""
     pipe = ROWS["sd"].build()
-    costs = fl.calibrate(pipe, CAPTIONS, num_inference_steps=6, guidance_scale=5.0, order=1, longest=4)
+    costs = fl.calibrate(pipe, CAPTIONS, num_inference_steps=6, guidance_scale=5.0, order=1, max_span=4)
     assert "denoiser calls" in capsys.readouterr().err
     schedule = fl.derive_schedule(costs, num_keys=3)
     schedule.save(tmp_path / "schedule.json")
@@ -149,7 +149,7 @@ def stopping_after(pipe, calls):
 
 
 def watched_spans(patch):
-    """What is measured from now on: picture, gap, key and end of every span, and until where the run goes on after it."""
+    """What is measured from now on: image, gap, key and end of every span, and until where the run goes on after it."""
     seen, measure = [], _Measuring.displacements
 
     def watched(self, gap, key, end, until=None):
@@ -160,11 +160,11 @@ def watched_spans(patch):
     return seen
 
 
-STOPPED = {"num_inference_steps": 5, "order": 1, "batch": 1}
+STOPPED = {"num_inference_steps": 5, "order": 1, "batch_size": 1}
 
 
 def spans_left(costs):
-    """What `costs` of two pictures still lack, in the order in which it is measured."""
+    """What `costs` of two images still lack, in the order in which it is measured."""
     plan = Plan(5, 5, 1)
     for row, prompt in enumerate(("1", "2")):
         keys = [key for key in range(4) if costs is None or costs.displacement[row, :, key].isnan().all()]
@@ -205,23 +205,23 @@ def test_a_store_with_other_costs(tmp_path):
     pipe, store = Embeddings(), tmp_path / "costs.safetensors"
     calibrate(pipe, ["1"], num_inference_steps=4, store=store)
     before = store.read_bytes()
-    for options in ({"order": 1}, {"guidance_scale": 3.0}, {"longest": 3}, {"seeds": [4]}, {"options": {"eta": 0.5}}):
+    for options in ({"order": 1}, {"guidance_scale": 3.0}, {"max_span": 3}, {"seeds": [4]}, {"pipe_kwargs": {"eta": 0.5}}):
         with pytest.raises(ValueError, match="holds other costs .*accepted: a new path"):
             calibrate(pipe, ["1"], num_inference_steps=4, store=store, **options)
     assert store.read_bytes() == before
 
 
-def test_a_budget_shortens_the_spans(monkeypatch, capsys):
+def test_a_time_budget_shortens_the_spans(monkeypatch, capsys):
     pipe = Embeddings()
     monkeypatch.setattr(
         "fastdiff_lab.calibration.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False
     )
     full = Plan(8, 8, 0)
-    costs = calibrate(pipe, ["1"], num_inference_steps=8, budget=float(full.forward_calls + full.decoder_calls // 2))
-    assert 2 <= costs.longest < 8
+    costs = calibrate(pipe, ["1"], num_inference_steps=8, time_budget=float(full.forward_calls + full.decoder_calls // 2))
+    assert 2 <= costs.max_span < 8
     assert "instead of 8, for the budget" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"budget=1 s asked, but spans of 2 steps already take about \d+ s"):
-        calibrate(pipe, ["1"], num_inference_steps=8, budget=1)
+    with pytest.raises(ValueError, match=r"time_budget=1 s asked, but spans of 2 steps already take about \d+ s"):
+        calibrate(pipe, ["1"], num_inference_steps=8, time_budget=1)
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_a_budget_shortens_the_spans(monkeypatch, capsys):
     [
         ({"prompts": []}, "0 prompts given; accepted: a list of one or more"),
         ({"order": 2}, "`order` must be an int from 0 to 1, got 2"),
-        ({"what": "decoder"}, "`what` must be one of encoder, prediction, got 'decoder'"),
-        ({"longest": 1}, "`longest` must be an int of 2 or more, got 1"),
-        ({"batch": 0}, "`batch` must be a positive int, got 0"),
+        ({"reuse": "decoder"}, "`reuse` must be one of encoder, prediction, got 'decoder'"),
+        ({"max_span": 1}, "`max_span` must be an int of 2 or more, got 1"),
+        ({"batch_size": 0}, "`batch_size` must be a positive int, got 0"),
         ({"seeds": [1, 2]}, "2 seeds given for 1 prompts; accepted: one for each"),
         ({"num_inference_steps": 0}, "0 steps asked; accepted: a whole number of 1 or more"),
     ],
@@ -293,7 +293,7 @@ def test_a_file_that_is_not_ours(wrong, kept, tmp_path, monkeypatch):
         match = "is no whole file of reuse costs"
     elif wrong == "foreign":
         save_file({"a": torch.ones(1)}, path)
-        match = "holds no reuse costs of version 1"
+        match = "holds no reuse costs of version 2"
     elif wrong == "large":
         monkeypatch.setattr("fastdiff_lab.calibration.reuse_costs.MAX_BYTES", 10)
         match = "bytes; accepted: at most 10"
@@ -336,14 +336,14 @@ def test_a_schedule_used_elsewhere_warns_with_both_names():
 
 def test_refining_never_makes_it_worse_and_keeps_the_number_of_keys():
     pipe = Embeddings()
-    untouched = drawn(pipe)
+    baseline = drawn(pipe)
     start = KeySchedule(STEPS, [0, 3, 5])
     better = refine_schedule(pipe, start, ["1", "2"], num_inference_steps=STEPS, runs=10)
     assert len(better.keys) == 3 and "refined in" in better.source
 
     def error(schedule):
         with fl.encoder_propagation(pipe, schedule):
-            return float((drawn(pipe) - untouched).square().mean())
+            return float((drawn(pipe) - baseline).square().mean())
 
     assert error(better) < error(start)
     same = refine_schedule(pipe, start, ["1", "2"], num_inference_steps=STEPS, runs=1)

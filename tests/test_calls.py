@@ -87,7 +87,7 @@ REFUSED = {
     OneStepInTheMiddle: "in the middle of its scheduler's 6. Nothing tells where it ends",
     OtherTimes: "is none of its DDIMScheduler's .from 831 to 1.",
 }
-WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"what": "prediction"}]
+WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"reuse": "prediction"}]
 
 
 @pytest.mark.parametrize(

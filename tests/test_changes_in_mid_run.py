@@ -26,9 +26,9 @@ def cutting_guidance(at):
 
 def test_a_guidance_batch_cut_in_mid_run():
     pipe = pipeline()
-    untouched = run(pipe, **cutting_guidance(4))
+    baseline = run(pipe, **cutting_guidance(4))
     with fl.encoder_propagation(pipe, KeySchedule(10, range(10))):
-        assert torch.equal(run(pipe, **cutting_guidance(4)), untouched)
+        assert torch.equal(run(pipe, **cutting_guidance(4)), baseline)
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
         run(pipe, **cutting_guidance(4))
     assert counts.encoder_calls == 5  # step 5 became a key

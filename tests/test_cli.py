@@ -46,12 +46,12 @@ def test_help_names_every_command():
     assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "contest", "train", "lab"))
 
 
-def test_from_measurement_to_picture(tmp_path):
+def test_from_measurement_to_image(tmp_path):
     """The README's way: calibrate, derive, sample with the schedule's file."""
-    costs, schedule, picture = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
+    costs, schedule, image = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
     (tmp_path / "prompts.txt").write_text(f"{PROMPT}\n\n")
     result = invoke(
-        "calibrate", costs, "--steps", 6, "--order", 1, "--longest", 3, "--prompts", tmp_path / "prompts.txt", "--threads", 1
+        "calibrate", costs, "--steps", 6, "--order", 1, "--max-span", 3, "--prompts", tmp_path / "prompts.txt", "--threads", 1
     )
     assert result.exit_code == 0 and f"fastdiff-lab derive {costs} --num-keys 3" in result.output
     front = invoke("derive", costs).output
@@ -61,10 +61,10 @@ def test_from_measurement_to_picture(tmp_path):
     assert len(derived.keys) == 3 and derived.measured_on["order"] == 1
     assert invoke("derive", costs, "--num-keys", 3, "--refine", 2, "--output", schedule).exit_code == 0
     assert re.search("refined in 2 runs|of 2 runs of refinement none came nearer", KeySchedule.load(schedule).source)
-    result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 6, "--output", picture)
+    result = invoke("sample", PROMPT, "--schedule", schedule, "--steps", 6, "--output", image)
     assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
     with pytest.warns(UserWarning, match="order 1, here 0"):
-        assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 6, "--output", picture).exit_code == 0
+        assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 6, "--output", image).exit_code == 0
 
 
 def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
@@ -76,7 +76,7 @@ def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("none", 10), ("0,5 of 10", 2)])
-def test_sample_draws_a_picture(tmp_path, keys, calls):
+def test_sample_draws_an_image(tmp_path, keys, calls):
     result = invoke("sample", PROMPT, "--keys", keys, "--steps", 10, "--output", tmp_path / "a.png")
     assert result.exit_code == 0 and f"{calls} encoder calls" in result.output
     with Image.open(tmp_path / "a.png") as image:
@@ -159,27 +159,27 @@ def test_prompts_that_are_none(monkeypatch, capsys, tmp_path):
 
 
 def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
-    schedule, picture = tmp_path / "schedule.json", tmp_path / "a.png"
+    schedule, image = tmp_path / "schedule.json", tmp_path / "a.png"
     KeySchedule.paper(50).save(schedule)
-    said = failed(monkeypatch, capsys, "sample", PROMPT, "--keys", 5, "--schedule", schedule, "--output", picture)
-    assert f"--keys 5 and --schedule {schedule} asked; accepted: one of the two" in said and not picture.exists()
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--keys", 5, "--schedule", schedule, "--output", image)
+    assert f"--keys 5 and --schedule {schedule} asked; accepted: one of the two" in said and not image.exists()
     costs = Path(notebooks_folder()).parent / "data" / "calibration" / "ddim-50" / "encoder-0.safetensors"
     for command, said in (
         (["derive", costs, "--refine", 2], "--refine asked without --num-keys, which ignores it; accepted: one without the other"),
         (["derive", costs, "--output", schedule], "--output asked without --num-keys"),
         (
-            ["derive", costs, "--num-keys", 9, "--pictures", 4, "--model", "nowhere"],
-            "--pictures and --model asked without --refine",
+            ["derive", costs, "--num-keys", 9, "--images", 4, "--model", "nowhere"],
+            "--images and --model asked without --refine",
         ),
-        (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", picture], "--order asked with --keys none"),
-        (["calibrate", picture, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
+        (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", image], "--order asked with --keys none"),
+        (["calibrate", image, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
         (["compare", "--suite", "--order", 1], "--order asked with --suite"),
         (["compare", schedule, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
         (
             ["compare", schedule, "--prompts", 4],
             "--prompts 4 asked; accepted: --prompts FILE with a prompt per line, or --count 4 for so many",
         ),
-        (["calibrate", picture, "--prompts", 4], "--prompts 4 asked; accepted: --prompts FILE"),
+        (["calibrate", image, "--prompts", 4], "--prompts 4 asked; accepted: --prompts FILE"),
         (
             ["compare", "--schedule", schedule],
             f"--schedule asked, which has another name now; accepted: its file alone, compare {schedule}",
@@ -187,7 +187,7 @@ def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
         (["derive", costs, "--keys", 9], "--keys asked, which has another name now; accepted: --num-keys 9"),
     ):
         assert said in failed(monkeypatch, capsys, *command)
-    assert KeySchedule.load(schedule) == KeySchedule.paper(50) and not picture.exists()
+    assert KeySchedule.load(schedule) == KeySchedule.paper(50) and not image.exists()
 
 
 @pytest.mark.parametrize("command", [["sample", PROMPT], ["calibrate"], ["compare", "mine.json"]])
@@ -221,8 +221,8 @@ def test_the_version():
 
 
 def test_the_number_of_keys_that_calibrate_names_can_be_derived():
-    for steps, longest, keys in ((50, 25, 9), (10, 10, 5), (3, 3, 2), (50, 2, 25)):
-        costs = ReuseCosts(torch.ones(1, 1, steps, longest + 1), (0,), torch.ones(1, steps + 1), {"order": 0})
+    for steps, max_span, keys in ((50, 25, 9), (10, 10, 5), (3, 3, 2), (50, 2, 25)):
+        costs = ReuseCosts(torch.ones(1, 1, steps, max_span + 1), (0,), torch.ones(1, steps + 1), {"order": 0})
         assert fitting_keys(costs) == keys == len(derive_schedule(costs, keys).keys)
 
 
@@ -252,7 +252,7 @@ def test_the_tour_leaves_a_page_that_asks_nothing_of_the_network(tmp_path, capsy
     text = page.read_text()
     scripts = re.findall(r"<script\b.*?</script>", text, flags=re.DOTALL)
     assert not any("http" in script for script in scripts) and 'href="http' not in text.split("<body", 1)[0]
-    assert "<img alt=" in text and "untouched" in text
+    assert "<img alt=" in text and "baseline" in text
     assert "tour.html" in capsys.readouterr().out
     with pytest.raises(ValueError, match="0 steps asked"):
         run_tour(tmp_path, num_inference_steps=0)
@@ -313,14 +313,14 @@ def test_a_stopped_tour_leaves_a_finished_one_as_it_is(monkeypatch, capsys, tmp_
     assert page == tmp_path / "tour.html" and "half" in page.read_text() and not (tmp_path / "unfinished").exists()
 
 
-def test_a_picture_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):
+def test_an_image_of_unknown_kind_is_refused_before_it_is_drawn(monkeypatch, capsys, tmp_path):
     said = failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.xyz")
-    assert "cannot write a picture as 'a.xyz'; accepted: names that end in .png" in said
+    assert "cannot write an image as 'a.xyz'; accepted: names that end in .png" in said
 
 
-def test_a_picture_of_a_kind_that_is_only_read_is_refused(monkeypatch, capsys, tmp_path):
+def test_an_image_of_a_kind_that_is_only_read_is_refused(monkeypatch, capsys, tmp_path):
     said = failed(monkeypatch, capsys, "sample", PROMPT, "--output", tmp_path / "a.psd")
-    assert "cannot write a picture as 'a.psd'" in said
+    assert "cannot write an image as 'a.psd'" in said
 
 
 @pytest.mark.parametrize("order", ['"five"', "1e999", "1.7", "NaN", "true"])
@@ -360,7 +360,7 @@ def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(monkeypatch, 
     monkeypatch.setattr(contest, "embedded_costs", lambda: costs)
     ContestEntry(KeySchedule.uniform(20, 7)).save(tmp_path / "ada.json")
     (tmp_path / "eve.json").write_text('{"code": "import os"}')
-    result = invoke("contest", tmp_path, "--seed", 3, "--pictures", 1, "--threads", 1)
+    result = invoke("contest", tmp_path, "--seed", 3, "--images", 1, "--threads", 1)
     assert result.exit_code == 0, result.output
     rows = {line.split()[1]: line for line in result.output.splitlines() if line[:1].isdigit()}
     assert {"ada", "uniform", "derived", "the"} == set(rows) and "True" in rows["ada"] and "False" in rows["uniform"]

@@ -16,7 +16,7 @@ from PIL import Image
 from systems import ROWS
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm
+from fastdiff_lab import Method
 from fastdiff_lab.comparison import compare, render
 from fastdiff_lab.comparison.compare import compare_tasks, summarised
 from fastdiff_lab.comparison.fidelity import fidelity, interval, mean_psnr
@@ -36,9 +36,9 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def arms():
+def methods():
     mine = fl.KeySchedule(6, [0, 1, 2, 3, 5])
-    return {"mine": mine, "every step": fl.KeySchedule(6, range(6)), "prediction": Arm(mine, what="prediction")}
+    return {"mine": mine, "every step": fl.KeySchedule(6, range(6)), "prediction": Method(mine, reuse="prediction")}
 
 
 @pytest.fixture(scope="module")
@@ -47,61 +47,59 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(pipe, arms, store):
+def table(pipe, methods, store):
     with torch.no_grad():
-        return fl.compare(pipe, arms, PROMPTS, repeats=1, reference_steps=12, store=store, **OPTIONS).set_index("arm")
+        return fl.compare(pipe, methods, PROMPTS, repeats=1, reference_steps=12, store=store, **OPTIONS).set_index("method")
 
 
 @pytest.fixture(scope="module")
-def pictures(pipe, arms, store, table):
+def images(pipe, methods, store, table):
     """Those of the table, from its store."""
     with torch.no_grad():
-        return fl.compare_pictures(pipe, arms, PROMPTS, store=store, **OPTIONS)
+        return fl.compare_images(pipe, methods, PROMPTS, store=store, **OPTIONS)
 
 
 def test_the_honest_rivals_are_always_there(table):
     assert list(table.index) == [
-        "untouched", "uniform 5", "plain 5 steps", "uniform 6", "plain 6 steps", "every step, prediction held", "mine", "every step",
+        "baseline", "uniform 5", "fewer steps (5)", "uniform 6", "fewer steps (6)", "every step, prediction reused", "mine", "every step",
         "prediction",
     ]  # fmt: skip
 
 
 def test_costs_and_fidelity(table):
-    assert table.loc["untouched", CALLS].tolist() == [6, 6, 6]
+    assert table.loc["baseline", CALLS].tolist() == [6, 6, 6]
     assert table.loc["mine", CALLS].tolist() == [5, 6, 5]
-    assert table.loc["prediction", CALLS].tolist() == table.loc["plain 5 steps", CALLS].tolist() == [5, 5, 5]
-    for name in ("untouched", "every step", "uniform 6", "plain 6 steps", "every step, prediction held"):
+    assert table.loc["prediction", CALLS].tolist() == table.loc["fewer steps (5)", CALLS].tolist() == [5, 5, 5]
+    for name in ("baseline", "every step", "uniform 6", "fewer steps (6)", "every step, prediction reused"):
         assert table.loc[name, "psnr"] == np.inf and table.loc[name, "ssim"] == pytest.approx(1, abs=1e-4)
         assert table.loc[name, "latent_mse"] == 0
     assert np.isfinite(table.loc["mine", "psnr"]) and table.loc["mine", "latent_mse"] > 0
-    assert table.loc["prediction", "gflops"] < table.loc["mine", "gflops"] < table.loc["untouched", "gflops"]
-    assert (table["gmacs"] * 2 == table["gflops"]).all() and (table["pictures"] == 2).all()
+    assert table.loc["prediction", "gflops"] < table.loc["mine", "gflops"] < table.loc["baseline", "gflops"]
+    assert (table["gmacs"] * 2 == table["gflops"]).all() and (table["images"] == 2).all()
     assert (table["psnr_worst"] <= table["psnr"] + 1e-6).all() and table["prompt_accuracy"].between(0, 1).all()
     assert (table["psnr"].clip(upper=100) <= table["psnr_typical"] + 1e-6).all()  # few large errors count less
-    assert table.loc["untouched", "psnr_typical"] == 100
+    assert table.loc["baseline", "psnr_typical"] == 100
     assert (table["psnr_low"] <= table["psnr"]).all() and (table["psnr"] <= table["psnr_high"]).all()
     assert (table["ssim_low"] <= table["ssim"] + 1e-12).all() and (table["latent_mse"] <= table["latent_mse_worst"] + 1e-12).all()
-    assert (
-        table["seconds"].gt(0).all() and table.loc["untouched", "ratio"] == 1 and table["peak_bytes"].isna().all()
-    )  # no CUDA here
+    assert table["seconds"].gt(0).all() and table.loc["baseline", "ratio"] == 1 and table["peak_bytes"].isna().all()  # no CUDA here
 
 
 def test_the_converged_reference_shows_how_far_the_baseline_itself_is(table, pipe):
-    near = fidelity(*(sample(pipe, arm, PROMPTS, [0, 0], **OPTIONS).images for arm in (Arm(), Arm(steps=12))))
-    assert table.loc["untouched", "reference_psnr"] == pytest.approx(mean_psnr(near["mse"]), abs=0.05)
+    near = fidelity(*(sample(pipe, method, PROMPTS, [0, 0], **OPTIONS).images for method in (Method(), Method(steps=12))))
+    assert table.loc["baseline", "reference_psnr"] == pytest.approx(mean_psnr(near["mse"]), abs=0.05)
     with pytest.raises(ValueError, match="reference_steps=6 asked; accepted: more than the 6 steps"):
         fl.compare(pipe, {}, PROMPTS, reference_steps=6, **OPTIONS)
 
 
-def test_more_plain_steps_converge(pipe):
-    latents = {steps: sample(pipe, Arm(steps=steps), PROMPTS[:1], [0], **OPTIONS).latents for steps in (5, 10, 30)}
+def test_more_steps_converge(pipe):
+    latents = {steps: sample(pipe, Method(steps=steps), PROMPTS[:1], [0], **OPTIONS).latents for steps in (5, 10, 30)}
     assert (latents[10] - latents[30]).square().mean() < (latents[5] - latents[30]).square().mean()
 
 
-def test_the_batch_changes_nothing(pipe, arms, pictures):
-    alone = fl.compare_pictures(pipe, {"mine": arms["mine"]}, PROMPTS, batch=1, rivals=False, **OPTIONS)
-    together = pictures[pictures["arm"].isin(alone["arm"])]
-    assert alone["arm"].tolist() == together["arm"].tolist() == 2 * ["untouched"] + 2 * ["mine"]
+def test_the_batch_changes_nothing(pipe, methods, images):
+    alone = fl.compare_images(pipe, {"mine": methods["mine"]}, PROMPTS, batch_size=1, rivals=False, **OPTIONS)
+    together = images[images["method"].isin(alone["method"])]
+    assert alone["method"].tolist() == together["method"].tolist() == 2 * ["baseline"] + 2 * ["mine"]
     assert np.allclose(alone["mse"], together["mse"], atol=1e-4) and alone["seed"].tolist() == together["seed"].tolist()
 
 
@@ -118,37 +116,37 @@ def test_fidelity_is_what_torchmetrics_has():
     assert same["mse"] == 0 and same["psnr"] == np.inf and same["ssim"] == pytest.approx(1, abs=1e-12)
 
 
-def test_a_killed_comparison_goes_on(pipe, arms, pictures, tmp_path, monkeypatch):
+def test_a_killed_comparison_goes_on(pipe, methods, images, tmp_path, monkeypatch):
     file = tmp_path / "store.sqlite"
     run, drawn = render._run, []
 
-    def counting(pipe, arm, tasks, keys, options):
+    def counting(pipe, method, tasks, keys, options):
         if len(drawn) == 4:
             raise KeyboardInterrupt
         drawn.extend(keys)
-        return run(pipe, arm, tasks, keys, options)
+        return run(pipe, method, tasks, keys, options)
 
     monkeypatch.setattr(render, "_run", counting)
-    options = OPTIONS | {"batch": 1, "rivals": False, "store": file}
+    options = OPTIONS | {"batch_size": 1, "rivals": False, "store": file}
     with pytest.raises(KeyboardInterrupt):
-        fl.compare_pictures(pipe, arms, PROMPTS, **options)
+        fl.compare_images(pipe, methods, PROMPTS, **options)
     with Store(file) as store:
         assert store.keys() == set(drawn) and len(drawn) == 4
     drawn.append("another")  # from now on nothing is interrupted
-    resumed = fl.compare_pictures(pipe, arms, PROMPTS, **options)
+    resumed = fl.compare_images(pipe, methods, PROMPTS, **options)
     assert len(drawn) == len(set(drawn))  # nothing is computed twice
-    expected = pictures[pictures["arm"].isin(["untouched", *arms])].reset_index(drop=True)
+    expected = images[images["method"].isin(["baseline", *methods])].reset_index(drop=True)
     pd.testing.assert_frame_equal(resumed, expected, rtol=1e-2, atol=1e-4, check_dtype=False)
     before = len(drawn)
-    more = arms | {"noise": Arm(arms["mine"], prior_noise=0.003)}
-    fl.compare_pictures(pipe, more, PROMPTS, **options)
-    assert len(drawn) == before + 2  # the new arm only
-    fl.compare_pictures(pipe, {}, PROMPTS[:1], store=file, guidance_scale=2.0, **OPTIONS)
+    more = methods | {"noise": Method(methods["mine"], prior_noise=0.003)}
+    fl.compare_images(pipe, more, PROMPTS, **options)
+    assert len(drawn) == before + 2  # the new method only
+    fl.compare_images(pipe, {}, PROMPTS[:1], store=file, guidance_scale=2.0, **OPTIONS)
     assert len(drawn) == before + 3  # other settings are other results
 
 
 @pytest.mark.long
-def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
+def test_two_workers_one_of_them_killed(pipe, methods, images, tmp_path):
     from joblib.externals.loky import reusable_executor
 
     file = tmp_path / "store.sqlite"
@@ -166,10 +164,10 @@ def test_two_workers_one_of_them_killed(pipe, arms, pictures, tmp_path):
 
     Store(file).connection.close()
     threading.Thread(target=kill_one, daemon=True).start()
-    with pytest.warns(UserWarning, match="a worker process was killed; its pictures are drawn again"):
-        found = fl.compare_pictures(pipe, arms, PROMPTS, batch=1, n_jobs=2, store=file, **OPTIONS)
+    with pytest.warns(UserWarning, match="a worker process was killed; its images are drawn again"):
+        found = fl.compare_images(pipe, methods, PROMPTS, batch_size=1, n_jobs=2, store=file, **OPTIONS)
     assert killed
-    pd.testing.assert_frame_equal(found, pictures, rtol=1e-2, atol=1e-4, check_dtype=False)
+    pd.testing.assert_frame_equal(found, images, rtol=1e-2, atol=1e-4, check_dtype=False)
 
 
 def _with_lora():
@@ -194,8 +192,8 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        pictures = render.drawn(pipe, {"untouched": Arm()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
-        return pictures["untouched"][0].latent
+        images = render.drawn(pipe, {"baseline": Method()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
+        return images["baseline"][0].latent
 
     before = latent(store=tmp_path / "kept.sqlite")
     change(pipe)
@@ -214,50 +212,50 @@ def test_foreign_and_damaged_stores(tmp_path):
     connection = sqlite3.connect(foreign)
     connection.execute("CREATE TABLE mine (x)")
     connection.close()
-    with pytest.raises(ValueError, match=r"is no fastdiff_lab.Store of version 1"):
+    with pytest.raises(ValueError, match=r"is no fastdiff_lab.Store of version 2"):
         Store(foreign)
-    picture = Image.new("RGB", (8, 8))
+    image = Image.new("RGB", (8, 8))
     with Store(tmp_path / "store.sqlite") as store:
-        store.add({"a": Result(torch.zeros(4, 2, 2), picture, {"encoder_calls": 1})})
+        store.add({"a": Result(torch.zeros(4, 2, 2), image, {"encoder_calls": 1})})
         with pytest.raises(ValueError, match="holds one of these results already"):
-            store.add({"b": Result(torch.zeros(1), picture, {}), "a": Result(torch.zeros(1), picture, {})})
+            store.add({"b": Result(torch.zeros(1), image, {}), "a": Result(torch.zeros(1), image, {})})
         assert store.keys() == {"a"}  # all of them or none
         with pytest.raises(KeyError, match="has no result b"):
             store.read(["b"])
-        for column in ("latent", "picture", "counts"):
+        for column in ("latent", "image", "counts"):
             store.connection.execute(f"UPDATE results SET {column} = CAST('x' AS BLOB)")
             with pytest.raises(ValueError, match="result a is damaged"):
                 store.read(["a"])
 
 
-def test_intervals_and_paired_differences(pictures):
+def test_intervals_and_paired_differences(images):
     assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
     low, high = interval(np.arange(100.0))
     assert 40 < low < 49.5 < high < 59
-    difference = fl.paired_difference(pictures, "every step", "mine", "ssim")
-    mean = pictures.groupby("arm")["ssim"].mean()
+    difference = fl.paired_difference(images, "every step", "mine", "ssim")
+    mean = images.groupby("method")["ssim"].mean()
     assert difference["difference"] == pytest.approx(mean["every step"] - mean["mine"])
-    assert difference["low"] <= difference["difference"] <= difference["high"] and difference["pictures"] == 2
-    same = fl.paired_difference(pictures, "mine", "mine")
+    assert difference["low"] <= difference["difference"] <= difference["high"] and difference["images"] == 2
+    same = fl.paired_difference(images, "mine", "mine")
     assert same["difference"] == same["low"] == same["high"] == 0
 
 
-def test_a_summary_needs_the_pictures_only(pictures, table):
-    again = summarised(pictures)
+def test_a_summary_needs_the_images_only(images, table):
+    again = summarised(images)
     assert np.allclose(again["ssim"], table["ssim"])
-    assert again.loc["mine", "psnr_worst"] == pictures[pictures["arm"] == "mine"]["psnr"].min()
+    assert again.loc["mine", "psnr_worst"] == images[images["method"] == "mine"]["psnr"].min()
 
 
-def test_the_brief_table_calls_identical_pictures_identical(table):
-    shown = compare.brief(table.reset_index()).set_index("arm")
+def test_the_brief_table_calls_identical_images_identical(table):
+    shown = compare.brief(table.reset_index()).set_index("method")
     assert shown.loc["every step", "psnr"] == "identical" and float(shown.loc["mine", "psnr"]) > 0
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"arms": {"mine": 9}}, TypeError, "arm 'mine' is 9; accepted: a KeySchedule or an Arm"),
-        ({"batch": 0}, ValueError, "batch=0 asked; accepted: a whole number of 1 or more"),
+        ({"methods": {"mine": 9}}, TypeError, "method 'mine' is 9; accepted: a KeySchedule or a Method"),
+        ({"batch_size": 0}, ValueError, "batch_size=0 asked; accepted: a whole number of 1 or more"),
         ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, None, or a Dask client"),
         ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),
         ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
@@ -267,16 +265,16 @@ def test_the_brief_table_calls_identical_pictures_identical(table):
 def test_bad_options_of_compare(options, error, message):
     given = {
         "pipe": ROWS["sd"].build(),
-        "arms": {},
+        "methods": {},
         "prompts": ["a red ring on a blue background"],
         "num_inference_steps": 4,
     } | options
     with pytest.raises(error, match=message):
-        fl.compare(given.pop("pipe"), given.pop("arms"), given.pop("prompts"), **given)
+        fl.compare(given.pop("pipe"), given.pop("methods"), given.pop("prompts"), **given)
 
 
 @pytest.mark.parametrize(
-    ("arms", "options", "message"),
+    ("methods", "options", "message"),
     [
         ({"mine": fl.KeySchedule.paper(50)}, {}, "the schedule is for 50 steps, this run has 6 time-steps with DDIM"),
         ({"mine": fl.KeySchedule.uniform(5, 2)}, {}, "the schedule is for 5 steps, this run has 6 time-steps with DDIM"),
@@ -288,14 +286,14 @@ def test_bad_options_of_compare(options, error, message):
         ({}, {"reference_steps": 2000}, "2000 steps asked of DDIMScheduler, which .* accepted: a whole number from 1 to 1000"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_a_picture_is_drawn(pipe, monkeypatch, arms, options, message):
-    monkeypatch.setattr(render, "_run", lambda *_: pytest.fail("a picture was drawn"))
+def test_what_does_not_fit_is_refused_before_an_image_is_drawn(pipe, monkeypatch, methods, options, message):
+    monkeypatch.setattr(render, "_run", lambda *_: pytest.fail("an image was drawn"))
     scheduler = pipe.scheduler
     with pytest.raises(ValueError, match=message):
-        fl.compare_pictures(pipe, arms, PROMPTS, **options, **OPTIONS)
+        fl.compare_images(pipe, methods, PROMPTS, **options, **OPTIONS)
     assert pipe.scheduler is scheduler and "_compiled_call_impl" not in vars(pipe.unet)
 
 
-def test_tasks_are_compared_to_the_untouched_run():
-    with pytest.raises(ValueError, match="arms paper given; accepted: 'untouched' among them"):
-        compare_tasks(ROWS["sd"].build(), {"paper": Arm(steps=2)}, [("a red ring", 0)], {"num_inference_steps": 4})
+def test_tasks_are_compared_to_the_baseline():
+    with pytest.raises(ValueError, match="methods paper given; accepted: 'baseline' among them"):
+        compare_tasks(ROWS["sd"].build(), {"paper": Method(steps=2)}, [("a red ring", 0)], {"num_inference_steps": 4})

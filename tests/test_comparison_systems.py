@@ -1,4 +1,4 @@
-"""`compare` on pipelines other than Stable Diffusion's text to image: video, class labels, pixels, pictures given, or it is refused."""
+"""`compare` on pipelines other than Stable Diffusion's text to image: video, class labels, pixels, images given, or it is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from systems.parts import SIZE
 from systems.video import stable_video
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab import KeySchedule, Method
 from fastdiff_lab.hooks.fingerprint import in_words
 from fastdiff_lab.sampling.methods import generators, sample
 
@@ -34,17 +34,17 @@ NAMES = (
 )
 
 
-PICTURES = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
+IMAGES = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
 
 
-def pictures_of(name: str) -> dict:
-    """`options_of`, but for what `compare` gives: the output type, and the pictures that are prompts."""
+def images_of(name: str) -> dict:
+    """`options_of`, but for what `compare` gives: the output type, and the images that are prompts."""
     ours = {"output_type", "image"} if name == "stable-video" else {"output_type"}
     return {key: value for key, value in options_of(name).items() if key not in ours}
 
 
 def built(name: str):
-    """The row's pipeline; Stable Video Diffusion's with a picture encoder for PIL pictures."""
+    """The row's pipeline; Stable Video Diffusion's with an image encoder for PIL images."""
     return stable_video(224) if name == "stable-video" else ROWS[name].build()
 
 
@@ -52,64 +52,64 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     """Prompts and options for `compare`."""
     system = ROWS[name]
     takes = inspect.signature(pipe.__call__).parameters
-    prompts = {"class_labels": [3, 5], "image": PICTURES}.get(next(iter(takes)), TEXTS)
+    prompts = {"class_labels": [3, 5], "image": IMAGES}.get(next(iter(takes)), TEXTS)
     return prompts, {
         "num_inference_steps": 5 if name in VIDEOS else system.call.get("num_inference_steps", 50),
         "guidance_scale": 5.0 if "guidance_scale" in takes else None,
-        "options": pictures_of(name),
+        "pipe_kwargs": images_of(name),
     }
 
 
-# One for each kind of prompt and of what is drawn (latents that begin later, a ControlNet, a video); pictures are prompts further below.
+# One for each kind of prompt and of what is drawn (latents that begin later, a ControlNet, a video); images are prompts further below.
 SHORT = ("sd-img2img", "controlnet", "text-to-video", "dit")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in NAMES])
-def test_arms_are_compared_on_every_kind_of_pipeline(name):
+def test_methods_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
     pipe = built(name)
     prompts, options = asked(name, pipe)
     prompts = prompts[:1] if name in VIDEOS else prompts
     calls = 5 if name in VIDEOS else system.calls
-    sample(pipe, Arm(), prompts[:1], [0], **options | {"num_inference_steps": 2})  # a pipeline remembers its last call's options
+    sample(pipe, Method(), prompts[:1], [0], **options | {"num_inference_steps": 2})  # a pipeline remembers its last call's options
     before = state(pipe) if name != "dpm-single" else None  # its scheduler changes its own settings in each run
-    arms = {
-        "keys": Arm(KeySchedule(calls, range(calls)), parallel_decoding=system.parallel),
-        "two": Arm(KeySchedule.uniform(calls, 2), parallel_decoding=system.parallel),
+    methods = {
+        "keys": Method(KeySchedule(calls, range(calls)), parallel_decoding=system.parallel),
+        "two": Method(KeySchedule.uniform(calls, 2), parallel_decoding=system.parallel),
     }
-    table = fl.compare(pipe, arms, prompts, batch=1, repeats=0, rivals=False, **options).set_index("arm")
+    table = fl.compare(pipe, methods, prompts, batch_size=1, repeats=0, rivals=False, **options).set_index("method")
     assert before is None or state(pipe) == before
     assert table.loc["keys", "psnr_worst"] == np.inf and table.loc["keys", "latent_mse_worst"] == 0  # law 1
     assert 0 < table.loc["two", "psnr"] < np.inf and table.loc["two", "latent_mse"] > 0
-    assert table["encoder_calls"].to_dict() == {"untouched": calls, "keys": calls, "two": 2}
-    assert (table["pictures"] == len(prompts)).all() and table["prompt_accuracy"].isna().all()
+    assert table["encoder_calls"].to_dict() == {"baseline": calls, "keys": calls, "two": 2}
+    assert (table["images"] == len(prompts)).all() and table["prompt_accuracy"].isna().all()
     gflops = table["gflops"]
-    assert 0 < gflops["two"] < gflops["untouched"] == gflops["keys"]
+    assert 0 < gflops["two"] < gflops["baseline"] == gflops["keys"]
 
 
 def test_a_run_that_begins_later_has_rivals_that_do():
     system = ROWS["sd-img2img"]
     pipe = system.build()
     prompts, options = asked("sd-img2img", pipe)
-    table = fl.compare(pipe, {"mine": KeySchedule(system.calls, [0, 2])}, prompts[:1], repeats=0, **options).set_index("arm")
+    table = fl.compare(pipe, {"mine": KeySchedule(system.calls, [0, 2])}, prompts[:1], repeats=0, **options).set_index("method")
     assert table["forward_calls"].to_dict() == {
-        "untouched": system.calls, "uniform 2": 2, "plain 2 steps": 2, "mine": 2, "mine, prediction held": 2,
+        "baseline": system.calls, "uniform 2": 2, "fewer steps (2)": 2, "mine": 2, "mine, prediction reused": 2,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["text-to-video", pytest.param("animatediff", marks=pytest.mark.long)])
-def test_a_video_is_one_picture_of_its_frames(name):
+def test_a_video_is_one_image_of_its_frames(name):
     pipe = ROWS[name].build()
-    options = pictures_of(name)
-    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=2, guidance_scale=5.0, options=options)
+    options = images_of(name)
+    drawn = sample(pipe, Method(), TEXTS, [0, 1], num_inference_steps=2, guidance_scale=5.0, pipe_kwargs=options)
     call = {"num_inference_steps": 2, "guidance_scale": 5.0, **options}
     latents = as_tensor(pipe(TEXTS, generator=generators([0, 1]), output_type="latent", **call)[0])
     by_video = latents.transpose(1, 2) if name == "text-to-video" else latents  # the scheduler has frames before channels
     assert torch.equal(drawn.latents, by_video.reshape(2, -1))
     videos = pipe(TEXTS, generator=generators([0, 1]), output_type="pil", **call)[0]
-    for picture, frames in zip(drawn.images, videos, strict=True):
-        assert picture.size == (frames[0].width, frames[0].height * len(frames)) and len(frames) == FRAMES
-        assert np.array_equal(np.asarray(picture), np.concatenate([np.asarray(frame) for frame in frames]))
+    for image, frames in zip(drawn.images, videos, strict=True):
+        assert image.size == (frames[0].width, frames[0].height * len(frames)) and len(frames) == FRAMES
+        assert np.array_equal(np.asarray(image), np.concatenate([np.asarray(frame) for frame in frames]))
 
 
 def test_a_controlnet_is_counted_with_the_encoder():
@@ -118,22 +118,22 @@ def test_a_controlnet_is_counted_with_the_encoder():
     plain = {
         "num_inference_steps": options["num_inference_steps"],
         "guidance_scale": 5.0,
-        "options": {"height": SIZE["height"], "width": SIZE["width"]},
+        "pipe_kwargs": {"height": SIZE["height"], "width": SIZE["width"]},
     }
-    arms = {"two": KeySchedule(6, [0, 2])}
-    with_it = fl.compare(pipe, arms, prompts[:1], repeats=0, rivals=False, **options).set_index("arm")["gflops"]
-    without = fl.compare(ROWS["sd"].build(), arms, prompts[:1], repeats=0, rivals=False, **plain).set_index("arm")["gflops"]
-    assert with_it["untouched"] - without["untouched"] == pytest.approx(3 * (with_it["two"] - without["two"]))  # 6 calls, or 2
+    methods = {"two": KeySchedule(6, [0, 2])}
+    with_it = fl.compare(pipe, methods, prompts[:1], repeats=0, rivals=False, **options).set_index("method")["gflops"]
+    without = fl.compare(ROWS["sd"].build(), methods, prompts[:1], repeats=0, rivals=False, **plain).set_index("method")["gflops"]
+    assert with_it["baseline"] - without["baseline"] == pytest.approx(3 * (with_it["two"] - without["two"]))  # 6 calls, or 2
 
 
 def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)
-    edges = options["options"]["image"]
+    edges = options["pipe_kwargs"]["image"]
 
     def mse(image) -> float:
-        given = options | {"options": options["options"] | {"image": image}}
-        return fl.compare_pictures(
+        given = options | {"pipe_kwargs": options["pipe_kwargs"] | {"image": image}}
+        return fl.compare_images(
             pipe, {"two": KeySchedule(6, [0, 2])}, prompts[:1], rivals=False, store=tmp_path / "kept.sqlite", **given
         )["latent_mse"].iloc[-1]  # fmt: skip
 
@@ -141,26 +141,26 @@ def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     assert mse(1 - edges) != first and mse(edges.clone()) == first
 
 
-def test_pictures_are_prompts_of_stable_video_diffusion(tmp_path, monkeypatch):
-    pipe, arms = built("stable-video"), {"two": KeySchedule(5, [0, 2])}
+def test_images_are_prompts_of_stable_video_diffusion(tmp_path, monkeypatch):
+    pipe, methods = built("stable-video"), {"two": KeySchedule(5, [0, 2])}
     prompts, options = asked("stable-video", pipe)
     prompts = prompts[:1]
     call = {"rivals": False, "store": tmp_path / "kept.sqlite", **options}
-    timed = fl.compare(pipe, arms, prompts, repeats=1, **call)
-    assert (timed["seconds"] > 0).all() and (timed["pictures"] == 1).all()
-    monkeypatch.setattr("fastdiff_lab.comparison.render._run", None)  # a picture with the same pixels is the same prompt
-    again = fl.compare_pictures(pipe, arms, [picture.copy() for picture in prompts], **call)
-    assert again["prompt"].tolist() == [in_words(picture) for picture in prompts] * 2
+    timed = fl.compare(pipe, methods, prompts, repeats=1, **call)
+    assert (timed["seconds"] > 0).all() and (timed["images"] == 1).all()
+    monkeypatch.setattr("fastdiff_lab.comparison.render._run", None)  # an image with the same pixels is the same prompt
+    again = fl.compare_images(pipe, methods, [image.copy() for image in prompts], **call)
+    assert again["prompt"].tolist() == [in_words(image) for image in prompts] * 2
 
 
 def test_arguments_in_words():
-    picture, other = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
-    assert in_words(picture) == in_words(picture.copy()) != in_words(other)
+    image, other = Image.new("RGB", (4, 2)), Image.new("RGB", (2, 4))
+    assert in_words(image) == in_words(image.copy()) != in_words(other)
     row = torch.arange(3)
     assert in_words(row) == in_words(row.clone()) != in_words(row.float()) != in_words(row.float().reshape(3, 1))
     assert in_words(row.bfloat16()).startswith("tensor ") and in_words(row.numpy()) == in_words(row.clone().numpy())
     assert in_words({"a": (1, [None, "b"]), "c": np.float32(0.5)}) == {"a": [1, [None, "b"]], "c": 0.5}
-    with pytest.raises(TypeError, match="given among the pipeline's arguments; accepted: texts, numbers, pictures"):
+    with pytest.raises(TypeError, match="given among the pipeline's arguments; accepted: texts, numbers, images"):
         in_words({"callback_on_step_end": print})
 
 
@@ -172,20 +172,25 @@ def test_arguments_in_words():
             "ddim",
             {"guidance_scale": None},
             ValueError,
-            "comparison asked of DDIMPipeline, which is called with a number of pictures",
+            "comparison asked of DDIMPipeline, which is called with a number of images",
         ),
         (
             "stable-video",
-            {"prompts": PICTURES, "guidance_scale": 5.0},
+            {"prompts": IMAGES, "guidance_scale": 5.0},
             ValueError,
             "guidance_scale=5.0 asked of StableVideoDiffusionPipeline",
         ),
-        ("sd", {"prompts": PICTURES}, TypeError, "prompt <PIL.*given to StableDiffusionPipeline; accepted: texts, or class labels"),
-        ("stable-video", {}, TypeError, "prompt 'a red circle' given to StableVideoDiffusionPipeline; accepted: PIL pictures"),
+        ("sd", {"prompts": IMAGES}, TypeError, "prompt <PIL.*given to StableDiffusionPipeline; accepted: texts, or class labels"),
+        ("stable-video", {}, TypeError, "prompt 'a red circle' given to StableVideoDiffusionPipeline; accepted: PIL images"),
         ("dit", {"prompts": [3], "metrics": ["clip_score"]}, ValueError, "metrics clip_score asked of prompts that are no texts"),
         ("sd", {"prompts": [True]}, TypeError, "prompt True given"),
-        ("sd", {"options": {"generator": None, "eta": 0.0}}, ValueError, "options with generator given; accepted: arguments"),
-        ("sd", {"options": {"callback_on_step_end": print}}, TypeError, "given among the pipeline's arguments"),
+        (
+            "sd",
+            {"pipe_kwargs": {"generator": None, "eta": 0.0}},
+            ValueError,
+            "pipe_kwargs with generator given; accepted: arguments",
+        ),
+        ("sd", {"pipe_kwargs": {"callback_on_step_end": print}}, TypeError, "given among the pipeline's arguments"),
         ("animatediff", {"metrics": ["fid"]}, ValueError, "metrics fid asked of AnimateDiffPipeline, which draws videos"),
     ],
 )

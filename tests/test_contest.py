@@ -15,7 +15,7 @@ from fastdiff_lab.exercises import ContestEntry, check, contest, show
 
 
 def test_damping_without_a_line_is_refused():
-    with pytest.raises(ValueError, match=r"damping=0\.2 asked with order 0, which holds features"):
+    with pytest.raises(ValueError, match=r"damping=0\.2 asked with order 0, which reuses features"):
         ContestEntry(fl.KeySchedule.uniform(50, 7), damping=0.2)
 
 
@@ -34,7 +34,7 @@ def test_an_entry_survives_its_file(tmp_path):
         ({"order": 1.0}, "order='1.0' given; accepted: 0, 1 or 2"),
         ({"order": 3}, "`order` must be an int from 0 to 2, got 3"),
         ({"prior_noise": float("nan")}, "prior_noise=nan asked; accepted: a number from 0 to 1"),
-        ({"picture": "cached.png"}, "accepted: schedule, and of"),
+        ({"image": "cached.png"}, "accepted: schedule, and of"),
         ({"version": 2}, "has version '2'"),
         ({"schema": "x"}, "is no fastdiff_lab.ContestEntry"),
     ],
@@ -57,8 +57,8 @@ def test_the_hidden_test_of_the_contest_reads_what_is_handed_in_and_nothing_else
             good = json.loads(ContestEntry(self.schedule).to_json())
             return json.dumps({**good, "schedule": "0-7 of 50"})
 
-        def arm(self):
-            return fl.Arm()
+        def method(self):
+            return fl.Method()
 
     assert "A ContestEntry is wanted" in check("contest", Forged()).text
     with modules_kept(), pytest.raises(ValueError, match="makes 8 calls"):
@@ -88,7 +88,7 @@ def test_the_leaderboard_counts_what_the_library_evaluates(monkeypatch):
         "early": ContestEntry(fl.KeySchedule(20, (0, 1, 2, 3, 4, 5, 6))),
         "few": ContestEntry(fl.KeySchedule(20, (0, 8)), order=1),
     }
-    board = contest.leaderboard(entries, seed=5, pictures=1, pipe=ROWS["sd"].build()).set_index("entry")
+    board = contest.leaderboard(entries, seed=5, images=1, pipe=ROWS["sd"].build()).set_index("entry")
     assert board["encoder_calls"].to_dict() == {"early": 7, "few": 2, **dict.fromkeys(contest.well_known(), 7)}
     assert (board["decoder_calls"] == 20).all() and board["score"].is_monotonic_decreasing
     assert board["handed in"].to_dict() == {name: name in entries for name in board.index}
@@ -99,7 +99,7 @@ def test_the_leaderboard_counts_what_the_library_evaluates(monkeypatch):
     ("call", "said"),
     [
         (lambda: contest.leaderboard({}, seed=-1), "seed=-1 asked; accepted: a whole number of 0 or more"),
-        (lambda: contest.leaderboard({}, seed=1, pictures=0), "pictures=0 asked; accepted: a whole number of 1 or more"),
+        (lambda: contest.leaderboard({}, seed=1, images=0), "images=0 asked; accepted: a whole number of 1 or more"),
         (lambda: contest.leaderboard({"derived": ContestEntry(fl.KeySchedule(50, (0,)))}, seed=1), "an entry is called 'derived'"),
     ],
 )
@@ -127,5 +127,5 @@ def test_the_check_of_the_contest_passes_what_is_no_worse_than_the_weakest(monke
     ]
     for entry in variants:
         assert check("contest", entry).passed, check("contest", entry)
-    assert show("contest", answer("contest")).data.startswith('<img alt="Pictures of')
+    assert show("contest", answer("contest")).data.startswith('<img alt="Images of')
     contest.practice.cache_clear()

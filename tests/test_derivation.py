@@ -38,10 +38,10 @@ def by_brute_force(spans: np.ndarray, count: int) -> float:
 @st.composite
 def span_costs(draw, with_gaps):
     steps = draw(st.integers(1, 7))
-    longest = draw(st.integers(1, steps))
-    gaps = longest + 1 if with_gaps else 1
+    max_span = draw(st.integers(1, steps))
+    gaps = max_span + 1 if with_gaps else 1
     # Whole numbers, so that sums are exact; 20 stands for a group that is not allowed.
-    costs = draw(npst.arrays(np.int64, (gaps, steps, longest + 1), elements=st.integers(0, 20))).astype(float)
+    costs = draw(npst.arrays(np.int64, (gaps, steps, max_span + 1), elements=st.integers(0, 20))).astype(float)
     return np.where(costs == 20, np.inf, costs)
 
 
@@ -62,17 +62,17 @@ def test_the_programme_equals_brute_force(with_gaps, data):
 
 def costs_of(displacement, gaps=(0,), sensitivity=None, order=0, **measured_on) -> ReuseCosts:
     displacement = torch.as_tensor(displacement, dtype=torch.float32)
-    pictures, _, steps, _ = displacement.shape
-    sensitivity = torch.ones(pictures, steps + 1) if sensitivity is None else torch.as_tensor(sensitivity, dtype=torch.float32)
+    images, _, steps, _ = displacement.shape
+    sensitivity = torch.ones(images, steps + 1) if sensitivity is None else torch.as_tensor(sensitivity, dtype=torch.float32)
     about = {"model": "UNet2DConditionModel", "scheduler": "DDIMScheduler", "guidance_scale": 5.0, "order": order}
     return ReuseCosts(displacement, gaps, sensitivity, about | measured_on)
 
 
-def costs_by_length(steps: int, longest: int, order: int = 0) -> ReuseCosts:
+def costs_by_length(steps: int, max_span: int, order: int = 0) -> ReuseCosts:
     """Every span costs its length less one, from wherever it starts."""
-    lengths = torch.arange(longest + 1).clamp_min(1) - 1.0
+    lengths = torch.arange(max_span + 1).clamp_min(1) - 1.0
     gaps = (0,) if order == 0 else (0, 1, 2, 4)
-    return costs_of(lengths.expand(1, len(gaps), steps, longest + 1), gaps, order=order)
+    return costs_of(lengths.expand(1, len(gaps), steps, max_span + 1), gaps, order=order)
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -99,18 +99,18 @@ def test_the_front_falls_and_holds_every_number_of_keys():
     assert front.set_index("num_keys").loc[5, "schedule"] == fl.derive_schedule(costs_by_length(10, 4), 5)
 
 
-def test_a_schedule_for_the_worst_picture():
-    """Two pictures that suffer in different halves: the mean follows the one that suffers more often, the worst the one that suffers most."""
+def test_a_schedule_for_the_worst_image():
+    """Two images that suffer in different halves: the mean follows the one that suffers more often, the worst the one that suffers most."""
     lengths = torch.arange(9).clamp_min(1) - 1.0
     early, late = torch.zeros(8), torch.zeros(8)
     early[:4], late[4:] = 3.0, 4.0
     one = (early[:, None] * lengths)[None, None]
     costs = costs_of(torch.cat([one, one, one, (late[:, None] * lengths)[None, None]]))
-    mean, worst = (fl.derive_schedule(costs, 3, over=over) for over in ("mean", "worst"))
-    assert mean != worst and "worst of 4 pictures" in worst.source
+    mean, worst = (fl.derive_schedule(costs, 3, reduction=reduction) for reduction in ("mean", "worst"))
+    assert mean != worst and "worst of 4 images" in worst.source
     assert sum(worst.keys) > sum(mean.keys)
-    # Three of four pictures suffer early only: their median does not see the late half.
-    assert max(fl.derive_schedule(costs, 3, over="median").keys) <= 4
+    # Three of four images suffer early only: their median does not see the late half.
+    assert max(fl.derive_schedule(costs, 3, reduction="median").keys) <= 4
 
 
 def test_errors_that_add_up_unsquared():
@@ -151,8 +151,8 @@ def test_a_derived_schedule_says_where_it_comes_from():
 
 def test_between_measured_gaps_costs_are_interpolated():
     """At gap 2 the displacement is 2, at gap 4 it is 4; at 8, beyond the last, it is that of 4."""
-    steps, longest = 12, 8
-    displacement = torch.full((1, 4, steps, longest + 1), torch.nan)
+    steps, max_span = 12, 8
+    displacement = torch.full((1, 4, steps, max_span + 1), torch.nan)
     for place, gap in enumerate((0, 1, 2, 4)):
         displacement[0, place] = gap if gap else 9.0
     spans = costs_of(displacement, (0, 1, 2, 4), order=1).spans()
@@ -183,9 +183,9 @@ def test_a_number_of_keys_that_there_is_not(count):
         fl.derive_schedule(costs_by_length(10, 4), count)
 
 
-def test_another_statistic_of_the_pictures():
-    with pytest.raises(ValueError, match="`over` must be one of mean, median, worst, got 'mode'"):
-        fl.schedule_front(costs_by_length(10, 4), over="mode")
+def test_another_statistic_of_the_images():
+    with pytest.raises(ValueError, match="`reduction` must be one of mean, median, worst, got 'mode'"):
+        fl.schedule_front(costs_by_length(10, 4), reduction="mode")
 
 
 # ---- the rule of thumb

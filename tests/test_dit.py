@@ -40,7 +40,7 @@ def test_no_time_to_train(tmp_path):
 def test_training_saving_and_a_sweep(tmp_path):
     torch.manual_seed(0)
     with torch.enable_grad():
-        model = dit.train_dit(tmp_path / "work", minutes=5, max_steps=3, batch=2)
+        model = dit.train_dit(tmp_path / "work", minutes=5, max_steps=3, batch_size=2)
     dit.save_dit(tmp_path, model)
     pipe = dit.load_dit_pipeline(tmp_path)
     assert type(pipe) is DiTPipeline and not list(tmp_path.rglob("*.bin"))
@@ -53,6 +53,6 @@ def test_training_saving_and_a_sweep(tmp_path):
     assert table["psnr"][0] == np.inf and np.isfinite(table["psnr"][1:]).all()
     one = table[table["schedule"] == "uniform 2"].set_index("blocks")["gflops"]
     assert one.is_monotonic_decreasing and one[1] < table["gflops"][0]
-    assert one[12] == pytest.approx(table["gflops"][0] * 2 / 10)  # predictions held: two whole calls instead of ten
+    assert one[12] == pytest.approx(table["gflops"][0] * 2 / 10)  # predictions reused: two whole calls instead of ten
     left, right = dit.plot_sweep(table, plot.figure()).axes
     assert [len(line.get_xdata()) for line in right.lines] == [3, 3] and left.get_legend() is not None

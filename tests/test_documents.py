@@ -12,44 +12,44 @@ import pytest
 from fastdiff_lab.shapes.scenes import parse_caption
 
 ROOT = Path(__file__).parent.parent
-SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("arm")
-PICTURES = pd.read_csv(ROOT / "data/suite/ddim-50/pictures.csv")
+SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("method")
+IMAGES = pd.read_csv(ROOT / "data/suite/ddim-50/images.csv")
 RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
 PUBLISHED = pd.read_csv(ROOT / "data/ablation/published.csv")
-ONE_OBJECT = PICTURES[[parse_caption(prompt)["objects"] == "1" for prompt in PICTURES["prompt"]]]
+ONE_OBJECT = IMAGES[[parse_caption(prompt)["objects"] == "1" for prompt in IMAGES["prompt"]]]
 
 IN_README = {
-    "everything: untouched": "untouched",
+    "everything: baseline": "baseline",
     "the decoder, **the paper's keys**": "features, paper 9, order 0",
     "the decoder, uniform keys": "features, uniform 9, order 0",
     "the decoder, **keys derived from measurements**": "features, derived 9, order 0",
     "the same with features extrapolated (`order=1`, ours)": "features, derived 17, order 1",
-    "*rival:* nothing, predictions held at the same derived keys": "predictions, derived 9, order 0",
+    "*rival:* nothing, predictions reused at the same derived keys": "predictions, derived 9, order 0",
     "*rival:* nothing, predictions extrapolated at keys derived for that": "predictions, derived for predictions 17, order 1",
-    "*rival:* a plain run of 13 steps": "plain 13 steps",
-    "*rival:* a plain run of 17 steps": "plain 17 steps",
+    "*rival:* a run of 13 steps": "fewer steps (13)",
+    "*rival:* a run of 17 steps": "fewer steps (17)",
     "*rival:* DeepCache, its own package, interval 5": "DeepCache 5",
 }
 IN_RESULTS = {
-    "untouched": "untouched",
-    "features held, **the paper's 9 keys**": "features, paper 9, order 0",
+    "baseline": "baseline",
+    "features reused, **the paper's 9 keys**": "features, paper 9, order 0",
     "the same with prior noise": "features, paper 9, order 0, prior noise",
-    "features held, uniform 9": "features, uniform 9, order 0",
-    "features held, **derived 9**": "features, derived 9, order 0",
+    "features reused, uniform 9": "features, uniform 9, order 0",
+    "features reused, **derived 9**": "features, derived 9, order 0",
     "features extrapolated, derived 9": "features, derived 9, order 1",
-    "predictions held, derived 9": "predictions, derived for predictions 9, order 0",
-    "predictions held, the features' 9 derived keys": "predictions, derived 9, order 0",
-    "plain 9 steps": "plain 9 steps",
-    "features held, derived 13": "features, derived 13, order 0",
-    "predictions held, derived 13": "predictions, derived for predictions 13, order 0",
-    "predictions held, the features' 13 derived keys": "predictions, derived 13, order 0",
-    "plain 13 steps": "plain 13 steps",
-    "features held, derived 17": "features, derived 17, order 0",
-    "predictions held, the features' 17 derived keys": "predictions, derived 17, order 0",
+    "predictions reused, derived 9": "predictions, derived for predictions 9, order 0",
+    "predictions reused, the features' 9 derived keys": "predictions, derived 9, order 0",
+    "fewer steps (9)": "fewer steps (9)",
+    "features reused, derived 13": "features, derived 13, order 0",
+    "predictions reused, derived 13": "predictions, derived for predictions 13, order 0",
+    "predictions reused, the features' 13 derived keys": "predictions, derived 13, order 0",
+    "fewer steps (13)": "fewer steps (13)",
+    "features reused, derived 17": "features, derived 17, order 0",
+    "predictions reused, the features' 17 derived keys": "predictions, derived 17, order 0",
     "features **extrapolated, derived 17**": "features, derived 17, order 1",
     "predictions extrapolated, derived 17": "predictions, derived for predictions 17, order 1",
-    "plain 17 steps": "plain 17 steps",
-    "plain 25 steps": "plain 25 steps",
+    "fewer steps (17)": "fewer steps (17)",
+    "fewer steps (25)": "fewer steps (25)",
     "DeepCache, interval 2": "DeepCache 2",
     "DeepCache, interval 3": "DeepCache 3",
     "DeepCache, interval 5": "DeepCache 5",
@@ -64,16 +64,16 @@ def rows(page: str, column: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in cells}
 
 
-def psnr(arm: pd.Series) -> str:
-    return "identical" if arm.name == "untouched" else f"{arm.psnr:.1f} ({arm.psnr_low:.1f} to {arm.psnr_high:.1f})"
+def psnr(method: pd.Series) -> str:
+    return "identical" if method.name == "baseline" else f"{method.psnr:.1f} ({method.psnr_low:.1f} to {method.psnr_high:.1f})"
 
 
-def spread(arm: pd.Series) -> list[str]:
-    return ["identical"] * 2 if arm.name == "untouched" else [f"{arm.psnr_typical:.1f}", f"{arm.psnr_worst:.1f}"]
+def spread(method: pd.Series) -> list[str]:
+    return ["identical"] * 2 if method.name == "baseline" else [f"{method.psnr_typical:.1f}", f"{method.psnr_worst:.1f}"]
 
 
 def right(name: str) -> str:
-    return f"{100 * ONE_OBJECT.query('arm == @name')['prompt_accuracy'].mean():.0f} %"
+    return f"{100 * ONE_OBJECT.query('method == @name')['prompt_accuracy'].mean():.0f} %"
 
 
 def claims(page: str) -> list[tuple[float, ...]]:
@@ -94,30 +94,30 @@ def test_differences_are_those_that_were_measured():
 
 def test_the_verdict_at_the_top():
     paper, derived = (SUITE.loc[f"features, {keys} 9, order 0"] for keys in ("paper", "derived"))
-    plain, held = SUITE.loc["plain 13 steps"], SUITE.loc["predictions, derived 9, order 0"]
+    fewer, reused = SUITE.loc["fewer steps (13)"], SUITE.loc["predictions, derived 9, order 0"]
     top = (ROOT / "README.md").read_text().split("![")[0]
     assert f"at derived keys are {derived.ratio:.1f}x faster on two CPU threads and {derived.psnr:.1f} dB from" in top
-    assert f"copied here, {paper.psnr:.1f} dB." in top and f"as fast and nearer ({plain.psnr:.1f} dB)" in top
-    assert f"faster and nearer ({held.ratio:.1f}x, {held.psnr:.1f} dB)" in top
+    assert f"copied here, {paper.psnr:.1f} dB." in top and f"as fast and nearer ({fewer.psnr:.1f} dB)" in top
+    assert f"faster and nearer ({reused.ratio:.1f}x, {reused.psnr:.1f} dB)" in top
 
 
 def test_the_verdict_of_the_notebook_was_printed_from_this_table():
     cells = nbformat.read(ROOT / "notebooks/07_is_it_worth_it.ipynb", as_version=4).cells
     printed = "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
     for count in (9, 17):
-        held, extrapolated = (SUITE.loc[f"features, derived {count}, order {order}", "psnr"] for order in (0, 1))
+        reused, extrapolated = (SUITE.loc[f"features, derived {count}, order {order}", "psnr"] for order in (0, 1))
         rival = SUITE.loc[f"predictions, derived {count}, order 0", "psnr"]
-        ours = f"{count} calls: features held {held:.1f} dB, extrapolated {extrapolated:.1f} dB"
-        assert f"{ours}, below the best rival: predictions held at the same keys, {rival:.1f} dB" in printed
+        ours = f"{count} calls: features reused {reused:.1f} dB, extrapolated {extrapolated:.1f} dB"
+        assert f"{ours}, below the best rival: predictions reused at the same keys, {rival:.1f} dB" in printed
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_how_many_pictures_flip(page):
-    flips = "Of N pictures, N end below 20 dB with the paper's keys, N with uniform and N with derived ones, N with nine plain"
+def test_how_many_images_flip(page):
+    flips = "Of N images, N end below 20 dB with the paper's keys, N with uniform and N with derived ones, N with nine steps"
     said = re.search(flips.replace("N", r"(\d+)"), (ROOT / page).read_text())
-    low = PICTURES[PICTURES["psnr"] < 20]["arm"].value_counts()
-    arms = [*(f"features, {keys} 9, order 0" for keys in ("paper", "uniform", "derived")), "plain 9 steps"]
-    assert [int(number) for number in said.groups()] == [int(SUITE["pictures"].iloc[0]), *(low.get(arm, 0) for arm in arms)]
+    low = IMAGES[IMAGES["psnr"] < 20]["method"].value_counts()
+    methods = [*(f"features, {keys} 9, order 0" for keys in ("paper", "uniform", "derived")), "fewer steps (9)"]
+    assert [int(number) for number in said.groups()] == [int(SUITE["images"].iloc[0]), *(low.get(method, 0) for method in methods)]
 
 
 @pytest.mark.long
@@ -131,7 +131,7 @@ def test_the_code_in_the_readme_runs_and_gives_what_it_says(tmp_path, monkeypatc
     counts = re.search(r"print\(counts\)  # ([^:]*):", code)[1]
     assert all(part in printed for part in counts.split(", ")) and (tmp_path / "ring.png").stat().st_size > 1000
     assert list(ran["change"].columns) == re.search(r"a table: (.*)", code)[1].split(", ")
-    assert "derived" in set(ran["table"]["arm"])
+    assert "derived" in set(ran["table"]["method"])
 
 
 def test_the_glossary_is_short_and_linked():
@@ -146,37 +146,39 @@ def test_the_map_fits_on_one_screen():
     assert len(lines) <= 50 and max(map(len, lines)) <= 132
 
 
-def test_every_row_has_its_arm():
+def test_every_row_has_its_method():
     assert list(rows("README.md", "what runs between key steps")) == list(IN_README)
-    assert list(rows("docs/results.md", "arm")) == list(IN_RESULTS)
+    assert list(rows("docs/results.md", "method")) == list(IN_RESULTS)
 
 
 @pytest.mark.parametrize(("label", "name"), IN_README.items(), ids=str)
 def test_the_readme_says_what_was_measured(label, name):
     keys, ratio, *others = rows("README.md", "what runs between key steps")[label]
-    arm = SUITE.loc[name]
-    assert ratio == f"{arm.ratio:.2f}x" and others == [psnr(arm), *spread(arm), right(name)]
-    assert keys == str(int(arm.encoder_calls if "DeepCache" not in name else arm.forward_calls))
+    method = SUITE.loc[name]
+    assert ratio == f"{method.ratio:.2f}x" and others == [psnr(method), *spread(method), right(name)]
+    assert keys == str(int(method.encoder_calls if "DeepCache" not in name else method.forward_calls))
 
 
 @pytest.mark.parametrize(("label", "name"), IN_RESULTS.items(), ids=str)
 def test_the_results_say_what_was_measured(label, name):
-    arm = SUITE.loc[name]
-    costs = [str(int(arm.forward_calls)), f"{arm.gflops:.1f}", f"{arm.seconds:.2f}", f"{arm.ratio:.2f}"]
-    assert rows("docs/results.md", "arm")[label] == [*costs, psnr(arm), *spread(arm), right(name)]
+    method = SUITE.loc[name]
+    costs = [str(int(method.forward_calls)), f"{method.gflops:.1f}", f"{method.seconds:.2f}", f"{method.ratio:.2f}"]
+    assert rows("docs/results.md", "method")[label] == [*costs, psnr(method), *spread(method), right(name)]
 
 
 def test_the_table_of_rules_says_what_was_measured():
-    arms = {(arm.rule, arm.order, arm.num_keys): f"{arm.psnr:.1f} ({arm.typical:.1f})" for arm in RULES.itertuples()}
+    methods = {
+        (method.rule, method.order, method.num_keys): f"{method.psnr:.1f} ({method.typical:.1f})" for method in RULES.itertuples()
+    }
     said = rows("docs/results.md", "rule")
-    assert list(said) == list(dict.fromkeys(RULES["rule"])) and set(RULES["pictures"]) == {128}
+    assert list(said) == list(dict.fromkeys(RULES["rule"])) and set(RULES["images"]) == {128}
     for rule, cells in said.items():
-        assert cells == [arms[rule, order, count] for order, count in ((0, 7), (0, 9), (0, 17), (1, 13), (1, 17))]
+        assert cells == [methods[rule, order, count] for order, count in ((0, 7), (0, 9), (0, 17), (1, 13), (1, 17))]
 
 
 def test_the_table_of_published_time_steps_says_what_was_measured():
-    arms = {(arm.rule, arm.num_keys): f"{arm.psnr:.1f} ({arm.typical:.1f})" for arm in PUBLISHED.itertuples()}
+    methods = {(method.rule, method.num_keys): f"{method.psnr:.1f} ({method.typical:.1f})" for method in PUBLISHED.itertuples()}
     said = rows("docs/results.md", "keys")
-    assert list(said) == list(dict.fromkeys(PUBLISHED["rule"])) and set(PUBLISHED["pictures"]) == {128}
+    assert list(said) == list(dict.fromkeys(PUBLISHED["rule"])) and set(PUBLISHED["images"]) == {128}
     for rule, cells in said.items():
-        assert cells == [arms[rule, count] for count in (7, 9, 10, 13, 17)]
+        assert cells == [methods[rule, count] for count in (7, 9, 10, 13, 17)]

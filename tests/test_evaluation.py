@@ -13,7 +13,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.hooks.flops import count_flops
-from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments, denoiser_calls, sample
+from fastdiff_lab.sampling.methods import Method, as_method, denoiser_arguments, denoiser_calls, sample
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
@@ -25,21 +25,23 @@ def pipe():
 
 
 def test_the_batch_changes_nothing(pipe):
-    together = sample(pipe, Arm(), PROMPTS, [0, 1, 2], num_inference_steps=4).latents
-    alone = [sample(pipe, Arm(), [prompt], [seed], num_inference_steps=4).latents for seed, prompt in enumerate(PROMPTS)]
+    together = sample(pipe, Method(), PROMPTS, [0, 1, 2], num_inference_steps=4).latents
+    alone = [sample(pipe, Method(), [prompt], [seed], num_inference_steps=4).latents for seed, prompt in enumerate(PROMPTS)]
     assert torch.allclose(together, torch.cat(alone), atol=1e-4)
 
 
-def test_as_many_plain_steps_are_the_untouched_run(pipe):
-    plain, untouched = (sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=4).latents for arm in (Arm(steps=4), Arm()))
-    assert torch.equal(plain, untouched)
+def test_as_many_steps_are_the_baseline(pipe):
+    plain, baseline = (
+        sample(pipe, method, PROMPTS[:1], [0], num_inference_steps=4).latents for method in (Method(steps=4), Method())
+    )
+    assert torch.equal(plain, baseline)
 
 
-def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
+def test_fewer_steps_begin_where_the_baseline_begins(pipe):
     seen = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, args: seen.append(int(args[1])))
-    for arm in (Arm(), Arm(steps=4)):
-        sample(pipe, arm, PROMPTS[:1], [0], num_inference_steps=10)
+    for method in (Method(), Method(steps=4)):
+        sample(pipe, method, PROMPTS[:1], [0], num_inference_steps=10)
     handle.remove()
     assert seen[0] == seen[10] == 901 and len(seen) == 14 and min(seen[10:]) > 0
 
@@ -49,37 +51,37 @@ def test_fewer_plain_steps_begin_where_the_untouched_run_begins(pipe):
     # KDPM2 takes seconds to be set to a number of steps.
     [(name, *counts) for name in SCHEDULERS for counts in ((60, 20), (51, 50), (300, 25)) if name != "kdpm2" or counts == (60, 20)],
 )
-def test_fewer_plain_steps_never_end_below_the_first_training_step(name, of, steps):
+def test_fewer_steps_never_end_below_the_first_training_step(name, of, steps):
     """There, schedulers read their tables from the other end."""
     pipe = denoiser_pipe(schedule_name=name)
-    with as_arm(pipe, Arm(steps=steps), of):
+    with as_method(pipe, Method(steps=steps), of):
         pipe.scheduler.set_timesteps(steps)
         assert min(pipe.scheduler.timesteps) >= 0 and max(pipe.scheduler.timesteps) < 1000
 
 
 @pytest.mark.parametrize("steps", [9, 17, 45])
-def test_fewer_plain_steps_end_at_a_clean_picture(steps):
-    """Also where the untouched run begins at the last training step: DDIM's last step reaches the first."""
+def test_fewer_steps_end_at_a_clean_image(steps):
+    """Also where the baseline begins at the last training step: DDIM's last step reaches the first."""
     pipe = denoiser_pipe()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-    with as_arm(pipe, Arm(steps=steps), 50):
+    with as_method(pipe, Method(steps=steps), 50):
         pipe.scheduler.set_timesteps(steps)
         gap = 1000 // steps
         assert pipe.scheduler.timesteps[-1] <= gap and pipe.scheduler.timesteps[0] > 999 - gap
 
 
-def test_schedulers_that_always_end_clean_begin_where_the_untouched_run_begins():
+def test_schedulers_that_always_end_clean_begin_where_the_baseline_begins():
     pipe = denoiser_pipe(schedule_name="euler")
     pipe.scheduler.set_timesteps(50)
     first = float(pipe.scheduler.timesteps[0])
-    with as_arm(pipe, Arm(steps=17), 50):
+    with as_method(pipe, Method(steps=17), 50):
         pipe.scheduler.set_timesteps(17)
         assert pipe.scheduler.timesteps[0] == first == 999
 
 
 def test_the_pipeline_is_as_before(pipe):
     scheduler = pipe.scheduler
-    sample(pipe, Arm(steps=3), PROMPTS[:1], [0], num_inference_steps=5)
+    sample(pipe, Method(steps=3), PROMPTS[:1], [0], num_inference_steps=5)
     assert pipe.scheduler is scheduler and "_compiled_call_impl" not in vars(pipe.unet)
 
 
@@ -127,8 +129,8 @@ def test_fidelity_by_head():
 def test_bad_input(pipe):
     with pytest.raises(ValueError, match="0 steps asked; accepted: a whole number of 1 or more"):
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=0)
-    with pytest.raises(ValueError, match="a schedule or other plain steps, not both"):
-        Arm(fl.KeySchedule.paper(50), steps=3)
+    with pytest.raises(ValueError, match="a schedule or another number of steps, not both"):
+        Method(fl.KeySchedule.paper(50), steps=3)
 
 
 @pytest.mark.parametrize(("scheduler", "most"), [("ddim", 999), ("pndm", 999), ("dpm-solver++", 999), ("euler", 1000)])
@@ -139,7 +141,7 @@ def test_steps_that_the_training_does_not_know(scheduler, most):
         message = (
             f"{steps} steps asked of .*, which chooses among 1000 training time-steps; accepted: a whole number from 1 to {most}"
         )
-        for run in (lambda pipe, steps: sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=steps), denoiser_calls):
+        for run in (lambda pipe, steps: sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=steps), denoiser_calls):
             with pytest.raises(ValueError, match=message):
                 run(pipe, steps)
     assert denoiser_calls(pipe, most) >= most
@@ -156,7 +158,7 @@ def test_seeds_that_no_generator_takes(pipe, seed):
     with pytest.raises(
         ValueError, match=f"seed={seed} asked; accepted: a whole number from -9223372036854775808 to 18446744073709"
     ):
-        sample(pipe, Arm(), PROMPTS[:1], [seed], num_inference_steps=2)
+        sample(pipe, Method(), PROMPTS[:1], [seed], num_inference_steps=2)
 
 
 def test_plots_take_tables_and_axes():
@@ -183,7 +185,7 @@ def test_plots_take_tables_and_axes():
     matrix = plot.similarity_matrix(fl.step_similarity(recording, "mid_block"), plot.figure().subplots(), keys=[0, 2], vmin=0)
     assert len(matrix.patches) == 2 and matrix.images[0].get_clim() == (0, 1)
     black = Image.new("RGB", (8, 8))
-    grid = plot.picture_grid({"a": [black], "b": [black]}, plot.figure())
+    grid = plot.image_grid({"a": [black], "b": [black]}, plot.figure())
     assert len(grid.axes) == 4
     assert 'alt="a &lt;b&gt; &quot;c&quot;"' in plot.html_image(figure, 'a <b> "c"')
 
@@ -194,6 +196,6 @@ def test_steps_that_a_pipeline_asks_of_its_scheduler_with_further_options():
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(ValueError, match="60 steps asked of LCMScheduler, which refuses them: .*num_inference_steps"):
         denoiser_calls(pipe, 60)
-    with as_arm(pipe, Arm(), 60) as (_, steps):
+    with as_method(pipe, Method(), 60) as (_, steps):
         pipe.scheduler.set_timesteps(steps, original_inference_steps=100)
     assert len(pipe.scheduler.timesteps) == 60

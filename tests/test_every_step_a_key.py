@@ -1,4 +1,4 @@
-"""Law 1: with every step a key, pipelines and denoisers of every class and size give what they give untouched."""
+"""Law 1: with every step a key, pipelines and denoisers of every class and size give what they give baseline."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def test_every_family_and_size_is_among_the_shapes():
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_every_step_a_key_is_the_untouched_pipeline(name):
+def test_every_step_a_key_is_the_baseline(name):
     pipe = pipeline(name, torch.float32)
-    options = {"steps": 5, "pictures": 1, "guidance": 1.0 if name in ("ddim", "heun", "lms") else 5.0}
-    untouched = run(pipe, **options)
+    options = {"steps": 5, "images": 1, "guidance": 1.0 if name in ("ddim", "heun", "lms") else 5.0}
+    baseline = run(pipe, **options)
     calls = denoiser_calls(pipe, 5)
     with fl.encoder_propagation(pipe, KeySchedule(calls, range(calls))) as counts:
-        assert torch.equal(run(pipe, **options), untouched)
+        assert torch.equal(run(pipe, **options), baseline)
     assert counts.encoder_calls == counts.decoder_calls == counts.forward_calls == counts.steps == calls
 
 
 @pytest.mark.parametrize(("name", "size"), SHAPES)
-def test_every_step_a_key_is_the_untouched_denoiser(name, size):
+def test_every_step_a_key_is_the_baseline_denoiser(name, size):
     """And the split by hand is the host there."""
     pipe, given, size = denoiser_pipe(name), conditions(name), SIZES[size]
-    untouched = loop(pipe, 3, given, size=size)
+    baseline = loop(pipe, 3, given, size=size)
     with fl.encoder_propagation(pipe, KeySchedule(3, range(3))):
-        assert torch.equal(loop(pipe, 3, given, size=size), untouched)
-    assert distance(loop(pipe, 3, given, size=size, predict=oracle(denoiser_of(pipe), range(3))), untouched) < CLOSE
+        assert torch.equal(loop(pipe, 3, given, size=size), baseline)
+    assert distance(loop(pipe, 3, given, size=size, predict=oracle(denoiser_of(pipe), range(3))), baseline) < CLOSE

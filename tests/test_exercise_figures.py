@@ -1,4 +1,4 @@
-"""The pictures of answers."""
+"""The images of answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FUNCTIONS = pytest.mark.parametrize("name", list(EXERCISES))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _short_runs_in_pictures():
+def _short_runs_in_images():
     """Features of a run of 26 steps are drawn instead of 50."""
     figures._recording.cache_clear()
     with pytest.MonkeyPatch.context() as patch:

@@ -101,12 +101,12 @@ def test_twelve_skips_written_down_are_wrong_for_another_unet():
 def test_an_encoder_that_saves_nothing_is_told():
     def answer_with(every_step: bool, fresh_bottleneck: bool):
         def propagate(pipe, text, z, keys, num_steps, guidance):
-            unet, held = pipe.unet, None
+            unet, reused = pipe.unet, None
             pipe.scheduler.set_timesteps(num_steps)
             for step, t in enumerate(pipe.scheduler.timesteps):
-                now = encoded(unet, z, t, text) if every_step or fresh_bottleneck or step in keys else held
-                held = now if step in keys else (held[0], now[1]) if fresh_bottleneck else held
-                without, with_prompt = decoded(unet, *held, t, text).chunk(2)
+                now = encoded(unet, z, t, text) if every_step or fresh_bottleneck or step in keys else reused
+                reused = now if step in keys else (reused[0], now[1]) if fresh_bottleneck else reused
+                without, with_prompt = decoded(unet, *reused, t, text).chunk(2)
                 z = pipe.scheduler.step(without + guidance * (with_prompt - without), t, z).prev_sample
             return z
 

@@ -1,4 +1,4 @@
-"""Features extrapolated along the line through the last key steps: the same laws as for held ones."""
+"""Features extrapolated along the line through the last key steps: the same laws as for reused ones."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_a_history_remembers_as_much_as_the_order_needs():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_step_a_key_is_the_untouched_denoiser(name):
+def test_every_step_a_key_is_the_baseline_denoiser(name):
     pipe, given = denoiser_pipe(name), conditions(name)
-    untouched = loop(pipe, 3, given)
+    baseline = loop(pipe, 3, given)
     for order in (1, 2) if name == "plain" else (1 + list(FAMILIES).index(name) % 2,):
         with fl.encoder_propagation(pipe, KeySchedule(3, range(3)), order=order):
-            assert torch.equal(loop(pipe, 3, given), untouched)
+            assert torch.equal(loop(pipe, 3, given), baseline)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -86,7 +86,7 @@ def test_parallel_decoding_is_serial_decoding(name, noise):
     def accelerated(**options):
         injection = fl.prior_noise_injection(pipe, weight=noise) if noise else contextlib.nullcontext()
         with injection, fl.encoder_propagation(pipe, schedule, **options):
-            return run(pipe, steps, pictures=1)
+            return run(pipe, steps, images=1)
 
     serial = accelerated(order=1, parallel_decoding=False)
     assert distance(serial, accelerated(order=0)) > 1e-4
@@ -115,7 +115,7 @@ def test_order_two_and_another_axis_are_the_same_in_both_modes():
     assert all(distance(a, b) > 1e-5 for i, a in enumerate(serial) for b in serial[:i])
 
 
-def test_no_damping_at_all_is_holding():
+def test_no_damping_at_all_is_reuse():
     pipe, given = denoiser_pipe(), conditions()
     results = []
     for order in (0, Extrapolation(1, damping=0)):
@@ -211,7 +211,7 @@ def test_predictions_are_extrapolated():
         return newer + (step - last) / max(last - before, 1) * (newer - older)
 
     expected = loop(pipe, 10, given, predict=by_hand)
-    with fl.encoder_propagation(pipe, KEYS, order=1, what="prediction") as counts:
+    with fl.encoder_propagation(pipe, KEYS, order=1, reuse="prediction") as counts:
         assert distance(loop(pipe, 10, given), expected) < CLOSE
     assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (4, 4, 4)
 
@@ -222,7 +222,7 @@ def test_predictions_are_extrapolated():
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_an_exception_leaves_the_pipeline_as_it_was(at):
     pipe, given = denoiser_pipe(), conditions()
-    untouched, before = loop(pipe, 2, given), state(pipe)
+    baseline, before = loop(pipe, 2, given), state(pipe)
 
     def stopping(step):
         if step == at:
@@ -232,7 +232,7 @@ def test_an_exception_leaves_the_pipeline_as_it_was(at):
     with pytest.raises(KeyboardInterrupt), fl.encoder_propagation(pipe, FEW, order=1):
         loop(pipe, 6, stopping)
     assert state(pipe) == before
-    assert torch.equal(loop(pipe, 2, given), untouched)
+    assert torch.equal(loop(pipe, 2, given), baseline)
     with fl.encoder_propagation(pipe, FEW, order=1):
         first = loop(pipe, 6, given)
         with pytest.raises(KeyboardInterrupt):
@@ -275,8 +275,8 @@ def test_an_order_from_a_table():
 
 
 def test_up_blocks_are_not_extrapolated():
-    with pytest.raises(ValueError, match="order=1 asked with what='decoder'; accepted: what='encoder' or 'prediction'"):
-        with fl.encoder_propagation(denoiser_pipe(), KEYS, order=1, what="decoder"):
+    with pytest.raises(ValueError, match="order=1 asked with reuse='decoder'; accepted: reuse='encoder' or 'prediction'"):
+        with fl.encoder_propagation(denoiser_pipe(), KEYS, order=1, reuse="decoder"):
             pass
 
 

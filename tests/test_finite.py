@@ -10,9 +10,9 @@ from systems import ROWS
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.methods import Method
 
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # of a picture of NaN
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # of an image of NaN
 PROMPTS, RUN = ["a red circle", "a white ring"], {"num_inference_steps": 6}
 
 
@@ -30,26 +30,26 @@ def spoilt(weight: torch.nn.Parameter, value: float) -> None:
 def test_compare_does_not_call_nan_identical(as_on_a_device, value):
     pipe = ROWS["sd"].build()
     spoilt(pipe.unet.conv_out.bias, value)
-    with pytest.raises(ValueError, match=r"final latents of 2 of 2 pictures hold NaN or infinite values \(arm untouched"):
+    with pytest.raises(ValueError, match=r"final latents of 2 of 2 images hold NaN or infinite values \(method baseline"):
         fl.compare(pipe, {}, PROMPTS, repeats=0, **RUN)
 
 
-def test_the_arm_that_went_astray_is_named(as_on_a_device):
+def test_the_method_that_went_astray_is_named(as_on_a_device):
     pipe = ROWS["sd"].build()
 
     def astray(module, args, output):  # where several steps are decoded at once
         return (output[0] * float("nan"),) if len(output[0]) > 2 else None
 
     handle = pipe.unet.register_forward_hook(astray)
-    with pytest.raises(ValueError, match=r"arm schedule=0,2 of 6; the first: prompt 'a red circle', seed 0"):
-        fl.compare(pipe, {"keys": Arm(KeySchedule(6, [0, 2]))}, PROMPTS[:1], repeats=0, rivals=False, **RUN)
+    with pytest.raises(ValueError, match=r"method schedule=0,2 of 6; the first: prompt 'a red circle', seed 0"):
+        fl.compare(pipe, {"keys": Method(KeySchedule(6, [0, 2]))}, PROMPTS[:1], repeats=0, rivals=False, **RUN)
     handle.remove()
 
 
-def test_compare_does_not_call_black_pictures_identical():
+def test_compare_does_not_call_black_images_identical():
     pipe = ROWS["sd"].build()
     spoilt(pipe.vae.post_quant_conv.bias, float("nan"))
-    with pytest.raises(ValueError, match=r"the autoencoder AutoencoderKL gave NaN or infinite values \(arm untouched\)"):
+    with pytest.raises(ValueError, match=r"the autoencoder AutoencoderKL gave NaN or infinite values \(method baseline\)"):
         fl.compare(pipe, {}, PROMPTS, repeats=0, **RUN)
     assert "decode" not in vars(pipe.vae)
 
@@ -69,6 +69,6 @@ def test_calibration_does_not_go_on_with_nan(as_on_a_device, monkeypatch, measur
     monkeypatch.setattr(block, "forward", astray)
     with pytest.raises(ValueError, match="the latents at step . hold NaN or infinite values, so nothing can be measured on them"):
         if measure == "calibrate":
-            fl.calibrate(pipe, PROMPTS, longest=3, **RUN)
+            fl.calibrate(pipe, PROMPTS, max_span=3, **RUN)
         else:
             fl.refine_schedule(pipe, KeySchedule(6, [0, 2]), PROMPTS, runs=2, **RUN)

@@ -14,18 +14,18 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.comparison import architectures
 from fastdiff_lab.comparison.costs import flops_kind, flops_of_call
 from fastdiff_lab.hooks.denoiser import denoiser_of
-from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.sampling.rivals.token_merging import token_merging
 from studies.bench import full_pipelines, parts
 from studies.bench.cases import COMPILED, Case, prepared
 from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
 from studies.bench.parts import run_part
-from studies.bench.timed_methods import UNTOUCHED, bench_arms
+from studies.bench.timed_methods import BASELINE, bench_methods
 from studies.bench.timings_file import Book
 
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 WIDTHS = {"block_out_channels": (32, 32, 64, 64), "cross_attention_dim": 32, "attention_head_dim": 4}
-HEAVY = ("sd-1.5-controlnet", "dit-xl-2")  # more of a call is held: the ControlNet counts with the encoder
+HEAVY = ("sd-1.5-controlnet", "dit-xl-2")  # more of a call is reused: the ControlNet counts with the encoder
 TINY = {
     "sd-1.5": lambda: UNet2DConditionModel(**architectures.SD_15 | WIDTHS),
     "sdxl": lambda: UNet2DConditionModel(
@@ -64,16 +64,16 @@ def test_every_pipeline_runs_and_can_be_accelerated(name, monkeypatch, tmp_path)
     if name == "text-to-video":  # as many frames as it takes to be a video
         whole = about.call
         monkeypatch.setitem(FULL_PIPELINES, name, replace(about, call=lambda *size: whole(*size) | {"num_frames": 2}))
-    arms = {UNTOUCHED: Arm(), "paper, parallel": Arm(KeySchedule.of_paper(10))}
-    monkeypatch.setattr(parts, "bench_arms", lambda pipe, steps, rows, is_compiled: arms)
+    methods = {BASELINE: Method(), "paper, parallel": Method(KeySchedule.of_paper(10))}
+    monkeypatch.setattr(parts, "bench_methods", lambda pipe, steps, rows, is_compiled: methods)
     case = Case(name, about.pixels if about.is_fixed else 64, steps=10)
     book = Book(tmp_path, MACHINE)
     assert run_part(book, [case], device="cpu", repeats=1)
-    runs = {arm: found[0] for arm, found in book.entry(case).runs.items()}
-    assert runs[UNTOUCHED].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9
+    runs = {method: found[0] for method, found in book.entry(case).runs.items()}
+    assert runs[BASELINE].encoder_calls == 10 and runs["paper, parallel"].encoder_calls == 9
     assert all(run.seconds > run.denoiser_seconds > 0 for run in runs.values())
     counted = book.entry(case).flops
-    assert set(counted) == set(arms) and (counted[UNTOUCHED]["encoder"] > counted[UNTOUCHED]["decoder"]) == (name in HEAVY)
+    assert set(counted) == set(methods) and (counted[BASELINE]["encoder"] > counted[BASELINE]["decoder"]) == (name in HEAVY)
 
 
 @pytest.mark.long
@@ -109,13 +109,15 @@ def test_every_part_goes_to_the_device(name):
 
 @pytest.mark.long
 def test_each_rival_does_something():
-    """On the meta device: an arm that needs as many operations as the untouched run is none."""
+    """On the meta device: a method that needs as many operations as the baseline is none."""
     sizes = {"sd-1.5": "sd-1.5", "sd-1.5-controlnet": "sd-1.5", "sdxl": "sdxl"}  # of the others, ours alone is timed
     for name, size in sizes.items():
         pipe, arguments = full_pipeline(name, device="meta"), architectures.full_size(size).call()
-        whole = flops_of_call(denoiser_of(pipe), arguments, Arm())
-        # Arms of one kind need as many operations.
-        rivals = {flops_kind(arm): arm for arm in bench_arms(pipe, 50, 2).values() if arm.deepcache or arm.token_merging}.values()
-        assert rivals and all(flops_of_call(denoiser_of(pipe), arguments, arm) != whole for arm in rivals)
+        whole = flops_of_call(denoiser_of(pipe), arguments, Method())
+        # Methods of one kind need as many operations.
+        rivals = {
+            flops_kind(method): method for method in bench_methods(pipe, 50, 2).values() if method.deepcache or method.token_merging
+        }.values()
+        assert rivals and all(flops_of_call(denoiser_of(pipe), arguments, method) != whole for method in rivals)
     with pytest.raises(ValueError, match="without attention at the full resolution"), token_merging(pipe, 0.5):
         pass

@@ -54,7 +54,7 @@ def test_controlnets_have_as_many_weights_as_others_count(config, number):
 
 
 @pytest.mark.long
-def test_controlnet_union_is_a_controlnet_with_what_joins_its_pictures():
+def test_controlnet_union_is_a_controlnet_with_what_joins_its_images():
     """Its config is in part diffusers' default: what is known is that all blocks are the ControlNet's."""
     with torch.device("meta"):
         union, plain = ControlNetUnionModel(**UNION), ControlNetModel(**controlnet_config(SDXL))

@@ -12,7 +12,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import Extrapolation, KeySchedule, PropagationConfig
 
 KEYS = KeySchedule(6, [0, 2])
-WAYS = [{}, {"parallel_decoding": False}, {"what": "prediction", "order": 1}]
+WAYS = [{}, {"parallel_decoding": False}, {"reuse": "prediction", "order": 1}]
 
 
 @pytest.fixture(scope="module")
@@ -20,23 +20,23 @@ def pipe():
     """One pipeline for tests that leave it as it was."""
     with torch.no_grad():
         found = pipeline(dtype=torch.float32)
-        run(found, 1, pictures=1)  # a pipeline remembers its last call
+        run(found, 1, images=1)  # a pipeline remembers its last call
     return found
 
 
 def drawn(pipe) -> torch.Tensor:
-    return run(pipe, 6, pictures=1)
+    return run(pipe, 6, images=1)
 
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
 def test_a_handle_does_what_the_block_does_and_takes_all_of_it_away(pipe, options):
-    untouched, before = drawn(pipe), state(pipe)
+    baseline, before = drawn(pipe), state(pipe)
     with fl.encoder_propagation(pipe, KEYS, **options) as expected_counts:
         expected = drawn(pipe)
     handle = fl.apply_encoder_propagation(pipe, KEYS, **options)
     assert torch.equal(drawn(pipe), expected) and handle.counts == expected_counts
     handle.remove()
-    assert state(pipe) == before and torch.equal(drawn(pipe), untouched)
+    assert state(pipe) == before and torch.equal(drawn(pipe), baseline)
     handle.remove()  # again: nothing
     assert state(pipe) == before and handle.counts == expected_counts
 
@@ -54,15 +54,15 @@ def test_a_config_says_the_same_as_its_keywords(pipe):
 
 
 def test_a_removed_handle_does_not_take_a_later_one_away(pipe):
-    untouched = drawn(pipe)
+    baseline = drawn(pipe)
     first = fl.apply_encoder_propagation(pipe, KEYS)
     accelerated = drawn(pipe)
     first.remove()
     second = fl.apply_encoder_propagation(pipe, KEYS)
     first.remove()
-    assert torch.equal(drawn(pipe), accelerated) and not torch.equal(accelerated, untouched)
+    assert torch.equal(drawn(pipe), accelerated) and not torch.equal(accelerated, baseline)
     second.remove()
-    assert torch.equal(drawn(pipe), untouched)
+    assert torch.equal(drawn(pipe), baseline)
 
 
 def test_a_pipeline_that_is_accelerated_already_is_refused_and_stays_so(pipe):
@@ -102,7 +102,7 @@ def test_a_keyword_that_is_none(pipe):
 
 
 def test_a_run_that_was_broken_off(pipe):
-    untouched, before = drawn(pipe), state(pipe)
+    baseline, before = drawn(pipe), state(pipe)
 
     def stop(pipe, step, time_step, kept):
         if step == 3:
@@ -112,12 +112,12 @@ def test_a_run_that_was_broken_off(pipe):
     handle = fl.apply_encoder_propagation(pipe, KEYS)
     expected = drawn(pipe)
     with pytest.raises(KeyboardInterrupt):
-        run(pipe, 6, pictures=1, callback_on_step_end=stop)
+        run(pipe, 6, images=1, callback_on_step_end=stop)
     assert torch.equal(drawn(pipe), expected)
     with pytest.raises(KeyboardInterrupt):
-        run(pipe, 6, pictures=1, callback_on_step_end=stop)
+        run(pipe, 6, images=1, callback_on_step_end=stop)
     handle.remove()
-    assert state(pipe) == before and torch.equal(drawn(pipe), untouched)
+    assert state(pipe) == before and torch.equal(drawn(pipe), baseline)
 
 
 def test_a_handle_as_a_context_manager(pipe):
@@ -139,10 +139,10 @@ def test_warnings_name_the_line_of_the_user(pipe):
     few = KeySchedule(4, [0, 2])
     with pytest.warns(UserWarning, match="this run has 4 steps") as said:
         handle = fl.apply_encoder_propagation(pipe, few)
-        run(pipe, 4, pictures=1)
+        run(pipe, 4, images=1)
         handle.remove()
         with fl.encoder_propagation(pipe, few):
-            run(pipe, 4, pictures=1)
+            run(pipe, 4, images=1)
     assert [one.filename for one in said] == [__file__] * 2
 
 
@@ -152,4 +152,4 @@ def test_a_config_is_a_value():
     )
     with pytest.raises(FrozenInstanceError):
         PropagationConfig(KEYS).order = 1
-    assert PropagationConfig(KEYS).is_parallel and not PropagationConfig(KEYS, what="prediction").is_parallel
+    assert PropagationConfig(KEYS).is_parallel and not PropagationConfig(KEYS, reuse="prediction").is_parallel

@@ -15,7 +15,7 @@ from PIL import Image
 from systems import ROWS, options_of
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab import KeySchedule, Method
 from fastdiff_lab.calibration.refine import refine_derived
 from fastdiff_lab.cli.parsing import prompt_lines
 from fastdiff_lab.comparison import render
@@ -53,60 +53,63 @@ def euler():
 
 def compare(pipe, prompts=TEXTS, **options):
     given = {"num_inference_steps": 6, "repeats": 0, "rivals": False} | options
-    return fl.compare(pipe, {"mine": SCHEDULE}, prompts, **given).set_index("arm")
+    return fl.compare(pipe, {"mine": SCHEDULE}, prompts, **given).set_index("method")
 
 
-def pictures(pipe, prompts=TEXTS, **options):
-    return fl.compare_pictures(pipe, {"mine": SCHEDULE}, prompts, **{"num_inference_steps": 6, "rivals": False} | options)
+def images(pipe, prompts=TEXTS, **options):
+    return fl.compare_images(pipe, {"mine": SCHEDULE}, prompts, **{"num_inference_steps": 6, "rivals": False} | options)
 
 
 def calibrate(pipe, prompts=TEXTS, **options):
-    return fl.calibrate(pipe, prompts, **{"num_inference_steps": 6, "longest": 2} | options)
+    return fl.calibrate(pipe, prompts, **{"num_inference_steps": 6, "max_span": 2} | options)
 
 
 def refine(pipe, prompts=TEXTS, **options):
     return fl.refine_schedule(pipe, SCHEDULE, prompts, **{"num_inference_steps": 6, "runs": 1} | options)
 
 
-WAYS = {"compare": compare, "compare_pictures": pictures, "calibrate": calibrate, "refine_schedule": refine}
+WAYS = {"compare": compare, "compare_images": images, "calibrate": calibrate, "refine_schedule": refine}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_options_that_are_refused_alike(way, pipe):
     for options, message in (
-        ({"guidance_scale": 9}, "options with guidance_scale given; accepted: arguments of the pipeline that"),
-        ({"generator": torch.Generator()}, "options with generator given"),
-        ({"generator": None}, "options with generator given"),
-        ({"num_inference_steps": 9}, "options with num_inference_steps given"),
-        ({"output_type": "pil", "return_dict": False}, "options with output_type, return_dict given"),
-        ({"prompt": "a red ring"}, "options with prompt given"),
+        ({"guidance_scale": 9}, "pipe_kwargs with guidance_scale given; accepted: arguments of the pipeline that"),
+        ({"generator": torch.Generator()}, "pipe_kwargs with generator given"),
+        ({"generator": None}, "pipe_kwargs with generator given"),
+        ({"num_inference_steps": 9}, "pipe_kwargs with num_inference_steps given"),
+        ({"output_type": "pil", "return_dict": False}, "pipe_kwargs with output_type, return_dict given"),
+        ({"prompt": "a red ring"}, "pipe_kwargs with prompt given"),
         (
             {"num_images_per_prompt": 2},
-            "options with num_images_per_prompt=2 given; accepted: one picture for each prompt and seed",
+            "pipe_kwargs with num_images_per_prompt=2 given; accepted: one image for each prompt and seed",
         ),
-        ({"hight": 64}, "options with hight given, which StableDiffusionPipeline does not take; accepted: prompt, height"),
+        ({"hight": 64}, "pipe_kwargs with hight given, which StableDiffusionPipeline does not take; accepted: prompt, height"),
         (
             {"negative_prompt": NEGATIVES[:2]},
-            "options with negative_prompt of 2 entries given for 3 prompts; accepted: one for all, or",
+            "pipe_kwargs with negative_prompt of 2 entries given for 3 prompts; accepted: one for all, or",
         ),
-        ({"negative_prompt": pd.Series(NEGATIVES[:1])}, "options with negative_prompt of 1 entries given for 3 prompts"),
-        ({"latents": torch.zeros(2, 4, 8, 8)}, "options with latents of 2 entries given for 3 prompts"),
-        ({"timesteps": TIMES}, "options with timesteps given, which DDIMScheduler does not take; accepted: none, or a scheduler"),
-        ({"sigmas": SIGMAS}, "options with sigmas given, which DDIMScheduler does not take"),
+        ({"negative_prompt": pd.Series(NEGATIVES[:1])}, "pipe_kwargs with negative_prompt of 1 entries given for 3 prompts"),
+        ({"latents": torch.zeros(2, 4, 8, 8)}, "pipe_kwargs with latents of 2 entries given for 3 prompts"),
+        (
+            {"timesteps": TIMES},
+            "pipe_kwargs with timesteps given, which DDIMScheduler does not take; accepted: none, or a scheduler",
+        ),
+        ({"sigmas": SIGMAS}, "pipe_kwargs with sigmas given, which DDIMScheduler does not take"),
     ):
         with pytest.raises(ValueError, match=message):
-            WAYS[way](pipe, options=options)
+            WAYS[way](pipe, pipe_kwargs=options)
     with pytest.raises(TypeError, match="given among the pipeline's arguments; accepted: texts, numbers"):
-        WAYS[way](pipe, options={"callback_on_step_end": print})
+        WAYS[way](pipe, pipe_kwargs={"callback_on_step_end": print})
 
 
 def latents_drawn(monkeypatch, pipe, prompts, **options) -> torch.Tensor:
-    """The latents of the untouched arm, in the order of the prompts, as `compare` drew them."""
+    """The latents of the baseline, in the order of the prompts, as `compare` drew them."""
     found = {}
     run = render._run
 
-    def kept(pipe, arm, tasks, keys, given):
-        results = run(pipe, arm, tasks, keys, given)
+    def kept(pipe, method, tasks, keys, given):
+        results = run(pipe, method, tasks, keys, given)
         found.update(
             {task.seed * 100 + prompts.index(task.prompt): results[key].latent for task, key in zip(tasks, keys, strict=True)}
         )
@@ -114,7 +117,7 @@ def latents_drawn(monkeypatch, pipe, prompts, **options) -> torch.Tensor:
 
     with monkeypatch.context() as patched:
         patched.setattr(render, "_run", kept)
-        fl.compare_pictures(pipe, {}, prompts, num_inference_steps=2, rivals=False, **options)
+        fl.compare_images(pipe, {}, prompts, num_inference_steps=2, rivals=False, **options)
     return torch.stack([found[place] for place in sorted(found)])
 
 
@@ -133,18 +136,18 @@ def drawn_alone():
         ]
 
 
-@pytest.mark.parametrize(("kind", "batch"), [(str, 2), (list, 1), (tuple, 3), (pd.Series, 2)])
-def test_a_negative_prompt_for_all_or_for_each(kind, batch, pipe, drawn_alone, monkeypatch):
+@pytest.mark.parametrize(("kind", "batch_size"), [(str, 2), (list, 1), (tuple, 3), (pd.Series, 2)])
+def test_a_negative_prompt_for_all_or_for_each(kind, batch_size, pipe, drawn_alone, monkeypatch):
     given = NEGATIVES[0] if kind is str else kind(NEGATIVES)
     without, for_all, for_each = drawn_alone
     expected = for_all if kind is str else for_each
-    found = latents_drawn(monkeypatch, pipe, TEXTS, options=SIZE | {"negative_prompt": given}, batch=batch)
+    found = latents_drawn(monkeypatch, pipe, TEXTS, pipe_kwargs=SIZE | {"negative_prompt": given}, batch_size=batch_size)
     assert torch.allclose(found, expected, atol=1e-9)
     assert not torch.allclose(expected, without, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "each", "batch"),
+    ("name", "option", "each", "batch_size"),
     [
         ("controlnet", "image", False, 1),
         ("controlnet", "image", True, 2),
@@ -154,7 +157,7 @@ def test_a_negative_prompt_for_all_or_for_each(kind, batch, pipe, drawn_alone, m
         ("sd", "latents", True, 2),
     ],
 )
-def test_pictures_for_all_or_for_each(name, option, each, batch, monkeypatch):
+def test_images_for_all_or_for_each(name, option, each, batch_size, monkeypatch):
     pipe, given = ROWS[name].build(), {key: value for key, value in options_of(name).items() if key != "output_type"}
     shape = (1, 4, 8, 8) if option == "latents" else (1, 3, 16, 16)
     values = [torch.rand(shape, generator=torch.Generator().manual_seed(place), dtype=torch.float64) for place in range(2)]
@@ -162,48 +165,48 @@ def test_pictures_for_all_or_for_each(name, option, each, batch, monkeypatch):
     calls = [{"prompt": prompt, **given, option: value} for prompt, value in zip(TEXTS, values, strict=False)]
     expected = torch.cat([alone(pipe, **call) for call in calls])
     for handed in (torch.cat(values) if each else values[0], *([values] if each and option == "image" else [])):
-        found = latents_drawn(monkeypatch, pipe, TEXTS[:2], options=given | {option: handed}, batch=batch)
+        found = latents_drawn(monkeypatch, pipe, TEXTS[:2], pipe_kwargs=given | {option: handed}, batch_size=batch_size)
         assert torch.allclose(found, expected, atol=1e-9)
 
 
-def test_a_picture_prompt_is_alike_for_all(monkeypatch):
+def test_an_image_prompt_is_alike_for_all(monkeypatch):
     pipe = ROWS["ip-adapter"].build()
     call = {"ip_adapter_image": torch.rand(1, 3, 16, 16, dtype=torch.float64), **SIZE}
     expected = torch.cat([alone(pipe, prompt=prompt, **call) for prompt in TEXTS[:2]])
-    assert torch.allclose(latents_drawn(monkeypatch, pipe, TEXTS[:2], options=call), expected, atol=1e-9)
+    assert torch.allclose(latents_drawn(monkeypatch, pipe, TEXTS[:2], pipe_kwargs=call), expected, atol=1e-9)
 
 
 def test_calibration_with_options_for_each(pipe):
     few = {"num_inference_steps": 3}
-    together = calibrate(pipe, TEXTS[:2], seeds=[3, 4], options=SIZE | {"negative_prompt": NEGATIVES[:2]}, batch=2, **few)
+    together = calibrate(pipe, TEXTS[:2], seeds=[3, 4], pipe_kwargs=SIZE | {"negative_prompt": NEGATIVES[:2]}, batch_size=2, **few)
     for place in range(2):
-        one = calibrate(pipe, [TEXTS[place]], seeds=[3 + place], options=SIZE | {"negative_prompt": NEGATIVES[place]}, **few)
+        one = calibrate(pipe, [TEXTS[place]], seeds=[3 + place], pipe_kwargs=SIZE | {"negative_prompt": NEGATIVES[place]}, **few)
         assert torch.allclose(one.displacement[0], together.displacement[place], rtol=1e-4, atol=1e-7, equal_nan=True)
         assert torch.allclose(one.sensitivity[0], together.sensitivity[place], rtol=1e-3, atol=1e-6)
 
 
 def test_refinement_wants_the_options_of_its_costs(pipe):
     options = SIZE | {"negative_prompt": tuple(NEGATIVES[:2])}
-    costs = calibrate(pipe, TEXTS[:2], options=options, num_inference_steps=3)
+    costs = calibrate(pipe, TEXTS[:2], pipe_kwargs=options, num_inference_steps=3)
     schedule = fl.derive_schedule(costs, 2)
-    assert len(refine_derived(pipe, costs, schedule, pictures=1, runs=2, options=options).keys) == 2
+    assert len(refine_derived(pipe, costs, schedule, images=1, runs=2, pipe_kwargs=options).keys) == 2
     for other in (None, SIZE):
-        with pytest.raises(ValueError, match="the costs were measured with options .*, refinement is asked with"):
-            refine_derived(pipe, costs, schedule, options=other)
+        with pytest.raises(ValueError, match="the costs were measured with pipe_kwargs .*, refinement is asked with"):
+            refine_derived(pipe, costs, schedule, pipe_kwargs=other)
 
 
 @pytest.mark.parametrize(("name", "values"), [("timesteps", TIMES), ("sigmas", SIGMAS)])
 def test_time_steps_stay_with_the_runs_that_they_are_for(name, values, euler):
-    table = compare(euler, TEXTS[:1], rivals=True, reference_steps=8, options=SIZE | {name: np.array(values)})
+    table = compare(euler, TEXTS[:1], rivals=True, reference_steps=8, pipe_kwargs=SIZE | {name: np.array(values)})
     assert table["forward_calls"].to_dict() == {
-        "untouched": 6, "uniform 3": 3, "plain 3 steps": 3, "mine, prediction held": 3, "mine": 3,
+        "baseline": 6, "uniform 3": 3, "fewer steps (3)": 3, "mine, prediction reused": 3, "mine": 3,
     }  # fmt: skip
-    assert np.isfinite(table.loc["plain 3 steps", "psnr"]) and np.isfinite(table["reference_psnr"]).all()
-    sample(euler, Arm(), TEXTS[:1], [0], num_inference_steps=6, options=SIZE | {name: values})
+    assert np.isfinite(table.loc["fewer steps (3)", "psnr"]) and np.isfinite(table["reference_psnr"]).all()
+    sample(euler, Method(), TEXTS[:1], [0], num_inference_steps=6, pipe_kwargs=SIZE | {name: values})
     first = float(euler.scheduler.timesteps[0])
     seen = []
     handle = euler.unet.register_forward_pre_hook(lambda module, args: seen.append(float(args[1])))
-    sample(euler, Arm(steps=3), TEXTS[:1], [0], num_inference_steps=6, options=SIZE | {name: values})
+    sample(euler, Method(steps=3), TEXTS[:1], [0], num_inference_steps=6, pipe_kwargs=SIZE | {name: values})
     handle.remove()
     assert len(seen) == 3 and seen[0] == pytest.approx(first, abs=1) and min(seen) >= 0
 
@@ -211,15 +214,15 @@ def test_time_steps_stay_with_the_runs_that_they_are_for(name, values, euler):
 def test_the_number_of_calls_follows_the_time_steps(euler):
     eight = [950, 900, 800, 700, 600, 400, 200, 50]
     assert denoiser_calls(euler, 6, {"timesteps": eight}) == 8
-    costs = calibrate(euler, TEXTS[:1], options=SIZE | {"timesteps": eight})
+    costs = calibrate(euler, TEXTS[:1], pipe_kwargs=SIZE | {"timesteps": eight})
     assert costs.num_steps == 8 and costs.measured_on["time_steps"] == "950,900,800,700,600,400,200,50"
     with pytest.raises(ValueError, match=r"the schedule is for 6 steps, the run makes 8; use schedule.rescaled\(8\)"):
-        refine(euler, TEXTS[:1], options=SIZE | {"timesteps": eight})
+        refine(euler, TEXTS[:1], pipe_kwargs=SIZE | {"timesteps": eight})
 
 
 def test_schedules_say_which_time_steps_they_were_measured_on(euler, recwarn, tmp_path):
     given, own = (
-        fl.derive_schedule(calibrate(euler, TEXTS[:1], options=options), 3) for options in (SIZE | {"timesteps": TIMES}, SIZE)
+        fl.derive_schedule(calibrate(euler, TEXTS[:1], pipe_kwargs=options), 3) for options in (SIZE | {"timesteps": TIMES}, SIZE)
     )
     given.save(tmp_path / "schedule.json")
 
@@ -248,7 +251,7 @@ SEEDS = {
 }  # fmt: skip
 
 
-FEW = {"num_inference_steps": 3, "options": SIZE}
+FEW = {"num_inference_steps": 3, "pipe_kwargs": SIZE}
 
 
 @pytest.mark.parametrize("prompts", ["generator", "filtered column"])
@@ -271,12 +274,12 @@ def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp
         numbers = seeds_of(seeds([0, 1]), least=0)
         assert list(numbers) == [0, 1] and all(type(seed) is int for seed in numbers), kind
         called.clear()
-        table = fl.compare_pictures(pipe, {}, prompts(TEXTS[:2]), seeds=seeds([0, 1]), rivals=False, store=kept, **FEW)
+        table = fl.compare_images(pipe, {}, prompts(TEXTS[:2]), seeds=seeds([0, 1]), rivals=False, store=kept, **FEW)
         assert table["prompt"].unique().tolist() == TEXTS[:2] and table["seed"].unique().tolist() == [0, 1], kind
         assert all(type(prompt) is str for prompt in table["prompt"]), kind
         about = calibrate(pipe, prompts(TEXTS[:2]), seeds=seeds([0, 1]), store=file, **FEW).about
         assert about["prompts"] == TEXTS[:2] and about["seeds"] == [0, 1], kind
-        assert kind == "list" or len(called) <= 3, kind  # not the 12 calls of four pictures
+        assert kind == "list" or len(called) <= 3, kind  # not the 12 calls of four images
     handle.remove()
 
 
@@ -287,18 +290,18 @@ def test_numbers_of_every_kind(pipe, tmp_path):
         return next(kinds)(value)
 
     steps, file = kind(6), tmp_path / "costs.safetensors"
-    options = {"longest": kind(2), "batch": kind(1), "order": kind(1), "guidance_scale": np.float32(7.1), "options": SIZE}
+    options = {"max_span": kind(2), "batch_size": kind(1), "order": kind(1), "guidance_scale": np.float32(7.1), "pipe_kwargs": SIZE}
     costs = calibrate(pipe, TEXTS[:1], num_inference_steps=kind(4), **options)
     costs.save(file)
     assert costs.measured_on["guidance_scale"] == 7.1 and type(costs.measured_on["num_inference_steps"]) is int
     fl.derive_schedule(costs, kind(2)).save(tmp_path / "schedule.json")
-    store = {"options": SIZE, "store": tmp_path / "kept.sqlite"}
+    store = {"pipe_kwargs": SIZE, "store": tmp_path / "kept.sqlite"}
     plain = compare(pipe, TEXTS[:1], guidance_scale=5, **store)
     found = compare(
-        pipe, TEXTS[:1], num_inference_steps=steps, repeats=kind(0), batch=kind(2), guidance_scale=np.float64(5), **store
+        pipe, TEXTS[:1], num_inference_steps=steps, repeats=kind(0), batch_size=kind(2), guidance_scale=np.float64(5), **store
     )
     pd.testing.assert_frame_equal(found, plain)
-    assert Arm(steps=kind(3), prior_noise=np.float32(0)).about() == Arm(steps=3).about()
+    assert Method(steps=kind(3), prior_noise=np.float32(0)).about() == Method(steps=3).about()
     assert KeySchedule(steps, np.array([0, 2])) == KeySchedule(6, (0, 2)) and KeySchedule.uniform(steps, kind(2)).to_json()
 
 
@@ -366,8 +369,8 @@ def test_numbers_that_are_none():
         2.5,
         3,
     ]
-    with pytest.raises(ValueError, match="batch=0 asked; accepted: a whole number of 1 or more"):
-        whole("batch", np.int64(0), 1)
+    with pytest.raises(ValueError, match="batch_size=0 asked; accepted: a whole number of 1 or more"):
+        whole("batch_size", np.int64(0), 1)
     assert listed("keys", pd.Series([1, 2], index=[5, 6]), "numbers") == [1, 2] and prompts_of(np.array(["a"])) == ["a"]
 
 
@@ -408,7 +411,7 @@ def test_nothing_is_left_behind_by_what_is_refused(pipe):
     before = state(pipe)
     for way in WAYS.values():
         with pytest.raises(ValueError):
-            way(pipe, options={"negative_prompt": NEGATIVES[:2]})
+            way(pipe, pipe_kwargs={"negative_prompt": NEGATIVES[:2]})
     assert state(pipe) == before
 
 

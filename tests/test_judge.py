@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, pictures
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, scene_images
 from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
 from fastdiff_lab.shapes.scenes import draw
 from fastdiff_lab.shapes.training.judge_training import blur, judge_accuracy
@@ -24,18 +24,18 @@ def abstained(images) -> float:
 
 @pytest.mark.parametrize("sigma", [3.0, 4.5, 8.0])
 def test_it_abstains_on_blurred_scenes(sigma):
-    assert abstained(blur(pictures(SEEDS[:200]), sigma)) >= 0.95
+    assert abstained(blur(scene_images(SEEDS[:200]), sigma)) >= 0.95
 
 
 @pytest.mark.parametrize("share", [0.4, 0.5])
 def test_it_abstains_on_blends_of_two_scenes(share):
-    images = pictures(SEEDS[:200])
+    images = scene_images(SEEDS[:200])
     # The neighbour has another background and objects; a blend shows both.
     assert abstained(share * images + (1 - share) * images.roll(1, 0)) >= 0.9
 
 
 def test_it_abstains_on_bare_backgrounds_and_noise():
-    images = pictures(SEEDS[:100])
+    images = scene_images(SEEDS[:100])
     assert abstained(images[:, :, :1, :1].expand_as(images).contiguous()) >= 0.95
     assert abstained(torch.randn(images.shape, generator=torch.Generator().manual_seed(0))) == 1.0
 
@@ -51,5 +51,5 @@ def test_prompt_accuracy_counts_what_the_prompt_asks_for():
 
 def test_features_tell_sets_of_scenes_apart():
     judge = load_judge()
-    features = judge.features(pictures(SEEDS[:64]))
+    features = judge.features(scene_images(SEEDS[:64]))
     assert features.shape == (64, 128) and features.std() > 0.01

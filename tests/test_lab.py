@@ -21,11 +21,11 @@ from fastdiff_lab.lab.session.background_job import Later, Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
 from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
-from fastdiff_lab.lab.session.paired_run import ACCELERATED, UNTOUCHED, PairRunner
+from fastdiff_lab.lab.session.paired_run import ACCELERATED, BASELINE, PairRunner
 from fastdiff_lab.lab.session.prediction import Predictor
 from fastdiff_lab.lab.session.settings import Acceleration, Settings
 from fastdiff_lab.lab.session.watching import Cancelled, watched
-from fastdiff_lab.sampling.methods import Arm, denoiser_arguments, sample
+from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 
 PROMPT = "a large red star at the left on a white background"
 SHORT = Settings(PROMPT, num_inference_steps=8)
@@ -65,7 +65,7 @@ def test_settings_say_what_is_accepted(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"what": "decoder"}, "what='decoder' with order=0 asked; accepted: encoder or prediction, with order 0 or 1"),
+        ({"reuse": "decoder"}, "reuse='decoder' with order=0 asked; accepted: encoder or prediction, with order 0 or 1"),
         ({"order": 2}, "with order=2 asked"),
         ({"prior_noise": 2}, "prior noise weight 2 asked; accepted: a number from 0 to 1"),
         ({"prior_start": -0.1}, "prior noise start -0.1 asked"),
@@ -110,8 +110,8 @@ def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
 def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
     settings = Settings(PROMPT, num_inference_steps=20, guidance_scale=5.0, scheduler="dpm-solver++")
     runner = PairRunner(pipe, preview_every=0)
-    for what in ("encoder", "prediction"):
-        acceleration = Acceleration(KeySchedule.paper(20), what=what)
+    for reuse in ("encoder", "prediction"):
+        acceleration = Acceleration(KeySchedule.paper(20), reuse=reuse)
         prediction = predictor.predict(settings, acceleration)
         counts = runner.run(settings, acceleration).accelerated.counts
         assert (prediction.encoder_calls, prediction.forward_calls) == (counts.encoder_calls, counts.forward_calls)
@@ -165,7 +165,7 @@ def test_the_time_ceiling_is_interpolated_between_the_sizes_that_were_timed():
     longer = Acceleration(KeySchedule(32, (0,)))
     assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), longer) == pytest.approx(96 / 65)
     assert halves.ceiling(Settings(PROMPT, guidance_scale=1), acceleration) is None
-    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 6)), what="prediction")) == 6
+    assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 6)), reuse="prediction")) == 6
 
 
 def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):
@@ -182,10 +182,10 @@ def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):
 
 
 def test_watching_sees_every_step_and_changes_nothing(pipe):
-    arm = Arm(KeySchedule(8, (0, 3)))
-    plain, before, seen = sample(pipe, arm, [PROMPT], [0], **SHORT.options), state(pipe), []
+    method = Method(KeySchedule(8, (0, 3)))
+    plain, before, seen = sample(pipe, method, [PROMPT], [0], **SHORT.options), state(pipe), []
     with watched(pipe, lambda latents: seen.append(latents.clone()), lambda: False):
-        again = sample(pipe, arm, [PROMPT], [0], **SHORT.options)
+        again = sample(pipe, method, [PROMPT], [0], **SHORT.options)
     assert len(seen) == 8 and torch.equal(again.latents, plain.latents) and torch.equal(seen[-1], plain.latents)
     assert state(pipe) == before
 
@@ -215,17 +215,17 @@ def unwatched(pipe):
     return PairRunner(pipe, preview_every=0)
 
 
-@pytest.mark.parametrize("acceleration", [{}, {"what": "prediction"}, {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}])
+@pytest.mark.parametrize("acceleration", [{}, {"reuse": "prediction"}, {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}])
 def test_previews_change_no_bit(pipe, unwatched, acceleration):
     settings = Settings(PROMPT, num_inference_steps=5)
     given = Acceleration(KeySchedule(5, (0, 1, 3)), **acceleration)
     plain, shown = unwatched.run(settings, given), []
     previewed = PairRunner(pipe, preview_every=1).run(settings, given, shown.append)
-    for side in ("untouched", "accelerated"):
+    for side in ("baseline", "accelerated"):
         assert torch.equal(getattr(plain, side).latents, getattr(previewed, side).latents)
         assert getattr(plain, side).images[0].tobytes() == getattr(previewed, side).images[0].tobytes()
-    pictures = [progress for progress in shown if progress.picture is not None]
-    assert {progress.side for progress in pictures} == {UNTOUCHED, ACCELERATED} and len(pictures) == 2 * 5
+    images = [progress for progress in shown if progress.image is not None]
+    assert {progress.side for progress in images} == {BASELINE, ACCELERATED} and len(images) == 2 * 5
     assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(6), 5]
 
 
@@ -239,12 +239,12 @@ def test_prior_noise_starts_where_it_was_asked_to(pipe):
     assert torch.equal(none, late) and not torch.equal(none, early)
 
 
-def test_the_untouched_run_is_made_once_for_each_prompt_seed_and_settings(pipe):
+def test_the_baseline_is_made_once_for_each_prompt_seed_and_settings(pipe):
     settings = Settings(PROMPT, num_inference_steps=5)
     runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(5, 1)
     first = runner.run(settings, Acceleration(schedule))
     second = runner.run(settings, Acceleration(KeySchedule.uniform(5, 2), order=1))
-    assert not first.baseline_was_known and second.baseline_was_known and second.untouched is first.untouched
+    assert not first.baseline_was_known and second.baseline_was_known and second.baseline is first.baseline
     for other in (
         Settings(PROMPT, seed=1, num_inference_steps=5),
         Settings("a small white ring on a red background", num_inference_steps=5),
@@ -262,7 +262,7 @@ def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):
     same = judge.run(settings, Acceleration(KeySchedule(8, tuple(range(8)))))
     assert same.psnr == math.inf and same.ssim == pytest.approx(1) and same.latent_error == 0
     other = judge.run(settings, Acceleration(KeySchedule(8, (0,))))
-    assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {UNTOUCHED, ACCELERATED}
+    assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {BASELINE, ACCELERATED}
     assert PairRunner(pipe).run(Settings(PROMPT, num_inference_steps=5), Acceleration(KeySchedule(5, (0,)))).prompt_right is None
     assert state(pipe) == before and type(pipe.scheduler).__name__ == "DDIMScheduler"
 
@@ -272,11 +272,11 @@ def test_a_cancelled_pair_leaves_the_pipeline_and_keeps_no_half_baseline(pipe):
     with pytest.raises(Cancelled):
         runner.run(SHORT, Acceleration(KeySchedule(8, (0,))), seen.append, lambda: len(seen) > 4)
     assert not runner.baselines and state(pipe) == before
-    expected = sample(pipe, Arm(), [PROMPT], [0], **SHORT.options).latents
-    assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).untouched.latents, expected)
+    expected = sample(pipe, Method(), [PROMPT], [0], **SHORT.options).latents
+    assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).baseline.latents, expected)
 
 
-# ---------------------------------------------------------------------------------------------------- history and pictures
+# ---------------------------------------------------------------------------------------------------- history and images
 
 
 def test_the_history_is_a_table_and_a_file(pipe, predictor, tmp_path):
@@ -289,7 +289,7 @@ def test_the_history_is_a_table_and_a_file(pipe, predictor, tmp_path):
     assert read.loc[0, "psnr"] == pytest.approx(history.table().loc[0, "psnr"]) and np.isnan(read.loc[0, "predicted_error"])
 
 
-def test_a_difference_is_black_where_pictures_are_equal():
+def test_a_difference_is_black_where_images_are_equal():
     from PIL import Image
 
     grey, lighter = (Image.new("RGB", (600, 600), (level, level, level)) for level in (10, 12))

@@ -1,4 +1,4 @@
-"""Pictures of notebook 09 after its runs, light and dark: those that the README shows, made when asked for. Look at them.
+"""Images of notebook 09 after its runs, light and dark: those that the README shows, made when asked for. Look at them.
 
 FASTDIFF_SCREENSHOTS=docs python -m pytest tests/test_lab_screenshots.py
 """
@@ -17,12 +17,12 @@ SCREENSHOTS = os.environ.get("FASTDIFF_SCREENSHOTS", "")
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
-    pytest.mark.skipif(not SCREENSHOTS, reason="set FASTDIFF_SCREENSHOTS to a folder for pictures of the lab"),
+    pytest.mark.skipif(not SCREENSHOTS, reason="set FASTDIFF_SCREENSHOTS to a folder for images of the lab"),
 ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_pictures_of_the_lab(theme, tmp_path):
+def test_images_of_the_lab(theme, tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
     shutil.copy(Path(__file__).parent.parent / "notebooks" / "09_interactive_lab.ipynb", folder)

@@ -19,14 +19,14 @@ def stopped():
     """A pipeline, its latents, and its accelerated latents."""
     with torch.no_grad():
         pipe = pipeline(dtype=torch.float32)
-        untouched = run(pipe, 6, pictures=1)
+        baseline = run(pipe, 6, images=1)
         with fl.encoder_propagation(pipe, FEW):
-            return pipe, untouched, run(pipe, 6, pictures=1)
+            return pipe, baseline, run(pipe, 6, images=1)
 
 
 @pytest.mark.parametrize("at", range(6))
 def test_an_exception_at_any_step_leaves_the_pipeline_as_it_was(at, stopped):
-    pipe, untouched, accelerated = stopped
+    pipe, baseline, accelerated = stopped
     error = (Stop, KeyboardInterrupt)[at % 2]
     before = state(pipe)
 
@@ -36,14 +36,14 @@ def test_an_exception_at_any_step_leaves_the_pipeline_as_it_was(at, stopped):
         return values
 
     with pytest.raises(error), fl.encoder_propagation(pipe, FEW), fl.prior_noise_injection(pipe):
-        run(pipe, 6, pictures=1, callback_on_step_end=stop)
+        run(pipe, 6, images=1, callback_on_step_end=stop)
     assert state(pipe) == before
-    assert torch.equal(run(pipe, 6, pictures=1), untouched)
+    assert torch.equal(run(pipe, 6, images=1), baseline)
     with fl.encoder_propagation(pipe, FEW):
         with pytest.raises(error):
-            run(pipe, 6, pictures=1, callback_on_step_end=stop)
-        assert torch.equal(run(pipe, 6, pictures=1), accelerated)
-        assert torch.equal(run(pipe, 6, pictures=1), accelerated)
+            run(pipe, 6, images=1, callback_on_step_end=stop)
+        assert torch.equal(run(pipe, 6, images=1), accelerated)
+        assert torch.equal(run(pipe, 6, images=1), accelerated)
 
 
 # Before the first key, at a step that was decoded ahead, and at a key after such steps.
@@ -53,7 +53,7 @@ STOPS = [("plain", 0), ("plain", 2), ("plain", 3), *((name, (2, 3, 0)[place % 3]
 @pytest.mark.parametrize(("name", "at"), STOPS)
 def test_an_exception_leaves_every_denoiser_class_as_it_was(name, at):
     pipe, given = denoiser_pipe(name), conditions(name)
-    untouched = loop(pipe, 2, given)
+    baseline = loop(pipe, 2, given)
     before = state(pipe)
 
     def stopping(step):
@@ -64,7 +64,7 @@ def test_an_exception_leaves_every_denoiser_class_as_it_was(name, at):
     with pytest.raises(Stop), fl.encoder_propagation(pipe, FEW):
         loop(pipe, 6, stopping)
     assert state(pipe) == before
-    assert torch.equal(loop(pipe, 2, given), untouched)
+    assert torch.equal(loop(pipe, 2, given), baseline)
 
 
 def test_features_are_freed_when_they_have_been_used():
@@ -89,8 +89,8 @@ def test_something_installed_above_in_the_block_is_left_there_and_said():
             loop(pipe, 10, conditions())
             ours = mid._compiled_call_impl
             mid._compiled_call_impl = lambda *args, **kwargs: ours(*args, **kwargs)
-    untouched = loop(denoiser_pipe(), 5, conditions())
-    assert torch.equal(loop(pipe, 5, conditions()), untouched)
+    baseline = loop(denoiser_pipe(), 5, conditions())
+    assert torch.equal(loop(pipe, 5, conditions()), baseline)
 
 
 def test_no_state_stays_on_the_model():

@@ -40,8 +40,8 @@ def test_it_can_be_read_on_the_web(path):
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs and all(output.output_type != "error" for output in outputs)
     assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
-    pictures = [text for output in outputs for text in [output.get("data", {}).get("text/html", "")] if "<img" in text]
-    assert pictures and all('<img alt="' in text for text in pictures)
+    images = [text for output in outputs for text in [output.get("data", {}).get("text/html", "")] if "<img" in text]
+    assert images and all('<img alt="' in text for text in images)
 
 
 FOREIGN = re.compile(

@@ -56,7 +56,7 @@ def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"order": 1}, {"parallel_decoding": False}, {"what": "prediction"}, {"max_rows": 4}], ids=str
+    "options", [{}, {"order": 1}, {"parallel_decoding": False}, {"reuse": "prediction"}, {"max_rows": 4}], ids=str
 )
 @pytest.mark.parametrize("make", [pipeline, controlnet_pipeline], ids=["sd", "controlnet"])
 def test_no_step_makes_the_host_wait(make, options, monkeypatch):
@@ -89,7 +89,7 @@ def test_the_watch_sees_an_index_that_is_made_of_a_list():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("order", "keys"), [(0, KEYS), (1, KeySchedule(6, [0, 1]))], ids=["held", "order 1"])
+@pytest.mark.parametrize(("order", "keys"), [(0, KEYS), (1, KeySchedule(6, [0, 1]))], ids=["reused", "order 1"])
 def test_a_compiled_child_has_a_graph_per_size_and_a_second_run_compiles_nothing(order, keys):
     torch._dynamo.reset()
     plain, pipe, graphs, steps = pipeline(dtype=torch.float32), pipeline(dtype=torch.float32), [], keys.num_steps

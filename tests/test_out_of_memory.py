@@ -1,4 +1,4 @@
-"""Memory that runs out inside a group: the same pictures in smaller passes. And how many rows fit, told before."""
+"""Memory that runs out inside a group: the same images in smaller passes. And how many rows fit, told before."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.propagation.extrapolation import Extrapolation
 from fastdiff_lab.propagation.pass_bytes import PassBytes, bytes_of_pass
 from fastdiff_lab.propagation.row_capacity import SHARE, RowLimit
-from fastdiff_lab.sampling.methods import Arm, as_arm, denoiser_arguments
+from fastdiff_lab.sampling.methods import Method, as_method, denoiser_arguments
 
 KEYS = KeySchedule(10, [0, 1, 4])
-ROWS_OF_STEP = 4  # two pictures with guidance
+ROWS_OF_STEP = 4  # two images with guidance
 
 
 def small() -> Any:
@@ -67,7 +67,7 @@ ORDER_1, ROWS_20, BOTH = {"order": 1}, {"max_rows": 20}, {"order": 1, "max_rows"
     ],
     ids=str,
 )  # fmt: skip
-def test_the_same_pictures_in_smaller_passes(most, place, options, shared, expected_of):
+def test_the_same_images_in_smaller_passes(most, place, options, shared, expected_of):
     """`place`: the first or the last of the decoder's children runs out."""
     pipe, seen, expected = shared, [], expected_of(**options)
     before, runs_out = state(pipe), most < options.get("max_rows", 24)
@@ -104,16 +104,16 @@ def test_what_a_pass_left_is_gone_before_the_next_one():
 
 def test_one_step_that_does_not_fit_says_so_and_leaves_the_pipeline_as_it_was():
     pipe = small()
-    untouched, before = run(pipe), state(pipe)
+    baseline, before = run(pipe), state(pipe)
     with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1])) as counts:
         with little_memory(entries(pipe)[1], 3), pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory") as caught:
             run(pipe)
-        assert caught.value.__notes__[-1] == "one step of 4 rows does not fit; draw fewer pictures in one call"
+        assert caught.value.__notes__[-1] == "one step of 4 rows does not fit; draw fewer images in one call"
         expected = run(pipe)
         assert counts.steps == 10 and counts.forward_calls == 2
     with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1])):
         assert torch.equal(run(pipe), expected)
-    assert state(pipe) == before and torch.equal(run(pipe), untouched)
+    assert state(pipe) == before and torch.equal(run(pipe), baseline)
 
 
 MESSAGES = {
@@ -151,73 +151,83 @@ def test_other_errors_go_through(error):
 @functools.cache
 def text_to_image():
     """One pipeline for tests that leave it as it was: its operations and bytes are counted once."""
-    return ROWS["sd"].build(), ["a red circle", "a white ring"], {"num_inference_steps": 5, "options": {"height": 32, "width": 24}}
+    return (
+        ROWS["sd"].build(),
+        ["a red circle", "a white ring"],
+        {"num_inference_steps": 5, "pipe_kwargs": {"height": 32, "width": 24}},
+    )
 
 
 def test_calibration_goes_on_with_half_the_rows_and_runs_out_once():
     pipe, prompts, options = text_to_image()
-    expected = fl.calibrate(pipe, prompts, longest=4, order=1, **options)
+    expected = fl.calibrate(pipe, prompts, max_span=4, order=1, **options)
     seen = []
     with little_memory(entries(pipe)[1], 8, seen=seen), pytest.warns(UserWarning, match="max_rows=8 to begin"):
-        costs = fl.calibrate(pipe, prompts, longest=4, order=1, **options)
+        costs = fl.calibrate(pipe, prompts, max_span=4, order=1, **options)
     assert sum(rows > 8 for rows, _ in seen) == 1
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
     assert torch.allclose(costs.sensitivity, expected.sensitivity, rtol=1e-4)
 
 
-def test_calibration_goes_on_with_half_the_pictures():
+def test_calibration_goes_on_with_half_the_images():
     pipe, prompts, options = text_to_image()
-    expected = fl.calibrate(pipe, prompts, longest=2, batch=1, **options)
+    expected = fl.calibrate(pipe, prompts, max_span=2, batch_size=1, **options)
     with (
         little_memory(pipe.unet.conv_in, 2),
-        pytest.warns(UserWarning, match="memory ran out with 2 pictures .* batch=1"),
+        pytest.warns(UserWarning, match="memory ran out with 2 images .* batch_size=1"),
     ):
-        costs = fl.calibrate(pipe, prompts, longest=2, batch=2, **options)
+        costs = fl.calibrate(pipe, prompts, max_span=2, batch_size=2, **options)
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
-    assert costs.displacement.isfinite().any(dim=-1)[:, 0, :-1].all()  # of both pictures, at each key
+    assert costs.displacement.isfinite().any(dim=-1)[:, 0, :-1].all()  # of both images, at each key
 
 
-def test_comparison_goes_on_with_half_of_rows_or_pictures():
+def test_comparison_goes_on_with_half_of_rows_or_images():
     pipe, prompts, options = text_to_image()
-    arms, columns = {"keys": KeySchedule(5, [0, 2])}, ["arm", "mse", "latent_mse", "encoder_calls"]
-    expected = fl.compare_pictures(pipe, arms, prompts, rivals=False, **options)[columns]
-    for module, most, words in ((entries(pipe)[1], 8, "max_rows=8"), (pipe.unet.conv_in, 2, "batch=1")):
+    methods, columns = {"keys": KeySchedule(5, [0, 2])}, ["method", "mse", "latent_mse", "encoder_calls"]
+    expected = fl.compare_images(pipe, methods, prompts, rivals=False, **options)[columns]
+    for module, most, words in ((entries(pipe)[1], 8, "max_rows=8"), (pipe.unet.conv_in, 2, "batch_size=1")):
         with little_memory(module, most), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            found = fl.compare_pictures(pipe, arms, prompts, rivals=False, **options)[columns]
+            found = fl.compare_images(pipe, methods, prompts, rivals=False, **options)[columns]
         assert any(words in str(one.message) for one in said)
-        assert found["arm"].equals(expected["arm"]) and found["encoder_calls"].equals(expected["encoder_calls"])
+        assert found["method"].equals(expected["method"]) and found["encoder_calls"].equals(expected["encoder_calls"])
         assert (found["latent_mse"] - expected["latent_mse"]).abs().max() < 1e-9
 
 
 def test_both_say_what_they_take_before_they_start(capsys, tmp_path):
     pipe, prompts, options = text_to_image()
-    fl.calibrate(pipe, prompts[:1], longest=2, **options)
+    fl.calibrate(pipe, prompts[:1], max_span=2, **options)
     assert re.search(
         r"calibration: .* decoder calls, about \d+ s and 0\.0 GiB beside the weights",
         capsys.readouterr().err,
     )
     for is_first in (True, False):
-        fl.compare_pictures(pipe, {"keys": KeySchedule(5, [0, 2])}, prompts[:1], store=tmp_path / "kept.sqlite", **options)
-        said = "comparison: 5 pictures of 5 arms, about " in capsys.readouterr().err
+        fl.compare_images(pipe, {"keys": KeySchedule(5, [0, 2])}, prompts[:1], store=tmp_path / "kept.sqlite", **options)
+        said = "comparison: 5 images of 5 methods, about " in capsys.readouterr().err
         assert said == is_first  # nothing is left to be drawn
 
 
 def test_the_bytes_and_seconds_that_a_comparison_tells():
     pipe, prompts, _ = text_to_image()
     arguments = denoiser_arguments(pipe, prompts[0])
-    for arm in (
-        Arm(),
-        Arm(KeySchedule(5, [0])),
-        Arm(KeySchedule(5, [0]), max_rows=8),
-        Arm(KeySchedule(5, [0]), parallel_decoding=False),
+    for method in (
+        Method(),
+        Method(KeySchedule(5, [0])),
+        Method(KeySchedule(5, [0]), max_rows=8),
+        Method(KeySchedule(5, [0]), parallel_decoding=False),
     ):
-        with peak_bytes() as peak, as_arm(pipe, arm, 5):
+        with peak_bytes() as peak, as_method(pipe, method, 5):
             pipe(prompts, output_type="latent", num_inference_steps=5)
-        assert 0.5 * peak.bytes < bytes_of(arm, pipe.unet, arguments, 2) < 1.6 * peak.bytes
+        assert 0.5 * peak.bytes < bytes_of(method, pipe.unet, arguments, 2) < 1.6 * peak.bytes
     call, keys = OneCall(0.1, decoder=0.5), KeySchedule(6, [0, 2])
-    arms = {Arm(): 0.6, Arm(keys): 0.4, Arm(keys, what="prediction"): 0.2, Arm(steps=3): 0.3, Arm(deepcache=2): 0.3}
-    assert all(abs(seconds_of(arm, call, 6) - seconds) < 1e-9 for arm, seconds in arms.items())
+    methods = {
+        Method(): 0.6,
+        Method(keys): 0.4,
+        Method(keys, reuse="prediction"): 0.2,
+        Method(steps=3): 0.3,
+        Method(deepcache=2): 0.3,
+    }
+    assert all(abs(seconds_of(method, call, 6) - seconds) < 1e-9 for method, seconds in methods.items())
 
 
 # How many rows fit
@@ -238,7 +248,7 @@ def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
 
 
 def test_steps_for_bytes_and_bytes_for_steps():
-    needed = PassBytes(encoder=300, held=100, step=50)
+    needed = PassBytes(encoder=300, reused=100, step=50)
     assert [needed.of(steps) for steps in (1, 4, 5, 10)] == [300, 300, 350, 600]
     assert [needed.steps(free) for free in (0, 149, 150, 600, 649)] == [1, 1, 1, 10, 10]
 
@@ -268,7 +278,7 @@ def test_by_default_as_many_rows_as_fit(monkeypatch):
 def test_serial_decoding_does_not_ask_for_free_memory(monkeypatch):
     monkeypatch.setattr("fastdiff_lab.propagation.row_capacity.free_bytes", lambda device: 1 / 0)
     pipe = small()
-    for options in ({"parallel_decoding": False}, {"what": "prediction"}, {"max_rows": 8}):
+    for options in ({"parallel_decoding": False}, {"reuse": "prediction"}, {"max_rows": 8}):
         with fl.encoder_propagation(pipe, KEYS, **options):
             run(pipe)
 
@@ -286,27 +296,27 @@ def test_weights_that_offloading_will_bring_are_reckoned_with(monkeypatch):
 
 
 CARD = 24 * 10**9
-PICTURES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
+IMAGES = {"sd-1.5": 16, "sdxl": 4}  # compare's batch; for SDXL calibrate's
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_by_default_a_full_size_model_fits_a_card_of_24_gb(name, monkeypatch):
     """The paper's longest group, 15 steps, and calibration's longest span, 25: real runs of the denoiser, without weights' values."""
-    size, pictures, longest = FULL_SIZE[name], PICTURES[name], 25
+    size, images, max_span = FULL_SIZE[name], IMAGES[name], 25
     with torch.device("meta"):
         model = size.make().eval().half()  # its own: `size.model` is shared
     weights = sum(p.nbytes for p in model.parameters())
     free_memory(monkeypatch, CARD - weights)
-    given = {key: more(value, pictures) for key, value in size.call().items() if key not in ("sample", "timestep")}
-    sample = more(size.call()["sample"], pictures)
+    given = {key: more(value, images) for key, value in size.call().items() if key not in ("sample", "timestep")}
+    sample = more(size.call()["sample"], images)
     pipe = SimpleNamespace(unet=model, scheduler=scheduler())
-    pipe.scheduler.set_timesteps(longest)
-    with fl.encoder_propagation(pipe, KeySchedule(longest, [0])) as counts, peak_bytes() as peak, fused_attention():
+    pipe.scheduler.set_timesteps(max_span)
+    with fl.encoder_propagation(pipe, KeySchedule(max_span, [0])) as counts, peak_bytes() as peak, fused_attention():
         for timestep in pipe.scheduler.timesteps:
             model(sample, timestep, **given)
     assert 0.4 * (CARD - weights) < peak.bytes < CARD - weights
-    assert 1 < counts.forward_calls < longest and counts.decoder_calls == longest
+    assert 1 < counts.forward_calls < max_span and counts.decoder_calls == max_span
 
 
 def fused_attention():
@@ -315,8 +325,8 @@ def fused_attention():
     return _FusedAttention()
 
 
-def more(value, pictures):
+def more(value, images):
     if isinstance(value, dict):
-        return {name: more(inner, pictures) for name, inner in value.items()}
+        return {name: more(inner, images) for name, inner in value.items()}
     half = value.half() if value.is_floating_point() else value
-    return half.repeat(pictures, *[1] * (value.dim() - 1))
+    return half.repeat(images, *[1] * (value.dim() - 1))

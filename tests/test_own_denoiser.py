@@ -89,34 +89,34 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def test_every_step_a_key_is_the_untouched_denoiser(pipe):
-    untouched = sampled(pipe)
+def test_every_step_a_key_is_the_baseline_denoiser(pipe):
+    baseline = sampled(pipe)
     with fl.encoder_propagation(pipe, KeySchedule(6, range(6))) as counts:
-        assert torch.equal(sampled(pipe), untouched)
+        assert torch.equal(sampled(pipe), baseline)
     assert counts.encoder_calls == counts.decoder_calls == 6
 
 
 def split_by_hand(model: OwnUNet, keys: tuple[int, ...]):
-    """Held features at the steps between keys, each with its own time and style."""
-    times, held = [], {}
+    """Reused features at the steps between keys, each with its own time and style."""
+    times, reused = [], {}
 
     def predict(sample: Tensor, timestep: Tensor, style: Tensor) -> Tensor:
         embedding = model.embedding(timestep, style)
         if len(times) in keys:
-            hidden, held["skips"] = model.read(sample), []
+            hidden, reused["skips"] = model.read(sample), []
             for block in model.shrink:
                 hidden, skip = block(hidden, embedding)
-                held["skips"].append(skip)
-            held["middle"] = model.middle(hidden)
+                reused["skips"].append(skip)
+            reused["middle"] = model.middle(hidden)
         times.append(timestep)
-        return model.decoded(held["middle"], list(held["skips"]), embedding)
+        return model.decoded(reused["middle"], list(reused["skips"]), embedding)
 
     return predict
 
 
 def test_serial_is_parallel_is_the_split_by_hand(pipe):
-    untouched, by_hand = sampled(pipe), sampled(pipe, predict=split_by_hand(pipe.unet, KEYS.keys))
-    assert distance(by_hand, untouched) > 1e-4
+    baseline, by_hand = sampled(pipe), sampled(pipe, predict=split_by_hand(pipe.unet, KEYS.keys))
+    assert distance(by_hand, baseline) > 1e-4
     for options, forwards in (({"parallel_decoding": False}, 6), ({}, 3), ({"max_rows": 4}, 4)):
         with fl.encoder_propagation(pipe, KEYS, **options) as counts:
             assert distance(sampled(pipe), by_hand) < 1e-10
@@ -131,13 +131,13 @@ def test_serial_is_parallel_with_extrapolated_features(pipe):
     assert distance(*found) < 1e-10 and distance(found[0], sampled(pipe)) > 1e-4
 
 
-@pytest.mark.parametrize("what", ["decoder", "prediction"])
-def test_its_decoder_and_its_prediction_can_be_held(pipe, what):
-    with fl.encoder_propagation(pipe, KEYS, what=what) as counts:
-        held = sampled(pipe)
-    with fl.encoder_propagation(pipe, KEYS, what="prediction"):
-        assert distance(held, sampled(pipe)) < 1e-10
-    assert counts.steps == 6 and counts.forward_calls == (6 if what == "decoder" else 3)
+@pytest.mark.parametrize("reuse", ["decoder", "prediction"])
+def test_its_decoder_and_its_prediction_can_be_held(pipe, reuse):
+    with fl.encoder_propagation(pipe, KEYS, reuse=reuse) as counts:
+        reused = sampled(pipe)
+    with fl.encoder_propagation(pipe, KEYS, reuse="prediction"):
+        assert distance(reused, sampled(pipe)) < 1e-10
+    assert counts.steps == 6 and counts.forward_calls == (6 if reuse == "decoder" else 3)
 
 
 def test_what_was_registered_as_a_condition_is_compared(pipe):

@@ -75,13 +75,13 @@ def test_another_strength_never_gets_the_features_of_the_run_before():
     assert counts.encoder_calls == 4
 
 
-@pytest.mark.parametrize("changed", ["picture size", "pictures", "text", "guidance off", "seed"])
+@pytest.mark.parametrize("changed", ["image size", "images", "text", "guidance off", "seed"])
 def test_nothing_of_the_run_before_is_left(changed):
     """Users of caches report stale features after another resolution, batch or prompt."""
     pipe = stable_diffusion()
     plain = TEXT | {"num_inference_steps": 10, "output_type": "latent", "height": 16, "width": 16}
     other = plain | {
-        "picture size": {"height": 32, "width": 16}, "pictures": {"num_images_per_prompt": 3}, "text": {"prompt": "a white ring"},
+        "image size": {"height": 32, "width": 16}, "images": {"num_images_per_prompt": 3}, "text": {"prompt": "a white ring"},
         "guidance off": {"guidance_scale": 1.0}, "seed": {"latents": torch.randn(1, 4, 8, 8, dtype=torch.float64)},
     }[changed]  # fmt: skip
     with fl.encoder_propagation(pipe, KEYS):
@@ -110,13 +110,13 @@ def test_another_number_of_steps_is_refused_by_name():
 def test_entering_twice_is_refused_and_leaving_brings_the_pipeline_back():
     """There it ends in KeyError, and the pipeline is dead."""
     pipe = pipeline(dtype=torch.float32)
-    untouched, before = run(pipe), state(pipe)
+    baseline, before = run(pipe), state(pipe)
     with fl.encoder_propagation(pipe, KEYS):
         accelerated = run(pipe)
         with pytest.raises(RuntimeError, match="accelerated already"), fl.encoder_propagation(pipe, KEYS):
             pass
         assert torch.equal(run(pipe), accelerated)
-    assert state(pipe) == before and torch.equal(run(pipe), untouched)
+    assert state(pipe) == before and torch.equal(run(pipe), baseline)
 
 
 @pytest.mark.filterwarnings("ignore:the encoder_propagation block accelerated nothing")
@@ -223,9 +223,9 @@ def test_a_class_of_ones_own_plugs_in():
 
     pipe = denoiser_pipe()
     pipe.unet.__class__ = Own
-    untouched = loop(pipe, 10, conditions())
+    baseline = loop(pipe, 10, conditions())
     with fl.encoder_propagation(pipe, KeySchedule(10, range(10))):
-        assert torch.equal(loop(pipe, 10, conditions()), untouched)
+        assert torch.equal(loop(pipe, 10, conditions()), baseline)
     with fl.encoder_propagation(pipe, KEYS) as counts:
         loop(pipe, 10, conditions())
     assert (counts.encoder_calls, counts.forward_calls) == (4, 4)

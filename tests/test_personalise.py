@@ -1,4 +1,4 @@
-"""A new object learned from five pictures: its drawing, its judge, and what each method may change."""
+"""A new object learned from five images: its drawing, its judge, and what each method may change."""
 
 from __future__ import annotations
 
@@ -74,24 +74,24 @@ def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", personalise.LESSONS)
-def test_the_table_of_arms(method, monkeypatch, tmp_path):
+def test_the_table_of_methods(method, monkeypatch, tmp_path):
     monkeypatch.setattr(personalise, "STEPS", 5)
     monkeypatch.setattr(personalise, "SEEDS", 2)
     monkeypatch.setattr(personalise, "NEW", NEW[:2])
     pipe = personalise.untrained()
     personalise.LESSONS[method](pipe, tmp_path, steps=1)
-    table, images = personalise.judged(pipe, method, {"untouched": None, "two": KeySchedule(5, [0, 2])})
-    assert table["keys"].tolist() == [5, 2] and table["pictures"].tolist() == [4, 4]
+    table, images = personalise.judged(pipe, method, {"baseline": None, "two": KeySchedule(5, [0, 2])})
+    assert table["keys"].tolist() == [5, 2] and table["images"].tolist() == [4, 4]
     assert [len(shown) for shown in images.values()] == [2, 2]
-    axes = personalise.drawn_arms(images, plot.figure()).axes
-    assert [ax.get_ylabel() for ax in axes[::2]] == ["learned from", "untouched", "two"] and all(ax.images for ax in axes[2:])
+    axes = personalise.drawn_methods(images, plot.figure()).axes
+    assert [ax.get_ylabel() for ax in axes[::2]] == ["learned from", "baseline", "two"] and all(ax.images for ax in axes[2:])
     assert table["psnr"][0] == float("inf") and table["psnr"][1] < 100
     assert table["overlap"].between(0, 1).all() and table["likeness"].between(-1, 1).all()
 
 
-def test_the_arms_of_the_paper():
-    arms = personalise.schedules("dreambooth")
-    assert [None if schedule is None else len(schedule.keys) for schedule in arms.values()] == [None, 10, 10, 10]
+def test_the_methods_of_the_paper():
+    methods = personalise.schedules("dreambooth")
+    assert [None if schedule is None else len(schedule.keys) for schedule in methods.values()] == [None, 10, 10, 10]
 
 
 def far_apart(one, other) -> float:

@@ -122,14 +122,14 @@ def test_a_folder_of_a_users_own(tmp_path, embedded):
 def test_bars_of_a_users_pipeline_are_silent_in_our_loops_and_stay_as_they_were():
     pipe, said = ROWS["sd"].build(), io.StringIO()
     own = {"file": said, "desc": "mine"}
-    call = {"num_inference_steps": 3, "options": {"height": 16, "width": 16}}
+    call = {"num_inference_steps": 3, "pipe_kwargs": {"height": 16, "width": 16}}
     for config in (own, None):
         if config is None:
             del pipe._progress_bar_config
         else:
             pipe._progress_bar_config = config
         fl.compare(pipe, {}, ["a red circle"], repeats=1, rivals=False, **call)
-        fl.calibrate(pipe, ["a red circle"], longest=2, **call)
+        fl.calibrate(pipe, ["a red circle"], max_span=2, **call)
         assert not said.getvalue() and vars(pipe).get("_progress_bar_config") is config
     pipe._progress_bar_config = own
     pipe("a red circle", num_inference_steps=2, height=16, width=16, output_type="latent")
@@ -255,9 +255,9 @@ def test_half_precision_keeps_the_law():
     def draw():
         return pipe(PROMPT, num_inference_steps=4, generator=torch.Generator().manual_seed(0), output_type="latent").images
 
-    untouched = draw()
+    baseline = draw()
     with fl.encoder_propagation(pipe, fl.KeySchedule(4, range(4))):
-        assert torch.equal(draw(), untouched)
+        assert torch.equal(draw(), baseline)
 
 
 def test_costs_of_the_embedded_pipeline_fit_it():
@@ -267,7 +267,7 @@ def test_costs_of_the_embedded_pipeline_fit_it():
     pipe = fl.load_pipeline()
     for order in (0, 1):
         costs = fl.embedded_costs(order=order)
-        assert (costs.num_pictures, costs.num_steps, costs.order) == (16, 50, order) and not costs.sensitivity.isnan().any()
+        assert (costs.num_images, costs.num_steps, costs.order) == (16, 50, order) and not costs.sensitivity.isnan().any()
         schedule = fl.derive_schedule(costs, 9)
         with fl.encoder_propagation(pipe, schedule, order=order) as counts:
             pipe("a small red circle on a blue background", num_inference_steps=50, guidance_scale=5.0, output_type="latent")
@@ -281,4 +281,4 @@ def test_shipped_costs_are_of_the_embedded_pipeline(measured, scheduler):
     pipe = fl.load_pipeline(scheduler=scheduler)
     for order in (0, 1):
         costs = fl.embedded_costs(order=order, measured=measured)
-        assert not differences(costs.measured_on, pipe, order=order, what="encoder", guidance_scale=5.0)
+        assert not differences(costs.measured_on, pipe, order=order, reuse="encoder", guidance_scale=5.0)

@@ -64,11 +64,11 @@ def test_every_step_is_decoded_once_and_no_process_decodes_more_than_it_may(step
 @pytest.mark.parametrize("is_key", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_every_step_is_owned_by_one_process(size, is_key, count):
-    steps, owned, longest = range(7, 7 + count), [], 0
+    steps, owned, max_span = range(7, 7 + count), [], 0
     for share in (Share(rank, size) for rank in range(size)):
         own = list(share.of(steps, is_key))
         owned += share.alone(steps, is_key)
-        longest = max(longest, len(own))
+        max_span = max(max_span, len(own))
         assert own and set(own) <= set(steps) and (not is_key or own[0] == 7)
     assert sorted(owned) == list(steps[1:] if is_key else steps)
-    assert share.reach(longest, is_key) >= count  # so many steps each are enough for the pass
+    assert share.reach(max_span, is_key) >= count  # so many steps each are enough for the pass

@@ -51,4 +51,4 @@ def test_the_legend_of_changes_covers_none_of_them():
     assert shown is not None
     legend = shown.get_window_extent()
     assert not legend.overlaps(ax.get_window_extent()) and not legend.overlaps(ax.xaxis.label.get_window_extent())
-    assert legend.y0 >= 0  # and all of it is on the picture
+    assert legend.y0 >= 0  # and all of it is on the image

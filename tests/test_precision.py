@@ -37,7 +37,7 @@ def test_what_was_measured_in_float32_is_not_said_to_be_of_other_weights_in_half
 
 def test_two_runs_that_differ_in_the_last_digits_are_alike():
     pipe = ROWS["sd"].build()
-    measured = {"num_inference_steps": 4, "longest": 2}
+    measured = {"num_inference_steps": 4, "max_span": 2}
     plain = fl.calibrate(pipe, PROMPTS[:1], **measured)
     drawn = torch.Generator().manual_seed(1)
     for jitter in (1e-7, 1e-5):
@@ -62,13 +62,13 @@ def test_latents_that_are_drawn_without_the_generator_are_two_runs():
 
     pipe.prepare_latents = anew
     with pytest.raises(ValueError, match="runs differ with the same seed .*its sample is another"):
-        fl.calibrate(pipe, PROMPTS, num_inference_steps=6, longest=3)
+        fl.calibrate(pipe, PROMPTS, num_inference_steps=6, max_span=3)
 
 
 def test_bfloat16_is_said_to_round_what_is_measured_and_injected_away():
     pipe = ROWS["sd"].build().to(torch.bfloat16)
     with pytest.warns(UserWarning, match="calibration asked in bfloat16: small displacements are lost in rounding"):
-        fl.calibrate(pipe, PROMPTS[:1], num_inference_steps=4, longest=2)
+        fl.calibrate(pipe, PROMPTS[:1], num_inference_steps=4, max_span=2)
     call = {"num_inference_steps": 4, "output_type": "latent"}
     with (
         fl.prior_noise_injection(pipe),
@@ -108,14 +108,14 @@ def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
     for block in pipe.unet.up_blocks:
         block.register_forward_pre_hook(look, with_kwargs=True)
     run(pipe)
-    untouched = sum(kept) / len(kept)
+    baseline = sum(kept) / len(kept)
     kept.clear()
     with fl.encoder_propagation(pipe, KeySchedule(10, [0, 1, 4]), order=order):
         run(pipe)
-    assert kept and sum(kept) / len(kept) >= untouched > 0
+    assert kept and sum(kept) / len(kept) >= baseline > 0
 
 
-# Their untouched runs fail in this precision: numpy has no bfloat16 for their pictures, or the pipeline draws its latents in float32.
+# Their baselines fail in this precision: numpy has no bfloat16 for their images, or the pipeline draws its latents in float32.
 # LEDITS++ keeps what it inverted in the precision of then.
 FAILING = {"float16": ("ldm", "ledits"), "bfloat16": ("ldm", "ledits", "ddim", "ddpm", "stable-video")}
 
@@ -132,7 +132,7 @@ SYSTEMS = [
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "dtype"), SYSTEMS)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::FutureWarning")
-def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtype):
+def test_every_step_a_key_is_the_baseline_in_half_precision(name, dtype):
     system = ROWS[name]
     pipe = system.build().to(HALF[dtype])
     half = in_half(system, HALF[dtype])
@@ -140,11 +140,11 @@ def test_every_step_a_key_is_the_untouched_pipeline_in_half_precision(name, dtyp
         with pytest.raises((TypeError, RuntimeError), match="BFloat16|Half"):
             of(half, pipe)
         return
-    untouched = of(half, pipe)
+    baseline = of(half, pipe)
     with fl.encoder_propagation(
         pipe, KeySchedule(system.calls, range(system.calls)), parallel_decoding=system.parallel, **system.options
     ):
-        assert torch.equal(of(half, pipe), untouched)
+        assert torch.equal(of(half, pipe), baseline)
 
 
 def in_half(system, dtype):

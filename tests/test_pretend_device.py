@@ -13,7 +13,7 @@ from pretend_device import ways
 from systems import KINDS, ROWS
 
 HERE = Path(__file__).parent
-# More waits than the untouched run has, in each run: its time-steps are read when it begins, what was left open when it ends. A recording
+# More waits than the baseline has, in each run: its time-steps are read when it begins, what was left open when it ends. A recording
 # is read when its run ends, each of its statistics. A wait at every step would be 5 more, since runs have 6 steps or more.
 MORE = {"record": 8, "calibrate": 6}
 MORE_OF_OTHERS = 4
@@ -38,12 +38,12 @@ def reports(*asked: str, timeout: int = 3000) -> dict[str, dict]:
 
 def check(name: str, report: dict) -> None:
     assert "error" not in report, (name, report["error"])
-    assert report["waits"].keys() > {"untouched"}
+    assert report["waits"].keys() > {"baseline"}
     for way, difference in report["differences"].items():
         assert difference == 0, (name, way)
     for way, waits in report["waits"].items():
         more = MORE.get(way, MORE_OF_OTHERS) * report["runs"]
-        assert waits <= report["waits"]["untouched"] + more, (name, way, report["waits"])
+        assert waits <= report["waits"]["baseline"] + more, (name, way, report["waits"])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_on_another_device(name, short):
 
 
 def test_what_changes_in_mid_run_is_told_when_the_run_ends(short):
-    """On the CPU it is told at its step; here nothing is read at a step, and no run ends with a wrong picture."""
+    """On the CPU it is told at its step; here nothing is read at a step, and no run ends with a wrong image."""
     for order in (0, 1):
         report = short[f"changed:{order}"]
         assert "error" not in report, report["error"]

@@ -61,23 +61,23 @@ def test_sigma_space_schedulers_get_noise_at_the_scale_of_their_sample():
 
 def test_no_weight_changes_nothing_and_weight_does():
     pipe = pipeline()
-    untouched = run(pipe)
+    baseline = run(pipe)
     with fl.prior_noise_injection(pipe, weight=0.0):
-        assert torch.equal(run(pipe), untouched)
+        assert torch.equal(run(pipe), baseline)
     with fl.prior_noise_injection(pipe):
-        assert float((run(pipe) - untouched).abs().max()) > 1e-3
-    assert torch.equal(run(pipe), untouched) and "step" not in vars(pipe.scheduler)
+        assert float((run(pipe) - baseline).abs().max()) > 1e-3
+    assert torch.equal(run(pipe), baseline) and "step" not in vars(pipe.scheduler)
 
 
 def test_two_injections_nested():
     pipe = pipeline()
-    untouched = run(pipe)
+    baseline = run(pipe)
     with fl.prior_noise_injection(pipe):
         with pytest.raises(RuntimeError, match="prior noise is injected into this pipeline already; leave the outer"):
             with fl.prior_noise_injection(pipe):
                 pass
-        assert not torch.equal(run(pipe), untouched)
-    assert torch.equal(run(pipe), untouched)
+        assert not torch.equal(run(pipe), baseline)
+    assert torch.equal(run(pipe), baseline)
 
 
 def test_a_seeded_stochastic_scheduler_stays_seeded():

@@ -130,7 +130,7 @@ def test_classes_that_are_not_exported():
 def test_what_a_pipeline_remembers_of_its_call():
     pipe = pipeline(dtype=torch.float32)
     assert guidance_scale_of(object()) is None and num_time_steps_of(object()) is None
-    run(pipe, steps=2, guidance=3.5, pictures=1)
+    run(pipe, steps=2, guidance=3.5, images=1)
     assert guidance_scale_of(pipe) == 3.5 and num_time_steps_of(pipe) == 2
     assert execution_device_of(pipe) == torch.device("cpu") and execution_device_of(object()) is None
     assert vars(pipe)[PROGRESS_BAR] == {"disable": True}

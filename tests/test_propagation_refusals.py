@@ -27,8 +27,8 @@ def test_two_accelerations_nested():
         ({"order": 3}, "`order` must be an int from 0 to 2, got 3"),
         ({"max_rows": 0}, "`max_rows` must be a positive int or None, got 0"),
         ({"max_rows": 4, "parallel_decoding": False}, "leave one of them out"),
-        ({"max_rows": 4, "what": "prediction"}, "leave one of them out"),
-        ({"what": "unet"}, "`what` must be one of encoder, decoder, prediction, got 'unet'"),
+        ({"max_rows": 4, "reuse": "prediction"}, "leave one of them out"),
+        ({"reuse": "unet"}, "`reuse` must be one of encoder, decoder, prediction, got 'unet'"),
     ],
 )
 def test_options_out_of_range(options, message):

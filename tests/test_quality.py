@@ -11,15 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from stand_ins import ALEXNET, INCEPTION, random_weights, write_pictures, write_weights
+from stand_ins import ALEXNET, INCEPTION, random_weights, write_images, write_weights
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm
+from fastdiff_lab import Method
 from fastdiff_lab.cli import commands
 from fastdiff_lab.comparison import compare, render, tables
 from fastdiff_lab.comparison.image_quality.networks import InceptionV3
-from fastdiff_lab.comparison.image_quality.real_images import as_square, opened, picture_files
+from fastdiff_lab.comparison.image_quality.real_images import as_square, image_files, opened
 from fastdiff_lab.comparison.image_quality.scores import METRICS, quality_of
 from fastdiff_lab.comparison.image_quality.weights import load_clip, load_inception, load_lpips, read_tensors
 from fastdiff_lab.shapes.data import held_out_scenes
@@ -41,30 +41,30 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("real"), 6)
+    return write_images(tmp_path_factory.mktemp("real"), 6)
 
 
 @pytest.fixture(scope="module")
 def quality(weights, real):
     with torch.no_grad():
-        return quality_of(METRICS, metric_weights=weights, real_pictures=real, pictures=4)
+        return quality_of(METRICS, metric_weights=weights, real_images=real, images=4)
 
 
 @pytest.fixture(scope="module")
-def arms():
+def methods():
     return {"three": fl.KeySchedule(5, [0, 1, 3])}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("store") / "pictures.sqlite"
+    return tmp_path_factory.mktemp("store") / "images.sqlite"
 
 
 @pytest.fixture(scope="module")
-def pictures(pipe, arms, weights, real, store):
+def images(pipe, methods, weights, real, store):
     with torch.no_grad():
-        return fl.compare_pictures(
-            pipe, arms, PROMPTS, metrics=METRICS, metric_weights=weights, real_pictures=real, store=store, **RUN
+        return fl.compare_images(
+            pipe, methods, PROMPTS, metrics=METRICS, metric_weights=weights, real_images=real, store=store, **RUN
         )
 
 
@@ -73,7 +73,7 @@ def noise(seed: int, *shape: int) -> torch.Tensor:
 
 
 def test_inception_computes_what_torch_fidelity_does():
-    """Features that FeatureExtractorInceptionV3 of torch-fidelity 0.4.0 gave with these weights for these pictures."""
+    """Features that FeatureExtractorInceptionV3 of torch-fidelity 0.4.0 gave with these weights for these images."""
     network = InceptionV3().eval()
     random_weights(network)
     pixels = torch.randint(0, 256, (2, 3, 299, 299), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -92,10 +92,10 @@ def test_lpips_computes_what_it_does_with_torchvision(weights):
     assert module._get_tv_model_features.__module__ == module.__name__  # as it was
 
 
-def test_pictures_alike_are_no_distance_apart(quality, real):
+def test_images_alike_are_no_distance_apart(quality, real):
     assert abs(quality.of_set(quality.real)["fid"]) < 0.02  # of others it is more, below
-    image, other = (opened(path) for path in picture_files(real)[:2])
-    found = quality.of_pictures([image, image], [image, other], PROMPTS[:2])
+    image, other = (opened(path) for path in image_files(real)[:2])
+    found = quality.of_images([image, image], [image, other], PROMPTS[:2])
     assert found["lpips"][0] == 0 < found["lpips"][1]
     assert found["clip_score"].between(0, 100).all() and found["clip_score"][0] != found["clip_score"][1]
 
@@ -105,7 +105,7 @@ def test_clip_score_is_the_cosine_that_transformers_gives(quality, weights):
     image = draw(held_out_scenes(1)[0])
     given = processor(text=[PROMPTS[0]]) | processor(images=[torch.from_numpy(np.array(image)).permute(2, 0, 1)])
     logits = model.model(**given).logits_per_image / model.model.logit_scale.exp()
-    score = quality.of_pictures([image], [image], PROMPTS[:1])["clip_score"][0]
+    score = quality.of_images([image], [image], PROMPTS[:1])["clip_score"][0]
     assert 0 < score == pytest.approx(100 * float(logits), abs=1e-3)
 
 
@@ -116,47 +116,47 @@ def test_long_captions_keep_their_end(weights):
     assert tokens.shape == (1, 24) and tokens[0, -1] == end
 
 
-def test_each_picture_and_each_arm_has_its_quality(pictures):
-    untouched, three = (pictures[pictures["arm"] == name] for name in ("untouched", "three"))
-    assert (untouched["lpips"] == 0).all() and (three["lpips"] > 0).all()
-    assert pictures["clip_score"].between(0, 100).all() and pictures["clip_score"].gt(0).any()
-    assert all(group[name].nunique() == 1 for _, group in pictures.groupby("arm") for name in ("fid", "kid", "kid_std"))
-    assert untouched["fid"].iloc[0] != three["fid"].iloc[0] > 0.02
+def test_each_image_and_each_method_has_its_quality(images):
+    baseline, three = (images[images["method"] == name] for name in ("baseline", "three"))
+    assert (baseline["lpips"] == 0).all() and (three["lpips"] > 0).all()
+    assert images["clip_score"].between(0, 100).all() and images["clip_score"].gt(0).any()
+    assert all(group[name].nunique() == 1 for _, group in images.groupby("method") for name in ("fid", "kid", "kid_std"))
+    assert baseline["fid"].iloc[0] != three["fid"].iloc[0] > 0.02
 
 
-def test_summary_and_brief_table(pipe, arms, pictures):
-    summary = compare.summarised(pictures)
-    of_three = pictures[pictures["arm"] == "three"]
+def test_summary_and_brief_table(pipe, methods, images):
+    summary = compare.summarised(images)
+    of_three = images[images["method"] == "three"]
     assert summary.loc["three", "lpips_worst"] == of_three["lpips"].max()
     assert summary.loc["three", "clip_score_worst"] == of_three["clip_score"].min()
     for name in ("lpips", "clip_score"):
         assert (summary[f"{name}_low"] <= summary[name]).all() and (summary[name] <= summary[f"{name}_high"]).all()
     assert summary.loc["three", "fid"] == of_three["fid"].iloc[0] and "fid_low" not in summary
-    ways = {"untouched": Arm(), "three": Arm(arms["three"])}
-    shown = compare.brief(compare.with_costs(pipe, ways, pictures, num_inference_steps=5, repeats=0))
+    ways = {"baseline": Method(), "three": Method(methods["three"])}
+    shown = compare.brief(compare.with_costs(pipe, ways, images, num_inference_steps=5, repeats=0))
     assert list(shown.columns[-4:]) == ["clip_score", "lpips", "fid", "kid"]
 
 
-def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, arms, weights, store, pictures, monkeypatch):
+def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, methods, weights, store, images, monkeypatch):
     monkeypatch.delattr(render, "_run")
     monkeypatch.setattr(tables, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
     options = {"metrics": ["lpips", "clip_score", "lpips"], "metric_weights": weights, "store": store}
-    again = fl.compare_pictures(pipe, arms, PROMPTS, **options, **RUN)
-    pd.testing.assert_frame_equal(again, pictures.drop(columns=["fid", "kid", "kid_std"]), rtol=1e-4, atol=1e-4)
+    again = fl.compare_images(pipe, methods, PROMPTS, **options, **RUN)
+    pd.testing.assert_frame_equal(again, images.drop(columns=["fid", "kid", "kid_std"]), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.long
-def test_two_workers_give_the_same(pipe, arms, weights, real, pictures):
-    options = {"metrics": METRICS, "metric_weights": weights, "real_pictures": real, **RUN}
-    found = fl.compare_pictures(pipe, arms, PROMPTS, n_jobs=2, batch=2, **options)
-    pd.testing.assert_frame_equal(found, pictures, rtol=2e-2, atol=2e-3, check_dtype=False)
+def test_two_workers_give_the_same(pipe, methods, weights, real, images):
+    options = {"metrics": METRICS, "metric_weights": weights, "real_images": real, **RUN}
+    found = fl.compare_images(pipe, methods, PROMPTS, n_jobs=2, batch_size=2, **options)
+    pd.testing.assert_frame_equal(found, images, rtol=2e-2, atol=2e-3, check_dtype=False)
 
 
 def test_a_few_metrics_need_only_their_weights(tmp_path, weights, pipe, monkeypatch):
     (tmp_path / f"{ALEXNET}.pth").symlink_to(weights / f"{ALEXNET}.pth")
-    found = fl.compare_pictures(pipe, {}, PROMPTS[:1], metrics=["lpips"], metric_weights=tmp_path, num_inference_steps=2)
+    found = fl.compare_images(pipe, {}, PROMPTS[:1], metrics=["lpips"], metric_weights=tmp_path, num_inference_steps=2)
     assert (found["lpips"] == 0).all() and not {"fid", "kid", "clip_score"} & set(found)
-    assert "lpips" not in fl.compare_pictures(pipe, {}, PROMPTS[:1], num_inference_steps=2)
+    assert "lpips" not in fl.compare_images(pipe, {}, PROMPTS[:1], num_inference_steps=2)
 
 
 def assert_same_weights(one, other):
@@ -241,23 +241,23 @@ def test_pickled_clip_weights_are_read_without_running_code(tmp_path, weights):
     assert_same_weights(load_clip(tmp_path)[0].model, load_clip(weights)[0].model)
 
 
-def test_real_pictures(tmp_path):
-    folder = write_pictures(tmp_path / "real", 2)
-    (folder / "notes.txt").write_text("no picture")
+def test_real_images(tmp_path):
+    folder = write_images(tmp_path / "real", 2)
+    (folder / "notes.txt").write_text("no image")
     (folder / "inside.png").mkdir()
-    with pytest.raises(ValueError, match=r"inside.png is no picture that can be read"):
-        picture_files(folder)
+    with pytest.raises(ValueError, match=r"inside.png is no image that can be read"):
+        image_files(folder)
     (folder / "inside.png").rmdir()
-    assert [path.name for path in picture_files(folder)] == ["0000.png", "0001.png"]
+    assert [path.name for path in image_files(folder)] == ["0000.png", "0001.png"]
     wide = Image.new("RGB", (300, 100), "red")
     wide.paste("blue", (100, 0, 200, 100))
     assert as_square(wide).shape == (3, 256, 256) and as_square(wide)[2, 100, 100:150].eq(255).all()  # the middle
     whole = (folder / "0000.png").read_bytes()
     (folder / "0000.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"0000.png is no picture that can be read .*none of them damaged"):
-        [opened(path) for path in picture_files(folder)]
-    with pytest.raises(FileNotFoundError, match=r"no pictures in '.*empty'; accepted: a folder with files that end in .jpg"):
-        picture_files(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"0000.png is no image that can be read .*none of them damaged"):
+        [opened(path) for path in image_files(folder)]
+    with pytest.raises(FileNotFoundError, match=r"no images in '.*empty'; accepted: a folder with files that end in .jpg"):
+        image_files(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -266,17 +266,17 @@ def test_real_pictures(tmp_path):
         ({"metrics": "fid"}, TypeError, "metrics='fid' given; accepted: a list of names, such as \\['fid'\\]"),
         ({"metrics": ["fdi"]}, ValueError, "metric 'fdi' asked; accepted: fid, kid, clip_score, lpips"),
         ({"metrics": ["lpips", "fid"], "metric_weights": None}, ValueError, "lpips and fid asked without weights; accepted: metric_wei"),
-        ({"metrics": ["kid"], "real_pictures": None}, ValueError, "kid asked without real pictures; accepted: real_pictures=FOLDER of "),
+        ({"metrics": ["kid"], "real_images": None}, ValueError, "kid asked without real images; accepted: real_images=FOLDER of "),
         ({"metrics": []}, ValueError, r"metric_weights \(--weights\) given, and no metric that needs it"),
-        ({"metrics": ["lpips"]}, ValueError, r"real_pictures \(--real\) given, and no metric that needs it"),
-        ({"metrics": ["kid"]}, ValueError, "kid asked of 1 pictures an arm and 6 real ones; accepted: 4 or more of each"),
-        ({"metrics": ["fid"]}, ValueError, "fid asked of 1 pictures an arm and 6 real ones; accepted: 2 or more of each"),
-        ({"metrics": ["fid"], "real_pictures": "nowhere"}, FileNotFoundError, "no pictures in 'nowhere'"),
+        ({"metrics": ["lpips"]}, ValueError, r"real_images \(--real\) given, and no metric that needs it"),
+        ({"metrics": ["kid"]}, ValueError, "kid asked of 1 images a method and 6 real ones; accepted: 4 or more of each"),
+        ({"metrics": ["fid"]}, ValueError, "fid asked of 1 images a method and 6 real ones; accepted: 2 or more of each"),
+        ({"metrics": ["fid"], "real_images": "nowhere"}, FileNotFoundError, "no images in 'nowhere'"),
     ],
 )  # fmt: skip
-def test_bad_asking_is_refused_before_a_picture_is_drawn(pipe, weights, real, options, error, message, monkeypatch):
+def test_bad_asking_is_refused_before_an_image_is_drawn(pipe, weights, real, options, error, message, monkeypatch):
     monkeypatch.delattr(render, "_run")
-    given = {"metric_weights": weights, "real_pictures": real} | options
+    given = {"metric_weights": weights, "real_images": real} | options
     with pytest.raises(error, match=message):
         fl.compare(pipe, {}, PROMPTS[:1], num_inference_steps=4, **given)
 
@@ -296,17 +296,17 @@ def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metr
     monkeypatch.delattr(render, "_run")
     place = real if metric == "fid" else None
     with pytest.raises(FileNotFoundError, match=message):
-        fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_pictures=place)
+        fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_images=place)
 
 
-def test_from_the_command_line(tmp_path, weights, arms):
+def test_from_the_command_line(tmp_path, weights, methods):
     file = tmp_path / "three.json"
-    arms["three"].save(file)
+    methods["three"].save(file)
     options = ["--count", "1", "--seeds", "1", "--steps", "5", "--reference", "0", "--repeats", "0", "--output", str(tmp_path)]
     asked = ["--metric", "lpips", "--metric", "clip_score", "--weights", str(weights)]
     found = CliRunner().invoke(commands.app, ["compare", str(file), *options, *asked], catch_exceptions=False)
     assert found.exit_code == 0 and "clip_score" in found.output
-    table = pd.read_csv(tmp_path / "table.csv").set_index("arm")
-    assert table.loc["untouched", "lpips"] == 0 < table.loc["three", "lpips"] and "fid" not in table
+    table = pd.read_csv(tmp_path / "table.csv").set_index("method")
+    assert table.loc["baseline", "lpips"] == 0 < table.loc["three", "lpips"] and "fid" not in table
     about = json.loads((tmp_path / "about.json").read_text())["asked"]
     assert about["metrics"] == ["lpips", "clip_score"] and about["metric_weights"] == str(weights)

@@ -1,4 +1,4 @@
-"""One picture on several processes: gloo on the CPU."""
+"""One image on several processes: gloo on the CPU."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.propagation.distributed import Ranks
 
 KEYS = KeySchedule(10, [0, 1, 4])  # the last group has six steps
-PICTURE = torch.ones(1, 3, 16, 16, dtype=torch.float64)
+IMAGE = torch.ones(1, 3, 16, 16, dtype=torch.float64)
 WAYS = {
-    "held": {}, "extrapolated": {"order": 1}, "few rows": {"max_rows": 12}, "one step each": {"max_rows": 4},
+    "reused": {}, "extrapolated": {"order": 1}, "few rows": {"max_rows": 12}, "one step each": {"max_rows": 4},
     "extrapolated, few rows": {"order": 1, "max_rows": 8},
 }  # fmt: skip
 
@@ -43,9 +43,9 @@ def _every_way(rank: int, size: int, folder: str) -> None:
     for name, way in WAYS.items():
         with fl.encoder_propagation(pipe, KEYS, process_group=dist.group.WORLD, **way) as counts:
             found[name] = run(pipe), counts
-    held = controlnet_pipeline()
-    with fl.encoder_propagation(held, KEYS, process_group=dist.group.WORLD) as counts:
-        found["controlnet"] = run(held, image=PICTURE), counts
+    reused = controlnet_pipeline()
+    with fl.encoder_propagation(reused, KEYS, process_group=dist.group.WORLD) as counts:
+        found["controlnet"] = run(reused, image=IMAGE), counts
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -54,9 +54,9 @@ def _every_way(rank: int, size: int, folder: str) -> None:
 def test_several_processes_draw_what_one_does(size, two, tmp_path_factory):
     folder = two if size == 2 else _started(tmp_path_factory.mktemp("three"), size, _every_way)
     ranks = [torch.load(folder / "_every_way" / f"{rank}.pt", weights_only=False) for rank in range(size)]
-    pipe, held = pipeline(), controlnet_pipeline()
+    pipe, reused = pipeline(), controlnet_pipeline()
     for name in ranks[0]:
-        way, own, options = (WAYS[name], pipe, {}) if name in WAYS else ({}, held, {"image": PICTURE})
+        way, own, options = (WAYS[name], pipe, {}) if name in WAYS else ({}, reused, {"image": IMAGE})
         with fl.encoder_propagation(own, KEYS, **way):
             alone = run(own, **options)
         for latents, counts in (found[name] for found in ranks):
@@ -64,7 +64,7 @@ def test_several_processes_draw_what_one_does(size, two, tmp_path_factory):
             assert counts.encoder_calls == 3 and counts.steps == 10
         # Keys are decoded by everybody, the seven others by one each; a rank that has none left in a capped pass repeats one.
         decoded = sum(found[name][1].decoder_calls for found in ranks)
-        assert decoded == 3 * size + 7 if name in ("held", "extrapolated", "controlnet") else decoded >= 3 * size + 7
+        assert decoded == 3 * size + 7 if name in ("reused", "extrapolated", "controlnet") else decoded >= 3 * size + 7
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def two(tmp_path_factory):
     return _started(tmp_path_factory.mktemp("two"), 2, _every_way, _one_has_little_memory, _other_seed, _one_dies)
 
 
-@pytest.mark.parametrize("way", [{"parallel_decoding": False}, {"what": "prediction"}])
+@pytest.mark.parametrize("way", [{"parallel_decoding": False}, {"reuse": "prediction"}])
 def test_nothing_to_share_out(way):
     with pytest.raises(ValueError, match="process_group asked with parallel_decoding=.* where each step is decoded alone"):
         with fl.encoder_propagation(pipeline(), KEYS, process_group=object(), **way):
@@ -174,4 +174,4 @@ def test_the_measurement_that_the_page_names(tmp_path):
     subprocess.run([*command, "--repeats", "1", "--output", str(tmp_path / "scaling.json")], check=True, capture_output=True)
     found = json.loads((tmp_path / "scaling.json").read_text())
     assert found["processes"] == 2 and found["latents_differ"] < 1e-4
-    assert found["seconds"].keys() == {"untouched", "one process", "all processes"}
+    assert found["seconds"].keys() == {"baseline", "one process", "all processes"}

@@ -26,10 +26,10 @@ def pipe():
 @pytest.fixture(scope="module")
 def recorded(pipe):
     with torch.no_grad():
-        untouched = run(pipe)
+        baseline = run(pipe)
         with fl.record(pipe, keep=["down_blocks.1", LAYER]) as recording:
             latents = run(pipe)
-        assert torch.equal(latents, untouched)
+        assert torch.equal(latents, baseline)
     return recording
 
 
@@ -100,7 +100,7 @@ def test_a_run_with_nan_is_left_out_and_the_step_is_named(pipe):
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_accelerated_run_is_refused(parallel):
     pipe = pipeline()
-    with pytest.raises(ValueError, match="record untouched runs: leave the block that accelerates the pipeline first"):
+    with pytest.raises(ValueError, match="record baselines: leave the block that accelerates the pipeline first"):
         with fl.record(pipe), fl.encoder_propagation(pipe, fl.KeySchedule(10, [0, 5]), parallel_decoding=parallel):
             run(pipe)
 
@@ -208,11 +208,11 @@ def test_the_paper_counts_44_layers():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_denoiser_class_is_recorded_without_touching_it(name):
     pipe = denoiser_pipe(name)
-    untouched = loop(pipe, 2, conditions(name))
+    baseline = loop(pipe, 2, conditions(name))
     with fl.record(
         pipe, layers="inner" if name != "dit" else None, keep=lambda layer: "blocks.0" in layer and layer.count(".") == 1
     ) as recording:
-        assert torch.equal(loop(pipe, 2, conditions(name)), untouched)
+        assert torch.equal(loop(pipe, 2, conditions(name)), baseline)
     frames = FRAMES if FAMILIES[name].frames_axis else 1
     assert recording.num_samples == 2 * frames
     assert recording.statistics["change"][:, 1:].gt(0).all() and set(recording.parts) == {"encoder", "decoder"}
@@ -283,7 +283,7 @@ def test_features_that_need_too_much_memory_are_refused_before_the_first_step():
 
 
 def test_the_bytes_of_kept_features_are_told_before_the_run(pipe):
-    untouched, evaluated = run(pipe, 2), []
+    baseline, evaluated = run(pipe, 2), []
     handle = pipe.unet.conv_in.register_forward_hook(lambda *_: evaluated.append(1))
     keep = lambda name: name in ("mid_block", LAYER)
     text = torch.randn((2, TOKENS, WIDTH), generator=torch.Generator().manual_seed(1))
@@ -296,7 +296,7 @@ def test_the_bytes_of_kept_features_are_told_before_the_run(pipe):
         with fl.record(pipe, keep=keep, half=half) as recording:
             pipe(**call)
         assert sizes == {name: recording[name].nbytes for name in ("mid_block", LAYER)}
-    assert torch.equal(run(pipe, 2), untouched) and not pipe.unet._forward_pre_hooks
+    assert torch.equal(run(pipe, 2), baseline) and not pipe.unet._forward_pre_hooks
     with pytest.raises(KeyError, match="no layer 'up'"):
         fl.bytes_to_keep(pipe, "up", **call)
     with pytest.raises(ValueError, match="`half` must be one of .*, got 'text'"):
@@ -346,7 +346,7 @@ def test_maps_of_a_transformer():
 
 
 def test_encoder_against_decoder_in_numbers(recorded):
-    table = fl.of_parts(fl.feature_change(recorded))
+    table = fl.summarize_by_part(fl.feature_change(recorded))
     change = recorded.statistics["change"][:, 1:]
     decoder = [part == "decoder" for part in recorded.parts]
     assert table.loc["decoder", "mean"] == pytest.approx(float(change[..., decoder].mean()), rel=1e-4)

@@ -34,7 +34,7 @@ class Plain:
 
 
 class SharesWithFirst(Plain):
-    """Each picture also looks at the first one of its half."""
+    """Each image also looks at the first one of its half."""
 
     def context(self, attn, hidden_states, text):
         if text is not None:
@@ -149,10 +149,10 @@ def test_more_than_two_blocks_of_rows_are_refused(edits, half):
     assert recording.num_samples == 2 + edits
 
 
-@pytest.mark.parametrize("pictures", [1, 3])
+@pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
-def test_as_many_samples_as_pictures(pictures, guidance):
+def test_as_many_samples_as_images(images, guidance):
     pipe = stable_diffusion()
     with fl.record(pipe) as recording:
-        output(pipe, LATENT | {"num_inference_steps": 2, "num_images_per_prompt": pictures, "guidance_scale": guidance})
-    assert recording.num_samples == pictures
+        output(pipe, LATENT | {"num_inference_steps": 2, "num_images_per_prompt": images, "guidance_scale": guidance})
+    assert recording.num_samples == images

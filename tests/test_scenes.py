@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, pictures
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, scene_images
 from fastdiff_lab.shapes.scenes import COLOURS, RELATIONS, draw, parse_caption, sample_scene, words
 
 SEEDS = st.integers(0, 2 * HELD_OUT)
@@ -38,7 +38,7 @@ def test_the_scene_is_drawn_as_told(seed):
         assert (ay < by) if scene.layout == "above" else (ax < bx)
 
 
-def test_a_seed_gives_the_same_pictures_everywhere():
+def test_a_seed_gives_the_same_images_everywhere():
     digest = hashlib.sha256()
     for seed in range(50):
         digest.update(np.asarray(draw(sample_scene(seed))).tobytes())
@@ -51,8 +51,8 @@ def test_no_held_out_scene_is_a_training_scene():
     assert all(len(scene.things) == 2 for scene in held_out_scenes(20, objects=2))
 
 
-def test_pictures_are_tensors_from_minus_one_to_one():
-    batch = pictures(range(3))
+def test_images_are_tensors_from_minus_one_to_one():
+    batch = scene_images(range(3))
     assert batch.shape == (3, 3, 64, 64) and batch.min() >= -1 and batch.max() <= 1
 
 

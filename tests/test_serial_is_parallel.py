@@ -25,9 +25,9 @@ SAMPLED = [
 def test_parallel_decoding_is_serial_decoding(name, guidance, noise):
     pipe = pipeline(name)
     steps = 4 if name in ("heun", "kdpm2", "pndm") else 7  # these call the denoiser twice in a step
-    options = {"steps": steps, "pictures": 1 if guidance > 1 and name != "ddim" else 2, "guidance": guidance}
+    options = {"steps": steps, "images": 1 if guidance > 1 and name != "ddim" else 2, "guidance": guidance}
     schedule = KeySchedule.uniform(denoiser_calls(pipe, steps), 2)
-    rows = options["pictures"] * (2 if guidance > 1 else 1)
+    rows = options["images"] * (2 if guidance > 1 else 1)
 
     def accelerated(**more):
         injection = fl.prior_noise_injection(pipe, weight=noise) if noise else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Parts that several pipelines share, that are replaced in mid-block, or that something else works on: untouched, or refused."""
+"""Parts that several pipelines share, that are replaced in mid-block, or that something else works on: as the baseline, or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from systems.stable_diffusion import LATENT, stable_diffusion
 from systems.steered import EDGES, steered
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab import KeySchedule, Method
 from fastdiff_lab.hooks.callers import is_called_by
 from fastdiff_lab.hooks.fingerprint import identity, pipeline_digest, scheduler_config
 from fastdiff_lab.hooks.patching import replaced_method
@@ -126,10 +126,10 @@ def test_a_loop_by_hand_is_taken_for_the_pipelines():
 
 
 @pytest.mark.filterwarnings("ignore:the encoder_propagation block accelerated nothing")
-def test_an_untouched_arm_inside_a_block_is_refused():
+def test_a_baseline_inside_a_block_is_refused():
     pipe = stable_diffusion()
     with fl.encoder_propagation(pipe, KEYS), pytest.raises(RuntimeError, match="accelerated already"):
-        sample(pipe, Arm(), ["a red circle"], [0], num_inference_steps=6)
+        sample(pipe, Method(), ["a red circle"], [0], num_inference_steps=6)
 
 
 def test_a_forward_that_was_compiled_as_a_whole():
@@ -137,7 +137,7 @@ def test_a_forward_that_was_compiled_as_a_whole():
     plain = drawn(pipe)
     pipe.unet.forward = torch.compile(pipe.unet.forward, backend="eager")
     before = state(pipe)
-    message = r"the forward of UNet2DConditionModel did not call its 'conv_in', so nothing can be held there"
+    message = r"the forward of UNet2DConditionModel did not call its 'conv_in', so nothing can be reused there"
     with fl.encoder_propagation(pipe, KEYS), pytest.raises(RuntimeError, match=message):
         drawn(pipe)
     assert state(pipe) == before
@@ -146,7 +146,7 @@ def test_a_forward_that_was_compiled_as_a_whole():
     torch._dynamo.reset()
 
 
-def test_a_compiled_controlnet_is_held():
+def test_a_compiled_controlnet_is_reused():
     pipe = steered()
     expected = []
     for _ in range(2):
@@ -235,7 +235,7 @@ def test_weights_that_lie_elsewhere_are_the_same_weights(tmp_path):
     assert next(pipe.unet.parameters()).is_meta and identity(pipe) == before
 
 
-def test_a_store_tells_pipelines_apart_by_all_that_makes_a_picture():
+def test_a_store_tells_pipelines_apart_by_all_that_makes_an_image():
     pipe = steered()
     digest = pipeline_digest(pipe)
     assert pipeline_digest(pipe) == digest

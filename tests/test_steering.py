@@ -1,4 +1,4 @@
-"""Law 6: what users put on a UNet is in the steps that are decoded from held features."""
+"""Law 6: what users put on a UNet is in the steps that are decoded from reused features."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def test_ip_adapter():
     pipe = denoiser_pipe()
     pipe.unet._load_ip_adapter_weights([_ip_adapter_weights(pipe.unet)])
     pipe.unet.to(torch.float64).requires_grad_(False)
-    pictures = torch.randn((2, 1, 6), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    given = conditions() | {"added_cond_kwargs": {"image_embeds": [pictures]}}
+    images = torch.randn((2, 1, 6), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    given = conditions() | {"added_cond_kwargs": {"image_embeds": [images]}}
     by_hand = loop(pipe, 6, given, predict=oracle(pipe.unet, FEW.keys))
-    other = given | {"added_cond_kwargs": {"image_embeds": [-pictures]}}
+    other = given | {"added_cond_kwargs": {"image_embeds": [-images]}}
     assert distance(loop(pipe, 6, given), loop(pipe, 6, other)) > 1e-3
     for parallel in (False, True):
         with fl.encoder_propagation(pipe, FEW, parallel_decoding=parallel):
@@ -118,16 +118,16 @@ def test_residuals_of_a_controlnet_as_arguments():
 def test_a_controlnet_is_evaluated_at_key_steps_only(guess):
     pipe = controlnet_pipeline()
     options = {"image": IMAGE, "guess_mode": guess}
-    untouched = run(pipe, 6, **options)
-    assert distance(untouched, run(pipe, 6, image=1 - IMAGE, guess_mode=guess)) > 1e-3
+    baseline = run(pipe, 6, **options)
+    assert distance(baseline, run(pipe, 6, image=1 - IMAGE, guess_mode=guess)) > 1e-3
     with fl.encoder_propagation(pipe, KeySchedule(6, range(6))):
-        assert torch.equal(run(pipe, 6, **options), untouched)
+        assert torch.equal(run(pipe, 6, **options), baseline)
     with fl.encoder_propagation(pipe, FEW, parallel_decoding=False) as counts:
         serial = run(pipe, 6, **options)
     assert counts.controlnet_calls == counts.encoder_calls == 3
     with fl.encoder_propagation(pipe, FEW) as counts:
         assert distance(run(pipe, 6, **options), serial) < CLOSE
-        # The held residuals of one run are not those of the next.
+        # The reused residuals of one run are not those of the next.
         other = run(pipe, 6, image=1 - IMAGE, guess_mode=guess)
         assert distance(other, serial) > 1e-3
     assert counts.controlnet_calls == 6

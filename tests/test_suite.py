@@ -1,4 +1,4 @@
-"""The suite: its arms, DeepCache among them, the claims, the figure, scene features and the command."""
+"""The suite: its methods, DeepCache among them, the claims, the figure, scene features and the command."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from fastdiff_lab.comparison.suite import held_out_prompts, result_files, run_su
 from fastdiff_lab.comparison.suite.claims import paired
 from fastdiff_lab.comparison.suite.figure import plot_suite
 from fastdiff_lab.comparison.suite.result_files import compare_into, read_costs, write_comparison, write_suite
-from fastdiff_lab.comparison.suite.suite_methods import suite_arms, suite_columns
+from fastdiff_lab.comparison.suite.suite_methods import suite_columns, suite_methods
 from fastdiff_lab.hooks.flops import count_flops
-from fastdiff_lab.sampling.methods import Arm, denoiser_arguments, sample
+from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 from fastdiff_lab.sampling.rivals.deepcache import deepcache, deepcache_flops
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
@@ -37,15 +37,15 @@ PROMPTS = held_out_prompts(2)
 SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
 
 
-def costs(order: int, steps: int = 10, what: str = "encoder", longest: int = 6) -> ReuseCosts:
+def costs(order: int, steps: int = 10, reuse: str = "encoder", max_span: int = 6) -> ReuseCosts:
     """Longer spans cost more, and early ones most."""
     gaps = (0,) if order == 0 else (0, 1, 3)
     early = 1 + torch.arange(steps, 0, -1).float() / steps
-    displacement = (torch.arange(longest + 1).float() ** 2 * early[:, None]).expand(2, len(gaps), steps, longest + 1).clone()
-    return ReuseCosts(displacement, gaps, torch.ones(2, steps + 1), {"order": order, "what": what})
+    displacement = (torch.arange(max_span + 1).float() ** 2 * early[:, None]).expand(2, len(gaps), steps, max_span + 1).clone()
+    return ReuseCosts(displacement, gaps, torch.ones(2, steps + 1), {"order": order, "reuse": reuse})
 
 
-COSTS = {(what, order): costs(order, what=what) for what in ("encoder", "prediction") for order in (0, 1)}
+COSTS = {(reuse, order): costs(order, reuse=reuse) for reuse in ("encoder", "prediction") for order in (0, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -53,44 +53,44 @@ def pipe(embedded):
     return embedded
 
 
-def test_refined_schedules_are_arms_of_what_they_were_measured_with():
-    schedule = fl.KeySchedule(10, [0, 2, 6], "refined", {"what": "encoder", "order": 1})
-    arms = suite_arms(10, COSTS, (3,), [schedule])
-    assert arms["features, refined 3, order 1"] == Arm(schedule, order=1)
-    columns = suite_columns(10, COSTS, (3,), [schedule]).set_index("arm")
+def test_refined_schedules_are_methods_of_what_they_were_measured_with():
+    schedule = fl.KeySchedule(10, [0, 2, 6], "refined", {"reuse": "encoder", "order": 1})
+    methods = suite_methods(10, COSTS, (3,), [schedule])
+    assert methods["features, refined 3, order 1"] == Method(schedule, order=1)
+    columns = suite_columns(10, COSTS, (3,), [schedule]).set_index("method")
     assert columns.loc["features, refined 3, order 1", ["keys", "num_keys"]].tolist() == ["refined", 3.0]
 
 
 def made_up_seconds(pipe, ways, task, repeats, options):
-    """Instead of two more runs of each arm, which tests/test_comparison.py times."""
+    """Instead of two more runs of each method, which tests/test_comparison.py times."""
     return pd.DataFrame({"seconds": np.arange(1.0, 1 + len(ways)), "peak_bytes": np.nan}, index=list(ways))
 
 
 @pytest.fixture(scope="module")
 def suite():
-    """Of a tiny pipeline: which arms there are and how they are summed up does not depend on it."""
+    """Of a tiny pipeline: which methods there are and how they are summed up does not depend on it."""
     given = {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
-        patched.setattr("fastdiff_lab.comparison.compare.of_one_picture", made_up_seconds)
+        patched.setattr("fastdiff_lab.comparison.compare.of_one_image", made_up_seconds)
         return run_suite(ROWS["sd"].build(), given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
 def test_deepcache_counts_what_really_ran(pipe, interval, whole):
-    counts = sample(pipe, Arm(deepcache=interval), PROMPTS[:1], [0], num_inference_steps=6).counts
+    counts = sample(pipe, Method(deepcache=interval), PROMPTS[:1], [0], num_inference_steps=6).counts
     assert (counts.encoder_calls, counts.forward_calls, counts.steps, counts.runs) == (whole, 6, 6, 1)
 
 
 def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
     before = {name: set(vars(module)) for name, module in pipe.unet.named_modules()}
-    untouched = sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=4)
-    assert torch.equal(sample(pipe, Arm(deepcache=1), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
-    assert not torch.equal(sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
+    baseline = sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=4)
+    assert torch.equal(sample(pipe, Method(deepcache=1), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
+    assert not torch.equal(sample(pipe, Method(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
     with pytest.raises(KeyboardInterrupt), deepcache(pipe, 2):
         raise KeyboardInterrupt
     assert {name: set(vars(module)) for name, module in pipe.unet.named_modules()} == before
     assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
-    assert torch.equal(sample(pipe, Arm(), PROMPTS[:1], [0], num_inference_steps=4).latents, untouched.latents)
+    assert torch.equal(sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
 
 
 def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
@@ -103,13 +103,13 @@ def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
 
 
 def test_bad_deepcache(pipe, monkeypatch):
-    with pytest.raises(ValueError, match="an arm has DeepCache or a schedule or other plain steps, not two of them"):
-        Arm(steps=5, deepcache=2)
-    with pytest.raises(ValueError, match="an arm has DeepCache or a schedule"):
-        Arm(fl.KeySchedule.paper(50), deepcache=2)
+    with pytest.raises(ValueError, match="a method has DeepCache or a schedule or another number of steps, not two of them"):
+        Method(steps=5, deepcache=2)
+    with pytest.raises(ValueError, match="a method has DeepCache or a schedule"):
+        Method(fl.KeySchedule.paper(50), deepcache=2)
     for wrong in (0, 1.5, True):
         with pytest.raises(ValueError, match=r"deepcache=.* asked; accepted: an interval, a whole number of 1 or more"):
-            Arm(deepcache=wrong)
+            Method(deepcache=wrong)
     transformer = SimpleNamespace(transformer=denoiser_pipe().unet, scheduler=pipe.scheduler)
     with pytest.raises(
         ValueError, match="DeepCache asked for a UNet2DConditionModel; accepted: a pipeline whose denoiser is a UNet"
@@ -118,26 +118,26 @@ def test_bad_deepcache(pipe, monkeypatch):
             pass
     monkeypatch.setitem(sys.modules, "DeepCache", None)
     with pytest.raises(
-        ModuleNotFoundError, match="an arm with DeepCache needs DeepCache, which is not installed; get the extra rivals"
+        ModuleNotFoundError, match="a method with DeepCache needs DeepCache, which is not installed; get the extra rivals"
     ):
-        sample(pipe, Arm(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4)
+        sample(pipe, Method(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4)
     with pytest.raises(ModuleNotFoundError, match="needs DeepCache, which is not installed"):  # before anything is drawn
         run_suite(pipe, {}, PROMPTS, **SUITE)
 
 
-def test_the_arms_of_fifty_steps():
-    given = {(what, order): costs(order, 50, what, longest=25) for what, order in COSTS}
-    arms, columns = suite_arms(50, given), suite_columns(50, given)
-    assert list(arms) == list(columns["arm"]) and len(set(arms)) == len(arms)
-    assert next(iter(arms.values())) == Arm() and arms["DeepCache 5"] == Arm(deepcache=5)
+def test_the_methods_of_fifty_steps():
+    given = {(reuse, order): costs(order, 50, reuse, max_span=25) for reuse, order in COSTS}
+    methods, columns = suite_methods(50, given), suite_columns(50, given)
+    assert list(methods) == list(columns["method"]) and len(set(methods)) == len(methods)
+    assert next(iter(methods.values())) == Method() and methods["DeepCache 5"] == Method(deepcache=5)
     for count in (5, 7, 9, 13, 17):
-        assert arms[f"plain {count} steps"] == Arm(steps=count)
+        assert methods[f"fewer steps ({count})"] == Method(steps=count)
         for order in (0, 1):
-            assert arms[f"features, uniform {count}, order {order}"] == Arm(fl.KeySchedule.uniform(50, count), order=order)
-            derived = arms[f"features, derived {count}, order {order}"]
-            assert arms[f"predictions, derived {count}, order {order}"] == Arm(derived.schedule, "prediction", order)
-            assert len(arms[f"predictions, derived for predictions {count}, order {order}"].schedule.keys) == count
-    assert arms["predictions, paper 9, order 1"] == Arm(fl.KeySchedule.paper(50), "prediction", 1)
+            assert methods[f"features, uniform {count}, order {order}"] == Method(fl.KeySchedule.uniform(50, count), order=order)
+            derived = methods[f"features, derived {count}, order {order}"]
+            assert methods[f"predictions, derived {count}, order {order}"] == Method(derived.schedule, "prediction", order)
+            assert len(methods[f"predictions, derived for predictions {count}, order {order}"].schedule.keys) == count
+    assert methods["predictions, paper 9, order 1"] == Method(fl.KeySchedule.paper(50), "prediction", 1)
     noisy = columns[columns["noise"]]
     assert sorted(zip(noisy["keys"], noisy["order"], noisy["num_keys"], strict=True)) == [
         (keys, order, count)
@@ -145,28 +145,28 @@ def test_the_arms_of_fifty_steps():
         for order in (0, 1)
         for count in ((9,) if keys == "paper" else (5, 7, 9, 13, 17))
     ]
-    assert all((arms[name].prior_noise > 0) == noise for name, noise in zip(columns["arm"], columns["noise"], strict=True))
-    assert columns.set_index("arm").loc["features, paper 9, order 0", "key_steps"] == str(fl.KeySchedule.paper(50))
+    assert all((methods[name].prior_noise > 0) == noise for name, noise in zip(columns["method"], columns["noise"], strict=True))
+    assert columns.set_index("method").loc["features, paper 9, order 0", "key_steps"] == str(fl.KeySchedule.paper(50))
 
 
-def test_arms_that_cannot_be_are_left_out():
-    short = {("encoder", 0): costs(0, 50, longest=8)}  # 50 steps in groups of 8 need 7 keys
-    names = list(suite_arms(50, short))
+def test_methods_that_cannot_be_are_left_out():
+    short = {("encoder", 0): costs(0, 50, max_span=8)}  # 50 steps in groups of 8 need 7 keys
+    names = list(suite_methods(50, short))
     assert "features, derived 7, order 0" in names and "features, derived 5, order 0" not in names
     assert not any("order 1" in name and "derived" in name for name in names)
-    few = list(suite_arms(8, {}))
-    assert "plain 7 steps" in few and not any("paper" in name or " 9" in name for name in few)
+    few = list(suite_methods(8, {}))
+    assert "fewer steps (7)" in few and not any("paper" in name or " 9" in name for name in few)
 
 
 def test_costs_of_something_else():
     with pytest.raises(
         ValueError, match=r"the costs for \('encoder', 0\) are of runs of 10 steps, this one makes 50 denoiser calls"
     ):
-        suite_arms(50, {("encoder", 0): costs(0)})
+        suite_methods(50, {("encoder", 0): costs(0)})
     with pytest.raises(ValueError, match=r"costs of order 1 given for \('encoder', 0\); accepted: 'encoder' or 'prediction'"):
-        suite_arms(10, {("encoder", 0): costs(1)})
+        suite_methods(10, {("encoder", 0): costs(1)})
     with pytest.raises(ValueError, match=r"costs of order 1 given for \('decoder', 1\)"):
-        suite_arms(10, {("decoder", 1): costs(1)})
+        suite_methods(10, {("decoder", 1): costs(1)})
 
 
 def test_prompts_that_calibration_has_seen(pipe):
@@ -176,31 +176,31 @@ def test_prompts_that_calibration_has_seen(pipe):
 
 
 def test_the_table_has_costs_and_nearness(suite):
-    table, pictures = suite
-    assert list(table["arm"]) == list(pictures["arm"].unique()) and (table["pictures"] == 1).all()
-    rows = table.set_index("arm")
-    untouched, cached = rows.loc["untouched"], rows.loc["DeepCache 2"]
-    assert untouched["psnr"] == np.inf and np.isfinite(untouched["reference_psnr"]) and untouched["ratio"] == 1
+    table, images = suite
+    assert list(table["method"]) == list(images["method"].unique()) and (table["images"] == 1).all()
+    rows = table.set_index("method")
+    baseline, cached = rows.loc["baseline"], rows.loc["DeepCache 2"]
+    assert baseline["psnr"] == np.inf and np.isfinite(baseline["reference_psnr"]) and baseline["ratio"] == 1
     assert cached["forward_calls"] == 10 and cached["encoder_calls"] == 5
-    assert untouched["gflops"] / 2 < cached["gflops"] < untouched["gflops"]
-    assert rows.loc["features, derived 3, order 1", "forward_calls"] == rows.loc["plain 5 steps", "forward_calls"] - 2 == 3
+    assert baseline["gflops"] / 2 < cached["gflops"] < baseline["gflops"]
+    assert rows.loc["features, derived 3, order 1", "forward_calls"] == rows.loc["fewer steps (5)", "forward_calls"] - 2 == 3
     expected = {"seconds", "ssim_worst", "latent_mse_high", "reference_psnr_worst", "psnr_typical"}
     expected |= {"prompt_accuracy", "keys", "noise", "key_steps"}
     assert expected <= set(table)
 
 
 def test_the_claims_are_differences_of_the_table(suite):
-    table, pictures = suite
-    claims, rows = paired(pictures, table), table.set_index("arm")
+    table, images = suite
+    claims, rows = paired(images, table), table.set_index("method")
     for _, row in claims.iterrows():
-        assert row["difference"] == pytest.approx(rows.loc[row["arm"], "psnr"] - rows.loc[row["other"], "psnr"])
+        assert row["difference"] == pytest.approx(rows.loc[row["method"], "psnr"] - rows.loc[row["other"], "psnr"])
         assert row["low"] <= row["difference"] + 1e-9 and row["difference"] <= row["high"] + 1e-9
-    assert not claims.duplicated(["claim", "arm", "other"]).any()
+    assert not claims.duplicated(["claim", "method", "other"]).any()
     found = claims.set_index(["claim", "num_keys", "order"])["other"]
     assert found["derived over uniform keys", 3, 1] == "features, uniform 3, order 1"
     assert found["features over predictions at keys derived for each", 3, 1] == "predictions, derived for predictions 3, order 1"
-    assert found["extrapolated at derived keys over held at the paper's", 9, 1] == "features, paper 9, order 0"
-    assert found["derived over as many plain steps", 9, 1] == "plain 9 steps"
+    assert found["extrapolated at derived keys over reused at the paper's", 9, 1] == "features, paper 9, order 0"
+    assert found["derived over fewer steps", 9, 1] == "fewer steps (9)"
     assert (
         claims["claim"] == "with over without prior noise"
     ).sum() == 8  # at 9 keys: paper, uniform at both orders; at 3 too, and derived at one
@@ -214,19 +214,19 @@ def test_the_figure_has_every_family(suite):
     assert [ax.get_xlabel().split()[0] for ax in panels] == ["sequential", "seconds", "GFLOPs"]
     assert all(ax.get_xscale() == "log" for ax in panels) and "(dB)" in figure.axes[0].get_ylabel()
     names = [text.get_text() for text in legend.get_legend().get_texts()]
-    assert {"features extrapolated, derived keys", "predictions held, the paper's keys", "plain sampler, fewer steps"} <= set(names)
+    assert {"features extrapolated, derived keys", "predictions reused, the paper's keys", "fewer steps"} <= set(names)
     assert len(names) == len(set(names))
     looks = [
         (line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor()) for line in figure.axes[0].lines
     ]
     assert len(looks) == len(set(map(str, looks))) == len(names)
     assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"][0]
-    own = table[(table["what"] == "predictions") & (table["keys"] == "derived for predictions")]
+    own = table[(table["reuse"] == "predictions") & (table["keys"] == "derived for predictions")]
     of_features = [own.assign(keys="derived", order=order) for order in (0, 1)]
     both = plot_suite(pd.concat([table, *of_features]), plot.figure(12, 10))
     told = [text.get_text() for text in both.axes[-1].get_legend().get_texts()]
     assert {text for text in told if "derived for" in text} == {text for text in names if "derived for" in text} | {
-        "predictions held, keys derived for features"  # and not extrapolated
+        "predictions reused, keys derived for features"  # and not extrapolated
     }
     untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(12, 10))
     assert [bool(ax.lines) for ax in untimed.axes] == [True, True, False]
@@ -255,12 +255,12 @@ def test_distances_of_features():
 
 def test_scene_distance(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
-    table = scene_distance(pipe, {"untouched": Arm()}, 6, **options)
-    assert table["arm"].tolist() == ["drawn scenes", "untouched"] and (table["pictures"] == 6).all()
+    table = scene_distance(pipe, {"baseline": Method()}, 6, **options)
+    assert table["method"].tolist() == ["drawn scenes", "baseline"] and (table["images"] == 6).all()
     monkeypatch.delattr(render, "_run")  # nothing is drawn again: all comes from the store
-    pd.testing.assert_frame_equal(scene_distance(pipe, {"untouched": Arm()}, 6, **options), table, rtol=1e-3)
+    pd.testing.assert_frame_equal(scene_distance(pipe, {"baseline": Method()}, 6, **options), table, rtol=1e-3)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="3 pictures per arm asked; accepted: a whole number of 4 or more"):
+    with pytest.raises(ValueError, match="3 images per method asked; accepted: a whole number of 4 or more"):
         scene_distance(pipe, {}, 3)
     assert scene_features([draw(scene) for scene in held_out_scenes(3)]).shape == (3, 128)
 
@@ -271,17 +271,17 @@ def invoke(*arguments):
 
 def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
     monkeypatch.setattr(result_files, "load_pipeline", lambda **_: ROWS["sd"].build())
-    costs(1, 4, longest=3).save(tmp_path / "costs.safetensors")
+    costs(1, 4, max_span=3).save(tmp_path / "costs.safetensors")
     arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                  "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
     result = invoke(*arguments)
     assert result.exit_code == 0 and "DeepCache 3" in result.output
-    names = {"about.json", "pictures.csv", "table.csv", "paired.csv", "suite.png", "pictures.sqlite"}
+    names = {"about.json", "images.csv", "table.csv", "paired.csv", "suite.png", "images.sqlite"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     about = json.loads((tmp_path / "out" / "about.json").read_text())
-    assert about["threads"] == 1 and about["versions"]["torch"] and about["asked"]["costs"] == [{"order": 1, "what": "encoder"}]
+    assert about["threads"] == 1 and about["versions"]["torch"] and about["asked"]["costs"] == [{"order": 1, "reuse": "encoder"}]
     table = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert table["arm"][0] == "untouched" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
+    assert table["method"][0] == "baseline" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
@@ -292,9 +292,9 @@ def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
                     "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
     assert result.exit_code == 0
     table = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert table["arm"].tolist() == ["untouched", "uniform 2", "plain 2 steps", "mine, prediction held", "mine"]
+    assert table["method"].tolist() == ["baseline", "uniform 2", "fewer steps (2)", "mine, prediction reused", "mine"]
     about = (tmp_path / "out" / "about.json").read_text()
-    assert json.loads(about)["asked"]["arms"]["mine"]["order"] == 1
+    assert json.loads(about)["asked"]["methods"]["mine"]["order"] == 1
     refused = invoke(tmp_path / "mine.json", "--count", 1, "--seeds", 1, "--steps", 5, "--output", tmp_path / "out")
     assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
 
@@ -308,7 +308,7 @@ def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeyp
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(result_files, "with_costs", _stop)
         write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
-    assert set(before) == {"about.json", "pictures.csv", "table.csv"}
+    assert set(before) == {"about.json", "images.csv", "table.csv"}
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -318,7 +318,7 @@ def _stop(*_, **__):
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_anything_is_drawn(monkeypatch, tmp_path, pipe):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(result_files, "compare_pictures", _stop)
+    monkeypatch.setattr(result_files, "compare_images", _stop)
     with pytest.raises(OSError, match="cannot write to the output folder"):
         write_comparison(tmp_path / "file", pipe, {}, ["a red circle"])
     with pytest.raises(OSError, match="cannot write to the output folder"):
@@ -333,7 +333,7 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
     with pytest.raises(ValueError, match="nothing asked; accepted: files of schedules"):
         compare_into(tmp_path)
     with pytest.raises(
-        ValueError, match="refined schedule .* measured with what=None and order=None; accepted: schedules of 50 steps"
+        ValueError, match="refined schedule .* measured with reuse=None and order=None; accepted: schedules of 50 steps"
     ):
         compare_into(tmp_path, schedules=[schedule], suite=True)
     with pytest.raises(ValueError, match="schedules and --costs asked; accepted"):

@@ -27,9 +27,9 @@ from fastdiff_lab.sampling.methods import first_arguments
 # Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
 # warning of few steps has its test in test_systems_apart.py.
 _IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _IGNORED]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{reuse}:UserWarning") for reuse in _IGNORED]
 
-# Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are held.
+# Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are reused.
 CHANGES_AT_KEYS = ("controlnet-part",)
 NO_LIMIT = 10**9  # rows
 
@@ -52,11 +52,11 @@ def check_counts(system: System, counts, parallel: bool) -> None:
 
 @dataclass(frozen=True)
 class Built:
-    """A row's pipeline, which all laws share, and its untouched output."""
+    """A row's pipeline, which all laws share, and its baseline output."""
 
     system: System
     pipe: Any
-    untouched: torch.Tensor
+    baseline: torch.Tensor
 
     @cached_property
     def serial(self) -> tuple[torch.Tensor, Any]:
@@ -76,10 +76,10 @@ class Built:
 def row(request):
     system = ROWS[request.param]
     pipe = system.build()
-    untouched = of(system, pipe)
-    assert torch.isfinite(untouched).all()
-    yield Built(system, pipe, untouched)
-    assert torch.equal(of(system, pipe), untouched)
+    baseline = of(system, pipe)
+    assert torch.isfinite(baseline).all()
+    yield Built(system, pipe, baseline)
+    assert torch.equal(of(system, pipe), baseline)
 
 
 def rows(fits: Callable[[System], bool] = lambda system: True) -> pytest.MarkDecorator:
@@ -94,7 +94,7 @@ def test_what_the_row_is_about_matters(row):
     for feature, change in row.system.features.items():
         pipe = row.pipe if isinstance(change, Given) else row.system.build()
         after = output(pipe, change(pipe, dict(row.system.call)))
-        assert after.shape != row.untouched.shape or distance(after, row.untouched) > 1e-3, feature
+        assert after.shape != row.baseline.shape or distance(after, row.baseline) > 1e-3, feature
 
 
 @rows()
@@ -111,10 +111,10 @@ def test_the_page_of_systems_says_what_was_built(row):
 
 
 @rows()
-def test_every_step_a_key_is_the_untouched_pipeline(row):
+def test_every_step_a_key_is_the_baseline(row):
     system = row.system
     result, counts = accelerated(system, row.pipe, range(system.calls), parallel_decoding=system.parallel)
-    assert torch.equal(result, row.untouched)
+    assert torch.equal(result, row.baseline)
     assert counts.encoder_calls == counts.forward_calls == counts.steps == sum(steps for steps, _ in system.keys_of_runs)
 
 
@@ -123,7 +123,7 @@ def test_serial_is_parallel_also_with_extrapolated_features(row):
     system, pipe, before = row.system, row.pipe, state(row.pipe)
     serial, counts = row.serial
     check_counts(system, counts, parallel=False)
-    assert distance(serial, row.untouched) > 1e-4
+    assert distance(serial, row.baseline) > 1e-4
     if system.parallel:
         parallel, counts, _ = row.parallel
         assert distance(parallel, serial) < system.close
@@ -139,7 +139,7 @@ def test_serial_is_parallel_also_with_extrapolated_features(row):
 def test_its_features_can_be_recorded(row):
     before = state(row.pipe)
     with fl.record(row.pipe) as recording:
-        assert torch.equal(of(row.system, row.pipe), row.untouched)
+        assert torch.equal(of(row.system, row.pipe), row.baseline)
     change = fl.feature_change(recording)
     assert set(change["part"]) == {"encoder", "decoder"} and change["value"].notna().any()
     assert state(row.pipe) == before

@@ -17,7 +17,7 @@ from laws import CLOSE, distance
 from models import state
 from systems import ROWS
 from systems.base import of, output
-from systems.parts import UNET, picture, unet
+from systems.parts import UNET, image, unet
 from systems.refused import REFUSED
 
 import fastdiff_lab as fl
@@ -25,10 +25,10 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.comparison.costs import controlnet_flops
 from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.recording.record import bytes_to_keep
-from fastdiff_lab.sampling.methods import Arm, first_arguments, sample
+from fastdiff_lab.sampling.methods import Method, first_arguments, sample
 
 _NOT_OURS = ("Default grid_sample", "torch.meshgrid")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{what}:UserWarning") for what in _NOT_OURS]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{reuse}:UserWarning") for reuse in _NOT_OURS]
 
 
 def accelerated(name: str, pipe, **options):
@@ -60,7 +60,7 @@ def test_every_denoiser_with_another_name_is_named():
 def test_gligens_switch_is_named_where_it_goes_off_between_keys():
     system = ROWS["gligen"]
     pipe = system.build()
-    untouched, before = of(system, pipe), state(pipe)
+    baseline, before = of(system, pipe), state(pipe)
     schedule = KeySchedule(6, [0, 2])
     with pytest.raises(ValueError, match="step 3 .*decoded ahead at key step 2: .*GLIGEN's switch.*Make step 3 a key step"):
         with fl.encoder_propagation(pipe, schedule):
@@ -70,7 +70,7 @@ def test_gligens_switch_is_named_where_it_goes_off_between_keys():
     assert counts.encoder_calls == 3  # the switch makes step 3 a key
     with fl.encoder_propagation(pipe, KeySchedule(6, [0, 2, 3])):
         assert distance(of(system, pipe), serial) < CLOSE
-    assert state(pipe) == before and torch.equal(of(system, pipe), untouched)
+    assert state(pipe) == before and torch.equal(of(system, pipe), baseline)
 
 
 # ---- Text2Video-Zero
@@ -96,7 +96,7 @@ def test_text2video_zero_counts_the_time_steps_of_all_its_loops():
 
 @pytest.fixture(scope="module")
 def zero():
-    """Text2Video-Zero, and what it gives untouched."""
+    """Text2Video-Zero, and what it gives baseline."""
     pipe = ROWS["text2video-zero"].build()
     with torch.no_grad():
         return pipe, of(ROWS["text2video-zero"], pipe)
@@ -104,7 +104,7 @@ def zero():
 
 @pytest.mark.parametrize("at", [0, 2, 3, 9])  # in the first loop, at the end of the second, at both ends of the last
 def test_text2video_zero_interrupted_leaves_no_processors_behind(at, zero):
-    system, (pipe, untouched) = ROWS["text2video-zero"], zero
+    system, (pipe, baseline) = ROWS["text2video-zero"], zero
     before, processors = state(pipe), pipe.unet.attn_processors
     made = []
 
@@ -117,7 +117,7 @@ def test_text2video_zero_interrupted_leaves_no_processors_behind(at, zero):
         with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys), parallel_decoding=False):
             output(pipe, {**system.call, "callback": stop})
     assert pipe.unet.attn_processors == processors and state(pipe) == before
-    assert torch.equal(of(system, pipe), untouched)
+    assert torch.equal(of(system, pipe), baseline)
 
 
 def test_prior_noise_is_refused_where_the_scheduler_is_replaced():
@@ -134,11 +134,11 @@ def test_features_over_log_snr_are_refused_where_time_steps_are_continuous():
 def test_prior_noise_is_refused_where_no_time_step_is_late():
     system = ROWS["stable-video"]
     pipe = system.build()
-    untouched, before = of(system, pipe), state(pipe)
+    baseline, before = of(system, pipe), state(pipe)
     with pytest.raises(ValueError, match="EulerDiscreteScheduler with continuous time-steps .*accepted: a scheduler whose"):
         with fl.prior_noise_injection(pipe):
             of(system, pipe)
-    assert state(pipe) == before and torch.equal(of(system, pipe), untouched)
+    assert state(pipe) == before and torch.equal(of(system, pipe), baseline)
 
 
 @pytest.mark.parametrize("name", ["euler", "euler-ancestral", "ddim"])
@@ -199,7 +199,7 @@ def test_few_steps_work_and_a_warning_says_that_nothing_is_gained(name):
     system = ROWS[name]
     pipe = system.build()
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
-        of(system, pipe)  # nothing is held, so there is nothing to warn of
+        of(system, pipe)  # nothing is reused, so there is nothing to warn of
     with pytest.warns(UserWarning, match=f"has {system.calls} steps with .*nothing is gained") as said:
         with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
             of(system, pipe)
@@ -214,14 +214,14 @@ def test_a_strength_that_changes_between_runs():
     system = ROWS["sd-img2img"]
     pipe = system.build()
     weaker = {**system.call, "strength": 0.5}
-    untouched = output(pipe, weaker)
+    baseline = output(pipe, weaker)
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
         first = of(system, pipe)
         with pytest.raises(ValueError, match=r"is for 5 steps, this run has 4 time-steps.*use schedule.rescaled\(4\)"):
             output(pipe, weaker)
         assert torch.equal(of(system, pipe), first)
     with fl.encoder_propagation(pipe, KeySchedule(4, range(4))):
-        assert torch.equal(output(pipe, weaker), untouched)
+        assert torch.equal(output(pipe, weaker), baseline)
 
 
 def test_a_lora_scale_that_changes_between_runs():
@@ -278,30 +278,30 @@ ONE = {**ROWS["sd"].call, "num_images_per_prompt": 1}
 
 @pytest.fixture(scope="module")
 def on_its_own():
-    """One picture: untouched, and accelerated."""
+    """One image: baseline, and accelerated."""
     system = ROWS["sd"]
     pipe = system.build()
     with torch.no_grad():
-        untouched = output(pipe, ONE)
+        baseline = output(pipe, ONE)
         with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)):
-            return untouched, output(pipe, ONE)
+            return baseline, output(pipe, ONE)
 
 
 @pytest.mark.parametrize("order", ["before the block", "inside the block"])
 @pytest.mark.parametrize("way", WAYS)
 def test_ways_of_running_in_both_orders(way, order, tmp_path, on_its_own):
-    system, (untouched, expected) = ROWS["sd"], on_its_own
+    system, (baseline, expected) = ROWS["sd"], on_its_own
     pipe = system.build()
     if order == "before the block":
         WAYS[way](pipe, tmp_path)
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)) as counts:
         if order == "inside the block":
             WAYS[way](pipe, tmp_path)
-        assert distance(output(pipe, ONE), expected) < CLOSE < distance(untouched, expected)
+        assert distance(output(pipe, ONE), expected) < CLOSE < distance(baseline, expected)
     assert (counts.encoder_calls, counts.forward_calls, counts.steps) == (2, 2, 6)
     # Two pipelines' weights, and those loaded from the disk at each call, lie at other places, which decides the last bit.
     again = output(pipe, ONE)
-    assert distance(again, untouched) < CLOSE
+    assert distance(again, baseline) < CLOSE
     if order == "before the block":
         with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
             every = output(pipe, ONE)
@@ -312,14 +312,14 @@ def test_ways_of_running_in_both_orders(way, order, tmp_path, on_its_own):
 def test_half_precision(dtype, close):
     system = ROWS["sd"]
     pipe = system.build().to(dtype)
-    untouched = of(system, pipe)
-    assert untouched.dtype == dtype
+    baseline = of(system, pipe)
+    assert baseline.dtype == dtype
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
-        assert torch.equal(of(system, pipe), untouched)
+        assert torch.equal(of(system, pipe), baseline)
     serial, parallel = accelerated("sd", pipe, parallel_decoding=False), accelerated("sd", pipe)
     assert parallel.dtype == dtype and distance(parallel.float(), serial.float()) < close
-    assert distance(serial.float(), untouched.float()) > 4 * close
-    assert torch.equal(of(system, pipe), untouched)
+    assert distance(serial.float(), baseline.float()) > 4 * close
+    assert torch.equal(of(system, pipe), baseline)
 
 
 def test_two_pipelines_in_two_threads():
@@ -359,19 +359,19 @@ def _cutting(step: int, names: tuple[str, ...]):
 CUT = {"sd": ("prompt_embeds",), "sdxl": ("prompt_embeds", "add_text_embeds", "add_time_ids")}
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
-def test_a_run_whose_guidance_ends_is_recorded(pictures):
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_run_whose_guidance_ends_is_recorded(images):
     pipe = ROWS["sd"].build()
-    call = {**ROWS["sd"].call, "num_images_per_prompt": pictures} | _cutting(2, CUT["sd"])
+    call = {**ROWS["sd"].call, "num_images_per_prompt": images} | _cutting(2, CUT["sd"])
     seen = []
     handle = pipe.unet.mid_block.register_forward_hook(lambda module, args, result: seen.append(result.clone()))
     with fl.record(pipe, keep=["mid_block"]) as recording:
         output(pipe, call)
     handle.remove()
-    assert [len(features) for features in seen] == 3 * [2 * pictures] + 3 * [pictures]
-    assert torch.equal(recording["mid_block"], torch.stack([features[-pictures:] for features in seen], dim=1))
+    assert [len(features) for features in seen] == 3 * [2 * images] + 3 * [images]
+    assert torch.equal(recording["mid_block"], torch.stack([features[-images:] for features in seen], dim=1))
     for half in ("unconditional", "all"):
-        with pytest.raises(ValueError, match=rf"gets {pictures} rows at step 3 and got {2 * pictures} before, so half='{half}'"):
+        with pytest.raises(ValueError, match=rf"gets {images} rows at step 3 and got {2 * images} before, so half='{half}'"):
             with fl.record(pipe, half=half):
                 output(pipe, call)
 
@@ -399,12 +399,12 @@ def _pix2pix():
         pipe,
         call
         | {
-            "image": picture(count=2),
+            "image": image(count=2),
             "prompt": ["a red circle", "a blue star"],
             "num_images_per_prompt": 1,
             "negative_prompt": None,
         },
-        ("conditional", "of the picture", "unconditional"),
+        ("conditional", "of the image", "unconditional"),
     )
 
 
@@ -426,7 +426,7 @@ def test_a_run_that_is_broken_off_leaves_no_processors_behind():
         if name not in ("prompt", "guidance_scale", "num_inference_steps", "output_type")
     }
     with pytest.raises(ValueError, match="mixes the rows of a batch"):
-        fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, options=options | {"num_images_per_prompt": 1})
+        fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, pipe_kwargs=options | {"num_images_per_prompt": 1})
     assert pipe.unet.attn_processors == kept and torch.equal(output(pipe, call), before)
 
 
@@ -441,7 +441,7 @@ def test_a_run_that_is_broken_off_while_it_is_recorded_or_sampled_leaves_no_proc
         output(pipe, call)
     assert pipe.unet.attn_processors == kept
     with pytest.raises(KeyboardInterrupt):
-        sample(pipe, Arm(), ["a red circle"], [0], num_inference_steps=6, options={"callback_on_step_end": _break_off})
+        sample(pipe, Method(), ["a red circle"], [0], num_inference_steps=6, pipe_kwargs={"callback_on_step_end": _break_off})
     assert pipe.unet.attn_processors == kept
 
 
@@ -459,10 +459,10 @@ def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(ma
     found, layer = {}, "down_blocks.1" if hasattr(pipe, "unet") else "transformer_blocks.0"
     for half in ("conditional", "unconditional", "all"):
         with fl.record(pipe, keep=[layer], half=half) as recording:
-            pictures = len(output(pipe, call))
+            images = len(output(pipe, call))
         found[half] = recording[layer]
     by_block = dict(zip(blocks, found["all"].chunk(len(blocks)), strict=True))
-    assert len(found["all"]) == pictures * len(blocks)
+    assert len(found["all"]) == images * len(blocks)
     for half in ("conditional", "unconditional"):
         assert torch.equal(found[half], by_block[half if half in blocks else "conditional"])
 
@@ -470,29 +470,29 @@ def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(ma
 def test_a_video_of_one_frame():
     system = ROWS["text-to-video"]
     pipe, call = system.build(), {**system.call, "num_frames": 1}
-    untouched = output(pipe, call)
+    baseline = output(pipe, call)
     drawn = {}
     for keys, parallel in ((range(6), True), ([0, 2], True), ([0, 2], False)):
         with fl.encoder_propagation(pipe, KeySchedule(6, keys), parallel_decoding=parallel):
             drawn[len(keys), parallel] = output(pipe, call)
-    assert torch.equal(drawn[6, True], untouched)
-    assert distance(drawn[2, True], drawn[2, False]) < CLOSE < distance(drawn[2, True], untouched)
+    assert torch.equal(drawn[6, True], baseline)
+    assert distance(drawn[2, True], drawn[2, False]) < CLOSE < distance(drawn[2, True], baseline)
     with fl.record(pipe) as recording:
-        assert torch.equal(output(pipe, call), untouched)
+        assert torch.equal(output(pipe, call), baseline)
     assert recording.num_samples == 1
 
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_guidance_batch_cut_in_mid_run(name):
-    """With two pictures per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
+    """With two images per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
     system = ROWS[name]
     pipe = system.build()
     within, at_key = ({**system.call, "num_images_per_prompt": 2} | _cutting(step, CUT[name]) for step in (2, 3))
     keys = [0, 2, 4]
-    untouched, before = output(pipe, within), state(pipe)
-    assert distance(untouched, output(pipe, {**system.call, "num_images_per_prompt": 2})) > 1e-3
+    baseline, before = output(pipe, within), state(pipe)
+    assert distance(baseline, output(pipe, {**system.call, "num_images_per_prompt": 2})) > 1e-3
     with fl.encoder_propagation(pipe, KeySchedule(6, range(6))):
-        assert torch.equal(output(pipe, within), untouched)
+        assert torch.equal(output(pipe, within), baseline)
     # Step 3 follows the cut and is no key: serial makes it one, parallel says so.
     with fl.encoder_propagation(pipe, KeySchedule(6, keys), parallel_decoding=False) as counts:
         serial = output(pipe, within)
@@ -510,4 +510,4 @@ def test_a_guidance_batch_cut_in_mid_run(name):
             results.append(output(pipe, at_key))
         assert counts.encoder_calls == 3
     assert distance(*results) < CLOSE
-    assert state(pipe) == before and torch.equal(output(pipe, within), untouched)
+    assert state(pipe) == before and torch.equal(output(pipe, within), baseline)

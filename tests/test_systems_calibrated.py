@@ -20,7 +20,7 @@ STEPS, KEY = 5, 2
 TEXTS = ["a red circle", "a white ring at the left on a blue background"]
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
 
@@ -34,7 +34,7 @@ CASES = {
     "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
     "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
     "AnimateDiff, ControlNet": (ROWS["animatediff-controlnet"].build, TEXTS[:1], options_of("animatediff-controlnet"), 5.0),
-    "Stable Video Diffusion": (video_pipeline, [picture(0)], VIDEO, None),
+    "Stable Video Diffusion": (video_pipeline, [image(0)], VIDEO, None),
     "ControlNet": (ROWS["controlnet"].build, TEXTS[:1], options_of("controlnet"), 5.0),
     "ControlNetUnion": (ROWS["controlnet-union"].build, TEXTS[:1], options_of("controlnet-union"), 5.0),
     "latent consistency, 5 steps": (ROWS["lcm"].build, TEXTS, options_of("lcm"), 5.0),
@@ -52,7 +52,7 @@ def final(pipe, prompts, call) -> torch.Tensor:
     return found.reshape(len(prompts), -1)
 
 
-# Videos take long: in the short suite, one by a 3D UNet and one that a picture is the prompt of.
+# Videos take long: in the short suite, one by a 3D UNet and one that an image is the prompt of.
 LONG = ("I2VGen-XL", "AnimateDiff", "AnimateDiff, ControlNet", "ControlNetUnion")
 
 
@@ -62,21 +62,21 @@ def test_a_span_to_the_end_costs_what_a_real_run_loses(name):
     build, prompts, options, guidance = CASES[name]
     pipe = build()
     call = options | ({} if guidance is None else {"guidance_scale": guidance})
-    untouched, before = final(pipe, prompts, call), state(pipe)
-    measured = {"num_inference_steps": STEPS, "longest": STEPS - KEY, "options": further(options)}
+    baseline, before = final(pipe, prompts, call), state(pipe)
+    measured = {"num_inference_steps": STEPS, "max_span": STEPS - KEY, "pipe_kwargs": further(options)}
     costs = fl.calibrate(pipe, prompts, guidance_scale=guidance, **measured)
-    assert state(pipe) == before and torch.equal(final(pipe, prompts, call), untouched)
+    assert state(pipe) == before and torch.equal(final(pipe, prompts, call), baseline)
     assert costs.displacement.shape == (len(prompts), 1, STEPS, STEPS - KEY + 1)
     with fl.encoder_propagation(pipe, KeySchedule(STEPS, range(KEY + 1))):
-        expected = (final(pipe, prompts, call) - untouched).norm(dim=1)
+        expected = (final(pipe, prompts, call) - baseline).norm(dim=1)
     assert expected.min() > 1e-4
     assert torch.allclose(costs.displacement[:, 0, KEY, STEPS - KEY].double(), expected.double(), rtol=1e-4)
 
 
 def test_the_halves_that_dit_steps_under_guidance_count_once():
-    """DiTPipeline gives pictures only, so the latents that it decodes are caught."""
+    """DiTPipeline gives images only, so the latents that it decodes are caught."""
     pipe, labels = ROWS["dit"].build(), [3, 700]
-    costs = fl.calibrate(pipe, labels, num_inference_steps=STEPS, guidance_scale=4.0, longest=STEPS - KEY)
+    costs = fl.calibrate(pipe, labels, num_inference_steps=STEPS, guidance_scale=4.0, max_span=STEPS - KEY)
     found = []
     decode = pipe.vae.decode
     pipe.vae.decode = lambda latents, *args, **kwargs: (found.append(latents), decode(latents, *args, **kwargs))[1]
@@ -93,14 +93,14 @@ def test_the_halves_that_dit_steps_under_guidance_count_once():
 
 
 def video_run(pipe, **options):
-    return pipe([picture(0)], generator=generators((0,)), num_inference_steps=STEPS, **VIDEO, **options)
+    return pipe([image(0)], generator=generators((0,)), num_inference_steps=STEPS, **VIDEO, **options)
 
 
 def test_a_guidance_that_grows_from_frame_to_frame_is_named_by_the_last_frame():
     options = {"min_guidance_scale": 1.2, "max_guidance_scale": 2.7}
     pipe = video_pipeline()
-    measured = {"num_inference_steps": STEPS, "longest": 2, "options": further(VIDEO | options)}
-    costs = fl.calibrate(pipe, [picture(0)], guidance_scale=None, **measured)
+    measured = {"num_inference_steps": STEPS, "max_span": 2, "pipe_kwargs": further(VIDEO | options)}
+    costs = fl.calibrate(pipe, [image(0)], guidance_scale=None, **measured)
     assert costs.measured_on["guidance_scale"] == pytest.approx(2.7)
     schedule = fl.derive_schedule(costs, 3)
     schedule = KeySchedule(STEPS, schedule.keys, measured_on={"guidance_scale": schedule.measured_on["guidance_scale"]})
@@ -112,16 +112,16 @@ def test_a_guidance_that_grows_from_frame_to_frame_is_named_by_the_last_frame():
             video_run(pipe, max_guidance_scale=2.0)
 
 
-def test_a_stopped_calibration_of_pictures_goes_on(tmp_path):
-    """Pictures are told apart by what they show, not by where they lie in memory."""
+def test_a_stopped_calibration_of_images_goes_on(tmp_path):
+    """Images are told apart by what they show, not by where they lie in memory."""
     pipe, store = video_pipeline(), tmp_path / "costs.safetensors"
-    options = {"num_inference_steps": 3, "guidance_scale": None, "options": further(VIDEO), "store": store}
-    first = fl.calibrate(pipe, [picture(0)], **options)
-    again = fl.calibrate(pipe, [picture(0)], **options)
+    options = {"num_inference_steps": 3, "guidance_scale": None, "pipe_kwargs": further(VIDEO), "store": store}
+    first = fl.calibrate(pipe, [image(0)], **options)
+    again = fl.calibrate(pipe, [image(0)], **options)
     assert torch.equal(again.displacement.nan_to_num(-1), first.displacement.nan_to_num(-1))
-    assert ReuseCosts.load(store).about["prompts"][0].startswith("picture ")
+    assert ReuseCosts.load(store).about["prompts"][0].startswith("image ")
     with pytest.raises(ValueError, match="holds other costs"):
-        fl.calibrate(pipe, [picture(1)], **options)
+        fl.calibrate(pipe, [image(1)], **options)
 
 
 # ---- refusals
@@ -132,7 +132,7 @@ def test_a_pipeline_that_draws_without_its_generator_is_refused():
     del pipe.prepare_image_latents  # the test's own, which always draws alike
     before = state(pipe)
     with pytest.raises(ValueError, match="runs differ with the same seed .*its image_latents is another.: it draws without"):
-        fl.calibrate(pipe, TEXTS[:1], num_inference_steps=3, options=further(options_of("i2vgen-xl")))
+        fl.calibrate(pipe, TEXTS[:1], num_inference_steps=3, pipe_kwargs=further(options_of("i2vgen-xl")))
     assert state(pipe)[:2] == before[:2]
 
 
@@ -142,12 +142,12 @@ REFUSED = {
         ROWS["text2video-zero"].build, {}, f"TextToVideoZeroPipeline, {SEVERAL} .backward_loop.*accepted: a pipeline with one run",
     ),
     "FreeInit": (ROWS["animatediff-free-init"].build, {}, f"AnimateDiffPipeline, {SEVERAL} .free_init"),
-    "DDIM, unconditional": (ROWS["ddim"].build, {}, "DDIMPipeline, which is called with a number of pictures; accepted: .*list of prompts"),
-    "consistency": (ROWS["consistency"].build, {}, "ConsistencyModelPipeline, which is called with a number of pictures"),
+    "DDIM, unconditional": (ROWS["ddim"].build, {}, "DDIMPipeline, which is called with a number of images; accepted: .*list of prompts"),
+    "consistency": (ROWS["consistency"].build, {}, "ConsistencyModelPipeline, which is called with a number of images"),
     "guidance": (
         video_pipeline, {"guidance_scale": 5.0},
         "guidance_scale=5.0 asked of StableVideoDiffusionPipeline, which takes none; accepted: guidance_scale=None, with "
-        "min_guidance_scale and max_guidance_scale in options",
+        "min_guidance_scale and max_guidance_scale in pipe_kwargs",
     ),
     "two steps": (ROWS["sd"].build, {"num_inference_steps": 2}, "calibration of a run of 2 steps asked; accepted: 3 or more"),
 }  # fmt: skip

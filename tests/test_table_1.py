@@ -10,11 +10,11 @@ import pytest
 import torch
 import typer
 from models import denoiser_pipe
-from stand_ins import write_pictures, write_weights
+from stand_ins import write_images, write_weights
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm
+from fastdiff_lab import Method
 from fastdiff_lab.comparison import render
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import denoiser_arguments, sample
@@ -22,7 +22,7 @@ from fastdiff_lab.sampling.rivals.token_merging import token_merging, token_merg
 from fastdiff_lab.shapes.data import held_out_scenes
 from studies import table_1
 from studies.captions import read_captions
-from studies.table_1 import PUBLISHED, beside_published, table_arms
+from studies.table_1 import PUBLISHED, beside_published, table_methods
 
 PROMPTS = ["a red ring on a blue background", "a small white star on a red background"]
 RUN = {"num_inference_steps": 5}
@@ -75,33 +75,33 @@ def test_foreign_captions(tmp_path, text, monkeypatch):
 
 
 @pytest.mark.parametrize("sampler", PUBLISHED)
-def test_every_published_row_has_its_arm(sampler):
-    arms = table_arms(sampler, table_1.STEPS[sampler])
-    assert set(PUBLISHED[sampler]) - set(arms) <= {"DeepCache, interval not stated"}
-    keys = {len(arm.schedule.keys) for name, arm in arms.items() if "paper" in name}
+def test_every_published_row_has_its_method(sampler):
+    methods = table_methods(sampler, table_1.STEPS[sampler])
+    assert set(PUBLISHED[sampler]) - set(methods) <= {"DeepCache, interval not stated"}
+    keys = {len(method.schedule.keys) for name, method in methods.items() if "paper" in name}
     assert keys == {9 if sampler == "ddim" else 7}
 
 
-def test_arms():
-    uniform = table_arms("ddim", 50)["uniform 9"].schedule
+def test_methods():
+    uniform = table_methods("ddim", 50)["uniform 9"].schedule
     assert uniform.keys == tuple(range(0, 50, 6)) and "Table 5" in uniform.source
     derived = fl.derive_schedule(fl.embedded_costs(order=1), 9)
-    assert table_arms("ddim", 50, {"mine": derived})["mine"] == Arm(derived, order=1)
+    assert table_methods("ddim", 50, {"mine": derived})["mine"] == Method(derived, order=1)
     with pytest.raises(ValueError, match="sampler='euler' asked; accepted: ddim or dpm-solver"):
-        table_arms("euler", 50)
-    with pytest.raises(ValueError, match="a schedule is named 'uniform 9', and so is an arm of the table"):
-        table_arms("ddim", 50, {"uniform 9": derived})
+        table_methods("euler", 50)
+    with pytest.raises(ValueError, match="a schedule is named 'uniform 9', and so is a method of the table"):
+        table_methods("ddim", 50, {"uniform 9": derived})
 
 
 def test_the_paper_stands_beside_what_was_measured():
-    ours = pd.DataFrame({"arm": ["untouched", "mine", "paper's 9"], "fid": [30.0, 31.0, 32.0], "clip_score": [30.0, 31.0, 32.0]})
-    table = beside_published(ours, "ddim").set_index("arm")
-    assert list(table.index[:3]) == ["untouched", "mine", "paper's 9"] and len(table) == len(PUBLISHED["ddim"]) + 1
+    ours = pd.DataFrame({"method": ["baseline", "mine", "paper's 9"], "fid": [30.0, 31.0, 32.0], "clip_score": [30.0, 31.0, 32.0]})
+    table = beside_published(ours, "ddim").set_index("method")
+    assert list(table.index[:3]) == ["baseline", "mine", "paper's 9"] and len(table) == len(PUBLISHED["ddim"]) + 1
     assert table.index.is_unique
-    assert table.loc["untouched", ["clip", "paper_fid", "paper_source"]].tolist() == [pytest.approx(0.75), 21.75, "Table 1"]
+    assert table.loc["baseline", ["clip", "paper_fid", "paper_source"]].tolist() == [pytest.approx(0.75), 21.75, "Table 1"]
     assert pd.isna(table.loc["mine", "paper_fid"]) and pd.isna(table.loc["token merging", "fid"])
     alone = beside_published(ours, None)
-    assert alone["arm"].tolist() == ours["arm"].tolist() and alone["paper_fid"].isna().all()
+    assert alone["method"].tolist() == ours["method"].tolist() and alone["paper_fid"].isna().all()
 
 
 def command():
@@ -117,26 +117,26 @@ def run(*options):
 @pytest.mark.long
 def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
     captions = write_captions(tmp_path / "captions.json", [scene.caption() for scene in held_out_scenes(5)])
-    weights, real = write_weights(tmp_path / "weights"), write_pictures(tmp_path / "real", 6)
+    weights, real = write_weights(tmp_path / "weights"), write_images(tmp_path / "real", 6)
     schedule = tmp_path / "mine.json"
     fl.KeySchedule(10, [0, 4, 7]).save(schedule)
-    options = ["--captions", captions, "--weights", weights, "--real", real, "--schedule", schedule, "--pictures", 4, "--steps", 10]
-    options += ["--output", tmp_path / "out", "--batch", 2, "--threads", 1]
+    options = ["--captions", captions, "--weights", weights, "--real", real, "--schedule", schedule, "--images", 4, "--steps", 10]
+    options += ["--output", tmp_path / "out", "--batch-size", 2, "--threads", 1]
     found = run(*options, "--repeats", 1)
     assert found.exit_code == 0 and "paper_*: the paper's numbers, on its authors' machine" in found.output
-    table = pd.read_csv(tmp_path / "out" / "table_1.csv").set_index("arm")
-    assert list(table.index) == list(table_arms("ddim", 10, {"mine": fl.KeySchedule.load(schedule)}))
-    assert table[["fid", "kid", "clip", "lpips", "gmacs", "seconds"]].notna().all(axis=None) and (table["pictures"] == 4).all()
-    assert table.loc["untouched", "lpips"] == 0 < table.drop(index="untouched")["lpips"].min() and table["clip"].gt(0).all()
-    assert table.loc["token merging", "gmacs"] < table.loc["untouched", "gmacs"]
+    table = pd.read_csv(tmp_path / "out" / "table_1.csv").set_index("method")
+    assert list(table.index) == list(table_methods("ddim", 10, {"mine": fl.KeySchedule.load(schedule)}))
+    assert table[["fid", "kid", "clip", "lpips", "gmacs", "seconds"]].notna().all(axis=None) and (table["images"] == 4).all()
+    assert table.loc["baseline", "lpips"] == 0 < table.drop(index="baseline")["lpips"].min() and table["clip"].gt(0).all()
+    assert table.loc["token merging", "gmacs"] < table.loc["baseline", "gmacs"]
     assert table.loc["paper's 9", "gmacs"] == table.loc["paper's 9, prior noise", "gmacs"] > table.loc["mine", "gmacs"]
-    pictures = pd.read_csv(tmp_path / "out" / "pictures.csv")
-    assert sorted(pictures[pictures["arm"] == "mine"]["seed"]) == [0, 1, 2, 3]  # each picture its own noise
+    images = pd.read_csv(tmp_path / "out" / "images.csv")
+    assert sorted(images[images["method"] == "mine"]["seed"]) == [0, 1, 2, 3]  # each image its own noise
     assert json.loads((tmp_path / "out" / "about.json").read_text())["asked"]["captions"] == str(captions)
     monkeypatch.delattr(render, "_run")  # all comes from the store
     assert run(*options, "--repeats", 0, "--metric", "lpips", "--metric", "clip_score", "--metric", "kid").exit_code == 0
-    again = pd.read_csv(tmp_path / "out" / "pictures.csv")
-    pd.testing.assert_frame_equal(again, pictures.drop(columns="fid"), rtol=1e-4, atol=1e-4)  # by networks that were loaded again
+    again = pd.read_csv(tmp_path / "out" / "images.csv")
+    pd.testing.assert_frame_equal(again, images.drop(columns="fid"), rtol=1e-4, atol=1e-4)  # by networks that were loaded again
 
 
 @pytest.mark.parametrize(
@@ -145,36 +145,36 @@ def test_from_captions_and_weights_to_the_table(tmp_path, monkeypatch):
         ({"--sampler": "euler"}, "sampler='euler' asked; accepted: ddim or dpm-solver"),
         ({"--metric": "fdi"}, "metric 'fdi' asked; accepted: fid, kid"),
         ({}, "fid and kid and clip_score and lpips asked without weights"),
-        ({"--weights": "."}, "fid and kid asked without real pictures"),
-        ({"--pictures": 9}, "9 captions asked of .*, which has 2 of 2 images"),
+        ({"--weights": "."}, "fid and kid asked without real images"),
+        ({"--images": 9}, "9 captions asked of .*, which has 2 of 2 images"),
     ],
 )
-def test_bad_options_are_refused_before_a_picture_is_drawn(tmp_path, options, message, monkeypatch):
+def test_bad_options_are_refused_before_an_image_is_drawn(tmp_path, options, message, monkeypatch):
     monkeypatch.delattr(render, "_run")
-    given = {"--captions": write_captions(tmp_path / "c.json", PROMPTS), "--output": tmp_path, "--pictures": 2} | options
+    given = {"--captions": write_captions(tmp_path / "c.json", PROMPTS), "--output": tmp_path, "--images": 2} | options
     with pytest.raises(ValueError, match=message):
         run(*(part for pair in given.items() for part in pair))
 
 
 def test_token_merging_leaves_the_pipeline_as_it_was(pipe):
     before = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
-    untouched = sample(pipe, Arm(), PROMPTS, [0, 1], **RUN).latents
+    baseline = sample(pipe, Method(), PROMPTS, [0, 1], **RUN).latents
     with pytest.raises(KeyboardInterrupt), token_merging(pipe, 0.5):
         raise KeyboardInterrupt
-    merged = sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
+    merged = sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
     after = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
-    assert before == after and torch.equal(sample(pipe, Arm(), PROMPTS, [0, 1], **RUN).latents, untouched)
-    assert not torch.allclose(merged, untouched, atol=1e-2)
-    assert torch.equal(sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents, merged)  # nothing random in it
+    assert before == after and torch.equal(sample(pipe, Method(), PROMPTS, [0, 1], **RUN).latents, baseline)
+    assert not torch.allclose(merged, baseline, atol=1e-2)
+    assert torch.equal(sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents, merged)  # nothing random in it
 
 
 def test_token_merging_with_encoder_propagation(pipe):
     three = fl.KeySchedule(5, [0, 1, 3])
-    arms = [Arm(three, token_merging=0.5, parallel_decoding=parallel) for parallel in (True, False)]
-    parallel, serial = (sample(pipe, arm, PROMPTS, [0, 1], **RUN) for arm in arms)
+    methods = [Method(three, token_merging=0.5, parallel_decoding=parallel) for parallel in (True, False)]
+    parallel, serial = (sample(pipe, method, PROMPTS, [0, 1], **RUN) for method in methods)
     assert torch.allclose(parallel.latents, serial.latents, atol=1e-4) and parallel.counts.encoder_calls == 3
-    every = sample(pipe, Arm(fl.KeySchedule(5, range(5)), token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
-    assert torch.equal(every, sample(pipe, Arm(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents)
+    every = sample(pipe, Method(fl.KeySchedule(5, range(5)), token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
+    assert torch.equal(every, sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents)
 
 
 def test_operations_with_merged_tokens(pipe):
@@ -185,8 +185,8 @@ def test_operations_with_merged_tokens(pipe):
     assert plain == count_flops(pipe.unet, arguments)
 
 
-def test_arms_that_merge_tokens(monkeypatch):
-    assert "token_merging" not in Arm().about() and Arm(token_merging=0.5).about()["token_merging"] == 0.5
+def test_methods_that_merge_tokens(monkeypatch):
+    assert "token_merging" not in Method().about() and Method(token_merging=0.5).about()["token_merging"] == 0.5
     accepted = {
         -0.5: "a ratio above 0, 0.75 or less",
         0.8: "a ratio above 0, 0.75 or less",
@@ -195,9 +195,9 @@ def test_arms_that_merge_tokens(monkeypatch):
     }
     for ratio, words in accepted.items():
         with pytest.raises(ValueError, match=f"token_merging={ratio!r} asked; accepted: {words}"):
-            Arm(token_merging=ratio)
-    with pytest.raises(ValueError, match="an arm has DeepCache or token merging, not both"):
-        Arm(deepcache=3, token_merging=0.5)
+            Method(token_merging=ratio)
+    with pytest.raises(ValueError, match="a method has DeepCache or token merging, not both"):
+        Method(deepcache=3, token_merging=0.5)
     with pytest.raises(
         ValueError, match="token merging asked for a DiTTransformer2DModel; accepted: a pipeline whose denoiser is a UNet"
     ):
@@ -205,6 +205,6 @@ def test_arms_that_merge_tokens(monkeypatch):
             pass
     monkeypatch.setitem(sys.modules, "tomesd", None)
     with pytest.raises(
-        ModuleNotFoundError, match="an arm with token merging needs tomesd, which is not installed; get the extra rivals"
+        ModuleNotFoundError, match="a method with token merging needs tomesd, which is not installed; get the extra rivals"
     ):
         tomesd_package()

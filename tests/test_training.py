@@ -142,7 +142,7 @@ def test_a_team_elsewhere_than_on_the_cpu():
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_pipeline_from_nothing(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_plan", lambda device: {"batch": 2, "workers": 0})
+    monkeypatch.setattr(train, "_plan", lambda device: {"batch_size": 2, "workers": 0})
     for _ in range(2):  # the second call finds everything done
         train.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)

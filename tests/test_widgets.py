@@ -49,9 +49,9 @@ def made(pipe):
 def lab(made):
     """A lab of 20 steps with another scheduler, for which costs were measured; as at its beginning."""
     begin = {"prompt": PROMPT, "seed": 0, "steps": STEPS, "guidance": 5.0, "scheduler": "dpm-solver++"}
-    made.form = {**begin, "what": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
+    made.form = {**begin, "reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
     made.clear()
-    made.problem, made.pictures, made.progress, made.result = {}, {}, {}, {}
+    made.problem, made.images, made.progress, made.result = {}, {}, {}, {}
     made.use_num_keys(4)
     yield made
     made.cancel()
@@ -149,8 +149,8 @@ def test_a_run_from_code_fills_the_page_and_the_history(lab, pipe):
     lab.schedule = KeySchedule.paper(STEPS)
     pair = lab.run()
     assert pair.acceleration.schedule == KeySchedule.paper(STEPS) and len(lab.history) == len(lab.rows) == 1
-    assert set(lab.pictures) == {"untouched", "accelerated", "difference"}
-    assert all(shown["address"].startswith("data:image/png;base64,") and shown["alt"] for shown in lab.pictures.values())
+    assert set(lab.images) == {"baseline", "accelerated", "difference"}
+    assert all(shown["address"].startswith("data:image/png;base64,") and shown["alt"] for shown in lab.images.values())
     assert lab.progress["accelerated"] == {"step": STEPS, "steps": STEPS, "text": f"step {STEPS} of {STEPS}"}
     assert lab.run_state["state"] == "done" and lab.result["rows"][0][0] == "seconds" and state(pipe) == before
     lab.form = {**lab.form, "order": 1, "prior_noise": 0.003}
@@ -170,7 +170,7 @@ def test_a_run_that_is_cancelled_says_so_and_only_one_is_made_at_a_time(lab, pip
     lab.form = {**lab.form, "steps": 500, "scheduler": "own"}
     answer(lab, {"action": "run"})
     deadline = time.monotonic() + 60
-    while lab.progress.get("untouched", {}).get("step", 0) < 3:
+    while lab.progress.get("baseline", {}).get("step", 0) < 3:
         assert time.monotonic() < deadline and lab.run_state["state"] == "running"
         time.sleep(0.01)
     answer(lab, {"action": "run"})
@@ -289,7 +289,7 @@ def test_no_file_that_is_something_else_is_overwritten(lab, tmp_path):
 # ---------------------------------------------------------------------------------------------------- where widgets cannot run
 
 
-def test_without_widgets_there_is_a_sentence_and_a_picture_of_the_state(lab, recording):
+def test_without_widgets_there_is_a_sentence_and_an_image_of_the_state(lab, recording):
     lab.form = {**lab.form, "prompt": "a large red star at the left on a white background"}
     lab.run()
     for widget in (lab, recording_explorer(recording, KeySchedule.uniform(10, 3))):
@@ -398,7 +398,7 @@ def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
     lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=6)
     assert lab.prediction["cards"][0]["value"] == "–" and "nothing was measured on this pipeline" in lab.prediction["note"]
     assert lab.schedule == KeySchedule.uniform(6, 1) and lab.prediction["cards"][2]["value"] != "–"
-    costs = fl.calibrate(other, [PROMPT], num_inference_steps=6, longest=4)
+    costs = fl.calibrate(other, [PROMPT], num_inference_steps=6, max_span=4)
     measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=6)
     assert measured.prediction["cards"][0]["value"] != "–"
     assert measured.run().prompt_right is None and "No prompt accuracy" in measured.result["note"]

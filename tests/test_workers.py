@@ -79,11 +79,11 @@ def test_workers_that_die_again_and_again(pipe, monkeypatch):
         yield
 
     monkeypatch.setattr(render, "in_workers", dying)
-    with pytest.warns(UserWarning, match="a worker process was killed; its pictures are drawn again"):
+    with pytest.warns(UserWarning, match="a worker process was killed; its images are drawn again"):
         with pytest.raises(
             WorkerLostError, match="workers were killed 3 times in a row before one had finished a batch of 2; perhaps memory"
         ):
-            fl.compare_pictures(pipe, {}, PROMPTS, batch=2, num_inference_steps=2)
+            fl.compare_images(pipe, {}, PROMPTS, batch_size=2, num_inference_steps=2)
 
 
 @pytest.mark.long
@@ -95,16 +95,16 @@ def test_a_task_that_kills_every_dask_worker_is_given_up():
 
 @pytest.mark.long
 def test_two_dask_workers_one_of_them_killed(pipe, tmp_path, monkeypatch):
-    arms = {"paper": fl.KeySchedule.paper(50).rescaled(10), "three": fl.KeySchedule.uniform(10, 3)}
-    options = {"num_inference_steps": 10, "batch": 1}
-    alone = fl.compare_pictures(pipe, arms, PROMPTS, **options)
+    methods = {"paper": fl.KeySchedule.paper(50).rescaled(10), "three": fl.KeySchedule.uniform(10, 3)}
+    options = {"num_inference_steps": 10, "batch_size": 1}
+    alone = fl.compare_images(pipe, methods, PROMPTS, **options)
     file, log = tmp_path / "store.sqlite", tmp_path / "log"
     run, killed = render._run, []
 
-    def logged(pipe, arm, tasks, keys, options):
+    def logged(pipe, method, tasks, keys, options):
         with open(log, "a") as lines:
             lines.write(f"{os.getpid()} {keys[0]}\n")
-        return run(pipe, arm, tasks, keys, options)
+        return run(pipe, method, tasks, keys, options)
 
     def kill_one():
         while not log.exists() or len(log.read_text().splitlines()) < 6:
@@ -116,7 +116,7 @@ def test_two_dask_workers_one_of_them_killed(pipe, tmp_path, monkeypatch):
     with dask_client() as client:
         killer = threading.Thread(target=kill_one)
         killer.start()
-        found = fl.compare_pictures(pipe, arms, PROMPTS, store=file, n_jobs=client, **options)
+        found = fl.compare_images(pipe, methods, PROMPTS, store=file, n_jobs=client, **options)
         killer.join()
     pd.testing.assert_frame_equal(found, alone, rtol=1e-2, atol=1e-4, check_dtype=False)  # nothing is lost
     begun = [line.split() for line in log.read_text().splitlines()]

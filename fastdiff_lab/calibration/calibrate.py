@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import identity, in_words, pipeline_digest
 from ..hooks.flops import count_flops
-from ..hooks.guided_rows import by_picture
+from ..hooks.guided_rows import by_image
 from ..inputs.plain_values import choice, plain, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words, warn_of_rounding
@@ -31,6 +31,10 @@ from ..sampling.methods import denoiser_calls
 from .replay import Trajectory, call_for, latents_after, memory_of, seeds_for, seen
 from .reuse_costs import ReuseCosts
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 GAPS = (1, 2, 4, 8, 16)
 FURTHEST = 4  # times the gap between two keys; extrapolating further never pays
 FEWEST = 3  # steps; with two, the only span ends with the run
@@ -41,17 +45,17 @@ PROBES = 12  # steps at which the sensitivity is measured
 class Plan:
     """The spans to measure.
 
-    >>> Plan(num_steps=50, longest=25, order=0).decoder_calls
+    >>> Plan(num_steps=50, max_span=25, order=0).decoder_calls
     945
 
     Args:
         num_steps: Steps of the run, 3 or more.
-        longest: The longest span, in steps from a key to the next.
+        max_span: The longest span, in steps from a key to the next.
         order: 0 or 1.
     """
 
     num_steps: int
-    longest: int
+    max_span: int
     order: int
 
     def __post_init__(self) -> None:
@@ -67,13 +71,13 @@ class Plan:
         """Yield each gap before `key`, with the end of the longest span measured for it."""
         for gap in self.gaps:
             if (gap == 0 and (self.order == 0 or key == 0)) or 0 < gap <= key:
-                longest = self.longest if gap == 0 else min(self.longest, FURTHEST * gap + 1)
-                yield gap, min(key + longest, self.num_steps)
+                max_span = self.max_span if gap == 0 else min(self.max_span, FURTHEST * gap + 1)
+                yield gap, min(key + max_span, self.num_steps)
 
     @property
     def probes(self) -> list[tuple[int, int, int]]:
         """Spans that measure the sensitivity, as (gap, key, end), each about as long as a group."""
-        length = max(2, min(self.longest, self.num_steps // 9))
+        length = max(2, min(self.max_span, self.num_steps // 9))
         ends = np.unique(np.linspace(2, self.num_steps - 1, min(PROBES, self.num_steps - 2)).round().astype(int)).tolist()
         return [(min(length, max(end - length, 0)) if self.order else 0, max(end - length, 0), end) for end in ends]
 
@@ -91,20 +95,20 @@ class Plan:
 
 
 def calibrate(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] | None = None,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
     order: int = 0,
-    what: str = "encoder",
-    longest: int = 25,
-    batch: int = 4,
+    reuse: str = "encoder",
+    max_span: int = 25,
+    batch_size: int = 4,
     max_rows: int | None = None,
-    budget: float | None = None,
+    time_budget: float | None = None,
     store: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> ReuseCosts:
     """Measure for each span of steps what reusing the features of its first step costs.
 
@@ -124,13 +128,13 @@ def calibrate(
         num_inference_steps: As the pipeline takes it.
         guidance_scale: None for the pipeline's own.
         order: As later in `encoder_propagation`, 0 or 1. With 1 the distance to the key before varies too.
-        what: "encoder", or "prediction" for the rival that reuses predictions.
-        longest: The longest span, 2 to the number of steps.
-        batch: Prompts in one call.
+        reuse: "encoder", or "prediction" for the rival that reuses predictions.
+        max_span: The longest span, 2 to the number of steps.
+        batch_size: Prompts in one call.
         max_rows: The most rows decoded at once, as in `encoder_propagation`.
-        budget: Seconds. Spans are shortened until the estimate fits.
+        time_budget: Seconds. Spans are shortened until the estimate fits.
         store: A file that is saved after every step. The same call resumes from it.
-        options: Further arguments of the pipeline, one for all prompts or a list with one for each.
+        pipe_kwargs: Further arguments of the pipeline, one for all prompts or a list with one for each.
 
     Returns:
         The costs, with what they were measured on. Seconds and GiB are printed before the start.
@@ -140,46 +144,52 @@ def calibrate(
             The budget is too small, or the store holds other costs.
         RuntimeError: The pipeline is accelerated at the moment.
     """
-    prompts, batch, longest = prompts_of(prompts), whole_number("batch", batch, 1), whole_number("longest", longest, 2)
+    prompts, batch_size, max_span = (
+        prompts_of(prompts),
+        whole_number("batch_size", batch_size, 1),
+        whole_number("max_span", max_span, 2),
+    )
     seeds = seeds_for(prompts, seeds)
-    order, num_inference_steps = _checked_order(order, what), plain(num_inference_steps)
+    order, num_inference_steps = _checked_order(order, reuse), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
     warn_of_rounding(denoiser_of(pipe), "calibration", "small displacements are lost in rounding, so sensitivities are wrong")
-    given, guidance = call_options(pipe, options, len(prompts), "calibration"), own_guidance(pipe, guidance_scale)
-    parts = [slice(start, min(start + batch, len(prompts))) for start in range(0, len(prompts), batch)]
+    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "calibration"), own_guidance(pipe, guidance_scale)
+    parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
     num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
-    plan = Plan(num_steps, min(longest, num_steps), order)
+    plan = Plan(num_steps, min(max_span, num_steps), order)
     runs = in_halves(
         pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
     )
     first = next(runs)
     limit = RowLimit(max_rows)
-    plan = _within(plan, first[1], pipe, len(parts), budget, limit, what)
+    plan = _within(plan, first[1], pipe, len(parts), time_budget, limit, reuse)
     guidance = guidance_of(pipe) if guidance is None else guidance
-    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "what": what}
+    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "reuse": reuse}
     visited = {"time_steps": time_steps_in_words(first[1].timesteps)}
-    measured_on = {**identity(pipe), **run, **visited, "pictures": len(prompts)}
+    measured_on = {**identity(pipe), **run, **visited, "images": len(prompts)}
     about = _about(prompts, seeds, given.words) | ({"pipeline": pipeline_digest(pipe)} if store else {})
     state = _State.begin(plan, measured_on, about, store)
     with tqdm(desc="calibration", total=len(parts) * (num_steps - 1), leave=False) as bar:
         for part, trajectory in chain([first], runs):
-            _Measuring(pipe, plan, trajectory, what, limit).fill(state, part, bar)
+            _Measuring(pipe, plan, trajectory, reuse, limit).fill(state, part, bar)
     return state.costs
 
 
-def _about(prompts: Sequence[Any], seeds: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
+def _about(prompts: Sequence[Any], seeds: Sequence[int], pipe_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     versions = {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
     about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds), **versions}
-    return about | ({"options": dict(options)} if options else {})
+    return about | ({"pipe_kwargs": dict(pipe_kwargs)} if pipe_kwargs else {})
 
 
-def _checked_order(order: Any, what: str) -> int:
-    choice("what", what, ("encoder", "prediction"))
+def _checked_order(order: Any, reuse: str) -> int:
+    choice("reuse", reuse, ("encoder", "prediction"))
     return whole_number("order", order, 0, 1)
 
 
-def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: float | None, limit: RowLimit, what: str) -> Plan:
+def _within(
+    plan: Plan, seen_once: Trajectory, pipe: DiffusionPipeline, batches: int, time_budget: float | None, limit: RowLimit, reuse: str
+) -> Plan:
     """Shorten the spans until the budget fits, and print what the plan takes."""
     arguments = {name: value for name, value in seen_once.arguments.items() if value is not None}
     flops = count_flops(denoiser_of(pipe), arguments)
@@ -190,16 +200,16 @@ def _within(plan: Plan, seen_once: Trajectory, pipe: Any, batches: int, budget: 
         return batches * (plan.forward_calls * per_call + plan.decoder_calls * decoder)
 
     asked = plan
-    while budget is not None and seconds(plan) > budget:
-        if plan.longest == 2:
+    while time_budget is not None and seconds(plan) > time_budget:
+        if plan.max_span == 2:
             raise ValueError(
-                f"budget={budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; "
+                f"time_budget={time_budget} s asked, but spans of 2 steps already take about {seconds(plan):.0f} s; "
                 "accepted: a larger budget, fewer prompts or fewer steps"
             )
-        plan = Plan(plan.num_steps, plan.longest - 1, plan.order)
-    longest = plan.longest if what == "encoder" else 1
-    needed = limit.bytes_told(denoiser_of(pipe), arguments, longest, Extrapolation(plan.order))
-    shorter = "" if plan == asked else f" (spans of up to {plan.longest} steps instead of {asked.longest}, for the budget)"
+        plan = Plan(plan.num_steps, plan.max_span - 1, plan.order)
+    max_span = plan.max_span if reuse == "encoder" else 1
+    needed = limit.bytes_told(denoiser_of(pipe), arguments, max_span, Extrapolation(plan.order))
+    shorter = "" if plan == asked else f" (spans of up to {plan.max_span} steps instead of {asked.max_span}, for the budget)"
     tqdm.write(
         f"calibration: {batches * plan.forward_calls} denoiser calls and {batches * plan.decoder_calls} decoder calls, "
         f"about {seconds(plan):.0f} s and {needed / 2**30:.1f} GiB beside the weights{shorter}", file=sys.stderr,
@@ -216,19 +226,19 @@ class _State:
 
     @classmethod
     def begin(cls, plan: Plan, measured_on: dict, about: dict, store: str | Path | None) -> _State:
-        pictures = measured_on["pictures"]
-        displacement = torch.full((pictures, len(plan.gaps), plan.num_steps, plan.longest + 1), torch.nan)
-        sensitivity = torch.full((pictures, plan.num_steps + 1), torch.nan)
+        images = measured_on["images"]
+        displacement = torch.full((images, len(plan.gaps), plan.num_steps, plan.max_span + 1), torch.nan)
+        sensitivity = torch.full((images, plan.num_steps + 1), torch.nan)
         fresh = ReuseCosts(displacement, plan.gaps, sensitivity, measured_on, about)
         if store is None or not Path(store).exists():
             return cls(fresh, None if store is None else Path(store))
         found = ReuseCosts.load(store)
         same = found.measured_on.items() <= measured_on.items() and all(  # older files hold less
-            found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "options", "pipeline")
+            found.about.get(name) == about.get(name) for name in ("prompts", "seeds", "pipe_kwargs", "pipeline")
         )
         if not same or found.displacement.shape != displacement.shape:
             raise ValueError(
-                f"{store} holds other costs (of {found.title()}, spans up to {found.longest}); accepted: a new path, or the same call again"
+                f"{store} holds other costs (of {found.title()}, spans up to {found.max_span}); accepted: a new path, or the same call again"
             )
         return cls(found, Path(store))
 
@@ -241,10 +251,10 @@ class _State:
 class _Measuring:
     """Measure one batch of images."""
 
-    pipe: Any
+    pipe: DiffusionPipeline
     plan: Plan
     trajectory: Trajectory
-    what: str
+    reuse: str
     limit: RowLimit
 
     def fill(self, state: _State, rows: slice, bar: tqdm) -> None:
@@ -261,31 +271,31 @@ class _Measuring:
             state.keep()
 
     def displacements(self, gap: int, key: int, end: int, until: int | None = None) -> dict[int, Tensor]:
-        """Distances to the baseline's latents, by step, each of shape (pictures,); the features of `key` are reused until `end`."""
+        """Distances to the baseline's latents, by step, each of shape (images,); the features of `key` are reused until `end`."""
         until = end if until is None else until
         evaluated = sorted({key - gap, *range(key, until)})
         keys = [step for step in range(self.plan.num_steps) if not key < step < end]
         ahead = memory_of(self.pipe.scheduler)
         found = latents_after(
             self.pipe, self.trajectory, evaluated, KeySchedule(self.plan.num_steps, tuple(keys)), until,
-            extrapolation=Extrapolation(1 if gap else 0), what=self.what, max_rows=self.limit, lookahead=ahead,
+            extrapolation=Extrapolation(1 if gap else 0), reuse=self.reuse, max_rows=self.limit, lookahead=ahead,
         )  # fmt: skip
         last = self.plan.num_steps
         distances = {
-            step: self.by_picture(latents.float() - self.trajectory.samples[min(step + ahead, last)].float()).norm(dim=1)
+            step: self.by_image(latents.float() - self.trajectory.samples[min(step + ahead, last)].float()).norm(dim=1)
             for step, latents in found.items()
             if step > key
         }
         read = torch.stack(list(distances.values())).cpu()
-        for step, of_pictures in zip(distances, read, strict=True):
-            check_distances(of_pictures, step)
+        for step, of_images in zip(distances, read, strict=True):
+            check_distances(of_images, step)
         return dict(zip(distances, read, strict=True))
 
-    def by_picture(self, latents: Tensor) -> Tensor:
-        return by_picture(self.pipe, latents, len(self.trajectory.call.prompts))
+    def by_image(self, latents: Tensor) -> Tensor:
+        return by_image(self.pipe, latents, len(self.trajectory.call.prompts))
 
     def sensitivity(self) -> Tensor:
-        """Share of a displacement that remains at the end, (pictures, steps + 1); probes are interpolated on a log scale."""
+        """Share of a displacement that remains at the end, (images, steps + 1); probes are interpolated on a log scale."""
         last = self.plan.num_steps
         ends, shares = [], []
         for gap, key, end in self.plan.probes:
@@ -294,5 +304,5 @@ class _Measuring:
             shares.append((found[last] / found[end].clamp_min(1e-12)).clamp_min(1e-6).log().numpy())
         known = np.stack([*shares, np.zeros_like(shares[0])])
         return torch.from_numpy(
-            np.exp([np.interp(np.arange(last + 1), [*ends, last], picture) for picture in known.T]).astype(np.float32)
+            np.exp([np.interp(np.arange(last + 1), [*ends, last], image) for image in known.T]).astype(np.float32)
         )

@@ -22,7 +22,7 @@ from ..recording.recording import Recording
 from .reuse_costs import ReuseCosts
 
 
-def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", power: int = 2) -> KeySchedule:
+def derive_schedule(costs: ReuseCosts, num_keys: int, *, reduction: str = "mean", power: int = 2) -> KeySchedule:
     """Find the schedule whose groups cost least, exactly, by dynamic programming.
 
     >>> import fastdiff_lab as fl
@@ -32,7 +32,7 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", pow
     Args:
         costs: From `calibrate`. Use the schedule with the same `order`.
         num_keys: 1 to the number of steps. Too few cannot cover the run if only short spans were measured.
-        over: "mean", "median" or "worst" of the images. A few images that change entirely dominate the mean.
+        reduction: "mean", "median" or "worst" of the images. A few images that change entirely dominate the mean.
         power: 2 adds squared errors, which fits reused features; 1 adds errors, which fits extrapolated ones.
 
     Returns:
@@ -41,16 +41,17 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, over: str = "mean", pow
     Raises:
         ValueError: There is no such schedule. The message has the numbers of keys that there are.
     """
-    best, num_keys = optimal_keys(costs.spans(over, power), most=costs.num_steps), plain(num_keys)
+    best, num_keys = optimal_keys(costs.spans(reduction, power), most=costs.num_steps), plain(num_keys)
     if isinstance(num_keys, bool) or num_keys not in best:
         raise ValueError(
-            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.longest} steps were measured); "
+            f"num_keys={num_keys!r} asked; accepted: {min(best)} to {costs.num_steps} (groups of up to {costs.max_span} steps "
+            "were measured); "
             "for fewer keys calibrate with longer ones"
         )
-    return _schedule(costs, best[num_keys][0], over, power)
+    return _schedule(costs, best[num_keys][0], reduction, power)
 
 
-def schedule_front(costs: ReuseCosts, *, over: str = "mean", power: int = 2) -> pd.DataFrame:
+def schedule_front(costs: ReuseCosts, *, reduction: str = "mean", power: int = 2) -> pd.DataFrame:
     """Find the best schedule for every number of keys.
 
     >>> import fastdiff_lab as fl
@@ -59,22 +60,27 @@ def schedule_front(costs: ReuseCosts, *, over: str = "mean", power: int = 2) -> 
 
     Args:
         costs: From `calibrate`.
-        over: As for `derive_schedule`.
+        reduction: As for `derive_schedule`.
         power: As for `derive_schedule`.
 
     Returns:
         A row per number of keys: num_keys, schedule, cost (the sum over groups) and predicted_error.
         The predicted error is the distance of the final latents to the baseline's: cost ** (1 / power).
     """
-    best = optimal_keys(costs.spans(over, power), most=costs.num_steps)
+    best = optimal_keys(costs.spans(reduction, power), most=costs.num_steps)
     rows = [
-        {"num_keys": count, "schedule": _schedule(costs, keys, over, power), "cost": cost, "predicted_error": cost ** (1 / power)}
+        {
+            "num_keys": count,
+            "schedule": _schedule(costs, keys, reduction, power),
+            "cost": cost,
+            "predicted_error": cost ** (1 / power),
+        }
         for count, (keys, cost) in best.items()
     ]
     return pd.DataFrame(rows)
 
 
-def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, over: str = "mean") -> tuple[float, ...]:
+def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, reduction: str = "mean") -> tuple[float, ...]:
     """List the squared error of the final latents that each group of a schedule costs.
 
     >>> import fastdiff_lab as fl
@@ -89,16 +95,16 @@ def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, over: str = "mean")
             f"a schedule for {schedule.num_steps} steps given; accepted: {costs.num_steps} steps, as were measured; "
             f"use schedule.rescaled({costs.num_steps})"
         )
-    spans, gap, found = costs.spans(over), 0, []
+    spans, gap, found = costs.spans(reduction), 0, []
     for group in schedule.groups():
-        measured = len(group) <= costs.longest
+        measured = len(group) <= costs.max_span
         found.append(float(spans[gap if costs.order else 0, group.start, len(group)]) if measured else math.inf)
-        gap = min(len(group), costs.longest)
+        gap = min(len(group), costs.max_span)
     return tuple(found)
 
 
-def _schedule(costs: ReuseCosts, keys: tuple[int, ...], over: str, power: int) -> KeySchedule:
-    source = f"derived, {len(keys)} keys, {over} of {costs.num_pictures} pictures" + ", errors added unsquared" * (power == 1)
+def _schedule(costs: ReuseCosts, keys: tuple[int, ...], reduction: str, power: int) -> KeySchedule:
+    source = f"derived, {len(keys)} keys, {reduction} of {costs.num_images} images" + ", errors added unsquared" * (power == 1)
     return KeySchedule(costs.num_steps, keys, source, costs.measured_on)
 
 
@@ -109,9 +115,9 @@ def optimal_keys(spans: np.ndarray, most: int) -> Mapping[int, tuple[tuple[int, 
     >>> optimal_keys(spans, 2)[2]
     ((0, 2), 1.0)
 
-    `spans` has shape (gaps, steps, longest + 1): the cost of a group of that length at that key step, infinite if not allowed.
+    `spans` has shape (gaps, steps, max_span + 1): the cost of a group of that length at that key step, infinite if not allowed.
     The gap is the distance to the key before, 0 at the first key. One gap is enough if the cost does not depend on it.
-    Takes O(most x steps x longest) operations with one gap, times `longest` with several.
+    Takes O(most x steps x longest) operations with one gap, times `max_span` with several.
     """
     reach = _Reach(spans)
     found = {}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from ..hooks.guided_rows import by_picture
+from ..hooks.guided_rows import by_image
 from ..inputs.plain_values import plain, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
@@ -27,34 +27,38 @@ from ..sampling.methods import denoiser_calls
 from .replay import Trajectory, call_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 MOVES = (-1, 1, -2, 2, -4, 4)
 
 
 def final_errors(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     trajectory: Trajectory,
     schedule: KeySchedule,
     *,
     order: int | Extrapolation = 0,
-    what: str = "encoder",
+    reuse: str = "encoder",
     max_rows: int | RowLimit | None = None,
 ) -> Tensor:
-    """Mean squared difference of the final latents to the baseline's, of shape (pictures,).
+    """Mean squared difference of the final latents to the baseline's, of shape (images,).
 
     >>> final_errors(pipe, seen(pipe, Call(("a red ring",), (0,)), 50), KeySchedule.paper(50))  # doctest: +SKIP
     """
     last = schedule.num_steps
     found = latents_after(
-        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), what=what, max_rows=max_rows
+        pipe, trajectory, range(last), schedule, last, extrapolation=Extrapolation.of(order), reuse=reuse, max_rows=max_rows
     )
-    difference = by_picture(pipe, found[last] - trajectory.samples[last], len(trajectory.call.prompts))
+    difference = by_image(pipe, found[last] - trajectory.samples[last], len(trajectory.call.prompts))
     errors = difference.float().square().mean(dim=1).cpu()
     check_distances(errors, last)
     return errors
 
 
 def refine_schedule(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     schedule: KeySchedule,
     prompts: Sequence[Any],
     *,
@@ -62,10 +66,10 @@ def refine_schedule(
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
     order: int = 0,
-    what: str = "encoder",
+    reuse: str = "encoder",
     runs: int = 100,
     max_rows: int | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
     """Move one key at a time while real runs bring the final latents nearer to the baseline's.
 
@@ -88,7 +92,7 @@ def refine_schedule(
     seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
-    given, guidance = call_options(pipe, options, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
+    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
     num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
     if schedule.num_steps != num_steps:
         raise ValueError(
@@ -98,7 +102,7 @@ def refine_schedule(
     trajectory = seen(pipe, call_for(prompts, seeds, slice(None), num_inference_steps, guidance, given), num_steps)
 
     def error(candidate: KeySchedule) -> float:
-        return float(final_errors(pipe, trajectory, candidate, order=order, what=what, max_rows=limit).mean())
+        return float(final_errors(pipe, trajectory, candidate, order=order, reuse=reuse, max_rows=limit).mean())
 
     best, tried = _search(schedule, error, runs)
     found = f"refined in {tried} runs" if best != schedule else f"of {tried} runs of refinement none came nearer"
@@ -106,37 +110,37 @@ def refine_schedule(
 
 
 def refine_derived(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: ReuseCosts,
     schedule: KeySchedule,
     *,
-    pictures: int = 8,
+    images: int = 8,
     runs: int = 100,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
     """Refine a schedule on the first prompts that its costs were measured on.
 
-    >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), pictures=4)  # doctest: +SKIP
+    >>> refine_derived(pipe, costs, fl.derive_schedule(costs, 9), images=4)  # doctest: +SKIP
 
     Args:
-        pictures: How many prompts at most, in one batch.
-        options: Those that the costs were measured with. The costs themselves do not hold images and tensors.
+        images: How many prompts at most, in one batch.
+        pipe_kwargs: Those that the costs were measured with. The costs themselves do not hold images and tensors.
 
     Raises:
         ValueError: The options are others, or as for `refine_schedule`.
     """
     on, count = costs.measured_on, len(costs.about["prompts"])
-    given, measured = call_options(pipe, options, count, "refinement"), costs.about.get("options", {})
+    given, measured = call_options(pipe, pipe_kwargs, count, "refinement"), costs.about.get("pipe_kwargs", {})
     if given.words != measured:
         raise ValueError(
-            f"the costs were measured with options {measured}, refinement is asked with {given.words}; accepted: the same ones"
+            f"the costs were measured with pipe_kwargs {measured}, refinement is asked with {given.words}; accepted: the same ones"
         )
-    chosen = range(count)[: whole_number("pictures", pictures, 1)]
+    chosen = range(count)[: whole_number("images", images, 1)]
     of_chosen = given.of(chosen)
     guidance = on["guidance_scale"] if takes_guidance(pipe) else None
     return refine_schedule(
         pipe, schedule, costs.about["prompts"][: len(chosen)], seeds=costs.about["seeds"][: len(chosen)], order=costs.order,
-        what=str(on["what"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, options=of_chosen,
+        reuse=str(on["reuse"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, pipe_kwargs=of_chosen,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,12 +29,16 @@ from ..inputs.plain_values import seeds_of
 from ..key_schedule import KeySchedule
 from ..propagation.config import PropagationConfig
 from ..propagation.engine import PropagationEngine
-from ..propagation.extrapolation import HELD_FEATURES, Extrapolation
+from ..propagation.extrapolation import REUSED_FEATURES, Extrapolation
 from ..propagation.handle import PropagationHandle
 from ..propagation.row_capacity import RowLimit
 from ..sampling.call_options import CallOptions
 from ..sampling.methods import generators, run_options
 from ..sampling.silence import no_bars
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 _JITTER = 1e-4  # relative; two runs of a text encoder differ by 1e-7 to 1e-5
 
@@ -49,12 +53,12 @@ class Call:
 
     prompts: tuple[Any, ...]
     seeds: tuple[int, ...]
-    options: dict[str, Any] = field(default_factory=dict)
+    pipe_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, pipe: Any) -> None:
+    def run(self, pipe: DiffusionPipeline) -> None:
         """Call the pipeline, until the block around it ends the run."""
         with suppress(_Enough), processors_kept(denoiser_of(pipe)), no_bars(pipe), torch.no_grad():
-            pipe(list(self.prompts), generator=generators(self.seeds), **self.options)
+            pipe(list(self.prompts), generator=generators(self.seeds), **self.pipe_kwargs)
 
 
 def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
@@ -77,7 +81,7 @@ def call_for(
 class Trajectory:
     """A baseline run, step by step: outputs of the denoiser, arguments of the scheduler, and samples.
 
-    `samples` are the latents at each step and the final ones: steps + 1 tensors of shape (pictures, ...).
+    `samples` are the latents at each step and the final ones: steps + 1 tensors of shape (images, ...).
     `seconds` is the time of the whole run; `arguments` are those of the first denoiser call.
     """
 
@@ -93,7 +97,7 @@ class Trajectory:
     def num_steps(self) -> int:
         return len(self.outputs)
 
-    def check_same(self, pipe: Any, arguments: Mapping[str, Any]) -> None:
+    def check_same(self, pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
         """Raise ValueError if a replay's first denoiser call has other conditions than this run's."""
         model = denoiser_of(pipe)
         compared = conditions_of(model)
@@ -127,7 +131,7 @@ def _nearly_same(one: Any, other: Any) -> bool:
 Step = Callable[..., Any]
 
 
-def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
+def _alike(pipe: DiffusionPipeline, trajectory: Trajectory) -> Callable:
     """Compare a replay's first denoiser call with the recorded run's."""
     first = True
 
@@ -144,7 +148,7 @@ def _alike(pipe: Any, trajectory: Trajectory) -> Callable:
     return around
 
 
-def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
+def _stepping(pipe: DiffusionPipeline, stack: ExitStack, watch: Callable[[Step, Any, tuple, dict], Any]) -> None:
     """Route the scheduler's steps through `watch(inner, arguments, args, kwargs)` while the stack is open."""
     signature = inspect.signature(pipe.scheduler.step)
 
@@ -154,7 +158,7 @@ def _stepping(pipe: Any, stack: ExitStack, watch: Callable[[Step, Any, tuple, di
     stack.enter_context(replaced_method(pipe.scheduler, "step", around))
 
 
-def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
+def seen(pipe: DiffusionPipeline, call: Call, num_steps: int) -> Trajectory:
     """Run the baseline and record it. Raises ValueError if it does not make `num_steps` denoiser calls."""
     found = Trajectory(call)
 
@@ -196,14 +200,14 @@ def seen(pipe: Any, call: Call, num_steps: int) -> Trajectory:
 
 
 def latents_after(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     trajectory: Trajectory,
     evaluated: Sequence[int],
     schedule: KeySchedule,
     until: int,
     *,
-    extrapolation: Extrapolation = HELD_FEATURES,
-    what: str = "encoder",
+    extrapolation: Extrapolation = REUSED_FEATURES,
+    reuse: str = "encoder",
     max_rows: int | RowLimit | None = None,
     lookahead: int = 0,
 ) -> dict[int, Tensor]:
@@ -216,11 +220,11 @@ def latents_after(
             scheduler has forgotten the evaluated steps.
 
     Returns:
-        The latents by step, of shape (pictures, ...), from the first evaluated step on.
+        The latents by step, of shape (images, ...), from the first evaluated step on.
     """
     found: dict[int, Tensor] = {}
     engine = PropagationEngine(
-        pipe, PropagationConfig(schedule, order=extrapolation, what=what),
+        pipe, PropagationConfig(schedule, order=extrapolation, reuse=reuse),
         known={s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)},
         limit=max_rows if isinstance(max_rows, RowLimit) else RowLimit(max_rows),
     )  # fmt: skip

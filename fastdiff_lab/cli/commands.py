@@ -78,20 +78,20 @@ def sample(
         "sample.png"
     ),
 ) -> None:
-    """Draw one picture with the accelerated sampler."""
+    """Draw one image with the accelerated sampler."""
     from ..pipelines import load_pipeline
-    from ..sampling.methods import Arm, denoiser_calls
+    from ..sampling.methods import Method, denoiser_calls
     from ..sampling.methods import sample as draw
-    from .parsing import check_picture, derived_order, key_schedule, own_or_embedded, refuse_unused
+    from .parsing import check_image, derived_order, key_schedule, own_or_embedded, refuse_unused
 
-    check_picture(output)
+    check_image(output)
     if keys == "none":
         refuse_unused(ctx, "with --keys none", ["order"])
     schedule_for = key_schedule(keys, schedule)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = schedule_for(denoiser_calls(pipe, steps))
-    arm = Arm(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
-    drawn = draw(pipe, arm, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
+    method = Method(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
+    drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
     drawn.images[0].save(output)
     counts = drawn.counts
     typer.echo(
@@ -107,11 +107,11 @@ def calibrate(
     prompts: cli_options.Prompts = None,
     count: cli_options.Count = 16,
     order: cli_options.Order = 0,
-    what: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
-    longest: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
-    budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 4,
-    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two a picture with guidance.")] = None,
+    reuse: Annotated[str, typer.Option(help="What is reused: encoder (features) or prediction.")] = "encoder",
+    max_span: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
+    time_budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 4,
+    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two an image with guidance.")] = None,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
     device: cli_options.Device = "cpu",
@@ -133,8 +133,8 @@ def calibrate(
     _use(threads)
     costs = measure(
         load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), lines, num_inference_steps=steps,
-        guidance_scale=own_or_embedded(guidance, model), order=order, what=what, longest=longest, batch=batch,
-        max_rows=max_rows, budget=budget, store=output,
+        guidance_scale=own_or_embedded(guidance, model), order=order, reuse=reuse, max_span=max_span, batch_size=batch_size,
+        max_rows=max_rows, time_budget=time_budget, store=output,
     )  # fmt: skip
     typer.echo(f"{output}: fastdiff-lab derive {output} --num-keys {fitting_keys(costs)} derives a schedule from it")
 
@@ -152,12 +152,12 @@ def derive(
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     num_keys: Annotated[Optional[int], typer.Option(help="Number of keys; by default, print the front of all numbers.")] = None,
     keys: cli_options.Old = None,
-    over: Annotated[str, typer.Option(help="mean, median or worst of the measured images.")] = "mean",
+    reduction: Annotated[str, typer.Option(help="mean, median or worst of the measured images.")] = "mean",
     power: Annotated[
         int, typer.Option(min=1, max=2, help="Add errors of groups squared (2) or as they are (1: try it for order 1).")
     ] = 2,
     refine: Annotated[int, typer.Option(help="Accelerated runs at most to move keys by; 0 for none.")] = 0,
-    pictures: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts to draw.")] = 8,
+    images: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts to draw.")] = 8,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
     device: cli_options.Device = "cpu",
@@ -176,17 +176,17 @@ def derive(
     refuse_renamed("keys", keys, f"--num-keys {keys}")
     measured = ReuseCosts.load(costs)
     if not refine:
-        refuse_unused(ctx, "without --refine", ["pictures", "threads", "model", "device", "dtype", "scheduler"])
+        refuse_unused(ctx, "without --refine", ["images", "threads", "model", "device", "dtype", "scheduler"])
     if num_keys is None:
         refuse_unused(ctx, "without --num-keys", ["refine", "output"])
-        typer.echo(schedule_front(measured, over=over, power=power).drop(columns="cost").to_string(index=False))
+        typer.echo(schedule_front(measured, reduction=reduction, power=power).drop(columns="cost").to_string(index=False))
         return
     check_writable(output)
-    schedule = derive_schedule(measured, num_keys, over=over, power=power)
+    schedule = derive_schedule(measured, num_keys, reduction=reduction, power=power)
     if refine:
         _use(threads)
         pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-        schedule = refine_derived(pipe, measured, schedule, pictures=pictures, runs=refine)
+        schedule = refine_derived(pipe, measured, schedule, images=images, runs=refine)
     schedule.save(output)
     typer.echo(f"{output}: {schedule} ({schedule.source})")
 
@@ -203,11 +203,11 @@ def compare(
     seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
     schedule: cli_options.Olds = None,
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
-    repeats: Annotated[int, typer.Option(help="Timed runs per arm; 0 for none.")] = 3,
-    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Timed runs per method; 0 for none.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Images drawn at once.")] = 16,
     metric: Annotated[Optional[list[str]], typer.Option(help="Also fid, kid, clip_score or lpips; repeat for several.")] = None,
     weights: Annotated[Optional[Path], typer.Option(help="With --metric: folder of the weight files; see docs/quality.md.")] = None,
-    real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real pictures.")] = None,
+    real: Annotated[Optional[Path], typer.Option(help="With --metric fid or kid: folder of real images.")] = None,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
     device: cli_options.Device = "cpu",
@@ -216,7 +216,7 @@ def compare(
     guidance: cli_options.Guidance = None,
     scheduler: cli_options.Scheduler = None,
     output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
-    store: Annotated[Optional[Path], typer.Option(help="File that keeps each picture; without it, in the output folder.")] = None,
+    store: Annotated[Optional[Path], typer.Option(help="File that keeps each image; without it, in the output folder.")] = None,
 ) -> None:
     """Compare schedules, or with --suite every rival, and write the tables. The same call resumes."""
     from ..comparison.compare import brief
@@ -231,7 +231,7 @@ def compare(
     table = compare_into(
         output, schedules=schedules or [], order=order, suite=suite, costs=costs or [], prompts=prompts_file(prompts), count=count,
         seeds=seeds, num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None,
-        repeats=repeats, batch=batch, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_pictures=real,
+        repeats=repeats, batch_size=batch_size, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_images=real,
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
@@ -261,7 +261,7 @@ def train(
 def contest(
     entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],
     seed: Annotated[int, typer.Option(help="Seed of captions and noise; choose it when all entries are in.")],
-    pictures: Annotated[int, typer.Option(help="Pictures per entry.")] = 24,
+    images: Annotated[int, typer.Option(help="Images per entry.")] = 24,
     threads: cli_options.Threads = None,
 ) -> None:
     """Score the entries of the contest: the images nearest to the baseline's with seven encoder calls."""
@@ -269,7 +269,7 @@ def contest(
 
     accepted, refused = read_entries(entries)
     _use(threads)
-    typer.echo(leaderboard(accepted, seed=seed, pictures=pictures).round(2).to_string())
+    typer.echo(leaderboard(accepted, seed=seed, images=images).round(2).to_string())
     for name, reason in refused.items():
         typer.echo(f"refused: {name}: {reason}")
 

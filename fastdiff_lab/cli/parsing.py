@@ -5,7 +5,7 @@
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
 - `prompts_file(asked)`, `own_or_embedded(guidance, model)`: values of --prompts and --guidance
 - `refuse_renamed(old, value, new)`: refuse an option by its old name
-- `check_picture(path)`: refuse a path that no image can be written to
+- `check_image(path)`: refuse a path that no image can be written to
 - `refuse_unused(context, why, names)`: refuse options that would be ignored
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
 """
@@ -93,11 +93,11 @@ def refuse_renamed(old: str, value: object, new: str) -> None:
         raise ValueError(f"--{old} asked, which has another name now; accepted: {new}")
 
 
-def check_picture(path: Path) -> None:
+def check_image(path: Path) -> None:
     """Raise OSError or ValueError for a path that no image can be written to."""
     check_writable(path)
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:  # some formats can only be read
-        raise ValueError(f"cannot write a picture as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
+        raise ValueError(f"cannot write an image as {path.name!r}; accepted: names that end in .png, .jpg, .webp, ...")
 
 
 def refuse_unused(context: typer.Context, why: str, names: Iterable[str]) -> None:
@@ -117,4 +117,4 @@ def fitting_keys(costs: ReuseCosts) -> int:
     >>> fitting_keys(costs)  # doctest: +SKIP
     9
     """
-    return max(-(-costs.num_steps // costs.longest), min(9, (costs.num_steps + 1) // 2))
+    return max(-(-costs.num_steps // costs.max_span), min(9, (costs.num_steps + 1) // 2))

@@ -102,7 +102,7 @@ class FullSize:
     `beside` counts the operations of what is reused with the encoder (a ControlNet).
     """
 
-    what: str
+    description: str
     make: Callable[[], nn.Module]
     call: Callable[[], dict[str, Any]]
     beside: Callable[[], int] = lambda: 0
@@ -145,16 +145,16 @@ def controlnet_config(config: dict[str, Any]) -> dict[str, Any]:
 def _controlnet(config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> Callable[[], int]:
     """Operations of a ControlNet with the UNet's own encoder."""
     side = config["sample_size"]
-    picture = lambda: _zeros(2, 3, 8 * side, 8 * side)
-    return _beside(lambda: ControlNetModel(**controlnet_config(config)), side, text, controlnet_cond=picture, **more)
+    image = lambda: _zeros(2, 3, 8 * side, 8 * side)
+    return _beside(lambda: ControlNetModel(**controlnet_config(config)), side, text, controlnet_cond=image, **more)
 
 
-def _controlnet_union(pictures: int) -> Callable[[], int]:
+def _controlnet_union(images: int) -> Callable[[], int]:
     """Operations of xinsir's ControlNetUnion for SDXL with so many kinds of control at once."""
     side = 128
     given = {
-        "controlnet_cond": lambda: [_zeros(2, 3, 8 * side, 8 * side)] * pictures, "control_type": lambda: _zeros(2, UNION_KINDS),
-        "control_type_idx": lambda: list(range(pictures)), "added_cond_kwargs": _time_ids(6),
+        "controlnet_cond": lambda: [_zeros(2, 3, 8 * side, 8 * side)] * images, "control_type": lambda: _zeros(2, UNION_KINDS),
+        "control_type_idx": lambda: list(range(images)), "added_cond_kwargs": _time_ids(6),
     }  # fmt: skip
     return _beside(lambda: ControlNetUnionModel(**UNION), side, (77, 2048), **given)
 
@@ -177,7 +177,7 @@ def _whole_numbers() -> Tensor:
     return torch.zeros(2, dtype=torch.long, device="meta")
 
 
-def _conditional(what: str, config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> FullSize:
+def _conditional(description: str, config: dict[str, Any], text: tuple[int, int], **more: Callable[[], Any]) -> FullSize:
     """Arguments of one call for one image with guidance, so two rows; `text` is tokens and width."""
     side, channels = config["sample_size"], config.get("in_channels", 4)
 
@@ -185,13 +185,13 @@ def _conditional(what: str, config: dict[str, Any], text: tuple[int, int], **mor
         given = {"sample": _zeros(2, channels, side, side), "timestep": 1, "encoder_hidden_states": _zeros(2, *text)}
         return given | {name: value() for name, value in more.items()}
 
-    return FullSize(what, lambda: UNet2DConditionModel(**config), call)
+    return FullSize(description, lambda: UNet2DConditionModel(**config), call)
 
 
-def _plain(what: str, config: dict[str, Any]) -> FullSize:
+def _plain(description: str, config: dict[str, Any]) -> FullSize:
     side = config["sample_size"]
     call = lambda: {"sample": _zeros(1, config.get("in_channels", 3), side, side), "timestep": 1}
-    return FullSize(what, lambda: UNet2DModel(**config), call)
+    return FullSize(description, lambda: UNet2DModel(**config), call)
 
 
 def _time_ids(count: int) -> Callable[[], dict[str, Tensor]]:

@@ -1,9 +1,9 @@
 """Measure what methods cost, and how near they come to the baseline.
 
-- `compare(pipe, arms, prompts, ...)`: one row per method
-- `compare_pictures(pipe, arms, prompts, ...)`: one row per method, prompt and seed, stored as they come
-- `with_costs(pipe, arms, pictures, ...)`: the first from the second
-- `compare_tasks(pipe, arms, tasks, ...)`: the same for given pairs of prompt and seed
+- `compare(pipe, methods, prompts, ...)`: one row per method
+- `compare_images(pipe, methods, prompts, ...)`: one row per method, prompt and seed, stored as they come
+- `with_costs(pipe, methods, images, ...)`: the first from the second
+- `compare_tasks(pipe, methods, tasks, ...)`: the same for given pairs of prompt and seed
 - `brief(table)`: the columns to look at first
 """
 
@@ -24,62 +24,63 @@ from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..sampling.call_options import call_options, own_guidance
-from ..sampling.methods import Arm, denoiser_calls
-from .costs import of_one_picture, operations
+from ..sampling.methods import Method, denoiser_calls
+from .costs import of_one_image, operations
 from .render import Task, draw_missing
 from .result_store import Store
-from .tables import REFERENCE, UNTOUCHED, picture_rows, summarised
+from .tables import BASELINE, REFERENCE, image_rows, summarised
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from distributed import Client
 
     from .image_quality.scores import Quality
 
 
-def default_arms(num_steps: int, arms: Mapping[str, KeySchedule | Arm], rivals: bool = True) -> dict[str, Arm]:
+def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method], rivals: bool = True) -> dict[str, Method]:
     """Add the baseline to the given methods, and with `rivals` what must stand beside each number of keys.
 
     The rivals are uniform keys, as many steps, and the prediction reused at the same keys.
     `num_steps` counts the denoiser calls of a whole run. A schedule for fewer belongs to image-to-image, and so do its rivals.
     """
-    wrong = next((name for name, arm in arms.items() if not isinstance(arm, KeySchedule | Arm)), None)
+    wrong = next((name for name, method in methods.items() if not isinstance(method, KeySchedule | Method)), None)
     if wrong is not None:
-        raise TypeError(f"arm {wrong!r} is {arms[wrong]!r}; accepted: a KeySchedule or an Arm")
-    given = {name: Arm(arm) if isinstance(arm, KeySchedule) else arm for name, arm in arms.items()}
-    beside = {UNTOUCHED: Arm()}
+        raise TypeError(f"method {wrong!r} is {methods[wrong]!r}; accepted: a KeySchedule or a Method")
+    given = {name: Method(method) if isinstance(method, KeySchedule) else method for name, method in methods.items()}
+    beside = {BASELINE: Method()}
     if not rivals:
         return beside | given
-    schedules = {name: arm.schedule for name, arm in given.items() if arm.schedule is not None}
+    schedules = {name: method.schedule for name, method in given.items() if method.schedule is not None}
     made = next((schedule.num_steps for schedule in schedules.values()), num_steps)
     for count in sorted({len(schedule.keys) for schedule in schedules.values()}):
-        beside[f"uniform {count}"] = Arm(KeySchedule.uniform(made, count))
-        beside[f"plain {count} steps"] = Arm(steps=round(count * num_steps / made))
+        beside[f"uniform {count}"] = Method(KeySchedule.uniform(made, count))
+        beside[f"fewer steps ({count})"] = Method(steps=round(count * num_steps / made))
     for name, schedule in schedules.items():
         # Without `measured_on`, so that this deliberate use does not warn.
-        held = Arm(replace(schedule, measured_on=None), what="prediction")
-        if held not in (*beside.values(), *given.values()):
-            beside[f"{name}, prediction held"] = held
+        reused = Method(replace(schedule, measured_on=None), reuse="prediction")
+        if reused not in (*beside.values(), *given.values()):
+            beside[f"{name}, prediction reused"] = reused
     return beside | given
 
 
 def compare(
-    pipe: Any,
-    arms: Mapping[str, KeySchedule | Arm],
+    pipe: DiffusionPipeline,
+    methods: Mapping[str, KeySchedule | Method],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
     repeats: int = 3,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
     metric_weights: str | Path | None = None,
-    real_pictures: str | Path | None = None,
+    real_images: str | Path | None = None,
 ) -> pd.DataFrame:
     """Measure what each method costs and how near it comes to the baseline.
 
@@ -90,25 +91,25 @@ def compare(
     [5.0, 2.0]
 
     Args:
-        arms: Name -> KeySchedule or `Arm`. The baseline is added, and with `rivals` uniform keys, fewer steps, and the
+        methods: Name -> KeySchedule or `Method`. The baseline is added, and with `rivals` uniform keys, fewer steps, and the
             prediction reused at the same keys.
         prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
         seeds: Each prompt is run with each seed.
         num_inference_steps: As the pipeline takes it.
         guidance_scale: None for the pipeline's own.
-        options: Further arguments of the pipeline, one for all images or a list with one for each prompt.
+        pipe_kwargs: Further arguments of the pipeline, one for all images or a list with one for each prompt.
             The frames of a video count as one image, one above the other.
         reference_steps: Compare also with DDIM in so many steps, such as 1,000; None for no reference.
         repeats: Timed runs of one image per method, after one that is not timed; 0 for none.
-        batch: Images at once.
+        batch_size: Images at once.
         n_jobs: Worker processes on this machine; None for this process, -1 for one per core. Or a Dask client, whose workers draw.
         store: A file that keeps each result. The same call resumes from it.
         metrics: Any of "fid", "kid", "clip_score" and "lpips", measured anew by each call.
         metric_weights: Folder of their weight files (docs/quality.md).
-        real_pictures: Folder of real images, for FID and KID.
+        real_images: Folder of real images, for FID and KID.
 
     Returns:
-        One row per method; `pictures` is the sample size.
+        One row per method; `images` is the sample size.
         Costs per image: evaluations; `gflops` (2 per multiply-add), `gmacs`; `seconds` (median, up to the latents),
         `ratio` to the baseline, `peak_bytes` (devices only).
         Fidelity to the baseline: `psnr` of the averaged error in dB, `ssim`, `latent_mse`, each with `_worst` and a 95 %
@@ -123,88 +124,96 @@ def compare(
     repeats = whole("repeats", repeats, 0)  # before hours of drawing
     denoiser_of(pipe)
     prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
-    of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "options": options}
-    given = call_options(pipe, options, len(prompts))
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
-    pictures = compare_pictures(
-        pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, rivals=False,
-        metrics=metrics, metric_weights=metric_weights, real_pictures=real_pictures, **of_run,
+    of_run: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "pipe_kwargs": pipe_kwargs,
+    }
+    given = call_options(pipe, pipe_kwargs, len(prompts))
+    ways = default_methods(denoiser_calls(pipe, num_inference_steps, given.alike), methods, rivals)
+    images = compare_images(
+        pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch_size=batch_size, n_jobs=n_jobs, store=store, rivals=False,
+        metrics=metrics, metric_weights=metric_weights, real_images=real_images, **of_run,
     )  # fmt: skip
-    return with_costs(pipe, ways, pictures, prompt=prompts[0], repeats=repeats, **of_run)
+    return with_costs(pipe, ways, images, prompt=prompts[0], repeats=repeats, **of_run)
 
 
-def _of_run(pipe: Any, num_inference_steps: int, guidance_scale: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(
+    pipe: DiffusionPipeline, num_inference_steps: int, guidance_scale: float | None, pipe_kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Options of `sample`; a store finds images from before there were further ones."""
     guidance = own_guidance(pipe, guidance_scale)
     return {"num_inference_steps": whole("num_inference_steps", num_inference_steps, 1), "guidance_scale": guidance} | (
-        {"options": dict(options)} if options else {}
+        {"pipe_kwargs": dict(pipe_kwargs)} if pipe_kwargs else {}
     )
 
 
 def with_costs(
-    pipe: Any,
-    arms: Mapping[str, Arm],
-    pictures: pd.DataFrame,
+    pipe: DiffusionPipeline,
+    methods: Mapping[str, Method],
+    images: pd.DataFrame,
     *,
     prompt: Any = None,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
     repeats: int = 3,
 ) -> pd.DataFrame:
-    """Summarise the table of `compare_pictures`, and measure now what each method costs.
+    """Summarise the table of `compare_images`, and measure now what each method costs.
 
-    >>> with_costs(pipe, arms, compare_pictures(pipe, arms, prompts, rivals=False))  # doctest: +SKIP
+    >>> with_costs(pipe, methods, compare_images(pipe, methods, prompts, rivals=False))  # doctest: +SKIP
 
     Args:
-        arms: Each method of `pictures` by its name.
-        prompt: What is timed; None for the first of `pictures`. Give one if prompts are images.
-        options: As for `compare`, like the other arguments. From lists, the first entry is timed.
+        methods: Each method of `images` by its name.
+        prompt: What is timed; None for the first of `images`. Give one if prompts are images.
+        pipe_kwargs: As for `compare`, like the other arguments. From lists, the first entry is timed.
 
     Returns:
         The table of `compare`.
     """
     repeats = whole("repeats", repeats, 0)
-    of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, options, None).of([0]))
-    seed = int(pictures["seed"].iloc[0])
-    prompt = in_words(pictures["prompt"].iloc[0]) if prompt is None else prompt
-    quality = summarised(pictures)
-    costs = of_one_picture(pipe, arms, (prompt, seed), repeats, of_run).assign(**operations(pipe, arms, quality, prompt, of_run))
-    costs = costs.assign(ratio=costs.loc[UNTOUCHED, "seconds"] / costs["seconds"])[
+    of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, pipe_kwargs, None).of([0]))
+    seed = int(images["seed"].iloc[0])
+    prompt = in_words(images["prompt"].iloc[0]) if prompt is None else prompt
+    quality = summarised(images)
+    costs = of_one_image(pipe, methods, (prompt, seed), repeats, of_run).assign(
+        **operations(pipe, methods, quality, prompt, of_run)
+    )
+    costs = costs.assign(ratio=costs.loc[BASELINE, "seconds"] / costs["seconds"])[
         ["seconds", "ratio", "peak_bytes", "gflops", "gmacs"]
     ]
     calls = ["encoder_calls", "decoder_calls", "forward_calls"]
-    return quality[calls].join(costs).join(quality.drop(columns=calls)).rename_axis("arm").reset_index()
+    return quality[calls].join(costs).join(quality.drop(columns=calls)).rename_axis("method").reset_index()
 
 
-def compare_pictures(
-    pipe: Any,
-    arms: Mapping[str, KeySchedule | Arm],
+def compare_images(
+    pipe: DiffusionPipeline,
+    methods: Mapping[str, KeySchedule | Method],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
     reference_steps: int | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     rivals: bool = True,
     metrics: Sequence[str] = (),
     metric_weights: str | Path | None = None,
-    real_pictures: str | Path | None = None,
+    real_images: str | Path | None = None,
 ) -> pd.DataFrame:
     """Run each method on each prompt and seed; arguments as for `compare`.
 
-    >>> compare_pictures(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("arm")["psnr"].min()  # doctest: +SKIP
+    >>> compare_images(pipe, {"paper": KeySchedule.paper(50)}, prompts).groupby("method")["psnr"].min()  # doctest: +SKIP
 
     Returns:
         One row per method, prompt and seed: evaluations, `mse`, `psnr`, `ssim` and `latent_mse` to the baseline and to the
         reference, metrics, `prompt_accuracy`. A prompt that is an image stands as a digest.
         `fid` and `kid` belong to all images of a method, and stand in each of its rows.
     """
-    prompts, seeds, batch = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch", batch, 1)
+    prompts, seeds, batch_size = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch_size", batch_size, 1)
     num_inference_steps, reference_steps = plain(num_inference_steps), plain(reference_steps)
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
@@ -212,14 +221,14 @@ def compare_pictures(
     if n_jobs == 0 or not (n_jobs is None or is_whole(n_jobs) or hasattr(n_jobs, "scatter")):
         raise ValueError(f"n_jobs={n_jobs!r} asked; accepted: 1 or more, -1 for all cores, None, or a Dask client")
     device = next(denoiser_of(pipe).parameters()).device  # raises unless this is a pipeline
-    given = call_options(pipe, options, len(prompts))
+    given = call_options(pipe, pipe_kwargs, len(prompts))
     tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
     of_run = _of_run(pipe, num_inference_steps, guidance_scale, given.alike)
-    ways = default_arms(denoiser_calls(pipe, num_inference_steps, given.alike), arms, rivals)
+    ways = default_methods(denoiser_calls(pipe, num_inference_steps, given.alike), methods, rivals)
     if reference_steps is not None:
         ways = _with_reference(ways, reference_steps, num_inference_steps)
-    quality = _quality(metrics, metric_weights, real_pictures, pictures=len(tasks), device=device)
-    return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch=batch, n_jobs=n_jobs, store=store)
+    quality = _quality(metrics, metric_weights, real_images, images=len(tasks), device=device)
+    return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch_size=batch_size, n_jobs=n_jobs, store=store)
 
 
 def _quality(metrics: Sequence[str], weights: str | Path | None, real: str | Path | None, **options: Any) -> Quality | None:
@@ -228,18 +237,18 @@ def _quality(metrics: Sequence[str], weights: str | Path | None, real: str | Pat
         return None
     with extra("quality", f"metrics={metrics!r}"):
         from .image_quality.scores import quality_of
-    return quality_of(metrics, metric_weights=weights, real_pictures=real, **options)
+    return quality_of(metrics, metric_weights=weights, real_images=real, **options)
 
 
-def _with_reference(ways: dict[str, Arm], reference_steps: int, num_inference_steps: int) -> dict[str, Arm]:
+def _with_reference(ways: dict[str, Method], reference_steps: int, num_inference_steps: int) -> dict[str, Method]:
     if not is_whole(reference_steps) or not reference_steps > num_inference_steps:
         raise ValueError(
             f"reference_steps={reference_steps!r} asked; accepted: more than the {num_inference_steps} steps of the run, or None"
         )
-    return {REFERENCE: Arm(steps=reference_steps)} | ways
+    return {REFERENCE: Method(steps=reference_steps)} | ways
 
 
-def _check_metrics(pipe: Any, metrics: Sequence[str], prompts: Sequence[Any]) -> None:
+def _check_metrics(pipe: DiffusionPipeline, metrics: Sequence[str], prompts: Sequence[Any]) -> None:
     if "clip_score" in metrics and not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError("metrics clip_score asked of prompts that are no texts; accepted: fid, kid, lpips, or texts")
     if metrics and hasattr(pipe, "video_processor"):
@@ -249,32 +258,32 @@ def _check_metrics(pipe: Any, metrics: Sequence[str], prompts: Sequence[Any]) ->
 
 
 def compare_tasks(
-    pipe: Any,
-    arms: Mapping[str, Arm],
+    pipe: DiffusionPipeline,
+    methods: Mapping[str, Method],
     tasks: Sequence[tuple],
     options: dict[str, Any],
     *,
     quality: Quality | None = None,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Make the table of `compare_pictures` for given pairs of prompt and seed.
+    """Make the table of `compare_images` for given pairs of prompt and seed.
 
-    >>> compare_tasks(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+    >>> compare_tasks(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
     `quality` comes from `quality_of`; other arguments as for `drawn`. Raises ValueError without the baseline among the methods.
     """
-    if UNTOUCHED not in arms:
-        raise ValueError(f"arms {', '.join(arms)} given; accepted: {UNTOUCHED!r} among them, which the others are compared to")
+    if BASELINE not in methods:
+        raise ValueError(f"methods {', '.join(methods)} given; accepted: {BASELINE!r} among them, which the others are compared to")
     wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
-        return picture_rows(lambda name, part: read(arms[name], part), list(arms), wanted, quality)
+        read = draw_missing(pipe, methods, wanted, options, kept, batch_size=batch_size, n_jobs=n_jobs)
+        return image_rows(lambda name, part: read(methods[name], part), list(methods), wanted, quality)
 
 
 QUALITY = ("clip_score", "lpips", "fid", "kid")  # the default of `columns`
-SHOWN = ("arm", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
+SHOWN = ("method", "encoder_calls", "forward_calls", "gflops", "seconds", "ratio", "psnr", "psnr_worst", "ssim", "prompt_accuracy")
 
 
 def brief(table: pd.DataFrame) -> pd.DataFrame:

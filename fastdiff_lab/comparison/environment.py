@@ -12,17 +12,21 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..hooks.device import device_of
 from ..hooks.fingerprint import identity, scheduler_config
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 PACKAGES = ("fastdiff-lab", "torch", "diffusers", "transformers", "torchmetrics", "DeepCache", "tomesd", "numpy", "pandas")
 
 
-def about_run(pipe: Any) -> dict[str, Any]:
+def about_run(pipe: DiffusionPipeline) -> dict[str, Any]:
     """Describe machine, threads, versions, commit (None without a checkout) and pipeline.
 
     >>> about_run(pipe)["threads"]  # doctest: +SKIP

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,7 +18,10 @@ from ..hooks.device import device_of, synchronize
 from ..hooks.flops import count_flops
 from ..propagation.extrapolation import Extrapolation
 from ..propagation.row_capacity import RowLimit
-from ..sampling.methods import Arm
+from ..sampling.methods import Method
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class OneCall:
 
 
 def announce(
-    pipe: Any, arguments: Mapping[str, Any], pending: Sequence[tuple[Arm, Sequence[Any]]], num_steps: int, processes: int = 1
+    pipe: DiffusionPipeline,
+    arguments: Mapping[str, Any],
+    pending: Sequence[tuple[Method, Sequence[Any]]],
+    num_steps: int,
+    processes: int = 1,
 ) -> None:
     """Print on stderr what drawing the pending images will take.
 
-    >>> announce(pipe, denoiser_arguments(pipe, prompt), [(Arm(), tasks)], num_steps=50)  # doctest: +SKIP
+    >>> announce(pipe, denoiser_arguments(pipe, prompt), [(Method(), tasks)], num_steps=50)  # doctest: +SKIP
 
     `arguments` are those of a denoiser call for one image; `pending` has each method with the tasks of a batch.
     """
@@ -42,16 +49,17 @@ def announce(
         return
     model, given = denoiser_of(pipe), {name: value for name, value in arguments.items() if value is not None}
     call = _one_call(pipe, model, given)
-    seconds = sum(len(tasks) * seconds_of(arm, call, num_steps) for arm, tasks in pending) / processes
-    needed = max(bytes_of(arm, model, given, len(tasks)) for arm, tasks in pending)
-    pictures = sum(len(tasks) for _, tasks in pending)
+    seconds = sum(len(tasks) * seconds_of(method, call, num_steps) for method, tasks in pending) / processes
+    needed = max(bytes_of(method, model, given, len(tasks)) for method, tasks in pending)
+    images = sum(len(tasks) for _, tasks in pending)
     tqdm.write(
-        f"comparison: {pictures} pictures of {len({arm for arm, _ in pending})} arms, about {seconds:.0f} s and {needed / 2**30:.1f} GiB "
+        f"comparison: {images} images of {len({method for method, _ in pending})} methods, about {seconds:.0f} s and "
+        f"{needed / 2**30:.1f} GiB "
         f"beside the weights{' in each process' if processes > 1 else ''}", file=sys.stderr,
     )  # fmt: skip
 
 
-def _one_call(pipe: Any, model: nn.Module, arguments: Mapping[str, Any]) -> OneCall:
+def _one_call(pipe: DiffusionPipeline, model: nn.Module, arguments: Mapping[str, Any]) -> OneCall:
     flops, device = count_flops(model, dict(arguments)), device_of(pipe)
     for _ in range(1 if device.type == "cpu" else 2):  # a device's first call chooses its kernels
         synchronize(device)
@@ -63,23 +71,23 @@ def _one_call(pipe: Any, model: nn.Module, arguments: Mapping[str, Any]) -> OneC
     return OneCall(seconds, (flops.decoder + flops.rest) / flops.total)
 
 
-def seconds_of(arm: Arm, call: OneCall, num_steps: int) -> float:
+def seconds_of(method: Method, call: OneCall, num_steps: int) -> float:
     """Estimate the seconds of the denoiser for one image.
 
     >>> from fastdiff_lab import KeySchedule
-    >>> seconds_of(Arm(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
+    >>> seconds_of(Method(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
     3.0
     """
-    if arm.schedule is not None:
-        keys, others = len(arm.schedule.keys), arm.schedule.num_steps - len(arm.schedule.keys)
-        return call.seconds * (keys + (0.0 if arm.what == "prediction" else call.decoder * others))
-    return call.seconds * (num_steps if arm.steps is None else arm.steps) / (arm.deepcache or 1)
+    if method.schedule is not None:
+        keys, others = len(method.schedule.keys), method.schedule.num_steps - len(method.schedule.keys)
+        return call.seconds * (keys + (0.0 if method.reuse == "prediction" else call.decoder * others))
+    return call.seconds * (num_steps if method.steps is None else method.steps) / (method.deepcache or 1)
 
 
-def bytes_of(arm: Arm, model: nn.Module, arguments: Mapping[str, Any], pictures: int) -> int:
+def bytes_of(method: Method, model: nn.Module, arguments: Mapping[str, Any], images: int) -> int:
     """Estimate the bytes that a batch needs beside the weights; `arguments` are those of one image."""
     rows = len(arguments[sample_argument(model)])
-    at_once = arm.schedule is not None and arm.what == "encoder" and arm.parallel_decoding
-    longest = max(map(len, arm.schedule.groups())) if at_once and arm.schedule is not None else 1
-    limit = RowLimit(None if arm.max_rows is None else max(rows, arm.max_rows // pictures))
-    return pictures * limit.bytes_told(model, arguments, longest, Extrapolation.of(arm.order), pictures)
+    at_once = method.schedule is not None and method.reuse == "encoder" and method.parallel_decoding
+    longest = max(map(len, method.schedule.groups())) if at_once and method.schedule is not None else 1
+    limit = RowLimit(None if method.max_rows is None else max(rows, method.max_rows // images))
+    return images * limit.bytes_told(model, arguments, longest, Extrapolation.of(method.order), images)

@@ -3,7 +3,7 @@
 - `fidelity(images, baseline)`: PSNR and SSIM of each image
 - `mean_psnr(mse)`, `typical_psnr(psnr)`: the PSNR of an averaged error; the average PSNR of images
 - `interval(values, statistic)`: a bootstrap interval, paired between methods
-- `paired_difference(pictures, one, other, ...)`: the lead of one method over another, on the same images
+- `paired_difference(images, one, other, ...)`: the lead of one method over another, on the same images
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def _ssim(a: Tensor, b: Tensor) -> float:
-    """Structural similarity of two pictures (1, 3, height, width) from 0 to 1: Wang et al. 2004, equation 13, mean over all pixels.
+    """Structural similarity of two images (1, 3, height, width) from 0 to 1: Wang et al. 2004, equation 13, mean over all pixels.
 
     The window is theirs, a Gaussian of 11x11 pixels with standard deviation 1.5; borders are mirrored, as torchmetrics does.
     """
@@ -90,8 +90,8 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, statistic: Callab
 
 
 def _of_resamples(values: np.ndarray, statistic: Callable) -> Any:
-    """`np.mean` or `mean_psnr` of each resample, many at a time: a call for each takes longer than all pictures do."""
-    parts = np.array_split(_resamples(len(values)), 20)  # thirty thousand pictures need not fit into memory 2,000 times
+    """`np.mean` or `mean_psnr` of each resample, many at a time: a call for each takes longer than all images do."""
+    parts = np.array_split(_resamples(len(values)), 20)  # thirty thousand images need not fit into memory 2,000 times
     means = np.concatenate([values[chosen].mean(axis=1) for chosen in parts])
     return means if statistic is np.mean else _psnr(means)
 
@@ -100,13 +100,13 @@ def _resamples(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
 
 
-def paired_difference(pictures: pd.DataFrame, one: str, other: str, value: str = "mse") -> pd.Series:
+def paired_difference(images: pd.DataFrame, one: str, other: str, value: str = "mse") -> pd.Series:
     """Measure the lead of one method over another on the same prompts and seeds, with its interval.
 
-    >>> paired_difference(compare_pictures(pipe, arms, prompts), "derived", "uniform 9")  # doctest: +SKIP
+    >>> paired_difference(compare_images(pipe, methods, prompts), "derived", "uniform 9")  # doctest: +SKIP
 
     Args:
-        pictures: From `compare_pictures`.
+        images: From `compare_images`.
         one: The method whose lead is measured.
         other: The method that it is compared with.
         value: "mse" for the PSNR of averaged errors in dB; or "ssim", "latent_mse", "prompt_accuracy" for their means.
@@ -114,10 +114,10 @@ def paired_difference(pictures: pd.DataFrame, one: str, other: str, value: str =
     Returns:
         The difference, the ends of its 95 % interval, and the number of images.
     """
-    wide = pictures.pivot(index=["prompt", "seed"], columns="arm", values=value)[[one, other]].dropna().to_numpy(float)
+    wide = images.pivot(index=["prompt", "seed"], columns="method", values=value)[[one, other]].dropna().to_numpy(float)
     statistic = mean_psnr if value == "mse" else np.mean
     with np.errstate(invalid="ignore"):  # both identical to the baseline
         drawn = _of_resamples(wide[:, 0], statistic) - _of_resamples(wide[:, 1], statistic)
     low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     difference = statistic(wide[:, 0]) - statistic(wide[:, 1])
-    return pd.Series({"difference": difference, "low": low, "high": high, "pictures": len(wide)})
+    return pd.Series({"difference": difference, "low": low, "high": high, "images": len(wide)})

@@ -1,8 +1,8 @@
 """Generate the images that are not in the result store yet.
 
 - `Task`: an image to generate
-- `drawn(pipe, arms, tasks, ...)`: what each method gives for each task
-- `draw_missing(pipe, arms, tasks, ...)`: generate what is missing, and return how to read it
+- `drawn(pipe, methods, tasks, ...)`: what each method gives for each task
+- `draw_missing(pipe, methods, tasks, ...)`: generate what is missing, and return how to read it
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..hooks.fingerprint import in_words, pipeline_digest, scheduler_config, ste
 from ..sampling.batches import in_halves
 from ..sampling.call_options import in_a_batch
 from ..sampling.finite_values import check_latents, finite_decoder
-from ..sampling.methods import Arm, Sampled, first_arguments, sample
+from ..sampling.methods import Method, Sampled, first_arguments, sample
 from ..sampling.rivals.deepcache import deepcache_helper
 from ..sampling.rivals.token_merging import tomesd_package
 from .estimate import announce
@@ -34,6 +34,7 @@ from .result_store import Result, Store
 from .workers import WorkerLostError, count_workers, in_workers
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from distributed import Client
 
 LOST_WORKERS = 3  # times in a row that workers may die before any has finished something
@@ -52,64 +53,64 @@ class Task(NamedTuple):
 
 
 def drawn(
-    pipe: Any,
-    arms: Mapping[str, Arm],
+    pipe: DiffusionPipeline,
+    methods: Mapping[str, Method],
     tasks: Sequence[tuple],
     options: dict[str, Any],
     *,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
 ) -> dict[str, list[Result]]:
     """What each method gives for each task, from the store where it is there.
 
-    >>> drawn(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+    >>> drawn(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
 
     `options` are those of `sample`, by name; other arguments as for `compare`.
     """
     wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, arms, wanted, options, kept, batch=batch, n_jobs=n_jobs)
-        return {name: read(arm, wanted) for name, arm in arms.items()}
+        read = draw_missing(pipe, methods, wanted, options, kept, batch_size=batch_size, n_jobs=n_jobs)
+        return {name: read(method, wanted) for name, method in methods.items()}
 
 
-def _settings(pipe: Any, options: dict[str, Any]) -> str:
+def _settings(pipe: DiffusionPipeline, options: dict[str, Any]) -> str:
     """What a result depends on beside method, prompt and seed: fingerprints of the weights and adapters, and the scheduler's config."""
     device = device_of(pipe).type
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
-def _key(settings: str, arm: Arm, task: Task) -> str:
-    text = json.dumps([settings, arm.about(), task.in_words()], sort_keys=True)
+def _key(settings: str, method: Method, task: Task) -> str:
+    text = json.dumps([settings, method.about(), task.in_words()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def draw_missing(
-    pipe: Any,
-    ways: Mapping[str, Arm],
+    pipe: DiffusionPipeline,
+    ways: Mapping[str, Method],
     tasks: Sequence[Task],
     options: dict[str, Any],
     store: Store,
     *,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
-) -> Callable[[Arm, Sequence[Task]], list[Result]]:
+) -> Callable[[Method, Sequence[Task]], list[Result]]:
     """Generate what the store does not hold, and write each batch as it comes. Workers that die are replaced.
 
-    >>> read = draw_missing(pipe, {"untouched": Arm()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+    >>> read = draw_missing(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
 
     Returns a function that reads a method's results for some tasks. Keys are taken before the run, which may change its scheduler.
     Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
     _check_packages(ways.values())
     of, lost = _settings(pipe, options), 0
-    coming = list(_pending(ways, tasks, of, batch, store))
+    coming = list(_pending(ways, tasks, of, batch_size, store))
     announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), count_workers(n_jobs))
-    with tqdm(desc="pictures", total=len(ways) * len(tasks), leave=False) as bar:
-        while pending := list(_pending(ways, tasks, of, batch, store)):
+    with tqdm(desc="images", total=len(ways) * len(tasks), leave=False) as bar:
+        while pending := list(_pending(ways, tasks, of, batch_size, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
-            jobs = ((arm, part, [_key(of, arm, task) for task in part], options) for arm, part in pending)
+            jobs = ((method, part, [_key(of, method, task) for task in part], options) for method, part in pending)
             try:
                 for results in in_workers(_run, pipe, jobs, n_jobs):
                     store.add(results)
@@ -119,73 +120,76 @@ def draw_missing(
                 lost += 1
                 if lost >= LOST_WORKERS:
                     raise WorkerLostError(
-                        f"workers were killed {lost} times in a row before one had finished a batch of {batch}; perhaps memory is short: "
+                        f"workers were killed {lost} times in a row before one had finished a batch of {batch_size}; perhaps "
+                        "memory is short: "
                         "give a smaller batch, or use fewer workers"
                     ) from loss
-                warnings.warn("a worker process was killed; its pictures are drawn again", stacklevel=3)
-    return lambda arm, tasks: store.read(_key(of, arm, task) for task in tasks)
+                warnings.warn("a worker process was killed; its images are drawn again", stacklevel=3)
+    return lambda method, tasks: store.read(_key(of, method, task) for task in tasks)
 
 
-def _check_packages(arms: Iterable[Arm]) -> None:
+def _check_packages(methods: Iterable[Method]) -> None:
     """Raise ModuleNotFoundError for a rival's package that is not installed, before hours have passed."""
-    for arm in arms:
-        if arm.deepcache is not None:
+    for method in methods:
+        if method.deepcache is not None:
             deepcache_helper()
-        if arm.token_merging:
+        if method.token_merging:
             tomesd_package()
 
 
-def _check_runs(pipe: Any, pending: Sequence[tuple[Arm, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
+def _check_runs(pipe: DiffusionPipeline, pending: Sequence[tuple[Method, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
     """Begin a run of each number of steps, to refuse early what does not fit.
 
     Only its first denoiser call tells the number of calls, because image-to-image begins later.
     Returns the arguments of the baseline's call for one image.
     """
     found: dict[str, Any] = {}
-    runs = {(arm.steps, arm.schedule and arm.schedule.num_steps): (arm, part[0]) for arm, part in reversed(pending)}
+    runs = {(method.steps, method.schedule and method.schedule.num_steps): (method, part[0]) for method, part in reversed(pending)}
     own = pipe.scheduler
     try:
-        untouched = [(Arm(), task) for _, task in list(runs.values())[:1]]
-        for arm, task in [*reversed(runs.values()), *untouched]:
+        baseline = [(Method(), task) for _, task in list(runs.values())[:1]]
+        for method, task in [*reversed(runs.values()), *baseline]:
             pipe.scheduler = copy.deepcopy(own)  # a run may change the scheduler's settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats these warnings
-                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, arm, [task], options))
+                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, method, [task], options))
     finally:
         pipe.scheduler = own
     return found
 
 
-def _pending(ways: Mapping[str, Arm], tasks: Sequence[Task], of: str, batch: int, store: Store) -> Iterator[tuple[Arm, list[Task]]]:
+def _pending(
+    ways: Mapping[str, Method], tasks: Sequence[Task], of: str, batch_size: int, store: Store
+) -> Iterator[tuple[Method, list[Task]]]:
     done = store.keys()
-    for arm in dict.fromkeys(ways.values()):  # equal methods under two names run once
-        left = [task for key, task in {_key(of, arm, task): task for task in tasks}.items() if key not in done]
-        yield from ((arm, left[start : start + batch]) for start in range(0, len(left), batch))
+    for method in dict.fromkeys(ways.values()):  # equal methods under two names run once
+        left = [task for key, task in {_key(of, method, task): task for task in tasks}.items() if key not in done]
+        yield from ((method, left[start : start + batch_size]) for start in range(0, len(left), batch_size))
 
 
-def _run(pipe: Any, arm: Arm, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
-    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, arm, tasks, options))
+def _run(pipe: DiffusionPipeline, method: Method, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
+    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, method, tasks, options))
     return dict(zip(keys, (result for _, part in drawn for result in part), strict=True))
 
 
-def _drawn(pipe: Any, arm: Arm, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
-    of = _in_words(arm)
+def _drawn(pipe: DiffusionPipeline, method: Method, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
+    of = _in_words(method)
     with torch.no_grad(), finite_decoder(pipe, of):
-        drawn = _sampled(pipe, arm, tasks[part], options)
+        drawn = _sampled(pipe, method, tasks[part], options)
     counts, latents = asdict(drawn.counts), drawn.latents.cpu()
     check_latents(latents, tasks[part], of)
     return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
 
 
-def _sampled(pipe: Any, arm: Arm, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
+def _sampled(pipe: DiffusionPipeline, method: Method, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
     """Sample some tasks in one batch, each with its own arguments."""
     own = in_a_batch({}, [task.own or {} for task in tasks])
-    further = {**(options.get("options") or {}), **own}
-    given = options | ({"options": further} if further else {})
-    return sample(pipe, arm, [task.prompt for task in tasks], [task.seed for task in tasks], **given)
+    further = {**(options.get("pipe_kwargs") or {}), **own}
+    given = options | ({"pipe_kwargs": further} if further else {})
+    return sample(pipe, method, [task.prompt for task in tasks], [task.seed for task in tasks], **given)
 
 
-def _in_words(arm: Arm) -> str:
+def _in_words(method: Method) -> str:
     """The fields by which a method differs from the baseline."""
-    plain = Arm().about()
-    return ", ".join(f"{name}={value}" for name, value in arm.about().items() if value != plain.get(name)) or "untouched"
+    plain = Method().about()
+    return ", ".join(f"{name}={value}" for name, value in method.about().items() if value != plain.get(name)) or "baseline"

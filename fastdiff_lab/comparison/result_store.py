@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 SCHEMA = "fastdiff_lab.Store"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -64,9 +64,9 @@ class Store:
             with self.connection:
                 self.connection.execute("CREATE TABLE about (schema TEXT, version INTEGER)")
                 self.connection.execute("INSERT INTO about VALUES (?, ?)", (SCHEMA, VERSION))
-                self.connection.execute("CREATE TABLE results (key TEXT PRIMARY KEY, counts TEXT, latent BLOB, picture BLOB)")
+                self.connection.execute("CREATE TABLE results (key TEXT PRIMARY KEY, counts TEXT, latent BLOB, image BLOB)")
         elif "about" not in tables or self.connection.execute("SELECT * FROM about").fetchall() != [(SCHEMA, VERSION)]:
-            raise ValueError(f"{self.name} is no {SCHEMA} of version {VERSION}; accepted: a new path, or a file that compare wrote")
+            raise ValueError(f"{self.name} is no {SCHEMA} of version {VERSION}; accepted: a new path, which compare draws anew")
 
     def __enter__(self) -> Store:
         return self
@@ -94,7 +94,7 @@ class Store:
         return [self._read(key) for key in keys]
 
     def _read(self, key: str) -> Result:
-        with closing(self.connection.execute("SELECT counts, latent, picture FROM results WHERE key = ?", (key,))) as found:
+        with closing(self.connection.execute("SELECT counts, latent, image FROM results WHERE key = ?", (key,))) as found:
             row = found.fetchone()
         if row is None:
             raise KeyError(f"{self.name} has no result {key}; its keys are those of store.keys()")

@@ -22,40 +22,41 @@ if TYPE_CHECKING:
 
 Read = Callable[[str, Sequence[Task]], list[Result]]  # the results of a method for some tasks
 
-UNTOUCHED, REFERENCE = "untouched", "reference"
-OF_PICTURES = {"clip_score": "min", "lpips": "max"}  # per-image quality, and which value is the worst
-OF_ARMS = ("fid", "kid", "kid_std")
+BASELINE, REFERENCE = "baseline", "reference"
+OF_IMAGES = {"clip_score": "min", "lpips": "max"}  # per-image quality, and which value is the worst
+OF_METHODS = ("fid", "kid", "kid_std")
 _AT_ONCE = 64  # decoded images of a method at once; ten thousand of 512x512 pixels take 8 GB
 
 
-def picture_rows(read: Read, arms: Sequence[str], tasks: Sequence[Task], quality: Quality | None = None) -> pd.DataFrame:
+def image_rows(read: Read, methods: Sequence[str], tasks: Sequence[Task], quality: Quality | None = None) -> pd.DataFrame:
     """One row per method and task: counts, fidelity to the baseline (and to the reference, if it is a method), quality.
 
-    >>> picture_rows(lambda arm, tasks: store.read(keys_of(arm, tasks)), ["untouched", "paper"], tasks)  # doctest: +SKIP
+    >>> image_rows(lambda method, tasks: store.read(keys_of(method, tasks)), ["baseline", "paper"], tasks)  # doctest: +SKIP
 
     `read` gives the results of a method for a few tasks. `fid`, `kid` and `kid_std` belong to all images of a method, and stand in each row.
     """
     judged = _are_captions(tasks)
-    with tqdm(desc="measuring", total=len(arms) * len(tasks), leave=False) as bar:
+    with tqdm(desc="measuring", total=len(methods) * len(tasks), leave=False) as bar:
         return pd.concat(
-            [_of_arm(read, name, arms, tasks, quality, judged, bar) for name in arms if name != REFERENCE], ignore_index=True
+            [_of_method(read, name, methods, tasks, quality, judged, bar) for name in methods if name != REFERENCE],
+            ignore_index=True,
         )
 
 
-def _of_arm(
-    read: Read, name: str, arms: Sequence[str], tasks: Sequence[Task], quality: Quality | None, judged: bool, bar: tqdm
+def _of_method(
+    read: Read, name: str, methods: Sequence[str], tasks: Sequence[Task], quality: Quality | None, judged: bool, bar: tqdm
 ) -> pd.DataFrame:
     tables, features = [], []
     for start in range(0, len(tasks), _AT_ONCE):
         part = tasks[start : start + _AT_ONCE]
         mine = read(name, part)
-        others = {prefix: read(other, part) for other, prefix in ((UNTOUCHED, ""), (REFERENCE, "reference_")) if other in arms}
+        others = {prefix: read(other, part) for other, prefix in ((BASELINE, ""), (REFERENCE, "reference_")) if other in methods}
         tables.append(_rows(name, part, mine, others, quality, judged))
         if quality is not None:
             features.append(quality.features([result.image for result in mine]))
         bar.update(len(part))
-    of_arm = {} if quality is None else quality.of_set(_joined(features))
-    return pd.concat(tables, ignore_index=True).assign(**of_arm)
+    of_method = {} if quality is None else quality.of_set(_joined(features))
+    return pd.concat(tables, ignore_index=True).assign(**of_method)
 
 
 def _joined(features: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
@@ -66,13 +67,15 @@ def _joined(features: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 def _rows(
     name: str, tasks: Sequence[Task], mine: list[Result], others: dict[str, list[Result]], quality: Quality | None, judged: bool
 ) -> pd.DataFrame:
-    table = pd.DataFrame({"arm": name, "prompt": [in_words(task.prompt) for task in tasks], "seed": [task.seed for task in tasks]})
+    table = pd.DataFrame(
+        {"method": name, "prompt": [in_words(task.prompt) for task in tasks], "seed": [task.seed for task in tasks]}
+    )
     table = table.join(pd.DataFrame([{n: r.counts[n] for n in ("encoder_calls", "decoder_calls", "forward_calls")} for r in mine]))
     for prefix, other in others.items():
         table = table.join(_nearness(mine, other).add_prefix(prefix))
     if quality is not None:
-        images, untouched = ([result.image for result in results] for results in (mine, others[""]))
-        table = table.join(quality.of_pictures(images, untouched, [task.prompt for task in tasks]))
+        images, baseline = ([result.image for result in results] for results in (mine, others[""]))
+        table = table.join(quality.of_images(images, baseline, [task.prompt for task in tasks]))
     is_square = all(result.image.width == result.image.height for result in mine)  # frames of a video stand one above the other
     return table.assign(prompt_accuracy=_accuracy(mine, tasks) if judged and is_square else np.nan)
 
@@ -100,13 +103,13 @@ def _accuracy(results: list[Result], tasks: Sequence[Task]) -> pd.Series:
     return right.astype(float)
 
 
-def summarised(pictures: pd.DataFrame) -> pd.DataFrame:
-    """One row per method from `compare_pictures`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
+def summarised(images: pd.DataFrame) -> pd.DataFrame:
+    """One row per method from `compare_images`: means, worst cases and 95 % bootstrap intervals over prompts and seeds.
 
-    >>> summarised(compare_pictures(pipe, arms, prompts))  # doctest: +SKIP
+    >>> summarised(compare_images(pipe, methods, prompts))  # doctest: +SKIP
     """
-    rows = {name: _summary(group) for name, group in pictures.groupby("arm", sort=False)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    rows = {name: _summary(group) for name, group in images.groupby("method", sort=False)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def _summary(rows: pd.DataFrame) -> dict[str, float]:
@@ -122,10 +125,10 @@ def _summary(rows: pd.DataFrame) -> dict[str, float]:
             f"{prefix}psnr_typical": typical_psnr(rows[f"{prefix}psnr"]),
         }
         found |= _spread(rows, f"{prefix}ssim", "min") | _spread(rows, f"{prefix}latent_mse", "max")
-    for name, worst in OF_PICTURES.items():
+    for name, worst in OF_IMAGES.items():
         found |= _spread(rows, name, worst) if name in rows else {}
-    of_arm = {name: float(rows[name].iloc[0]) for name in OF_ARMS if name in rows}
-    return found | of_arm | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "pictures": len(rows)}
+    of_method = {name: float(rows[name].iloc[0]) for name in OF_METHODS if name in rows}
+    return found | of_method | {"prompt_accuracy": rows["prompt_accuracy"].mean(), "images": len(rows)}
 
 
 def _spread(rows: pd.DataFrame, name: str, worst: str) -> dict[str, float]:

@@ -16,13 +16,13 @@ from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..calibration.derive import derive_schedule
-from ..comparison.compare import UNTOUCHED
+from ..comparison.compare import BASELINE
 from ..comparison.fidelity import fidelity
 from ..comparison.render import drawn
 from ..comparison.result_store import Result
@@ -30,8 +30,12 @@ from ..inputs.files import read_json, write_text
 from ..key_schedule import KeySchedule
 from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..propagation.extrapolation import Extrapolation
-from ..sampling.methods import Arm
+from ..sampling.methods import Method
 from ..shapes.scenes import sample_scene
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 NAME = "contest"
 SCHEMA = "fastdiff_lab.ContestEntry"
@@ -39,7 +43,7 @@ VERSION = 1
 NUM_STEPS, MOST_CALLS = 50, 7
 BEST_PSNR = 60.0  # dB; an infinite score would hide all others
 SCENES = 3_000_000_000  # beyond the seeds of training, calibration and reports
-PRACTICE, GRADED = 4, 24  # pictures
+PRACTICE, GRADED = 4, 24  # images
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,18 @@ class ContestEntry:
             raise TypeError(f"order={str(self.order)[:80]!r} given; accepted: 0, 1 or 2")
         if self.order == 0 and self.damping != 1:
             raise ValueError(
-                f"damping={self.damping!r} asked with order 0, which holds features; accepted: order 1 or 2, or damping 1"
+                f"damping={self.damping!r} asked with order 0, which reuses features; accepted: order 1 or 2, or damping 1"
             )
         weight = self.prior_noise
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
             raise ValueError(f"prior_noise={str(weight)[:80]} asked; accepted: a number from 0 to 1")
-        self.arm()
+        self.method()
 
-    def arm(self) -> Arm:
+    def method(self) -> Method:
         """The entry as a method."""
         how = Extrapolation(self.order, self.damping, self.axis, self.parts)
         plain = KeySchedule(self.schedule.num_steps, self.schedule.keys)  # else its `measured_on` would warn of the order
-        return Arm(plain, order=how, prior_noise=float(self.prior_noise))
+        return Method(plain, order=how, prior_noise=float(self.prior_noise))
 
     def to_json(self) -> str:
         """The entry as small JSON with a schema version."""
@@ -139,7 +143,9 @@ def drawn_tasks(seed: int, count: int) -> list[tuple[str, int]]:
     return list(captions.items())
 
 
-def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int = GRADED, pipe: Any = None) -> pd.DataFrame:
+def leaderboard(
+    entries: Mapping[str, ContestEntry], *, seed: int, images: int = GRADED, pipe: DiffusionPipeline | None = None
+) -> pd.DataFrame:
     """Score entries, best first, beside uniform, the paper's and derived keys.
 
     >>> leaderboard({"Ada": ContestEntry(KeySchedule.uniform(50, 7))}, seed=2026)  # doctest: +SKIP
@@ -147,7 +153,7 @@ def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int
     Args:
         entries: Name -> entry.
         seed: 0 or more; captions and noise follow from it. Choose it when all entries are in.
-        pictures: 1 or more.
+        images: 1 or more.
 
     Returns:
         One row per entry: `score`, the mean PSNR to the baseline in dB (at most 60 for an image); the `worst` image;
@@ -156,45 +162,45 @@ def leaderboard(entries: Mapping[str, ContestEntry], *, seed: int, pictures: int
     Raises:
         ValueError: Other numbers, or an entry with the name of a schedule to beat.
     """
-    for name, value, least in (("seed", seed, 0), ("pictures", pictures, 1)):
+    for name, value, least in (("seed", seed, 0), ("images", images, 1)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
     beside = well_known()
-    taken = next((name for name in entries if name in (*beside, UNTOUCHED)), None)
+    taken = next((name for name in entries if name in (*beside, BASELINE)), None)
     if taken is not None:
         raise ValueError(f"an entry is called {taken!r}, like a schedule to beat; accepted: another name")
-    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in (beside | dict(entries)).items()}
-    results = draw(load_pipeline() if pipe is None else pipe, arms, drawn_tasks(seed, pictures))
+    methods = {BASELINE: Method()} | {name: entry.method() for name, entry in (beside | dict(entries)).items()}
+    results = draw(load_pipeline() if pipe is None else pipe, methods, drawn_tasks(seed, images))
     return _ranked(_scored(results), set(entries))
 
 
-def draw(pipe: Any, arms: Mapping[str, Arm], tasks: Sequence[tuple[str, int]]) -> dict[str, list[Result]]:
+def draw(pipe: DiffusionPipeline, methods: Mapping[str, Method], tasks: Sequence[tuple[str, int]]) -> dict[str, list[Result]]:
     """Draw each method for captions and seeds, with the contest's steps and guidance."""
     # A red bar looks like an error to a student, so it goes to stdout.
     with redirect_stderr(sys.stdout):
-        return drawn(pipe, dict(arms), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": EMBEDDED_GUIDANCE})
+        return drawn(pipe, dict(methods), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": EMBEDDED_GUIDANCE})
 
 
 @cache
 def practice(seed: int) -> dict[str, list[Result]]:
     """The baseline and the schedules to beat on the images of a seed, drawn once."""
-    arms = {UNTOUCHED: Arm()} | {name: entry.arm() for name, entry in well_known().items()}
-    return draw(load_pipeline(), arms, drawn_tasks(seed, PRACTICE))
+    methods = {BASELINE: Method()} | {name: entry.method() for name, entry in well_known().items()}
+    return draw(load_pipeline(), methods, drawn_tasks(seed, PRACTICE))
 
 
 def _scored(results: Mapping[str, list[Result]]) -> pd.DataFrame:
     """One row per method and image: its fidelity to the baseline, and its calls."""
-    untouched = [result.image for result in results[UNTOUCHED]]
+    baseline = [result.image for result in results[BASELINE]]
     rows = []
     for name, found in results.items():
-        near = fidelity([result.image for result in found], untouched)["psnr"]
-        rows += [{"arm": name, "psnr": psnr, **result.counts} for psnr, result in zip(near, found, strict=True)]
+        near = fidelity([result.image for result in found], baseline)["psnr"]
+        rows += [{"method": name, "psnr": psnr, **result.counts} for psnr, result in zip(near, found, strict=True)]
     table = pd.DataFrame(rows)
-    return table[table["arm"] != UNTOUCHED]
+    return table[table["method"] != BASELINE]
 
 
 def _ranked(table: pd.DataFrame, handed_in: set[str]) -> pd.DataFrame:
-    counted = table.assign(psnr=table["psnr"].clip(upper=BEST_PSNR)).groupby("arm", sort=False)
+    counted = table.assign(psnr=table["psnr"].clip(upper=BEST_PSNR)).groupby("method", sort=False)
     found = counted.agg(
         score=("psnr", "mean"), worst=("psnr", "min"), encoder_calls=("encoder_calls", "max"), decoder_calls=("decoder_calls", "max")
     ).reset_index(names="entry")  # fmt: skip
@@ -230,10 +236,10 @@ def judged(entry: Any, seed: int) -> tuple[bool, str]:
     """Judge an entry: valid, and at least as good as the weakest schedule beside it?"""
     if not isinstance(entry, ContestEntry):
         return False, f"A ContestEntry is wanted, found {type(entry).__name__}: ContestEntry(fl.KeySchedule(50, [0, ...]), order=0)"
-    results = practice(seed) | draw(load_pipeline(), {"yours": entry.arm()}, drawn_tasks(seed, PRACTICE))
+    results = practice(seed) | draw(load_pipeline(), {"yours": entry.method()}, drawn_tasks(seed, PRACTICE))
     scores = _ranked(_scored(results), {"yours"}).set_index("entry")["score"]
     weakest = scores.drop("yours").min()
-    said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {PRACTICE} pictures of seed {seed}:"
+    said = f"{entry.schedule}, {len(entry.schedule.keys)} encoder calls; mean PSNR on {PRACTICE} images of seed {seed}:"
     lines = [f"  {name}: {score:.1f} dB" for name, score in scores.items()]
     passed = bool(math.isfinite(scores["yours"]) and scores["yours"] >= weakest - 1e-9)
     return passed, "\n".join([said, *lines, *([] if passed else ["  expected: no less than the weakest of the others"])])

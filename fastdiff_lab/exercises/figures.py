@@ -146,15 +146,15 @@ def _draw_propagation(answer: Callable) -> tuple[Figure, str]:
     columns = {
         "library": library_run(*given),
         "yours": mine,
-        "untouched": library_run(pipe, text, z, None, steps, 5.0),
-        "prediction held": library_run(pipe, text, z, keys, steps, 5.0, "prediction"),
+        "baseline": library_run(pipe, text, z, None, steps, 5.0),
+        "prediction reused": library_run(pipe, text, z, keys, steps, 5.0, "prediction"),
     }
-    grid = plot.picture_grid({name: decode(pipe, latents) for name, latents in columns.items()}, plot.figure(6.5, 3.6))
+    grid = plot.image_grid({name: decode(pipe, latents) for name, latents in columns.items()}, plot.figure(6.5, 3.6))
     apart = float((mine - columns["library"]).abs().max())
     grid.suptitle(
         f"{len(keys)} encoder calls of {steps}; largest difference of the latents to the library's: {apart:.1e}", fontsize="small"
     )
-    return grid, "The picture of the library, the answer, the untouched run and a held prediction, with differences to the first"
+    return grid, "The image of the library, the answer, the baseline and a reused prediction, with differences to the first"
 
 
 def _draw_rows(answer: Callable) -> tuple[Figure, str]:
@@ -201,7 +201,7 @@ def _draw_ceiling(answer: Callable) -> tuple[Figure, str]:
     ax.axhline(count.total / (count.decoder + count.rest), color="0.6", linewidth=1, label="no encoder at all")
     ax.set(
         xlabel="key steps of 50",
-        ylabel="untouched operations /\naccelerated operations",
+        ylabel="baseline operations /\naccelerated operations",
         title=f"the embedded UNet; 9 keys: {mine[8]:.2f}",
     )
     ax.legend()
@@ -242,7 +242,7 @@ def _draw_line(answer: Callable) -> tuple[Figure, str]:
     mine = [
         _numbers(answer(features[keys[0]].clone(), features[keys[1]].clone(), *keys, s), tuple(features[0].shape)) for s in steps
     ]
-    apart = {"yours": mine, "held": [features[keys[1]].numpy()] * len(mine)}
+    apart = {"yours": mine, "reused": [features[keys[1]].numpy()] * len(mine)}
     ax = (figure := plot.figure(6, 2.8)).subplots()
     for place, (name, some) in enumerate(apart.items()):
         error = [np.linalg.norm(x - features[s].numpy()) / float(features[s].norm()) for x, s in zip(some, steps, strict=True)]
@@ -255,22 +255,22 @@ def _draw_line(answer: Callable) -> tuple[Figure, str]:
     )
     ax.set(xlabel=f"step (keys {keys[0]} and {keys[1]})", ylabel="distance to the true\nfeatures (share)", title="mid_block")
     ax.legend()
-    return figure, "Relative distance of extrapolated and of held features to the true ones, over the steps after the last key"
+    return figure, "Relative distance of extrapolated and of reused features to the true ones, over the steps after the last key"
 
 
 def _draw_entry(entry: Any) -> tuple[Figure, str]:
     if not isinstance(entry, contest.ContestEntry):
         raise NothingToDrawError("expected a ContestEntry")
     tasks = contest.drawn_tasks(0, contest.PRACTICE)[:2]
-    results = contest.practice(0) | contest.draw(pipeline(), {"yours": entry.arm()}, tasks)
+    results = contest.practice(0) | contest.draw(pipeline(), {"yours": entry.method()}, tasks)
     columns = {
         name.replace(", ", ",\n"): [result.image for result in results[name][:2]]
-        for name in ("untouched", "yours", *contest.well_known())
+        for name in ("baseline", "yours", *contest.well_known())
     }
-    grid = plot.picture_grid(columns, plot.figure(8, 6.4))
+    grid = plot.image_grid(columns, plot.figure(8, 6.4))
     grid.suptitle(f"yours: {entry.schedule}, {len(entry.schedule.keys)} encoder calls", fontsize="small")
     captions = "; ".join(caption for caption, _ in tasks)
-    return grid, f"Pictures of {captions}: untouched, the entry and the schedules to beat, with differences to the first"
+    return grid, f"Images of {captions}: baseline, the entry and the schedules to beat, with differences to the first"
 
 
 DRAWN: dict[str, Callable[[Any], tuple[Figure, str]]] = {

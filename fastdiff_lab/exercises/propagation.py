@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,10 @@ from ..propagation.encoder_propagation import encoder_propagation
 from ..shapes.scenes import sample_scene
 from .exercise import Exercise, nearness
 from .hooks_and_features import pipeline
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 CAPTIONS = 4_000_000_000  # beyond the seeds of training, calibration and reports
 
@@ -61,7 +65,13 @@ KEY_OF_EACH_STEP = Exercise(
 
 
 def library_run(
-    pipe: Any, text: Tensor, z: Tensor, keys: list[int] | None, num_steps: int, guidance: float, what: str = "encoder"
+    pipe: DiffusionPipeline,
+    text: Tensor,
+    z: Tensor,
+    keys: list[int] | None,
+    num_steps: int,
+    guidance: float,
+    reuse: str = "encoder",
 ) -> Tensor:
     """The final latents of the pipeline's own run, with encoder propagation; without keys, the baseline's."""
     half = len(text) // 2
@@ -71,33 +81,33 @@ def library_run(
     )  # fmt: skip
     if keys is None:
         return run().images
-    with encoder_propagation(pipe, KeySchedule(num_steps, tuple(keys)), what=what, parallel_decoding=False):
+    with encoder_propagation(pipe, KeySchedule(num_steps, tuple(keys)), reuse=reuse, parallel_decoding=False):
         return run().images
 
 
 def _runs(rng: np.random.Generator) -> Iterator[tuple]:
-    for pictures, num_steps in ((1, 5), (2, 6)):
+    for images, num_steps in ((1, 5), (2, 6)):
         keys = [0, 2] if num_steps == 5 else list(random_schedule(rng, num_steps).keys)
-        yield run_of(rng, pictures, keys, num_steps, float(rng.uniform(2, 6)))
+        yield run_of(rng, images, keys, num_steps, float(rng.uniform(2, 6)))
 
 
-def run_of(rng: np.random.Generator, pictures: int, keys: list[int], num_steps: int, guidance: float) -> tuple:
+def run_of(rng: np.random.Generator, images: int, keys: list[int], num_steps: int, guidance: float) -> tuple:
     """What a hand-written sampler needs: pipeline, text [empty; prompt], noise, keys, steps, guidance."""
     pipe = pipeline()
-    prompts = [sample_scene(CAPTIONS + int(rng.integers(10**8)), objects=1).caption() for _ in range(pictures)]
+    prompts = [sample_scene(CAPTIONS + int(rng.integers(10**8)), objects=1).caption() for _ in range(images)]
     prompted, empty = pipe.encode_prompt(prompts, pipe.device, 1, True)
-    z = torch.tensor(rng.normal(size=(pictures, 4, 16, 16)), dtype=torch.float32)
+    z = torch.tensor(rng.normal(size=(images, 4, 16, 16)), dtype=torch.float32)
     return pipe, torch.cat([empty, prompted]).detach(), z, keys, num_steps, guidance
 
 
-def _shifted(pipe: Any, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float) -> Tensor:
+def _shifted(pipe: DiffusionPipeline, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float) -> Tensor:
     half = len(text) // 2
     return library_run(pipe, torch.cat([text[half:], text[:half]]), z, keys, num_steps, guidance)
 
 
 @contextmanager
 def _encodes_at_keys_only(
-    pipe: Any, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float
+    pipe: DiffusionPipeline, text: Tensor, z: Tensor, keys: list[int], num_steps: int, guidance: float
 ) -> Iterator[list[str]]:
     """Count the rows in the first layers of the first block and of the bottleneck."""
     broken: list[str] = []
@@ -128,11 +138,11 @@ PROPAGATE = Exercise(
     _runs,
     library_run,
     {
-        "these are the latents of a held prediction: your decoder is told the key's time-step, not its own": partial(
-            library_run, what="prediction"
+        "these are the latents of a reused prediction: your decoder is told the key's time-step, not its own": partial(
+            library_run, reuse="prediction"
         ),
-        "these are the latents of the untouched run: your encoder runs at every step": lambda pipe, text, z, keys, *more: (
-            library_run(pipe, text, z, None, *more)
+        "these are the latents of the baseline: your encoder runs at every step": lambda pipe, text, z, keys, *more: library_run(
+            pipe, text, z, None, *more
         ),
         "the halves of guidance are exchanged: first comes the empty text, then the prompt": _shifted,
     },
@@ -165,13 +175,13 @@ class RowDecoder:
 
 
 def _groups(rng: np.random.Generator) -> Iterator[tuple]:
-    for pictures, steps, height, width in ((1, 4, 4, 4), (2, 3, 5, 3), (3, 1, 2, 2), (2, 7, 3, 3)):
-        yield group_of(rng, pictures, steps, height, width)
+    for images, steps, height, width in ((1, 4, 4, 4), (2, 3, 5, 3), (3, 1, 2, 2), (2, 7, 3, 3)):
+        yield group_of(rng, images, steps, height, width)
 
 
-def group_of(rng: np.random.Generator, pictures: int, steps: int, height: int, width: int) -> tuple:
+def group_of(rng: np.random.Generator, images: int, steps: int, height: int, width: int) -> tuple:
     """A key step's features and text, rows [empty; prompt], and the time-steps of its group."""
-    rows = 2 * pictures
+    rows = 2 * images
     shapes = ((rows, 3, height, width), (rows, 5, 2 * height, width), (rows, 4, 1, 1))
     features = [torch.tensor(rng.normal(size=shape), dtype=torch.float32) for shape in shapes]
     text = torch.tensor(rng.normal(size=(rows, 6, 2)), dtype=torch.float32)

@@ -23,11 +23,11 @@ from .exercise import Exercise, Verdict, nearness
 from .propagation import random_schedule
 
 
-def random_costs(rng: np.random.Generator, num_steps: int, longest: int) -> np.ndarray:
-    """Costs like measured ones: 0 for a step alone, growing with length, uneven over steps; array (steps, longest + 1)."""
-    lengths = np.arange(longest + 1)
+def random_costs(rng: np.random.Generator, num_steps: int, max_span: int) -> np.ndarray:
+    """Costs like measured ones: 0 for a step alone, growing with length, uneven over steps; array (steps, max_span + 1)."""
+    lengths = np.arange(max_span + 1)
     growth = np.maximum(lengths - 1, 0) ** rng.uniform(1.0, 2.5)
-    costs = rng.uniform(0.1, 5, num_steps)[:, None] * growth * rng.uniform(0.8, 1.2, (num_steps, longest + 1))
+    costs = rng.uniform(0.1, 5, num_steps)[:, None] * growth * rng.uniform(0.8, 1.2, (num_steps, max_span + 1))
     costs[:, 0] = np.inf
     costs[np.arange(num_steps)[:, None] + lengths > num_steps] = np.inf
     return costs
@@ -58,8 +58,8 @@ SCHEDULE_COST = Exercise(
 
 
 def _problems(rng: np.random.Generator) -> Iterator[tuple[np.ndarray, int]]:
-    for num_steps, longest, num_keys in ((4, 4, 2), (6, 6, 3), (8, 4, 3), (9, 9, 9), (7, 7, 1), (50, 25, 9)):
-        yield random_costs(rng, num_steps, longest), num_keys
+    for num_steps, max_span, num_keys in ((4, 4, 2), (6, 6, 3), (8, 4, 3), (9, 9, 9), (7, 7, 1), (50, 25, 9)):
+        yield random_costs(rng, num_steps, max_span), num_keys
 
 
 def _best_keys(costs: np.ndarray, num_keys: int) -> list[int]:
@@ -131,7 +131,7 @@ EXTRAPOLATE = Exercise(
     _pairs,
     _along_the_line,
     {
-        "these are the held features of the last key": lambda before, last, a, b, step: last,
+        "these are the reused features of the last key": lambda before, last, a, b, step: last,
         "the line goes backwards: you exchanged the two keys": lambda before, last, a, b, step: _along_the_line(
             last, before, a, b, step
         ),

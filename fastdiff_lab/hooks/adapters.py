@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .denoiser import Split, denoiser_of, inner_loop
 from .private_api import LORA_STATE, GatedSelfAttentionDense, forward_hooks, submodule, write_count
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
@@ -42,7 +46,7 @@ def processors(model: nn.Module) -> list[tuple[nn.Module, Any]]:
     return [(module, processor) for module, processor in found if processor is not None]
 
 
-def row_mixing(pipe: Any) -> str | None:
+def row_mixing(pipe: DiffusionPipeline) -> str | None:
     """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
     if inner_loop(pipe) is not None:
         return type(pipe).__name__

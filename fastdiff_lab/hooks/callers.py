@@ -1,4 +1,4 @@
-"""Who calls a denoiser: pipelines may share one, and only the one that is accelerated may be answered from what was held.
+"""Who calls a denoiser: pipelines may share one, and only the one that is accelerated may be answered from what was kept.
 
 - `is_called_by(pipe)`: does the coming call belong to this pipeline?
 - `call_of(pipe)`: the call of the pipeline that it belongs to
@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
 from diffusers import DiffusionPipeline
 
 
-def is_called_by(pipe: Any) -> bool:
+def is_called_by(pipe: DiffusionPipeline) -> bool:
     """Is this pipeline, or a part of it, the nearest pipeline that is being called in this thread?
 
     >>> is_called_by(pipe)  # in a loop written by hand no pipeline is called, so the call is taken for its  # doctest: +SKIP
@@ -29,7 +28,7 @@ def is_called_by(pipe: Any) -> bool:
     return caller is None or caller is pipe or any(part is caller for part in vars(pipe).values())
 
 
-def call_of(pipe: Any) -> FrameType | None:
+def call_of(pipe: DiffusionPipeline) -> FrameType | None:
     """The frame of the pipeline's call that is going on in this thread; None in a loop written by hand.
 
     >>> call_of(pipe) is None  # no pipeline is being called here  # doctest: +SKIP

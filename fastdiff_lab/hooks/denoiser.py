@@ -3,7 +3,7 @@
 - `denoiser_of(pipe)`: the UNet or diffusion transformer of a pipeline
 - `split_denoiser(model)`: its encoder and decoder children, by the host's own names
 - `inner_layers(split)`: the layers inside the blocks
-- `controlnet_of(pipe)`, `takes_several_pictures(pipe)`: its ControlNet, and whose the pictures in a list are
+- `controlnet_of(pipe)`, `takes_several_images(pipe)`: its ControlNet, and whose the images in a list are
 - `several_runs(pipe)`: what makes a pipeline go through the time-steps several times in one call
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers import ControlNetModel, ControlNetUnionModel, MultiAdapter, MultiControlNetModel, SparseControlNetModel
 from torch import nn
@@ -20,6 +20,10 @@ from ..inputs.plain_values import whole_number
 from .denoiser_classes import DenoiserClass, accepted, class_of
 from .patching import is_compiled
 from .private_api import CacheMixin, MultiControlNetUnionModel, free_init_of, is_compiled_whole, unwrapped
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 _CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel, SparseControlNetModel)
 # Denoisers that users expect here, by name, and why they are none that can be split.
@@ -70,7 +74,7 @@ class Split:
         return ""
 
 
-def denoiser_of(pipe: Any) -> nn.Module:
+def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
     """The denoiser of a pipeline.
 
     Raises TypeError if the pipeline has none.
@@ -85,7 +89,7 @@ def denoiser_of(pipe: Any) -> nn.Module:
     )
 
 
-def _parts_of(pipe: Any) -> str:
+def _parts_of(pipe: DiffusionPipeline) -> str:
     """What a pipeline has instead: denoisers under other names, or else its components."""
     components = getattr(pipe, "components", {})
     others = [f"{name!r}, a {type(part).__name__}" for name, part in sorted(components.items()) if _is_unet(part)]
@@ -204,25 +208,25 @@ def _layers_of(block: nn.Module) -> list[str]:
     return inside + [f"{name}.{i}" for name in _LAST if name in lists for i in range(len(lists[name]))]
 
 
-def controlnet_of(pipe: Any) -> nn.Module | None:
+def controlnet_of(pipe: DiffusionPipeline) -> nn.Module | None:
     """The ControlNet of a pipeline, if it has one: it is evaluated with the encoder, at key steps only."""
     model = getattr(pipe, "controlnet", None)
     return model if isinstance(unwrapped(model), _CONTROLNETS) else None
 
 
-def takes_several_pictures(pipe: Any) -> bool:
-    """Does a list of pictures belong to one call: a picture for each of several ControlNets, control modes or T2I adapters?"""
+def takes_several_images(pipe: DiffusionPipeline) -> bool:
+    """Does a list of images belong to one call: an image for each of several ControlNets, control modes or T2I adapters?"""
     controlnet, adapter = controlnet_of(pipe), getattr(pipe, "adapter", None)
     several = (ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel)
     return isinstance(unwrapped(controlnet), several) or isinstance(adapter, MultiAdapter)
 
 
-def inner_loop(pipe: Any) -> str | None:
+def inner_loop(pipe: DiffusionPipeline) -> str | None:
     """The method that Text2Video-Zero calls for each of its loops, with the time-steps of the loop; other pipelines have none."""
     return "backward_loop" if callable(getattr(pipe, "backward_loop", None)) else None
 
 
-def several_runs(pipe: Any) -> str | None:
+def several_runs(pipe: DiffusionPipeline) -> str | None:
     """What makes a pipeline go through the time-steps several times in one call: Text2Video-Zero's loops, FreeInit."""
     return inner_loop(pipe) or ("free_init" if free_init_of(pipe)[0] > 1 else None)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch_rows import repeat_rows
-from .denoiser_classes import HELD_RESIDUALS, conditions_of, frames_of, sample_argument
+from .denoiser_classes import REUSED_RESIDUALS, conditions_of, frames_of, sample_argument
 
 
 @functools.cache
@@ -87,12 +87,12 @@ class DenoiserCall:
         return inner(*[named.pop(name) for name in self.positional], **named)
 
     def of_steps(self, time_steps: Sequence[Tensor]) -> DenoiserCall:
-        """The same call with the rows of a step for each time-step; held residuals keep the rows of one, as the encoder does.
+        """The same call with the rows of a step for each time-step; reused residuals keep the rows of one, as the encoder does.
 
         Raises TypeError for an argument of which it is not known how to repeat it.
         """
         with_rows = {sample_argument(self.model), *conditions_of(self.model)}
-        unknown = self.arguments.keys() - {"timestep", "return_dict", *with_rows, *HELD_RESIDUALS}
+        unknown = self.arguments.keys() - {"timestep", "return_dict", *with_rows, *REUSED_RESIDUALS}
         if unknown:
             raise TypeError(f"argument {sorted(unknown)[0]!r} is not known to parallel decoding; use parallel_decoding=False")
         rows, times, frames = self.rows, len(time_steps), self.frames

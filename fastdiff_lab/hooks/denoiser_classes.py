@@ -42,8 +42,8 @@ CONDITIONS = (
     "image_latents",
     "image_embeddings",
 )
-# What ControlNet and T2I-Adapter add to the encoder's features: part of what is held, so never repeated.
-HELD_RESIDUALS = (
+# What ControlNet and T2I-Adapter add to the encoder's features: part of what is reused, so never repeated.
+REUSED_RESIDUALS = (
     "down_block_additional_residuals",
     "mid_block_additional_residual",
     "down_intrablock_additional_residuals",
@@ -91,11 +91,11 @@ def register_denoiser(
 
     Args:
         cls: A class of modules whose forward takes a time-step called `timestep`.
-        encoder: The children whose outputs are held between key steps.
+        encoder: The children whose outputs are reused between key steps.
         decoder: The children that run at every step.
         entries: Those of `decoder` that get the encoder's features, as `hidden_states` and `res_hidden_states_tuple` or as their
             first positional arguments; by default the first name of `decoder`.
-        passing: Those of `encoder` whose output has the shape of their input and goes to the next one only: it need not be held.
+        passing: Those of `encoder` whose output has the shape of their input and goes to the next one only: it need not be reused.
         blocks: For a transformer, the list of blocks whose first part is the encoder's, and the rest the decoder's.
         sample: The argument of the forward that carries the sample.
         frames_axis: The axis of the sample that counts frames, where each frame is a row inside the model.

@@ -12,18 +12,22 @@ CUDA, MPS, XPU and other backends of torch alike; on the CPU there is nothing to
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from .denoiser import denoiser_of
 from .private_api import execution_device_of
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 # In lower case. CUDA, ROCm, XPU and MPS raise torch.OutOfMemoryError or say "... out of memory"; their libraries and the CPU say:
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "not enough memory", "failed to allocate memory")
 
 
-def device_of(pipe: Any) -> torch.device:
+def device_of(pipe: DiffusionPipeline) -> torch.device:
     """Where the pipeline's denoiser runs: with offloading, its weights rest elsewhere between the calls.
 
     >>> device_of(pipe)  # doctest: +SKIP

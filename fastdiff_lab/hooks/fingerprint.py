@@ -1,11 +1,11 @@
 """What a pipeline is, in a few words: so that what was measured on one is not taken for another.
 
 - `weights_digest(pipe)`: a fingerprint of its weights; `weights_seen(pipe)`: one that half precision keeps
-- `pipeline_digest(pipe)`: a fingerprint of all that its pictures depend on
+- `pipeline_digest(pipe)`: a fingerprint of all that its images depend on
 - `steering(pipe)`: what acts beside the weights, such as the scale of a LoRA
 - `scheduler_config(pipe)`: its scheduler's settings
 - `identity(pipe)`: class, weights and scheduler, as text
-- `in_words(value)`: an argument of a pipeline's call, pictures and tensors by a digest of what they hold
+- `in_words(value)`: an argument of a pipeline's call, images and tensors by a digest of what they hold
 - `differences(measured_on, pipe, ...)`: where a schedule's measurement and its use differ, in words
 """
 
@@ -15,7 +15,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,13 +26,17 @@ from .adapters import adapter_scales, processors
 from .denoiser import denoiser_of
 from .private_api import SETTINGS_OF_FILES, weights_elsewhere
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64
 _SUMS = 8
 _ROUNDING = 0.01  # of numbers of about 1: 686 tensors in bfloat16 move them by 0.002
 
 
-def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+def weights_digest(pipe: DiffusionPipeline, parts: tuple[str, ...] = _PARTS) -> str:
     """A fingerprint of names, shapes and the first 64 entries of each weight: it need not read a large model whole.
 
     >>> weights_digest(pipe)[:8]  # doctest: +SKIP
@@ -46,7 +50,7 @@ def weights_digest(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
     return digest.hexdigest()
 
 
-def weights_seen(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+def weights_seen(pipe: DiffusionPipeline, parts: tuple[str, ...] = _PARTS) -> str:
     """A few numbers that the weights keep in half precision, each from entries of all of them; "" if they cannot be read.
 
     >>> weights_seen(pipe)  # doctest: +SKIP
@@ -64,12 +68,12 @@ def _same_weights(one: str, other: str) -> bool:
     return len(before) == len(here) > 0 and bool(np.abs(before - here).max() < _ROUNDING)
 
 
-def _weights(pipe: Any, parts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
+def _weights(pipe: DiffusionPipeline, parts: tuple[str, ...]) -> list[tuple[str, Tensor]]:
     models = {part: model for part in parts if isinstance(model := getattr(pipe, part, None), nn.Module)}
     return [(f"{part}.{name}", tensor) for part, model in models.items() for name, tensor in model.state_dict().items()]
 
 
-def _entries(pipe: Any, parts: tuple[str, ...], part: slice) -> list[np.ndarray]:
+def _entries(pipe: DiffusionPipeline, parts: tuple[str, ...], part: slice) -> list[np.ndarray]:
     """Some entries of each weight in float32, read all at once: on a device, each look would make the host wait."""
     found = [_kept(pipe, name, tensor).flatten()[part].float() for name, tensor in _weights(pipe, parts)]
     places: dict[Any, list[int]] = {}
@@ -82,7 +86,7 @@ def _entries(pipe: Any, parts: tuple[str, ...], part: slice) -> list[np.ndarray]
     return [read[place] for place in range(len(found))]
 
 
-def _kept(pipe: Any, name: str, tensor: Tensor) -> Tensor:
+def _kept(pipe: DiffusionPipeline, name: str, tensor: Tensor) -> Tensor:
     """A weight; sequential offloading keeps it elsewhere. Nothing where it cannot be read."""
     if not tensor.is_meta:
         return tensor
@@ -91,8 +95,8 @@ def _kept(pipe: Any, name: str, tensor: Tensor) -> Tensor:
     return kept[leaf] if leaf in kept else torch.empty(0)
 
 
-def pipeline_digest(pipe: Any) -> str:
-    """A fingerprint of all that a pipeline's pictures depend on beside scales: every model, words added to tokenizers, attention processors.
+def pipeline_digest(pipe: DiffusionPipeline) -> str:
+    """A fingerprint of all that a pipeline's images depend on beside scales: every model, words added to tokenizers, attention processors.
 
     >>> pipeline_digest(pipe)[:8]  # doctest: +SKIP
     'e3b0c442'
@@ -111,7 +115,7 @@ def pipeline_digest(pipe: Any) -> str:
     return digest.hexdigest()
 
 
-def steering(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
+def steering(pipe: DiffusionPipeline, parts: tuple[str, ...] = _PARTS) -> str:
     """A fingerprint of what acts on a pipeline beside its weights (scales of LoRA, IP-Adapter and FreeU); "" where nothing does.
 
     >>> steering(pipe)  # doctest: +SKIP
@@ -127,7 +131,7 @@ def steering(pipe: Any, parts: tuple[str, ...] = _PARTS) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else ""
 
 
-def scheduler_config(pipe: Any) -> dict[str, Any]:
+def scheduler_config(pipe: DiffusionPipeline) -> dict[str, Any]:
     """The settings of the pipeline's scheduler, without the version that wrote them.
 
     Nor with the list of those left at their defaults: diffusers makes it from a set, so its order differs from process to process.
@@ -136,7 +140,7 @@ def scheduler_config(pipe: Any) -> dict[str, Any]:
     return settings | {"_class_name": type(pipe.scheduler).__name__}  # diffusers adds it when it saves or loads one
 
 
-def identity(pipe: Any) -> dict[str, str]:
+def identity(pipe: DiffusionPipeline) -> dict[str, str]:
     """What a measurement of key steps depends on: the denoiser's class and weights, the scheduler's class and settings.
 
     >>> identity(pipe)["scheduler"]  # doctest: +SKIP
@@ -155,10 +159,10 @@ def identity(pipe: Any) -> dict[str, str]:
 
 
 def in_words(value: Any) -> Any:
-    """An argument of a pipeline's call as JSON holds it; what pictures, tensors and arrays hold stands as a digest.
+    """An argument of a pipeline's call as JSON holds it; what images, tensors and arrays hold stands as a digest.
 
-    >>> in_words({"strength": 0.5, "image": Image.new("RGB", (2, 2))})["image"][:7]
-    'picture'
+    >>> in_words({"strength": 0.5, "image": Image.new("RGB", (2, 2))})["image"][:5]
+    'image'
 
     Raises TypeError for a function or anything else that cannot be told from another one of its kind.
     """
@@ -171,13 +175,13 @@ def in_words(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [in_words(inner) for inner in value]
     if isinstance(value, Image.Image):
-        return f"picture {_digest(value.mode, value.size, value.tobytes())}"
+        return f"image {_digest(value.mode, value.size, value.tobytes())}"
     if isinstance(value, Tensor):
         return f"tensor {_digest(value.dtype, value.shape, value.detach().cpu().double().numpy().tobytes())}"
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:  # of objects, the bytes are addresses in memory
         return f"array {_digest(value.dtype, value.shape, value.tobytes())}"
     raise TypeError(
-        f"{value!r} given among the pipeline's arguments; accepted: texts, numbers, pictures, tensors, arrays, and lists and dicts of them"
+        f"{value!r} given among the pipeline's arguments; accepted: texts, numbers, images, tensors, arrays, and lists and dicts of them"
     )
 
 
@@ -187,11 +191,11 @@ def _digest(kind: Any, shape: Any, content: bytes) -> str:
 
 _NAMES = {
     "model": "model", "weights": "weights", "scheduler": "scheduler", "scheduler_config": "scheduler settings", "order": "order",
-    "what": "what", "steering": "scales of LoRA, IP-Adapter or FreeU", "guidance_scale": "guidance scale",
+    "reuse": "reuse", "steering": "scales of LoRA, IP-Adapter or FreeU", "guidance_scale": "guidance scale",
 }  # fmt: skip
 
 
-def differences(measured_on: Mapping[str, Any], pipe: Any, **use: Any) -> list[str]:
+def differences(measured_on: Mapping[str, Any], pipe: DiffusionPipeline, **use: Any) -> list[str]:
     """In words, each thing in which a measurement differs from the pipeline and the options at hand, with both names.
 
     >>> differences(schedule.measured_on, pipe, order=0)  # doctest: +SKIP

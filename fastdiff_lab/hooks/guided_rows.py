@@ -1,13 +1,13 @@
-"""Which rows of a batch belong to the prompt, and to which picture.
+"""Which rows of a batch belong to the prompt, and to which image.
 
 - `guided_rows(pipe, arguments, half)`: those of the prompt, or of the negative one
-- `by_picture(pipe, latents, pictures)`: latents as one row for each picture
+- `by_image(pipe, latents, images)`: latents as one row for each image
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from .denoiser import denoiser_of
 from .denoiser_classes import has_null_class, sample_argument
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditional") -> slice:
+
+def guided_rows(pipe: DiffusionPipeline, arguments: Mapping[str, Any], half: str = "conditional") -> slice:
     """The rows of the sample that belong to the prompt, or to the negative one, in a denoiser call.
 
     `half`: "conditional", "unconditional" or "all"; without guidance all rows belong to the prompt.
@@ -36,12 +39,12 @@ def guided_rows(pipe: Any, arguments: Mapping[str, Any], half: str = "conditiona
     return slice(place * size, (place + 1) * size)
 
 
-def _blocks_of_rows(pipe: Any, model: nn.Module, sample: Tensor) -> tuple[str, ...]:
+def _blocks_of_rows(pipe: DiffusionPipeline, model: nn.Module, sample: Tensor) -> tuple[str, ...]:
     """What the blocks of rows are when a pipeline guides."""
     if has_null_class(model):
         return ("conditional", "unconditional")
     if "InstructPix2Pix" in type(pipe).__name__:
-        return ("conditional", "of the picture", "unconditional")
+        return ("conditional", "of the image", "unconditional")
     if getattr(pipe, "do_perturbed_attention_guidance", False):
         guides = getattr(pipe, "do_classifier_free_guidance", None)
         if guides is None:  # PixArt-Sigma does not tell; the same sample comes once for each block
@@ -51,7 +54,7 @@ def _blocks_of_rows(pipe: Any, model: nn.Module, sample: Tensor) -> tuple[str, .
     return ("unconditional", "conditional")
 
 
-def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:
+def _is_guided(pipe: DiffusionPipeline, model: nn.Module, arguments: Mapping[str, Any], first: slice, second: slice) -> bool:
     if has_null_class(model):
         null = arguments["class_labels"] == model.config.num_embeds_ada_norm
         return bool(null[second].all()) and not bool(null[first].any())
@@ -64,10 +67,10 @@ def _is_guided(pipe: Any, model: nn.Module, arguments: Mapping[str, Any], first:
     return has_text and torch.equal(sample[first], sample[second])
 
 
-def by_picture(pipe: Any, latents: Tensor, pictures: int) -> Tensor:
-    """Latents as the scheduler steps them, as one row of numbers for each picture (or video).
+def by_image(pipe: DiffusionPipeline, latents: Tensor, images: int) -> Tensor:
+    """Latents as the scheduler steps them, as one row of numbers for each image (or video).
 
     Under guidance DiTPipeline steps both halves, which are equal; text-to-video steps each frame of a video as a row.
     """
-    rows = latents[:pictures] if has_null_class(denoiser_of(pipe)) else latents
-    return rows.reshape(pictures, -1)
+    rows = latents[:images] if has_null_class(denoiser_of(pipe)) else latents
+    return rows.reshape(images, -1)

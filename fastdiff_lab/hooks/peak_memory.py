@@ -18,7 +18,7 @@ from .private_api import TorchDispatchMode, tree_leaves
 
 @dataclass
 class Peak:
-    """`bytes`: the most that tensors made in the block held at one time; `now`: what they hold still."""
+    """`bytes`: the most that tensors made in the block took at one time; `now`: what they hold still."""
 
     bytes: int = 0
     now: int = 0

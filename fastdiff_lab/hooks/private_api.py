@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention import GatedSelfAttentionDense as GatedSelfAttentionDense
@@ -20,6 +20,10 @@ from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUn
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._pytree import tree_leaves as tree_leaves
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 # torch's own slot for what runs instead of a module's `_call_impl` (nn.Module.compile uses it). Being above `forward`, it
 # leaves alone whatever offloading has put there, the host's hooks and a child that was compiled before.
@@ -69,22 +73,22 @@ def move_towards(tensors: Iterable[Tensor], targets: Iterable[Tensor], share: fl
     torch._foreach_lerp_(list(tensors), list(targets), share)
 
 
-def guidance_scale_of(pipe: Any) -> Any:
+def guidance_scale_of(pipe: DiffusionPipeline) -> Any:
     """The guidance scale of the run that a pipeline makes, or made last; None if it does not tell."""
     return getattr(pipe, "_guidance_scale", None)
 
 
-def num_time_steps_of(pipe: Any) -> Any:
+def num_time_steps_of(pipe: DiffusionPipeline) -> Any:
     """How many time-steps a pipeline says that its run has; None if it does not tell."""
     return getattr(pipe, "_num_timesteps", None)
 
 
-def execution_device_of(pipe: Any) -> Any:
+def execution_device_of(pipe: DiffusionPipeline) -> Any:
     """Where an offloaded pipeline computes; None if it does not tell."""
     return getattr(pipe, "_execution_device", None)
 
 
-def free_init_of(pipe: Any) -> tuple[int, bool]:
+def free_init_of(pipe: DiffusionPipeline) -> tuple[int, bool]:
     """How many runs FreeInit makes in one call (1 without it), and whether they differ in length."""
     count = getattr(pipe, "_free_init_num_iters", None) or 1
     return count, bool(getattr(pipe, "_free_init_use_fast_sampling", False))

@@ -70,7 +70,7 @@ def _as_rounded(listed: Tensor, given: Tensor) -> Tensor:
     return listed.to(given.dtype) if given.is_floating_point() else listed
 
 
-def planned_timesteps(pipe: Any, timestep: Any, by_hand: bool = True) -> Tensor:
+def planned_timesteps(pipe: DiffusionPipeline, timestep: Any, by_hand: bool = True) -> Tensor:
     """The time-steps of the run whose first denoiser call comes with `timestep`.
 
     A pipeline may visit only a part of the scheduler's time-steps. Image-to-image visits the last ones, by `begin_index` or by their
@@ -107,13 +107,13 @@ def _begin(scheduler: Any, starts: list[int], most: int, count: int | None, by_h
     return starts[0] if len(starts) == 1 and (by_hand or count is not None) else None
 
 
-def _told_count(pipe: Any, most: int, by_hand: bool) -> int | None:
+def _told_count(pipe: DiffusionPipeline, most: int, by_hand: bool) -> int | None:
     """How many time-steps the pipeline says its run has; what it said of its last call means nothing in a loop by hand."""
     count = None if by_hand and isinstance(pipe, DiffusionPipeline) else num_time_steps_of(pipe)
     return count if isinstance(count, int) and 1 <= count <= most else None
 
 
-def _timesteps_of(pipe: Any) -> Tensor:
+def _timesteps_of(pipe: DiffusionPipeline) -> Tensor:
     timesteps = getattr(pipe.scheduler, "timesteps", None)
     if not isinstance(timesteps, Tensor):
         raise ValueError(
@@ -123,7 +123,7 @@ def _timesteps_of(pipe: Any) -> Tensor:
     return timesteps
 
 
-def _of_another_scheduler(pipe: Any, timestep: Any) -> str:
+def _of_another_scheduler(pipe: DiffusionPipeline, timestep: Any) -> str:
     values = _timesteps_of(pipe).tolist()
     return (
         f"{type(pipe).__name__} calls its denoiser at time-step {time_step_value(timestep)}, which is none of its "
@@ -139,7 +139,7 @@ class RunTracker:
     >>> run, step, is_new = tracker.advance(timestep)  # doctest: +SKIP
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: DiffusionPipeline) -> None:
         self.pipe = pipe
         self.run: Run | None = None
 

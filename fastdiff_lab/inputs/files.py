@@ -118,5 +118,7 @@ def read_json(source: str | Path, place: str, schema: str, version: int) -> dict
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"{place} is no {schema} (its schema is {str(found)[:80]!r}); accepted: a {schema} file")
     if document.get("version") != version:
-        raise ValueError(f"{place} has version {str(document.get('version'))[:80]!r} of {schema}; accepted: {version}")
+        raise ValueError(
+            f"{place} has version {str(document.get('version'))[:80]!r} of {schema}; accepted: {version}, as a file made anew has"
+        )
     return {name: value for name, value in document.items() if name not in ("schema", "version")}

@@ -62,7 +62,7 @@ def is_whole(given: Any) -> bool:
 def whole(name: str, given: Any, least: int) -> int:
     """Return a whole number as Python's own. Raises ValueError for anything else, and below `least`.
 
-    >>> whole("batch", 4, 1)
+    >>> whole("batch_size", 4, 1)
     4
     """
     if not is_whole(given) or given < least:
@@ -96,7 +96,7 @@ def whole_number(name: str, given: Any, least: int, most: int | None = None, *, 
 def choice(name: str, given: Any, accepted: Iterable[Any]) -> Any:
     """What was given, if it is one of those that are accepted. Raises ValueError for anything else.
 
-    >>> choice("what", "encoder", ("encoder", "prediction"))
+    >>> choice("reuse", "encoder", ("encoder", "prediction"))
     'encoder'
     """
     known, value = list(accepted), plain(given)

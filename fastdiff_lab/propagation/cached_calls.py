@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 
 from ..hooks.patching import replaced_call
-from .feature_cache import HeldFeatures
+from .feature_cache import ReusedFeatures
 
-Current = Callable[[], HeldFeatures | None]
+Current = Callable[[], ReusedFeatures | None]
 
 
 @contextmanager

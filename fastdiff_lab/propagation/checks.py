@@ -12,7 +12,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -24,6 +24,10 @@ from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..hooks.run_tracking import time_step_value
 from ..key_schedule import KeySchedule
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")
 
@@ -33,7 +37,7 @@ _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 _SAME_GUIDANCE = 0.01  # relative: in bfloat16, 2.7 is 2.703
 
 
-def guidance_of(pipe: Any) -> float | None:
+def guidance_of(pipe: DiffusionPipeline) -> float | None:
     """The guidance scale of the run that the pipeline makes, or made last; None if it does not tell.
 
     >>> guidance_of(pipe)  # doctest: +SKIP
@@ -44,7 +48,7 @@ def guidance_of(pipe: Any) -> float | None:
     return used.max().item() if isinstance(used, Tensor) else used
 
 
-def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
+def _warn_of_other_guidance(pipe: DiffusionPipeline, schedule: KeySchedule) -> None:
     """Warns where the schedule was measured with another guidance scale than the run has."""
     measured, used = (schedule.measured_on or {}).get("guidance_scale"), guidance_of(pipe)
     if measured is None or used is None:
@@ -58,7 +62,7 @@ def _warn_of_other_guidance(pipe: Any, schedule: KeySchedule) -> None:
         )
 
 
-def check_length(pipe: Any, schedule: KeySchedule, calls: int) -> None:
+def check_length(pipe: DiffusionPipeline, schedule: KeySchedule, calls: int) -> None:
     """Raises ValueError where a run makes another number of denoiser calls than the schedule is for."""
     if calls == schedule.num_steps:
         return
@@ -88,13 +92,13 @@ def time_steps_in_words(timesteps: Iterable[Any]) -> str:
     return ",".join(f"{float(timestep):.5g}" for timestep in timesteps)
 
 
-def warn_of_another_run(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
+def warn_of_another_run(pipe: DiffusionPipeline, schedule: KeySchedule, planned: Tensor | None) -> None:
     """Warns where the schedule was measured on a run of another kind. `planned`: the time-steps of this one, where they are known."""
     _warn_of_other_guidance(pipe, schedule)
     _warn_of_other_time_steps(pipe, schedule, planned)
 
 
-def _warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor | None) -> None:
+def _warn_of_other_time_steps(pipe: DiffusionPipeline, schedule: KeySchedule, planned: Tensor | None) -> None:
     """Warns where the schedule was measured on other time-steps than the run visits, with the same scheduler."""
     on = schedule.measured_on or {}
     if planned is None or "time_steps" not in on or on.get("scheduler") != type(pipe.scheduler).__name__:
@@ -108,14 +112,14 @@ def _warn_of_other_time_steps(pipe: Any, schedule: KeySchedule, planned: Tensor 
         )
 
 
-def warn_of_few_steps(pipe: Any, schedule: KeySchedule, stacklevel: int) -> None:
+def warn_of_few_steps(pipe: DiffusionPipeline, schedule: KeySchedule, stacklevel: int) -> None:
     """Warns where nothing is gained: a model of few steps changes its features at each."""
     kind = type(getattr(pipe, "scheduler", None)).__name__
     few = schedule.num_steps <= FEW_STEPS or kind in FEW_STEP_SCHEDULERS
     if few and len(schedule.keys) < schedule.num_steps:
         warnings.warn(
             f"this run has {schedule.num_steps} steps with {kind}: models of few steps (LCM, Turbo) change their features at each, so "
-            "nothing is gained by holding them; sample without encoder propagation",
+            "nothing is gained by reusing them; sample without encoder propagation",
             stacklevel=stacklevel,
         )
 
@@ -129,7 +133,7 @@ def warn_of_rounding(model: nn.Module, asked: str, lost: str) -> None:
         warnings.warn(f"{asked} asked in bfloat16: {lost}; take float32 or float16 for it (pipe.to(torch.float32))", stacklevel=3)
 
 
-def check_rows_stay_apart(pipe: Any, parallel: bool) -> None:
+def check_rows_stay_apart(pipe: DiffusionPipeline, parallel: bool) -> None:
     """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
     mixing = row_mixing(pipe) if parallel else None
     if mixing is not None:
@@ -144,7 +148,9 @@ def check_not_deepcached(model: nn.Module) -> None:
         )
 
 
-def check_parts(pipe: Any, denoiser: nn.Module, controlnet: nn.Module | None, children: Mapping[str, nn.Module]) -> None:
+def check_parts(
+    pipe: DiffusionPipeline, denoiser: nn.Module, controlnet: nn.Module | None, children: Mapping[str, nn.Module]
+) -> None:
     """Raises RuntimeError where a part that our layer is on is no longer the pipeline's, or is DeepCache's."""
     check_not_deepcached(denoiser)
     pairs = [("denoiser", denoiser, denoiser_of(pipe)), ("controlnet", controlnet, controlnet_of(pipe))]
@@ -156,7 +162,7 @@ def check_parts(pipe: Any, denoiser: nn.Module, controlnet: nn.Module | None, ch
         )
 
 
-def check_is_one_run(pipe: Any, guidance_scale: float | None, asked: str) -> None:
+def check_is_one_run(pipe: DiffusionPipeline, guidance_scale: float | None, asked: str) -> None:
     """Raises ValueError for a pipeline whose call is not one run for a list of prompts with this guidance scale.
 
     `asked`: what for, "calibration" or "comparison".
@@ -170,15 +176,15 @@ def check_is_one_run(pipe: Any, guidance_scale: float | None, asked: str) -> Non
     parameters = inspect.signature(pipe.__call__).parameters
     if next(iter(parameters)) == "batch_size":
         raise ValueError(
-            f"{asked} asked of {kind}, which is called with a number of pictures; accepted: a pipeline that is called with a list of "
-            "prompts, pictures or class labels"
+            f"{asked} asked of {kind}, which is called with a number of images; accepted: a pipeline that is called with a list of "
+            "prompts, images or class labels"
         )
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if guidance_scale is not None and not any_name and "guidance_scale" not in parameters:
         others = [name for name in parameters if "guidance" in name and "rescale" not in name]
         raise ValueError(
             f"guidance_scale={guidance_scale} asked of {kind}, which takes none; accepted: guidance_scale=None"
-            + (f", with {' and '.join(others)} in options" if others else "")
+            + (f", with {' and '.join(others)} in pipe_kwargs" if others else "")
         )
 
 
@@ -189,12 +195,12 @@ def check_finite(sample: Tensor, step: int, timestep: Any) -> None:
         raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
 
 
-def check_prompts(pipe: Any, prompts: Sequence[Any]) -> None:
-    """Raises TypeError for a prompt that the pipeline is not called with: a text, a class label or a picture."""
-    takes_pictures = next(iter(inspect.signature(pipe.__call__).parameters)) == "image"
-    kinds, words = ((Image.Image,), "PIL pictures") if takes_pictures else ((str, int), "texts, or class labels as whole numbers")
+def check_prompts(pipe: DiffusionPipeline, prompts: Sequence[Any]) -> None:
+    """Raises TypeError for a prompt that the pipeline is not called with: a text, a class label or an image."""
+    takes_images = next(iter(inspect.signature(pipe.__call__).parameters)) == "image"
+    kinds, words = ((Image.Image,), "PIL images") if takes_images else ((str, int), "texts, or class labels as whole numbers")
     other = [prompt for prompt in prompts if isinstance(prompt, bool) or not isinstance(prompt, kinds)]
     if other:
         raise TypeError(
-            f"prompt {other[0]!r} given to {type(pipe).__name__}; accepted: {words}; what is the same for all goes into options"
+            f"prompt {other[0]!r} given to {type(pipe).__name__}; accepted: {words}; what is the same for all goes into pipe_kwargs"
         )

@@ -28,7 +28,7 @@ class PropagationConfig:
     Args:
         schedule: The key steps, for as many steps as the run makes denoiser calls.
         order: 0, 1 or 2, or an `Extrapolation`; read as `extrapolation`.
-        what: What the steps between keys reuse: "encoder", "decoder" or "prediction".
+        reuse: What the steps between keys reuse: "encoder", "decoder" or "prediction".
         parallel_decoding: Decode the steps of a group in one batch.
         max_rows: The most rows decoded at once, 1 or more; None for as many as fit.
         encoder_blocks: How many blocks of a transformer are its encoder; None for the paper's share.
@@ -40,7 +40,7 @@ class PropagationConfig:
 
     schedule: KeySchedule
     order: int | Extrapolation = 0
-    what: str = "encoder"
+    reuse: str = "encoder"
     parallel_decoding: bool = True
     max_rows: int | None = None
     encoder_blocks: int | None = None
@@ -50,15 +50,15 @@ class PropagationConfig:
         order = self.extrapolation.order
         if not isinstance(self.schedule, KeySchedule):
             raise TypeError(f"schedule={self.schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
-        choice("what", self.what, REUSES)
-        if order and self.what == "decoder":
-            raise ValueError(f"order={order} asked with what='decoder'; accepted: what='encoder' or 'prediction', or order=0")
+        choice("reuse", self.reuse, REUSES)
+        if order and self.reuse == "decoder":
+            raise ValueError(f"order={order} asked with reuse='decoder'; accepted: reuse='encoder' or 'prediction', or order=0")
         if self.max_rows is not None:
             whole_number("max_rows", self.max_rows, 1, also=" or None")
         for name, asked in (("max_rows", self.max_rows), ("process_group", self.process_group)):
             if asked is not None and not self.is_parallel:
                 raise ValueError(
-                    f"{name} asked with parallel_decoding={self.parallel_decoding} and what={self.what!r}, where each step is decoded "
+                    f"{name} asked with parallel_decoding={self.parallel_decoding} and reuse={self.reuse!r}, where each step is decoded "
                     "alone; leave one of them out"
                 )
 
@@ -80,4 +80,4 @@ class PropagationConfig:
     @property
     def is_parallel(self) -> bool:
         """Are several steps decoded in one batch? Only where the decoder runs at every step."""
-        return self.parallel_decoding and self.what == "encoder"
+        return self.parallel_decoding and self.reuse == "encoder"

@@ -1,6 +1,6 @@
-"""ControlNet joins the encoder: its residuals are held at non-key steps (Faster Diffusion, section 4.3).
+"""ControlNet joins the encoder: its residuals are reused at non-key steps (Faster Diffusion, section 4.3).
 
-- `HeldResiduals`: evaluates the ControlNet at key steps only
+- `ReusedResiduals`: evaluates the ControlNet at key steps only
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class _AtKey:
     conditions: Conditions
 
 
-class HeldResiduals:
+class ReusedResiduals:
     """What a ControlNet gave at the last key step, given again at the steps that follow it.
 
-    >>> residuals, evaluated = HeldResiduals(tracker, schedule).call(controlnet, (sample, timestep), options)  # doctest: +SKIP
+    >>> residuals, evaluated = ReusedResiduals(tracker, schedule).call(controlnet, (sample, timestep), options)  # doctest: +SKIP
 
     `is_other`: the call at the last key step differed from the one at the key step before.
     """

@@ -1,4 +1,4 @@
-"""One picture on several devices: the steps of a group are decoded by all processes of a group, each its share.
+"""One image on several devices: the steps of a group are decoded by all processes of a group, each its share.
 
 - `Ranks(process_group)`: what the others decoded
 """
@@ -22,7 +22,7 @@ class Ranks:
     """The processes that decode the steps of a group together; of None, this one alone.
 
     The encoder is replicated: every process evaluates it at each key step, and decodes the key step with it. The other steps of the
-    group are shared out, and each prediction goes to all. So all processes run the same pipeline call, and all get the same picture.
+    group are shared out, and each prediction goes to all. So all processes run the same pipeline call, and all get the same image.
     """
 
     def __init__(self, process_group: dist.ProcessGroup | None = None) -> None:

@@ -21,16 +21,17 @@ from .extrapolation import Extrapolation
 from .handle import PropagationHandle, check_not_accelerated
 
 if TYPE_CHECKING:  # some builds of torch have none
+    from diffusers import DiffusionPipeline
     from torch.distributed import ProcessGroup
 
 
 @contextmanager
 def encoder_propagation(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     schedule: KeySchedule | PropagationConfig,
     *,
     order: int | Extrapolation = 0,
-    what: str = "encoder",
+    reuse: str = "encoder",
     parallel_decoding: bool = True,
     max_rows: int | None = None,
     encoder_blocks: int | None = None,
@@ -52,7 +53,7 @@ def encoder_propagation(
         schedule: The key steps, for as many steps as the run makes denoiser calls. Or a `PropagationConfig`, without the options below.
         order: 0 reuses the features of the last key step (the paper). 1 extrapolates along the line through the last two key steps
             (ours). It needs the memory of one more set of features. An `Extrapolation` says more.
-        what: "encoder". For teaching also "decoder" and "prediction". With "decoder" the encoder runs at every step, and the outputs
+        reuse: "encoder". For teaching also "decoder" and "prediction". With "decoder" the encoder runs at every step, and the outputs
             of the up blocks are reused. With "prediction" nothing runs between keys. In a UNet the two give the same images, as the
             prediction depends on the up blocks' output only. So two rows of the paper's Table 14 are one method here.
         parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's
@@ -75,7 +76,7 @@ def encoder_propagation(
         RuntimeError: For a pipeline that is accelerated already.
     """
     config = PropagationConfig.of(
-        schedule, order=order, what=what, parallel_decoding=parallel_decoding, max_rows=max_rows, encoder_blocks=encoder_blocks,
+        schedule, order=order, reuse=reuse, parallel_decoding=parallel_decoding, max_rows=max_rows, encoder_blocks=encoder_blocks,
         process_group=process_group,
     )  # fmt: skip
     with _applied(pipe, config, stacklevel=5) as handle:
@@ -85,7 +86,9 @@ def encoder_propagation(
             warnings.warn(why, stacklevel=3)
 
 
-def apply_encoder_propagation(pipe: Any, schedule: KeySchedule | PropagationConfig, **options: Any) -> PropagationHandle:
+def apply_encoder_propagation(
+    pipe: DiffusionPipeline, schedule: KeySchedule | PropagationConfig, **options: Any
+) -> PropagationHandle:
     """Accelerate the runs of a pipeline until the handle is removed.
 
     >>> handle = fl.apply_encoder_propagation(pipe, fl.KeySchedule.paper(50))  # doctest: +SKIP
@@ -108,19 +111,19 @@ def apply_encoder_propagation(pipe: Any, schedule: KeySchedule | PropagationConf
     return _applied(pipe, PropagationConfig.of(schedule, **options), stacklevel=4)
 
 
-def _applied(pipe: Any, config: PropagationConfig, stacklevel: int) -> PropagationHandle:
+def _applied(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int) -> PropagationHandle:
     check_not_accelerated(pipe)
     check_rows_stay_apart(pipe, config.is_parallel)
     engine = PropagationEngine(pipe, config)
     _warn_of_other_use(pipe, config, stacklevel)
-    if config.what == "encoder":
+    if config.reuse == "encoder":
         warn_of_few_steps(pipe, config.schedule, stacklevel)
     return PropagationHandle(engine)
 
 
-def _warn_of_other_use(pipe: Any, config: PropagationConfig, stacklevel: int) -> None:
+def _warn_of_other_use(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int) -> None:
     measured_on = config.schedule.measured_on
-    found = [] if measured_on is None else differences(measured_on, pipe, order=config.extrapolation.order, what=config.what)
+    found = [] if measured_on is None else differences(measured_on, pipe, order=config.extrapolation.order, reuse=config.reuse)
     if found:
         warnings.warn(
             f"this schedule was measured on something else: {'; '.join(found)}. Its keys need not be good here; calibrate again",

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..hooks.callers import is_called_by
 from ..hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
@@ -15,14 +15,17 @@ from ..hooks.denoiser_output import own
 from ..hooks.run_tracking import RunTracker
 from .checks import check_finite, check_length, check_parts, check_rows_stay_apart, warn_of_another_run
 from .config import PropagationConfig
-from .controlnet_cache import HeldResiduals
+from .controlnet_cache import ReusedResiduals
 from .counts import Counts, Usage
 from .distributed import Ranks, alike, looked_at
 from .evaluation import Evaluation
-from .feature_cache import HeldFeatures
+from .feature_cache import ReusedFeatures
 from .reuse import REUSES
 from .row_capacity import RowLimit
 from .run_state import RunState
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class PropagationEngine:
@@ -36,19 +39,24 @@ class PropagationEngine:
     """
 
     def __init__(
-        self, pipe: Any, config: PropagationConfig, *, known: Mapping[int, Any] | None = None, limit: RowLimit | None = None
+        self,
+        pipe: DiffusionPipeline,
+        config: PropagationConfig,
+        *,
+        known: Mapping[int, Any] | None = None,
+        limit: RowLimit | None = None,
     ) -> None:
         self.pipe, self.config, self.known = pipe, config, known or {}
         self.limit = RowLimit(config.max_rows) if limit is None else limit
         self.model, self.controlnet = denoiser_of(pipe), controlnet_of(pipe)
         self.split, self.ranks = split_denoiser(self.model, config.encoder_blocks), Ranks(config.process_group)
-        self.reuse = REUSES[config.what]
+        self.reuse = REUSES[config.reuse]
         self.tracker = RunTracker(pipe)
-        self.residuals = HeldResiduals(self.tracker, config.schedule)
+        self.residuals = ReusedResiduals(self.tracker, config.schedule)
         self.counts, self.usage = Counts(), Usage()
         self.run: RunState | None = None
 
-    def features(self) -> HeldFeatures | None:
+    def features(self) -> ReusedFeatures | None:
         """The features of the run at hand."""
         run = self.run
         return None if run is None else run.reuse.features

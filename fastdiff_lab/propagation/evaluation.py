@@ -80,11 +80,11 @@ class Evaluation:
         )  # fmt: skip
 
     def check_called(self) -> None:
-        """Raises RuntimeError if the host's forward went round a held child: what it gave is not what was asked for then."""
+        """Raises RuntimeError if the host's forward went round a reused child: what it gave is not what was asked for then."""
         missing = next((name for name in self.run.children if name not in self.run.reuse.features.called), None)
         if missing is not None:
             raise RuntimeError(
-                f"the forward of {type(self.call.model).__name__} did not call its {missing!r}, so nothing can be held there: it was "
+                f"the forward of {type(self.call.model).__name__} did not call its {missing!r}, so nothing can be reused there: it was "
                 "compiled or traced as a whole, or another accelerator skips blocks; compile its blocks instead "
                 "(pipe.unet.compile_repeated_blocks()), and switch the other accelerator off"
             )

@@ -1,4 +1,4 @@
-"""From the features of the last key steps to those of the steps between: held, or along a line.
+"""From the features of the last key steps to those of the steps between: reused, or along a line.
 
 - `Extrapolation`: how; `Extrapolation.of(order)` reads what users give as `order`
 - `History`: what was seen at the last key steps, and what follows from it at other places
@@ -30,10 +30,10 @@ class Extrapolation:
     >>> Extrapolation(order=1).weights([4.0, 8.0], 10.0)  # 8 + 2 steps on, along the line through 4 and 8
     (-0.5, 1.5)
 
-    `order`: 0 holds the features of the last key step (the paper); 1 goes on along the line through the last two, 2 along the
+    `order`: 0 reuses the features of the last key step (the paper); 1 goes on along the line through the last two, 2 along the
     parabola through the last three. Where fewer keys have passed, the order is lower. `damping`: the share of the way that is gone,
     0 to 1. `axis`: what the line runs over, "step" or "log_snr" (the logarithm of the signal-to-noise ratio). `parts`: which of
-    the encoder's features, "all", the "skips" or the "bottleneck"; the others are held.
+    the encoder's features, "all", the "skips" or the "bottleneck"; the others are reused.
 
     Raises ValueError for other values.
     """
@@ -59,19 +59,19 @@ class Extrapolation:
         lagrange = [
             prod((place - other) / (own - other) for j, other in enumerate(places) if j != i) for i, own in enumerate(places)
         ]
-        held = [0.0] * (len(places) - 1) + [1.0]
-        return tuple(self.damping * line + (1 - self.damping) * hold for line, hold in zip(lagrange, held, strict=True))
+        reused = [0.0] * (len(places) - 1) + [1.0]
+        return tuple(self.damping * line + (1 - self.damping) * hold for line, hold in zip(lagrange, reused, strict=True))
 
     def place(self, step: int, scheduler: Any, time_step: Any) -> float:
         """Where a step lies on the axis."""
         return float(step) if self.axis == "step" else log_snr(scheduler, time_step)
 
     def moves(self, is_bottleneck: bool) -> bool:
-        """Is this feature extrapolated, or held?"""
+        """Is this feature extrapolated, or reused?"""
         return self.order > 0 and self.parts in ("all", "bottleneck" if is_bottleneck else "skips")
 
 
-HELD_FEATURES = Extrapolation()
+REUSED_FEATURES = Extrapolation()
 
 
 class History:

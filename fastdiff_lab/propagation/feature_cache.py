@@ -1,7 +1,7 @@
-"""The features that encoder propagation holds between key steps, and their way through the host's own forward.
+"""The features that encoder propagation reuses between key steps, and their way through the host's own forward.
 
 - `Pass`: one evaluation of the host's forward
-- `HeldFeatures`: what the held children gave at the last key step, handed out at the steps after it
+- `ReusedFeatures`: what the reused children gave at the last key step, handed out at the steps after it
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..hooks.batch_rows import first_rows, repeat_rows
 from ..hooks.denoiser_output import sample_of
-from .extrapolation import HELD_FEATURES, Extrapolation, History
+from .extrapolation import REUSED_FEATURES, Extrapolation, History
 
 # How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
 _ENTRY = ("hidden_states", "res_hidden_states_tuple")
@@ -24,7 +24,7 @@ _ENTRY = ("hidden_states", "res_hidden_states_tuple")
 
 @dataclass(frozen=True)
 class Pass:
-    """One evaluation of the host's forward: `times` steps of `rows` rows each, with the held children run or their features reused.
+    """One evaluation of the host's forward: `times` steps of `rows` rows each, with the reused children run or their features reused.
 
     `frames`: rows of a feature for each row of the sample. `places`: where each of the steps lies on the axis of extrapolation.
     `is_last_use`: no later pass uses these features, and this one is not tried again. `is_written_to`: the host adds to a block's output
@@ -47,18 +47,18 @@ class Pass:
         return self.rows * self.frames
 
 
-class HeldFeatures:
-    """Outputs of the held children at the last key step, in the run's dtype, each kept until its last use.
+class ReusedFeatures:
+    """Outputs of the reused children at the last key step, in the run's dtype, each kept until its last use.
 
-    `held`: names of the children in the order of the host's calls. `passing`: those whose output has the shape of their input, and goes to
-    the next held child only.
+    `reused`: names of the children in the order of the host's calls. `passing`: those whose output has the shape of their input, and goes to
+    the next reused child only.
     `extrapolation`: how what enters the decoder follows from what entered it at the last key steps.
     """
 
     def __init__(
-        self, held: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = HELD_FEATURES
+        self, reused: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = REUSED_FEATURES
     ) -> None:
-        self.first, self.last, self.passing = held[0], held[-1], passing
+        self.first, self.last, self.passing = reused[0], reused[-1], passing
         self.extrapolation = extrapolation
         self.entered = History(extrapolation)
         self.mine = threading.local()
@@ -98,7 +98,7 @@ class HeldFeatures:
         self.kept = {}
 
     def call(self, name: str, inner: Callable, args: tuple, kwargs: dict) -> Any:
-        """A held child's call: evaluated on one step's rows at a key step, answered with what is kept at the others."""
+        """A reused child's call: evaluated on one step's rows at a key step, answered with what is kept at the others."""
         now = self.now
         if now is None:
             return inner(*args, **kwargs)
@@ -113,7 +113,7 @@ class HeldFeatures:
         return self.own(name, output)
 
     def of_one_step(self, name: str, now: Pass, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The arguments with the rows of one step; what comes from the held child before has no more than those."""
+        """The arguments with the rows of one step; what comes from the reused child before has no more than those."""
         if now.times == 1:
             return args, kwargs
         rows = (now.rows, now.feature_rows)
@@ -124,7 +124,7 @@ class HeldFeatures:
         return cut, cut_named
 
     def reused(self, name: str, now: Pass, args: tuple, kwargs: dict) -> Any:
-        if name in self.passing:  # the next held child looks at nothing that it is given now
+        if name in self.passing:  # the next reused child looks at nothing that it is given now
             return args[0] if args else kwargs["hidden_states"]
         return self.kept.pop(name) if now.is_last_use else self.own(name, self.kept[name])
 

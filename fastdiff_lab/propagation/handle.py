@@ -10,7 +10,7 @@ import warnings
 import weakref
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -21,10 +21,14 @@ from ..hooks.run_tracking import announced
 from .cached_calls import cached_calls
 from .engine import PropagationEngine
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def check_not_accelerated(pipe: Any) -> None:
+def check_not_accelerated(pipe: DiffusionPipeline) -> None:
     """Raises RuntimeError for a pipeline that is accelerated, or one with the same denoiser or ControlNet."""
     taken = next((model for model in (denoiser_of(pipe), controlnet_of(pipe)) if model in _accelerated), None)
     if taken is not None:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..hooks.adapters import Steered
 from ..hooks.denoiser_call import DenoiserCall
-from ..hooks.denoiser_classes import HELD_RESIDUALS, conditions_of
+from ..hooks.denoiser_classes import REUSED_RESIDUALS, conditions_of
 from ..hooks.run_tracking import time_step_value
 from .call_conditions import Conditions
 from .deferred import Later
@@ -22,7 +22,7 @@ class KeyConditions:
     """
 
     def __init__(self, model: nn.Module, holds_controlnet: bool) -> None:
-        self.compared = conditions_of(model) + (() if holds_controlnet else HELD_RESIDUALS)
+        self.compared = conditions_of(model) + (() if holds_controlnet else REUSED_RESIDUALS)
         self.steered, self.later = Steered(model), Later()
         self.key_step = -1
         self.conditions: Conditions | None = None

@@ -23,8 +23,8 @@ from ..hooks.patching import replaced_call
 from ..hooks.peak_memory import Peak, peak_bytes
 from ..hooks.private_api import tree_leaves
 from .cached_calls import cached_calls
-from .extrapolation import HELD_FEATURES, Extrapolation
-from .feature_cache import HeldFeatures, Pass
+from .extrapolation import REUSED_FEATURES, Extrapolation
+from .feature_cache import Pass, ReusedFeatures
 
 _MANY = 8  # steps that a pass is counted with
 
@@ -33,24 +33,24 @@ _MANY = 8  # steps that a pass is counted with
 class PassBytes:
     """What one pass of parallel decoding needs beside the weights, in bytes.
 
-    >>> PassBytes(encoder=300, held=100, step=50).of(10)
+    >>> PassBytes(encoder=300, reused=100, step=50).of(10)
     600
 
-    `encoder`: the most while the encoder runs, on the rows of one step. `held`: what is held while the decoder runs. `step`: what
+    `encoder`: the most while the encoder runs, on the rows of one step. `reused`: what is reused while the decoder runs. `step`: what
     each decoded step adds.
     """
 
     encoder: int
-    held: int
+    reused: int
     step: int
 
     def of(self, steps: int) -> int:
         """The bytes of a pass that decodes so many steps, 1 or more."""
-        return max(self.encoder, self.held + steps * self.step)
+        return max(self.encoder, self.reused + steps * self.step)
 
     def steps(self, free: float) -> int:
         """How many steps fit into so many bytes; at least 1, which cannot be divided."""
-        return max(1, int((free - self.held) // self.step))
+        return max(1, int((free - self.reused) // self.step))
 
 
 class _FusedAttention(TorchFunctionMode):
@@ -64,7 +64,7 @@ class _FusedAttention(TorchFunctionMode):
 
 
 def bytes_of_pass(
-    model: nn.Module, arguments: Mapping[str, Any], split: Split | None = None, extrapolation: Extrapolation = HELD_FEATURES
+    model: nn.Module, arguments: Mapping[str, Any], split: Split | None = None, extrapolation: Extrapolation = REUSED_FEATURES
 ) -> PassBytes:
     """Counts on the meta device what decoding the steps of a group at once needs; nothing is computed.
 
@@ -75,7 +75,7 @@ def bytes_of_pass(
     split = split_denoiser(model) if split is None else split
     stand_in, shapes = on_meta(model, dict(arguments))
     split = split.of(stand_in)
-    features = HeldFeatures(tuple(split.encoder), split.passing, extrapolation)
+    features = ReusedFeatures(tuple(split.encoder), split.passing, extrapolation)
     before = Peak()
 
     def at_the_decoder(inner: Callable) -> Callable:
@@ -98,7 +98,7 @@ def bytes_of_pass(
     return PassBytes(before.bytes, before.now, max(1, -(-(peak.bytes - before.now) // _MANY)))
 
 
-def _pass(model: nn.Module, arguments: dict[str, Any], features: HeldFeatures, key: int, steps: int) -> None:
+def _pass(model: nn.Module, arguments: dict[str, Any], features: ReusedFeatures, key: int, steps: int) -> None:
     """A key step and the steps after it, decoded at once."""
     call = DenoiserCall(model, arguments)
     places = tuple(float(key + step) for step in range(steps))

@@ -9,7 +9,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,13 +19,17 @@ from ..hooks.patching import replaced_method
 from ..hooks.run_tracking import RunTracker
 from ..inputs.plain_values import number
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 _MARK = "injects_prior_noise"  # on the step that does; layers put around it carry it too
 
 
 class _Injection:
     """Adds weight x z_T to the samples that the scheduler's step gets."""
 
-    def __init__(self, pipe: Any, weight: float, below: float) -> None:
+    def __init__(self, pipe: DiffusionPipeline, weight: float, below: float) -> None:
         self.scheduler, self.weight, self.below = pipe.scheduler, weight, below
         self.tracker = RunTracker(pipe)
         self.signature = inspect.signature(pipe.scheduler.step)
@@ -78,7 +82,7 @@ class _Injection:
 
 
 @contextmanager
-def prior_noise_injection(pipe: Any, *, weight: float = 0.003, below: float = 0.5) -> Iterator[None]:
+def prior_noise_injection(pipe: DiffusionPipeline, *, weight: float = 0.003, below: float = 0.5) -> Iterator[None]:
     """While the block lasts, weight x z_T is added to the sample that `scheduler.step` gets, late in each run.
 
     >>> with fl.encoder_propagation(pipe, schedule), fl.prior_noise_injection(pipe):  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""What the steps between keys reuse of the key step before: one strategy for each value of `what`.
+"""What the steps between keys reuse of the key step before: one strategy for each value of `reuse`.
 
 - `EncoderReuse`, `DecoderReuse`, `PredictionReuse`: each made for one run
 - `REUSES`: by the names that users give
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..hooks.denoiser import Split
 from ..hooks.denoiser_output import as_given, own, sample_of
 from .extrapolation import Extrapolation, History
-from .feature_cache import HeldFeatures, Pass
+from .feature_cache import Pass, ReusedFeatures
 from .planner import PlannedPass
 
 Place = Callable[[int], float]  # of a step, on the axis of extrapolation
@@ -34,7 +34,7 @@ class EncoderReuse:
         return split.entries
 
     def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
-        self.features = HeldFeatures(tuple(split.encoder), split.passing, extrapolation)
+        self.features = ReusedFeatures(tuple(split.encoder), split.passing, extrapolation)
 
     def clear(self) -> None:
         """Drops what was seen at key steps."""
@@ -56,7 +56,7 @@ class DecoderReuse(EncoderReuse):
     """The outputs of the up blocks are reused, and the encoder runs at every step (Table 14).
 
     With all up blocks reused the prediction is the key step's, whatever the encoder does: the paper's "decoder" and its "encoder and
-    decoder" propagation give the same pictures.
+    decoder" propagation give the same images.
     """
 
     @staticmethod
@@ -68,14 +68,14 @@ class DecoderReuse(EncoderReuse):
         return ()
 
     def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
-        self.features = HeldFeatures(split.entries, extrapolation=extrapolation)
+        self.features = ReusedFeatures(split.entries, extrapolation=extrapolation)
 
     def evaluations(self, now: Pass) -> tuple[int, int]:
         return 1, int(now.is_key)
 
 
 class PredictionReuse(EncoderReuse):
-    """The predictions of key steps are reused, held or extrapolated; nothing runs between keys (Table 14)."""
+    """The predictions of key steps are reused, as they are or extrapolated; nothing runs between keys (Table 14)."""
 
     @staticmethod
     def entries(split: Split) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class PredictionReuse(EncoderReuse):
 
     def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
         # Every child passes its output on: no feature is kept.
-        self.features = HeldFeatures(tuple(split.encoder), frozenset(split.encoder), extrapolation)
+        self.features = ReusedFeatures(tuple(split.encoder), frozenset(split.encoder), extrapolation)
         self.history = History(extrapolation)
 
     def clear(self) -> None:

@@ -49,7 +49,7 @@ class RowLimit:
         return self.fitting if self.asked is None else self.asked
 
     def begin_run(
-        self, model: nn.Module, arguments: Mapping[str, Any], extrapolation: Extrapolation, split: Split, pictures: int = 1
+        self, model: nn.Module, arguments: Mapping[str, Any], extrapolation: Extrapolation, split: Split, images: int = 1
     ) -> None:
         """Looks how much memory is left, where nothing was asked and the device says it."""
         self.fitting = None
@@ -58,17 +58,17 @@ class RowLimit:
         if free is None:
             return
         needed = bytes_once(model, arguments, split, extrapolation)
-        self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)) / pictures)
+        self.fitting = len(sample) * needed.steps(SHARE * (free - _arriving(model, sample.device)) / images)
 
     def bytes_told(
-        self, model: nn.Module, arguments: Mapping[str, Any], steps: int, extrapolation: Extrapolation, pictures: int = 1
+        self, model: nn.Module, arguments: Mapping[str, Any], steps: int, extrapolation: Extrapolation, images: int = 1
     ) -> int:
         """Beside the weights, what decoding so many steps at once needs under this limit, told before a run.
 
-        `pictures`: how many calls like this one share the memory that is free.
+        `images`: how many calls like this one share the memory that is free.
         """
         split, rows = split_denoiser(model), len(arguments[sample_argument(model)])
-        self.begin_run(model, arguments, extrapolation, split, pictures)
+        self.begin_run(model, arguments, extrapolation, split, images)
         fewer = steps if self.rows is None else max(1, min(steps, self.rows // rows))
         return bytes_once(model, arguments, split, extrapolation).of(fewer)
 
@@ -107,7 +107,7 @@ class RowLimit:
         """After memory ran out with so many steps, 2 or more, of so many rows each: half of them from now on, and a warning."""
         self.survived = (steps + 1) // 2 * rows
         warnings.warn(
-            f"memory ran out while {steps * rows} rows were decoded at once; going on with {self.survived}. The pictures stay the same. "
+            f"memory ran out while {steps * rows} rows were decoded at once; going on with {self.survived}. The images stay the same. "
             f"Give max_rows={self.survived} to begin with so many",
             stacklevel=2,
         )
@@ -121,6 +121,6 @@ def _unless_full(attempt: Callable, part: Sequence[int], rows: int, is_first: bo
         if not is_out_of_memory(error):
             raise
         if len(part) == 1:
-            error.add_note(f"one step of {rows} rows does not fit; draw fewer pictures in one call")
+            error.add_note(f"one step of {rows} rows does not fit; draw fewer images in one call")
             raise
         return None

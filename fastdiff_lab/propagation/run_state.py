@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -18,6 +18,9 @@ from .config import PropagationConfig
 from .key_conditions import KeyConditions
 from .planner import BatchPlanner, Share
 from .reuse import REUSES, EncoderReuse
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass
@@ -33,7 +36,7 @@ class RunState:
         share: The part of each pass that this process decodes.
     """
 
-    pipe: Any
+    pipe: DiffusionPipeline
     config: PropagationConfig
     schedule: KeySchedule
     time_steps: Tensor
@@ -46,7 +49,7 @@ class RunState:
     unproven: tuple[str, ...] = field(default=(), init=False)  # what may mix the rows of a batch, until that is checked
 
     def __post_init__(self) -> None:
-        self.reuse = REUSES[self.config.what](self.split, self.config.extrapolation)
+        self.reuse = REUSES[self.config.reuse](self.split, self.config.extrapolation)
         self.planner = BatchPlanner(self.schedule, self.share)
         self.conditions = KeyConditions(denoiser_of(self.pipe), controlnet_of(self.pipe) is not None)
         if self.config.is_parallel:

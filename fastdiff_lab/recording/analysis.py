@@ -4,7 +4,7 @@
 - `feature_norm(recording)`: the norm of each layer's features (Fig. 3b and 3c)
 - `pca_maps(recording, layer, steps=)`: three principal components as colours (Fig. 2)
 - `step_similarity(recording, layer)`, `step_clusters(similarity, count)`: similar steps
-- `of_parts(table)`: encoder against decoder, mean and spread
+- `summarize_by_part(table)`: encoder against decoder, mean and spread
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     return np.isin(np.arange(steps), last_of_groups + 1).cumsum()
 
 
-def of_parts(table: pd.DataFrame) -> pd.DataFrame:
+def summarize_by_part(table: pd.DataFrame) -> pd.DataFrame:
     """Summarise a table by encoder and decoder: mean, standard deviation and maximum over layers, steps and samples.
 
-    >>> of_parts(feature_change(recording))  # doctest: +SKIP
+    >>> summarize_by_part(feature_change(recording))  # doctest: +SKIP
     """
     return table.groupby("part")["value"].agg(["mean", "std", "max"])

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,18 @@ from ..inputs.plain_values import choice
 from .layer_choice import Layers, chosen_layers, default_layers, in_order_of_calls
 from .recording import STATISTICS, Recording
 
-_UNTOUCHED = "record untouched runs: leave the block that accelerates the pipeline first"
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+_BASELINE = "record baselines: leave the block that accelerates the pipeline first"
 HALVES = ("conditional", "unconditional", "all")
 
 
 class _Recorder:
     """Fill a recording from forward hooks. An unfinished run stays here."""
 
-    def __init__(self, pipe: Any, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
+    def __init__(self, pipe: DiffusionPipeline, recording: Recording, keep: tuple[str, ...], max_bytes: int, half: str) -> None:
         self.pipe, self.recording, self.keep, self.max_bytes = pipe, recording, keep, max_bytes
         self.half: str = choice("half", half, HALVES)
         self.tracker = RunTracker(pipe)
@@ -63,7 +67,7 @@ class _Recorder:
         if is_new:
             self.begin_run()
             if any(map(is_replaced, self.blocks_of_model)):
-                raise ValueError(f"a block of {type(self.model).__name__} is held; {_UNTOUCHED}")
+                raise ValueError(f"a block of {type(self.model).__name__} is reused; {_BASELINE}")
             self.start(run.planned)
         self.choose_rows(step, arguments)
         if step == 0:
@@ -84,7 +88,7 @@ class _Recorder:
         if step and (self.half != "conditional" or (rows.stop - rows.start) * frames != self.rows.stop - self.rows.start):
             raise ValueError(
                 f"the denoiser gets {len(sample)} rows at step {step} and got {self.all_rows} before, so half={self.half!r} is no longer "
-                "the same pictures; accepted: half='conditional' where guidance ends in mid-run"
+                "the same images; accepted: half='conditional' where guidance ends in mid-run"
             )
         self.dims, self.all_rows, self.rows = sample.dim(), len(sample), slice(rows.start * frames, rows.stop * frames)
         self.blocks = 1 if len(sample) == rows.stop - rows.start else len(sample) // (rows.stop - rows.start)
@@ -150,7 +154,7 @@ class _Recorder:
         layers, steps = self.recording.layers, range(self.recording.num_steps)
         missing = [(name, step) for name in layers for step in steps if ("norm", step, name) not in self.values]
         if missing:
-            raise ValueError("layer {!r} was not evaluated at step {}; {}".format(*missing[0], _UNTOUCHED))
+            raise ValueError("layer {!r} was not evaluated at step {}; {}".format(*missing[0], _BASELINE))
         run = {}
         for statistic in STATISTICS:
             rows = [torch.stack([self.values[statistic, step, name] for name in layers], -1) for step in steps]
@@ -181,7 +185,7 @@ class _Asking(_Recorder):
         raise _Told
 
 
-def bytes_to_keep(pipe: Any, keep: Layers, *args: Any, half: str = "conditional", **kwargs: Any) -> dict[str, int]:
+def bytes_to_keep(pipe: DiffusionPipeline, keep: Layers, *args: Any, half: str = "conditional", **kwargs: Any) -> dict[str, int]:
     """Compute the bytes that `record(pipe, keep=keep)` needs for the features of `pipe(*args, **kwargs)`, by layer.
 
     >>> bytes_to_keep(pipe, "up_blocks.?", "a red ring on a blue background", num_inference_steps=50)  # doctest: +SKIP
@@ -243,7 +247,7 @@ def statistics_of(feature: Tensor, before: Tensor | None) -> dict[str, Tensor]:
 
 @contextmanager
 def record(
-    pipe: Any, *, layers: Layers | None = None, keep: Layers = (), half: str = "conditional", max_bytes: int = 2**30
+    pipe: DiffusionPipeline, *, layers: Layers | None = None, keep: Layers = (), half: str = "conditional", max_bytes: int = 2**30
 ) -> Iterator[Recording]:
     """Record the denoiser's features over the steps of every run inside the block.
 
@@ -309,7 +313,7 @@ def _looking_at_samples(recorder: _Recorder, inner: Callable) -> Callable:
     return step
 
 
-def _about(pipe: Any, model: nn.Module) -> dict[str, str]:
+def _about(pipe: DiffusionPipeline, model: nn.Module) -> dict[str, str]:
     import diffusers
 
     from .. import __version__

@@ -5,14 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..hooks.device import device_of, is_out_of_memory, release_cache
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 Result = TypeVar("Result")
 
 
-def in_halves(pipe: Any, parts: Sequence[slice], do: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
+def in_halves(pipe: DiffusionPipeline, parts: Sequence[slice], do: Callable[[slice], Result]) -> Iterator[tuple[slice, Result]]:
     """Yield each part with what `do` returns. If memory runs out, warn and go on with halves.
 
     >>> dict(in_halves(pipe, [slice(0, 16)], draw))  # doctest: +SKIP
@@ -29,7 +33,7 @@ def in_halves(pipe: Any, parts: Sequence[slice], do: Callable[[slice], Result]) 
             continue
         release_cache(device_of(pipe))
         most = (part.stop - part.start + 1) // 2
-        warnings.warn(f"memory ran out with {part.stop - part.start} pictures at once; going on with batch={most}", stacklevel=2)
+        warnings.warn(f"memory ran out with {part.stop - part.start} images at once; going on with batch_size={most}", stacklevel=2)
         left[:0] = _halves(part)
 
 
@@ -49,7 +53,7 @@ def _done(do: Callable[[slice], Result], part: slice) -> tuple[Result] | None:
 
 
 @contextmanager
-def one_decoded_at_a_time(pipe: Any) -> Iterator[None]:
+def one_decoded_at_a_time(pipe: DiffusionPipeline) -> Iterator[None]:
     """Decode images one by one on a device inside the block. Sixteen of SDXL's at once would take 48 GiB."""
     vae = getattr(pipe, "vae", None)
     asked = getattr(vae, "use_slicing", None)

@@ -11,15 +11,19 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..hooks.denoiser import takes_several_pictures
+from ..hooks.denoiser import takes_several_images
 from ..hooks.fingerprint import in_words
 from ..inputs.plain_values import listed, number
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 OURS = ("num_inference_steps", "guidance_scale", "generator", "output_type", "return_dict")
 TIME_STEPS = ("timesteps", "sigmas")  # belong to one number of steps
@@ -28,7 +32,7 @@ _TEXTS = re.compile(r"(negative_|source_)?prompt(_\d+)?")
 _ROWS = re.compile(
     r"(negative_)?(pooled_)?prompt(_embeds)?(_attention_mask|_mask)?(_\d+)?|latents|image_latents|masked_image_latents"
 )
-_PICTURES = ("image", "mask_image", "control_image", "original_image")
+_IMAGES = ("image", "mask_image", "control_image", "original_image")
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,12 @@ class CallOptions:
 
 
 def call_options(
-    pipe: Any, options: Mapping[str, Any] | None, count: int | None, asked: str = "comparison", *, told_apart: bool = True
+    pipe: DiffusionPipeline,
+    pipe_kwargs: Mapping[str, Any] | None,
+    count: int | None,
+    asked: str = "comparison",
+    *,
+    told_apart: bool = True,
 ) -> CallOptions:
     """Check the options of a pipeline's call, and divide them among `count` prompts.
 
@@ -64,9 +73,11 @@ def call_options(
         TypeError: A value that cannot be told from others of its kind, such as a function.
     """
     # None is the default, except where the pipeline's own default is another (I2VGen-XL's clip_skip).
-    asked_for = {name: value for name, value in (options or {}).items() if value is not None or _default(pipe, name) is not None}
+    asked_for = {
+        name: value for name, value in (pipe_kwargs or {}).items() if value is not None or _default(pipe, name) is not None
+    }
     given = {name: _plain(name, value) for name, value in asked_for.items()}
-    _check_names(pipe, set(options or {}), given, asked)
+    _check_names(pipe, set(pipe_kwargs or {}), given, asked)
     words = in_words(given) if told_apart else {}
     shared = {name: _shared(pipe, name, value) for name, value in given.items()}
     lengths = {name: len(values) for name, values in shared.items() if values is not None}
@@ -77,18 +88,18 @@ def call_options(
     return CallOptions(alike, own, words)
 
 
-def _check_names(pipe: Any, names: set[str], given: Mapping[str, Any], asked: str) -> None:
+def _check_names(pipe: DiffusionPipeline, names: set[str], given: Mapping[str, Any], asked: str) -> None:
     parameters = inspect.signature(pipe.__call__).parameters
     first = next(iter(parameters), "prompt")
     ours = sorted({*OURS, first} & names)
     if ours:
         raise ValueError(
-            f"options with {', '.join(ours)} given; accepted: arguments of the pipeline that {asked} does not give it itself"
+            f"pipe_kwargs with {', '.join(ours)} given; accepted: arguments of the pipeline that {asked} does not give it itself"
         )
     several = next((name for name in given if _SEVERAL.fullmatch(name) and given[name] != 1), None)
     if several is not None:
         raise ValueError(
-            f"options with {several}={given[several]!r} given; accepted: one picture for each prompt and seed, so more prompts or seeds"
+            f"pipe_kwargs with {several}={given[several]!r} given; accepted: one image for each prompt and seed, so more prompts or seeds"
         )
     named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     # Diffusers' own pipelines ignore further names, except old callbacks.
@@ -96,7 +107,7 @@ def _check_names(pipe: Any, names: set[str], given: Mapping[str, Any], asked: st
     unknown = sorted(names - set(named))
     if unknown and not takes_any:
         raise ValueError(
-            f"options with {', '.join(unknown)} given, which {type(pipe).__name__} does not take; accepted: {', '.join(named)}"
+            f"pipe_kwargs with {', '.join(unknown)} given, which {type(pipe).__name__} does not take; accepted: {', '.join(named)}"
         )
 
 
@@ -104,7 +115,7 @@ def _check_lengths(lengths: Mapping[str, int], count: int) -> None:
     wrong = next((name for name, length in lengths.items() if length != count), None)
     if wrong is not None:
         raise ValueError(
-            f"options with {wrong} of {lengths[wrong]} entries given for {count} prompts; accepted: one for all, or one for each prompt"
+            f"pipe_kwargs with {wrong} of {lengths[wrong]} entries given for {count} prompts; accepted: one for all, or one for each prompt"
         )
 
 
@@ -119,14 +130,14 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _shared(pipe: Any, name: str, value: Any) -> list[Any] | None:
+def _shared(pipe: DiffusionPipeline, name: str, value: Any) -> list[Any] | None:
     """The values of the prompts, or None if one value is for all."""
     if _TEXTS.fullmatch(name) and isinstance(value, list):
         return value
-    if name in _PICTURES and isinstance(value, list | tuple) and not takes_several_pictures(pipe):
+    if name in _IMAGES and isinstance(value, list | tuple) and not takes_several_images(pipe):
         return None if len(value) == 1 else list(value)
-    has_rows = isinstance(value, Tensor | np.ndarray) and (value.ndim >= 4 if name in _PICTURES else _ROWS.fullmatch(name))
-    if has_rows and len(value) > 1 and not takes_several_pictures(pipe):
+    has_rows = isinstance(value, Tensor | np.ndarray) and (value.ndim >= 4 if name in _IMAGES else _ROWS.fullmatch(name))
+    if has_rows and len(value) > 1 and not takes_several_images(pipe):
         return [value[place : place + 1] for place in range(len(value))]
     return None
 
@@ -158,16 +169,16 @@ def _rows(values: list[Any]) -> Any:
     return np.concatenate(values) if isinstance(values[0], np.ndarray) else values
 
 
-def without_time_steps(options: Mapping[str, Any]) -> dict[str, Any]:
+def without_time_steps(pipe_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a method with other steps: time-steps belong to the baseline's run.
 
     >>> without_time_steps({"timesteps": [900, 500], "eta": 0.5})
     {'eta': 0.5}
     """
-    return {name: value for name, value in options.items() if name not in TIME_STEPS}
+    return {name: value for name, value in pipe_kwargs.items() if name not in TIME_STEPS}
 
 
-def own_guidance(pipe: Any, given: Any) -> float | None:
+def own_guidance(pipe: DiffusionPipeline, given: Any) -> float | None:
     """The guidance scale of a run; by default the pipeline's own, None if it has no such argument.
 
     >>> own_guidance(pipe, None)  # doctest: +SKIP
@@ -179,12 +190,12 @@ def own_guidance(pipe: Any, given: Any) -> float | None:
     return float(default) if isinstance(default, int | float) else None
 
 
-def _default(pipe: Any, name: str) -> Any:
+def _default(pipe: DiffusionPipeline, name: str) -> Any:
     """The default of an argument of the pipeline's call, or None."""
     return getattr(inspect.signature(pipe.__call__).parameters.get(name), "default", None)
 
 
-def takes_guidance(pipe: Any) -> bool:
+def takes_guidance(pipe: DiffusionPipeline) -> bool:
     """Whether the pipeline takes `guidance_scale`. Stable Video Diffusion takes two others."""
     parameters = inspect.signature(pipe.__call__).parameters
     return "guidance_scale" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())

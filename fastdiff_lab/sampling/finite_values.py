@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..hooks.patching import replaced_method
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], arm: str) -> None:
+
+def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], method: str) -> None:
     """Raise ValueError for NaN or infinite latents, because two black images would count as identical."""
-    astray = [task for task, of_picture in zip(tasks, latents, strict=True) if not of_picture.isfinite().all()]
+    astray = [task for task, of_image in zip(tasks, latents, strict=True) if not of_image.isfinite().all()]
     if astray:
         prompt, seed = astray[0][:2]
         raise ValueError(
-            f"the final latents of {len(astray)} of {len(tasks)} pictures hold NaN or infinite values (arm {arm}; the first: prompt "
+            f"the final latents of {len(astray)} of {len(tasks)} images hold NaN or infinite values (method {method}; the first: prompt "
             f"{str(prompt)[:80]!r}, seed {seed}); accepted: a pipeline that stays finite, perhaps in float32 or bfloat16"
         )
 
@@ -33,7 +36,7 @@ def check_distances(distances: Tensor, step: int) -> None:
 
 
 @contextmanager
-def finite_decoder(pipe: Any, arm: str) -> Iterator[None]:
+def finite_decoder(pipe: DiffusionPipeline, method: str) -> Iterator[None]:
     """Raise ValueError at the end of the block if finite latents became NaN or infinite pixels, which are black."""
     told: list[Tensor] = []
 
@@ -53,6 +56,6 @@ def finite_decoder(pipe: Any, arm: str) -> Iterator[None]:
         yield
     if told and not bool(torch.stack(told).all()):
         raise ValueError(
-            f"the autoencoder {type(getattr(pipe, 'vae', None) or pipe.vqvae).__name__} gave NaN or infinite values (arm {arm}), which "
-            "become black pictures; accepted: one that stays finite, perhaps in float32 (pipe.vae.to(torch.float32))"
+            f"the autoencoder {type(getattr(pipe, 'vae', None) or pipe.vqvae).__name__} gave NaN or infinite values (method {method}), which "
+            "become black images; accepted: one that stays finite, perhaps in float32 (pipe.vae.to(torch.float32))"
         )

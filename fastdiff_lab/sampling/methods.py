@@ -1,8 +1,8 @@
 """Run a pipeline by one method, and see what that gives and costs.
 
-- `Arm`: one method
-- `sample(pipe, arm, prompts, ...)`: images, latents and counts of one method
-- `as_arm(pipe, arm, steps)`: accelerate the pipeline inside a `with` block
+- `Method`: one method
+- `sample(pipe, method, prompts, ...)`: images, latents and counts of one method
+- `as_method(pipe, method, steps)`: accelerate the pipeline inside a `with` block
 - `run_options(...)`: arguments of a call beside prompts and seeds
 - `denoiser_calls`, `denoiser_arguments`, `first_arguments`: the denoiser calls of a run
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -24,7 +24,7 @@ from ..hooks.adapters import processors_kept
 from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_call import arguments_of
 from ..hooks.device import device_of, synchronize
-from ..hooks.guided_rows import by_picture
+from ..hooks.guided_rows import by_image
 from ..hooks.patching import replaced_call
 from ..inputs.plain_values import is_whole, number, plain, seeds_of
 from ..key_schedule import KeySchedule
@@ -36,23 +36,26 @@ from ..propagation.handle import check_not_accelerated
 from ..propagation.prior_noise import prior_noise_injection
 from .batches import one_decoded_at_a_time
 from .call_options import TIME_STEPS, call_options, without_time_steps
-from .output_image import as_picture, gives_latents, watched_run
+from .output_image import as_image, gives_latents, watched_run
 from .rivals.deepcache import check_interval, deepcache
 from .rivals.token_merging import check_ratio, token_merging
 from .silence import no_bars
-from .step_counts import SchedulerRefusesError, calls_of, most_steps, plain_scheduler
+from .step_counts import SchedulerRefusesError, calls_of, most_steps, scheduler_with_steps
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One method of sampling. `Arm()` is the baseline.
+class Method:
+    """One method of sampling. `Method()` is the baseline.
 
-    >>> Arm(KeySchedule.uniform(50, 9), order=1).about()["schedule"]
+    >>> Method(KeySchedule.uniform(50, 9), order=1).about()["schedule"]
     '0,6,11,17,22,28,33,39,44 of 50'
 
     Args:
         schedule: Encoder propagation with these key steps.
-        what: As in `encoder_propagation`; so are `order`, `parallel_decoding`, `max_rows` and `encoder_blocks`.
+        reuse: As in `encoder_propagation`; so are `order`, `parallel_decoding`, `max_rows` and `encoder_blocks`.
         prior_noise: The weight, as in `prior_noise_injection`; 0 for none.
         steps: Instead of a schedule, so many steps, evenly spaced from about the baseline's first time-step.
             More steps than the baseline's are DDIM from the first training time-step on, which converges to the exact solution.
@@ -64,7 +67,7 @@ class Arm:
     """
 
     schedule: KeySchedule | None = None
-    what: str = "encoder"
+    reuse: str = "encoder"
     order: int | Extrapolation = 0
     parallel_decoding: bool = True
     max_rows: int | None = None
@@ -80,15 +83,19 @@ class Arm:
         for name in ("prior_noise", "token_merging"):
             object.__setattr__(self, name, number(name, getattr(self, name)))
         if self.schedule is not None and self.steps is not None:
-            raise ValueError("an arm has a schedule or other plain steps, not both; make two arms")
+            raise ValueError("a method has a schedule or another number of steps, not both; make two methods")
         if self.deepcache is not None:
             check_interval(self.deepcache)
             if self.schedule is not None or self.steps is not None:
-                raise ValueError("an arm has DeepCache or a schedule or other plain steps, not two of them; make two arms")
+                raise ValueError(
+                    "a method has DeepCache or a schedule or another number of steps, not two of them; make two methods"
+                )
         if self.token_merging != 0:
             check_ratio(self.token_merging)
             if self.deepcache is not None:
-                raise ValueError("an arm has DeepCache or token merging, not both: nobody has tested them together; make two arms")
+                raise ValueError(
+                    "a method has DeepCache or token merging, not both: nobody has tested them together; make two methods"
+                )
 
     def about(self) -> dict[str, Any]:
         """List the fields as text and numbers, with the schedule in its text form."""
@@ -100,12 +107,12 @@ class Arm:
         """Say how encoder propagation accelerates the run; None for a method without it."""
         if self.schedule is None:
             return None
-        return PropagationConfig(self.schedule, self.order, self.what, self.parallel_decoding, self.max_rows, self.encoder_blocks)
+        return PropagationConfig(self.schedule, self.order, self.reuse, self.parallel_decoding, self.max_rows, self.encoder_blocks)
 
 
 @dataclass
 class Sampled:
-    """What one method gave: a PIL image per prompt, latents (pictures, ...), counts, seconds.
+    """What one method gave: a PIL image per prompt, latents (images, ...), counts, seconds.
 
     The frames of a video stand one above the other in its image.
     """
@@ -122,38 +129,40 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 @contextmanager
-def as_arm(pipe: Any, arm: Arm, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> Iterator[tuple[Counts, int]]:
+def as_method(
+    pipe: DiffusionPipeline, method: Method, num_inference_steps: int, pipe_kwargs: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Counts, int]]:
     """Accelerate the pipeline inside the block; yield counts and the steps to call it with.
 
-    >>> with as_arm(pipe, Arm(steps=9), 50) as (counts, steps):  # doctest: +SKIP
+    >>> with as_method(pipe, Method(steps=9), 50) as (counts, steps):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background", num_inference_steps=steps)
 
-    `options` are further arguments of the baseline. Fewer steps begin at its first time-step.
+    `pipe_kwargs` are further arguments of the baseline. Fewer steps begin at its first time-step.
     """
     check_not_accelerated(pipe)
     scheduler = pipe.scheduler
     with ExitStack() as stack:
-        if arm.steps is not None:
-            pipe.scheduler = plain_scheduler(scheduler, arm.steps, num_inference_steps, times_in(options))
+        if method.steps is not None:
+            pipe.scheduler = scheduler_with_steps(scheduler, method.steps, num_inference_steps, times_in(pipe_kwargs))
             stack.callback(setattr, pipe, "scheduler", scheduler)
-        steps = num_inference_steps if arm.steps is None else arm.steps
+        steps = num_inference_steps if method.steps is None else method.steps
         with suppress(SchedulerRefusesError):  # a pipeline may make its scheduler take them by further options
-            denoiser_calls(pipe, steps, options if arm.steps is None else None)
-        if arm.token_merging:
-            stack.enter_context(token_merging(pipe, arm.token_merging))
-        propagation = arm.propagation()
+            denoiser_calls(pipe, steps, pipe_kwargs if method.steps is None else None)
+        if method.token_merging:
+            stack.enter_context(token_merging(pipe, method.token_merging))
+        propagation = method.propagation()
         if propagation is not None:
             counts = stack.enter_context(encoder_propagation(pipe, propagation))
         else:
-            counts = stack.enter_context(_counted(pipe) if arm.deepcache is None else deepcache(pipe, arm.deepcache))
-        if arm.prior_noise:
-            stack.enter_context(prior_noise_injection(pipe, weight=arm.prior_noise))
+            counts = stack.enter_context(_counted(pipe) if method.deepcache is None else deepcache(pipe, method.deepcache))
+        if method.prior_noise:
+            stack.enter_context(prior_noise_injection(pipe, weight=method.prior_noise))
         stack.enter_context(processors_kept(denoiser_of(pipe), after_errors_only=True))
         yield counts, steps
 
 
 def run_options(
-    num_inference_steps: int, guidance_scale: float | None = None, options: Mapping[str, Any] | None = None
+    num_inference_steps: int, guidance_scale: float | None = None, pipe_kwargs: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Collect the arguments of a call beside prompts and seeds. A guidance scale of None is left out.
 
@@ -163,23 +172,23 @@ def run_options(
     Raises ValueError unless the guidance scale is a finite number.
     """
     guidance = {} if guidance_scale is None else {"guidance_scale": number("guidance_scale", guidance_scale)}
-    return {"num_inference_steps": num_inference_steps, **guidance, **(options or {})}
+    return {"num_inference_steps": num_inference_steps, **guidance, **(pipe_kwargs or {})}
 
 
 def sample(
-    pipe: Any,
-    arm: Arm,
+    pipe: DiffusionPipeline,
+    method: Method,
     prompts: Sequence[Any],
     seeds: Sequence[int],
     *,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> Sampled:
     """Run one method on prompts and seeds, one seed per prompt, as one batch.
 
     >>> from fastdiff_lab.pipelines import load_pipeline
-    >>> method, prompts = Arm(KeySchedule.uniform(5, 2)), ["a red ring on a blue background"]
+    >>> method, prompts = Method(KeySchedule.uniform(5, 2)), ["a red ring on a blue background"]
     >>> sample(load_pipeline(), method, prompts, seeds=[0], num_inference_steps=5).counts.encoder_calls
     2
 
@@ -188,17 +197,17 @@ def sample(
 
     Args:
         guidance_scale: None for the pipeline's own.
-        options: Further arguments of the pipeline, one for all prompts or a list with one for each.
+        pipe_kwargs: Further arguments of the pipeline, one for all prompts or a list with one for each.
 
     Raises:
         ValueError: Options or steps that the pipeline does not take.
     """
-    given = call_options(pipe, options, len(prompts), told_apart=False)
+    given = call_options(pipe, pipe_kwargs, len(prompts), told_apart=False)
     chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
-    call = run_options(num_inference_steps, guidance_scale, chosen if arm.steps is None else without_time_steps(chosen))
+    call = run_options(num_inference_steps, guidance_scale, chosen if method.steps is None else without_time_steps(chosen))
     wait = partial(synchronize, device_of(pipe))
     with (
-        as_arm(pipe, arm, num_inference_steps, chosen) as (counts, steps),
+        as_method(pipe, method, num_inference_steps, chosen) as (counts, steps),
         watched_run(pipe, wait) as (seen, watching),
         no_bars(pipe),
     ):
@@ -207,14 +216,12 @@ def sample(
         with one_decoded_at_a_time(pipe):
             drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
         seconds = seen.stop() - started
-    rows = (
-        seen.latents if gives_latents(pipe) and len(seen.latents) == len(prompts) else by_picture(pipe, seen.latents, len(prompts))
-    )
-    return Sampled([as_picture(one) for one in drawn], rows, counts, seconds)
+    rows = seen.latents if gives_latents(pipe) and len(seen.latents) == len(prompts) else by_image(pipe, seen.latents, len(prompts))
+    return Sampled([as_image(one) for one in drawn], rows, counts, seconds)
 
 
 @contextmanager
-def _counted(pipe: Any) -> Iterator[Counts]:
+def _counted(pipe: DiffusionPipeline) -> Iterator[Counts]:
     """Count the calls of a run that is not accelerated."""
     counts = Counts(runs=1)
 
@@ -231,7 +238,7 @@ def _counted(pipe: Any) -> Iterator[Counts]:
 
 
 @torch.no_grad()
-def decode(pipe: Any, latents: Tensor) -> list[Image.Image]:
+def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:
     """Decode latents that a pipeline gave into images."""
     vae, dtype = pipe.vae, pipe.vae.dtype
     latents = _as_decoded(vae.config, latents)
@@ -257,27 +264,27 @@ def _as_decoded(config: Any, latents: Tensor) -> Tensor:
     return latents * std / config.scaling_factor + mean
 
 
-def denoiser_arguments(pipe: Any, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
+def denoiser_arguments(pipe: DiffusionPipeline, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
     """The arguments of the denoiser's first call for one image."""
-    return first_arguments(denoiser_of(pipe), one_picture(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
+    return first_arguments(denoiser_of(pipe), one_image(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
 
 
-def one_picture(
-    pipe: Any,
+def one_image(
+    pipe: DiffusionPipeline,
     prompt: Any,
     *,
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
-    options: Mapping[str, Any] | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> Callable[[], Any]:
     """Prepare a call of the pipeline for one image, to look at what it calls.
 
-    >>> first_arguments(pipe.controlnet, one_picture(pipe, prompt, options={"image": edges}))["sample"].shape  # doctest: +SKIP
+    >>> first_arguments(pipe.controlnet, one_image(pipe, prompt, pipe_kwargs={"image": edges}))["sample"].shape  # doctest: +SKIP
     torch.Size([2, 4, 64, 64])
 
     `prompt` is a text, or a class label for DiTPipeline. Other arguments as for `sample`.
     """
-    given = call_options(pipe, options, None, told_apart=False)  # the first prompt's, from lists
+    given = call_options(pipe, pipe_kwargs, None, told_apart=False)  # the first prompt's, from lists
     call = run_options(num_inference_steps, guidance_scale, given.of([0]))
 
     def run() -> Any:
@@ -310,16 +317,16 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def times_in(options: Mapping[str, Any] | None) -> dict[str, Any]:
+def times_in(pipe_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Pick the time-steps or sigmas from the options of a call.
 
     >>> times_in({"timesteps": [900, 500], "eta": 0.5})
     {'timesteps': [900, 500]}
     """
-    return {name: value for name, value in (options or {}).items() if name in TIME_STEPS and value is not None}
+    return {name: value for name, value in (pipe_kwargs or {}).items() if name in TIME_STEPS and value is not None}
 
 
-def denoiser_calls(pipe: Any, num_inference_steps: int, options: Mapping[str, Any] | None = None) -> int:
+def denoiser_calls(pipe: DiffusionPipeline, num_inference_steps: int, pipe_kwargs: Mapping[str, Any] | None = None) -> int:
     """Count the denoiser calls of a text-to-image run. Some schedulers make more calls than steps.
 
     >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
@@ -329,7 +336,7 @@ def denoiser_calls(pipe: Any, num_inference_steps: int, options: Mapping[str, An
     """
     if not is_whole(num_inference_steps) or num_inference_steps < 1:
         raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    calls = calls_of(pipe.scheduler, num_inference_steps, times_in(options))
+    calls = calls_of(pipe.scheduler, num_inference_steps, times_in(pipe_kwargs))
     if calls is None:
         trained, most = pipe.scheduler.config.get("num_train_timesteps"), most_steps(pipe.scheduler, num_inference_steps)
         raise ValueError(

@@ -2,7 +2,7 @@
 
 - `watched_run(pipe, wait)`: the final latents of a run, and when they were there
 - `gives_latents(pipe)`: whether its latents have one row per image
-- `as_picture(drawn)`: one image of what a pipeline drew for a prompt
+- `as_image(drawn)`: one image of what a pipeline drew for a prompt
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.patching import replaced_method
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass
@@ -41,7 +44,7 @@ class WatchedRun:
 
 
 @contextmanager
-def watched_run(pipe: Any, wait: Callable[[], object]) -> Iterator[tuple[WatchedRun, dict[str, Any]]]:
+def watched_run(pipe: DiffusionPipeline, wait: Callable[[], object]) -> Iterator[tuple[WatchedRun, dict[str, Any]]]:
     """Watch a run inside the block; yield what is seen, and the arguments that the call needs for it.
 
     >>> with watched_run(pipe, torch.cuda.synchronize) as (seen, arguments):  # doctest: +SKIP
@@ -73,20 +76,20 @@ def watched_run(pipe: Any, wait: Callable[[], object]) -> Iterator[tuple[Watched
         yield run, _callback(pipe, run)
 
 
-def _decoders(pipe: Any) -> list[nn.Module]:
+def _decoders(pipe: DiffusionPipeline) -> list[nn.Module]:
     parts = getattr(pipe, "components", {}).values()
     return [part for part in parts if isinstance(part, nn.Module) and hasattr(part, "decode")]
 
 
-def gives_latents(pipe: Any) -> bool:
+def gives_latents(pipe: DiffusionPipeline) -> bool:
     """Whether the pipeline's latents have one row per image. Those of video, of pixels and of other autoencoders have not."""
     return hasattr(pipe, "image_processor") and hasattr(pipe, "vae")
 
 
-def _callback(pipe: Any, run: WatchedRun) -> dict[str, Any]:
+def _callback(pipe: DiffusionPipeline, run: WatchedRun) -> dict[str, Any]:
     """Pass a callback, because inpainting changes latents after the scheduler's step."""
 
-    def told(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def told(pipe: DiffusionPipeline, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         run.seen(tensors["latents"])
         return {}
 
@@ -94,7 +97,7 @@ def _callback(pipe: Any, run: WatchedRun) -> dict[str, Any]:
     return {"callback_on_step_end": told} if takes_one and gives_latents(pipe) else {}
 
 
-def as_picture(drawn: Any) -> Image.Image:
+def as_image(drawn: Any) -> Image.Image:
     """Return an image as it is, and stack a video's frames one above the other."""
     if isinstance(drawn, Image.Image):
         return drawn

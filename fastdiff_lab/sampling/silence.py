@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers.utils import logging
 
 from ..hooks.private_api import PROGRESS_BAR
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 @contextmanager
-def no_bars(pipe: Any) -> Iterator[None]:
+def no_bars(pipe: DiffusionPipeline) -> Iterator[None]:
     """Hide the pipeline's progress bar inside the block.
 
     >>> with no_bars(pipe):  # doctest: +SKIP

@@ -1,6 +1,6 @@
 """Count denoiser calls, and make schedulers for fewer or more steps.
 
-- `plain_scheduler(scheduler, steps, of)`: the scheduler for other steps that begins where a run of `of` steps does
+- `scheduler_with_steps(scheduler, steps, of)`: the scheduler for other steps that begins where a run of `of` steps does
 - `check_takes(scheduler, times)`: refuse time-steps that a scheduler does not take
 - `calls_of(scheduler, steps)`, `most_steps(scheduler, below)`: the calls of a run, and the most steps it can have
 """
@@ -17,10 +17,10 @@ from diffusers import DDIMScheduler
 _NO_TIMES: Mapping[str, Any] = MappingProxyType({})
 
 
-def plain_scheduler(scheduler: Any, steps: int, of: int, times: Mapping[str, Any] = _NO_TIMES) -> Any:
+def scheduler_with_steps(scheduler: Any, steps: int, of: int, times: Mapping[str, Any] = _NO_TIMES) -> Any:
     """The scheduler for other steps. Fewer steps begin at the first time-step of `of` steps, so that z_T means the same.
 
-    >>> plain_scheduler(pipe.scheduler, 9, of=50)  # doctest: +SKIP
+    >>> scheduler_with_steps(pipe.scheduler, 9, of=50)  # doctest: +SKIP
 
     The first time-step moves a little if the last would fall below 0.
     It does so too if DDIM and PNDM would leave noise.
@@ -55,7 +55,7 @@ def check_takes(scheduler: Any, times: Mapping[str, Any]) -> None:
     unknown = sorted(times.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys())
     if unknown:
         raise ValueError(
-            f"options with {' and '.join(unknown)} given, which {type(scheduler).__name__} does not take; accepted: none, or a scheduler "
+            f"pipe_kwargs with {' and '.join(unknown)} given, which {type(scheduler).__name__} does not take; accepted: none, or a scheduler "
             "that takes them, such as EulerDiscreteScheduler"
         )
 

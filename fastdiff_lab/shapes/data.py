@@ -1,6 +1,6 @@
 """Draw scenes as training batches. Training uses seeds below `HELD_OUT`, all reports use seeds from there on.
 
-- `pictures(seeds)`: a batch of images
+- `scene_images(seeds)`: a batch of images
 - `held_out_scenes(count, objects)`: scenes that no training has seen
 - `calibration_scenes(count)`: others that no training has seen, for calibration
 """
@@ -24,10 +24,10 @@ def as_tensor(image) -> Tensor:
     return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
 
 
-def pictures(seeds: Iterable[int], objects: int | None = None) -> Tensor:
+def scene_images(seeds: Iterable[int], objects: int | None = None) -> Tensor:
     """The images of some seeds, shape (seeds, 3, 64, 64), in [-1, 1].
 
-    >>> pictures(range(2)).shape
+    >>> scene_images(range(2)).shape
     torch.Size([2, 3, 64, 64])
     """
     return torch.stack([as_tensor(draw(sample_scene(seed, objects))) for seed in seeds])

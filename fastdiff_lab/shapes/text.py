@@ -106,7 +106,7 @@ def said(attributes: list[dict[str, str]]) -> dict[str, Tensor]:
 
 
 def train_text_encoder(
-    folder: Path, tokenizer: CLIPTokenizer, *, device: str, max_steps: int, max_seconds: float, batch: int = 64
+    folder: Path, tokenizer: CLIPTokenizer, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64
 ) -> CLIPTextModel:
     """Train the text encoder to read captions, so that the denoiser need not learn it.
 
@@ -114,7 +114,7 @@ def train_text_encoder(
     """
 
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        scenes = [sample_scene(seed) for seed in range(step * batch, (step + 1) * batch)]
+        scenes = [sample_scene(seed) for seed in range(step * batch_size, (step + 1) * batch_size)]
         scores = model(tokens_of([scene.caption() for scene in scenes], tokenizer).to(device))
         wanted = said([scene.attributes() for scene in scenes])
         return sum(functional.cross_entropy(scores[name], wanted[name].to(device)) for name in CHOICES)

@@ -32,7 +32,7 @@ class Case:
         pixels: Side of an image.
         scheduler: One of `SCHEDULERS`.
         steps: Requested, 10 or more.
-        batch: Prompts at once, 1 or more.
+        batch_size: Prompts at once, 1 or more.
         dtype: As in `load_pipeline`.
         mode: One of `MODES`.
 
@@ -45,7 +45,7 @@ class Case:
     scheduler: str = "ddim"
     steps: int = 50
     dtype: str = "float32"
-    batch: int = 1
+    batch_size: int = 1
     mode: str = EAGER
 
     def __post_init__(self) -> None:
@@ -55,10 +55,11 @@ class Case:
             raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {', '.join(SCHEDULERS)}")
         if self.mode not in MODES:
             raise ValueError(f"mode={self.mode!r} asked; accepted: {', '.join(MODES)}")
-        if self.steps < 10 or self.batch < 1 or self.pixels < 1:
+        if self.steps < 10 or self.batch_size < 1 or self.pixels < 1:
             raise ValueError(
-                f"{self.steps} steps, {self.batch} pictures at once, {self.pixels} pixels asked; accepted: 10 steps or more (the paper has 9 "
-                "keys), 1 picture or more, 1 pixel or more"
+                f"{self.steps} steps, {self.batch_size} images at once, {self.pixels} pixels asked; accepted: 10 steps or more "
+                "(the paper has 9 "
+                "keys), 1 image or more, 1 pixel or more"
             )
         usual = FULL_PIPELINES[self.system]
         if usual.is_fixed and self.pixels != usual.pixels:
@@ -67,12 +68,12 @@ class Case:
             )
 
     def __str__(self) -> str:
-        return f"{self.system} {self.pixels} px, {self.scheduler} {self.steps}, {self.dtype}, batch {self.batch}, {self.mode}"
+        return f"{self.system} {self.pixels} px, {self.scheduler} {self.steps}, {self.dtype}, batch {self.batch_size}, {self.mode}"
 
     @property
     def call(self) -> dict[str, Any]:
         """Arguments of a call of its pipeline, without steps and noise."""
-        return FULL_PIPELINES[self.system].call(self.batch, self.pixels)
+        return FULL_PIPELINES[self.system].call(self.batch_size, self.pixels)
 
 
 def prepared(case: Case, device: str) -> Any:

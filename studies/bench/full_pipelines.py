@@ -43,7 +43,7 @@ class FullPipeline:
     `pixels` is the usual side of an image; `is_fixed` says that there is no other.
     """
 
-    what: str
+    description: str
     make: Callable[[], Any]
     call: Callable[[int, int], dict[str, Any]]
     pixels: int
@@ -136,20 +136,20 @@ def _dit() -> DiTPipeline:
     return DiTPipeline(_denoiser("dit-xl-2-256"), _autoencoder(), DDIMScheduler(beta_schedule="linear", clip_sample=False))
 
 
-def _text_call(batch: int, pixels: int) -> dict[str, Any]:
-    return {"prompt": [PROMPT] * batch, "guidance_scale": 7.5, "height": pixels, "width": pixels}
+def _text_call(batch_size: int, pixels: int) -> dict[str, Any]:
+    return {"prompt": [PROMPT] * batch_size, "guidance_scale": 7.5, "height": pixels, "width": pixels}
 
 
-def _video_call(batch: int, pixels: int) -> dict[str, Any]:
-    return _text_call(batch, pixels) | {"num_frames": 16, "guidance_scale": 9.0, "output_type": "pt"}
+def _video_call(batch_size: int, pixels: int) -> dict[str, Any]:
+    return _text_call(batch_size, pixels) | {"num_frames": 16, "guidance_scale": 9.0, "output_type": "pt"}
 
 
-def _controlled_call(batch: int, pixels: int) -> dict[str, Any]:
-    return _text_call(batch, pixels) | {"image": torch.zeros(batch, 3, pixels, pixels)}
+def _controlled_call(batch_size: int, pixels: int) -> dict[str, Any]:
+    return _text_call(batch_size, pixels) | {"image": torch.zeros(batch_size, 3, pixels, pixels)}
 
 
-def _embedded_call(batch: int, pixels: int) -> dict[str, Any]:
-    return {"prompt": [PROMPT] * batch, "guidance_scale": 5.0}
+def _embedded_call(batch_size: int, pixels: int) -> dict[str, Any]:
+    return {"prompt": [PROMPT] * batch_size, "guidance_scale": 5.0}
 
 
 FULL_PIPELINES: dict[str, FullPipeline] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -19,61 +19,64 @@ from fastdiff_lab.inputs.files import write_text
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.recording.record import record
-from fastdiff_lab.sampling.methods import Arm, denoiser_calls, sample
+from fastdiff_lab.sampling.methods import Method, denoiser_calls, sample
 
 from .full_pipelines import PROMPT
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def _arms(num_steps: int) -> dict[str, Arm]:
+
+def _methods(num_steps: int) -> dict[str, Method]:
     paper = KeySchedule.of_paper(num_steps)
     return {
-        "untouched": Arm(),
-        "paper, serial": Arm(paper, parallel_decoding=False),
-        "paper, parallel": Arm(paper),
-        "paper, parallel, max_rows=10": Arm(paper, max_rows=10),
+        "baseline": Method(),
+        "paper, serial": Method(paper, parallel_decoding=False),
+        "paper, parallel": Method(paper),
+        "paper, parallel, max_rows=10": Method(paper, max_rows=10),
     }
 
 
-def memory(pipe: Any, arms: dict[str, Arm], options: dict[str, Any]) -> dict[str, int]:
+def memory(pipe: DiffusionPipeline, methods: dict[str, Method], options: dict[str, Any]) -> dict[str, int]:
     """The most bytes that tensors of one image hold at one time, per method, without the weights."""
     found = {}
-    for name, arm in arms.items():
+    for name, method in methods.items():
         with peak_bytes() as peak:
-            sample(pipe, arm, [PROMPT], [0], **options)
+            sample(pipe, method, [PROMPT], [0], **options)
         found[name] = peak.bytes
     return found
 
 
-def every_step_a_key(pipe: Any, steps: int = 20, repeats: int = 15) -> dict[str, float]:
+def every_step_a_key(pipe: DiffusionPipeline, steps: int = 20, repeats: int = 15) -> dict[str, float]:
     """Seconds with every step a key by seconds of the baseline: of the fastest runs, and the median of pairs.
 
     Noise only adds time, so the fastest runs are compared. The two take turns at going first.
     """
-    arms = {"untouched": Arm(), "keys": Arm(KeySchedule.uniform(steps, steps))}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    methods = {"baseline": Method(), "keys": Method(KeySchedule.uniform(steps, steps))}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for turn in range(repeats + 1):
-        for name in sorted(arms, reverse=bool(turn % 2)):
-            spent = sample(pipe, arms[name], [PROMPT], [0], num_inference_steps=steps).seconds
+        for name in sorted(methods, reverse=bool(turn % 2)):
+            spent = sample(pipe, methods[name], [PROMPT], [0], num_inference_steps=steps).seconds
             if turn:
                 seconds[name].append(spent)
-    pairs = [b / a for a, b in zip(seconds["untouched"], seconds["keys"], strict=True)]
-    fastest = min(seconds["keys"]) / min(seconds["untouched"])
+    pairs = [b / a for a, b in zip(seconds["baseline"], seconds["keys"], strict=True)]
+    fastest = min(seconds["keys"]) / min(seconds["baseline"])
     return {"of_the_fastest": fastest, "median_of_pairs": statistics.median(pairs), "pairs": repeats}
 
 
-def recording_cost(pipe: Any, options: dict[str, Any], repeats: int) -> float:
+def recording_cost(pipe: DiffusionPipeline, options: dict[str, Any], repeats: int) -> float:
     """Seconds with statistics of all blocks recorded by seconds without, the median of runs that take turns."""
     ratios = []
     for turn in range(repeats + 1):
-        plain = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+        plain = sample(pipe, Method(), [PROMPT], [0], **options).seconds
         with record(pipe):
-            recorded = sample(pipe, Arm(), [PROMPT], [0], **options).seconds
+            recorded = sample(pipe, Method(), [PROMPT], [0], **options).seconds
         if turn:
             ratios.append(recorded / plain)
     return statistics.median(ratios)
 
 
-def measure(pipe: Any, *, num_inference_steps: int = 50, repeats: int = 7) -> dict[str, Any]:
+def measure(pipe: DiffusionPipeline, *, num_inference_steps: int = 50, repeats: int = 7) -> dict[str, Any]:
     """Measure the cost of propagation's and recording's hooks, and the memory of an image.
 
     >>> measure(load_pipeline(), repeats=3)["every_step_a_key"]  # doctest: +SKIP
@@ -83,16 +86,16 @@ def measure(pipe: Any, *, num_inference_steps: int = 50, repeats: int = 7) -> di
         "repeats": repeats,
         "every_step_a_key": every_step_a_key(pipe),
         "recording_statistics": recording_cost(pipe, options, repeats),
-        "peak_bytes": memory(pipe, _arms(denoiser_calls(pipe, num_inference_steps)), options),
+        "peak_bytes": memory(pipe, _methods(denoiser_calls(pipe, num_inference_steps)), options),
     }
 
 
 def main(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    repeats: Annotated[int, typer.Option(help="Timed runs per arm.")] = 7,
+    repeats: Annotated[int, typer.Option(help="Timed runs per method.")] = 7,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Print what propagation's and recording's hooks cost on the embedded pipeline, and the memory of a picture."""
+    """Print what propagation's and recording's hooks cost on the embedded pipeline, and the memory of an image."""
     torch.set_num_threads(threads)
     result = json.dumps(measure(load_pipeline(), repeats=repeats), indent=2, default=str)
     typer.echo(result)

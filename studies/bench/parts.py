@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo
@@ -22,12 +22,16 @@ from fastdiff_lab.comparison.time_ceiling import decoder_seconds, encoder_second
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.hooks.flops import FlopCount
-from fastdiff_lab.sampling.methods import Arm, denoiser_calls, first_arguments, generators
+from fastdiff_lab.sampling.methods import Method, denoiser_calls, first_arguments, generators
 
 from .cases import COMPILED, Case, prepared
-from .timed_methods import bench_arms
+from .timed_methods import bench_methods
 from .timing import Timed, timed_run
 from .timings_file import Book
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 MOST_WARM_UPS = 6
 
@@ -76,9 +80,9 @@ def run_part(
     return True
 
 
-def arms_of(case: Case, pipe: Any, rows: int) -> dict[str, Arm]:
+def methods_of(case: Case, pipe: DiffusionPipeline, rows: int) -> dict[str, Method]:
     """The methods that are timed in a case, by name; `pipe` from `prepared`, `rows` of one denoiser call."""
-    return bench_arms(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
+    return bench_methods(pipe, denoiser_calls(pipe, case.steps), rows, is_compiled=case.mode == COMPILED)
 
 
 def _free() -> None:
@@ -102,14 +106,14 @@ class _Part:
         self.clock.check()
         self.prepare()
         rows = len(self.arguments[sample_argument(denoiser_of(self.pipe))])
-        arms = arms_of(self.case, self.pipe, rows)
-        self.entry.arms = {name: decoded_at_once(arm, rows) for name, arm in arms.items()}
-        self.count_operations(arms)
-        self.time_all(arms)
+        methods = methods_of(self.case, self.pipe, rows)
+        self.entry.methods = {name: decoded_at_once(method, rows) for name, method in methods.items()}
+        self.count_operations(methods)
+        self.time_all(methods)
 
     def is_whole(self) -> bool:
-        return bool(self.entry.arms) and all(
-            len(self.entry.runs.get(arm, [])) >= self.repeats for arm in self.entry.arms if arm not in self.entry.failed
+        return bool(self.entry.methods) and all(
+            len(self.entry.runs.get(method, [])) >= self.repeats for method in self.entry.methods if method not in self.entry.failed
         )
 
     def prepare(self) -> None:
@@ -134,33 +138,35 @@ class _Part:
         self.prepare()
         return None
 
-    def count_operations(self, arms: dict[str, Arm]) -> None:
-        missing = {name: arm for name, arm in arms.items() if name not in self.entry.flops and name not in self.entry.failed}
-        held = controlnet_flops(self.pipe, self.call) if missing else 0
+    def count_operations(self, methods: dict[str, Method]) -> None:
+        missing = {
+            name: method for name, method in methods.items() if name not in self.entry.flops and name not in self.entry.failed
+        }
+        reused = controlnet_flops(self.pipe, self.call) if missing else 0
         found: dict[Any, FlopCount | None] = {}
-        for name, arm in missing.items():
-            kind = flops_kind(arm)
+        for name, method in missing.items():
+            kind = flops_kind(method)
             if kind not in found:
-                found[kind] = self.tried(name, self.operations, arm)
+                found[kind] = self.tried(name, self.operations, method)
             counted = found[kind]
             if counted is None:
-                self.entry.failed.setdefault(name, "its operations cannot be counted, see the arm before")
+                self.entry.failed.setdefault(name, "its operations cannot be counted, see the method before")
             else:
-                self.entry.flops[name] = asdict(replace(counted, encoder=counted.encoder + held))
+                self.entry.flops[name] = asdict(replace(counted, encoder=counted.encoder + reused))
         self.book.save()
 
-    def operations(self, arm: Arm) -> FlopCount:
-        return flops_of_call(denoiser_of(self.pipe), self.arguments, arm)
+    def operations(self, method: Method) -> FlopCount:
+        return flops_of_call(denoiser_of(self.pipe), self.arguments, method)
 
-    def time_all(self, arms: dict[str, Arm]) -> None:
+    def time_all(self, methods: dict[str, Method]) -> None:
         """Time turn by turn (halves first, then each method), so that a slower machine slows all alike."""
         entry = self.entry
-        with tqdm(desc=str(self.case), total=self.repeats * len(arms), initial=sum(map(len, entry.runs.values()))) as bar:
+        with tqdm(desc=str(self.case), total=self.repeats * len(methods), initial=sum(map(len, entry.runs.values()))) as bar:
             for turn in range(self.repeats):
                 self.time_halves(turn)
-                for name, arm in arms.items():
+                for name, method in methods.items():
                     if name not in entry.failed and len(entry.runs.get(name, [])) <= turn:
-                        self.time_arm(name, arm)
+                        self.time_method(name, method)
                         bar.update()
                 entry.clocks = [*entry.clocks, clocks(self.device)][-self.repeats :]
                 self.book.save()
@@ -168,7 +174,7 @@ class _Part:
     def time_halves(self, turn: int) -> None:
         entry = self.entry
         self.time_half("encoder", entry.encoder, turn, encoder_seconds)
-        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.arms.values())}):
+        for size in sorted({1, *chain.from_iterable(sizes or () for sizes in entry.methods.values())}):
             self.time_half(f"decoder, {size} steps", entry.decoder.setdefault(size, []), turn, decoder_seconds, size)
 
     def time_half(self, name: str, found: list[float], turn: int, measure: Callable[..., float], *size: int) -> None:
@@ -181,15 +187,15 @@ class _Part:
     def half(self, measure: Callable[..., float], *size: int) -> float:
         return measure(denoiser_of(self.pipe), self.arguments, *size, repeats=1)
 
-    def one_run(self, arm: Arm) -> Timed:
-        return timed_run(self.pipe, arm, self.case.call, self.case.steps)
+    def one_run(self, method: Method) -> Timed:
+        return timed_run(self.pipe, method, self.case.call, self.case.steps)
 
-    def time_arm(self, name: str, arm: Arm) -> None:
+    def time_method(self, name: str, method: Method) -> None:
         """Time one run, after a warm-up if it is the first in this process or compiled something."""
         for _ in range(MOST_WARM_UPS):
             self.clock.check(self.took.get(name, 0.0))
             is_warm, graphs = name in self.took, _graphs()
-            run = self.tried(name, self.one_run, arm)
+            run = self.tried(name, self.one_run, method)
             if run is None:
                 return
             self.took[name] = run.seconds
@@ -206,20 +212,20 @@ def _graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def decoded_at_once(arm: Arm, rows: int) -> list[int] | None:
+def decoded_at_once(method: Method, rows: int) -> list[int] | None:
     """The steps that each forward of a method decodes; empty if one each, None if its calls have no such halves.
 
     >>> import fastdiff_lab as fl
-    >>> decoded_at_once(Arm(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)
+    >>> decoded_at_once(Method(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)
     [4, 4, 2]
     """
-    if arm.deepcache or arm.token_merging:
+    if method.deepcache or method.token_merging:
         return None
-    if arm.schedule is None or not arm.parallel_decoding or arm.what != "encoder":
+    if method.schedule is None or not method.parallel_decoding or method.reuse != "encoder":
         return []
-    most = arm.max_rows // rows if arm.max_rows else arm.schedule.num_steps
+    most = method.max_rows // rows if method.max_rows else method.schedule.num_steps
     found = []
-    for group in arm.schedule.groups():
+    for group in method.schedule.groups():
         whole, rest = divmod(len(group), most)
         found += [most] * whole + [rest] * bool(rest)
     return found

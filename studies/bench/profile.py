@@ -1,14 +1,14 @@
 """Profile one run, operation by operation: `python -m studies.bench.profile`.
 
-- `profiled(pipe, arm, case)`: one run's operations, and its seconds
-- `named_arm(pipe, case, name)`: one of the benchmark's methods
+- `profiled(pipe, method, case)`: one run's operations, and its seconds
+- `named_method(pipe, case, name)`: one of the benchmark's methods
 - `busy_share(table, seconds)`: how much of the time a GPU worked
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import torch
@@ -19,30 +19,34 @@ from torch.profiler import ProfilerActivity
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.denoiser_classes import sample_argument
 from fastdiff_lab.inputs.files import write_whole
-from fastdiff_lab.sampling.methods import Arm, first_arguments
+from fastdiff_lab.sampling.methods import Method, first_arguments
 
 from .cases import Case, prepared
 from .command import chosen_cases
-from .parts import arms_of
+from .parts import methods_of
 from .timing import timed_run
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 ON_CPU, ON_CUDA = [ProfilerActivity.CPU], [ProfilerActivity.CPU, ProfilerActivity.CUDA]
 
 
-def profiled(pipe: Any, arm: Arm, case: Case) -> tuple[pd.DataFrame, float]:
+def profiled(pipe: DiffusionPipeline, method: Method, case: Case) -> tuple[pd.DataFrame, float]:
     """The operations of one run of a method, and its seconds, after one warm-up.
 
     >>> case = Case("embedded", 64, steps=20)
-    >>> table, seconds = profiled(prepared(case, "cpu"), Arm(KeySchedule.of_paper(20)), case)  # doctest: +SKIP
+    >>> table, seconds = profiled(prepared(case, "cpu"), Method(KeySchedule.of_paper(20)), case)  # doctest: +SKIP
 
     Columns are `is_kernel`, name, calls, and `host_seconds` and `device_seconds` without what it called; the largest first.
     A kernel is a GPU's own work, which is also in the `device_seconds` of its operation. The profiler slows the host down, so compare
     shares, and take seconds from `python -m studies.bench`.
     """
     on_cuda = next(denoiser_of(pipe).parameters()).is_cuda
-    timed_run(pipe, arm, case.call, case.steps)
+    timed_run(pipe, method, case.call, case.steps)
     with torch.profiler.profile(activities=ON_CUDA if on_cuda else ON_CPU) as found:
-        run = timed_run(pipe, arm, case.call, case.steps)
+        run = timed_run(pipe, method, case.call, case.steps)
     table = pd.DataFrame([_row(event) for event in found.key_averages()])
     return table.sort_values(["device_seconds", "host_seconds"], ascending=False, ignore_index=True), run.seconds
 
@@ -66,35 +70,35 @@ def busy_share(table: pd.DataFrame, seconds: float) -> float:
     return float(table.loc[table["is_kernel"], "device_seconds"].sum() / seconds)
 
 
-def named_arm(pipe: Any, case: Case, name: str) -> Arm:
+def named_method(pipe: DiffusionPipeline, case: Case, name: str) -> Method:
     """One of the benchmark's methods. Raises ValueError for an unknown name."""
     model = denoiser_of(pipe)
     arguments = first_arguments(model, lambda: pipe(**case.call, num_inference_steps=case.steps))
-    arms = arms_of(case, pipe, rows=len(arguments[sample_argument(model)]))
-    if name not in arms:
-        raise ValueError(f"arm {name!r} asked; there are: {'; '.join(arms)}")
-    return arms[name]
+    methods = methods_of(case, pipe, rows=len(arguments[sample_argument(model)]))
+    if name not in methods:
+        raise ValueError(f"method {name!r} asked; there are: {'; '.join(methods)}")
+    return methods[name]
 
 
 def main(
     system: Annotated[str, typer.Option(help="As for bench.")] = "embedded",
     run: Annotated[str, typer.Option(help="Scheduler and steps.")] = "ddim-50",
-    batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 1,
     mode: Annotated[str, typer.Option(help="eager, channels-last or compiled.")] = "eager",
-    arm: Annotated[str, typer.Option(help="One of the benchmark's arms, by its name.")] = "paper, parallel",
+    method: Annotated[str, typer.Option(help="One of the benchmark's methods, by its name.")] = "paper, parallel",
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, cuda:1, ...")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="As for bench.")] = None,
-    pixels: Annotated[int | None, typer.Option(help="Side of a picture.")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Side of an image.")] = None,
     output: Annotated[Path | None, typer.Option(help="CSV file to write: all operations.")] = None,
     most: Annotated[int, typer.Option(help="Operations to print.")] = 20,
 ) -> None:
-    """Print which operations take the time of one run of a benchmark's arm."""
-    (case,) = chosen_cases(device, systems=[system], runs=[run], batches=[batch], modes=[mode], dtype=dtype, pixels=pixels)
+    """Print which operations take the time of one run of a benchmark's method."""
+    (case,) = chosen_cases(device, systems=[system], runs=[run], batches=[batch_size], modes=[mode], dtype=dtype, pixels=pixels)
     pipe = prepared(case, device)
-    table, seconds = profiled(pipe, named_arm(pipe, case, arm), case)
+    table, seconds = profiled(pipe, named_method(pipe, case, method), case)
     if output is not None:
         write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.5g"))
-    typer.echo(f"{case}, {arm}: {seconds:.3f} s with the profiler")
+    typer.echo(f"{case}, {method}: {seconds:.3f} s with the profiler")
     for _, rows in table.groupby("is_kernel"):
         typer.echo(rows.drop(columns="is_kernel").head(most).round(4).to_string(index=False))
     if device != "cpu":

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diffusers import StableDiffusionControlNetPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from fastdiff_lab.comparison.tables import UNTOUCHED
+from fastdiff_lab.comparison.tables import BASELINE
 from fastdiff_lab.key_schedule import KeySchedule
-from fastdiff_lab.sampling.methods import Arm
+from fastdiff_lab.sampling.methods import Method
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 RATIO = 0.5  # tomesd's own default
 DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # the systems that its package takes
@@ -16,12 +20,12 @@ DEEPCACHE_TAKES = (StableDiffusionPipeline, StableDiffusionXLPipeline)  # the sy
 TOKEN_MERGING_TAKES = (StableDiffusionPipeline, StableDiffusionControlNetPipeline)
 
 
-def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = False) -> dict[str, Arm]:
+def bench_methods(pipe: DiffusionPipeline, num_steps: int, rows: int, *, is_compiled: bool = False) -> dict[str, Method]:
     """The baseline, the paper's keys and as many uniform ones in every way, and the rivals.
 
     >>> import fastdiff_lab as fl
-    >>> list(bench_arms(fl.load_pipeline(), 50, rows=2))[:3]
-    ['untouched', 'paper, parallel', 'paper, serial']
+    >>> list(bench_methods(fl.load_pipeline(), 50, rows=2))[:3]
+    ['baseline', 'paper, parallel', 'paper, serial']
 
     `num_steps` counts denoiser calls of a run, `rows` the rows of one call. The rivals are predictions reused at the paper's keys,
     fewer steps, DeepCache and token merging (also combined with ours). The last two are left out if `is_compiled`: switched on,
@@ -30,18 +34,20 @@ def bench_arms(pipe: Any, num_steps: int, rows: int, *, is_compiled: bool = Fals
     paper = KeySchedule.of_paper(num_steps)
     keys = len(paper.keys)
     schedules = {"paper": paper, f"uniform {keys}": KeySchedule.uniform(num_steps, keys)}
-    arms = {UNTOUCHED: Arm()}
+    methods = {BASELINE: Method()}
     for name, schedule in schedules.items():
-        arms |= {f"{name}, parallel": Arm(schedule), f"{name}, serial": Arm(schedule, parallel_decoding=False)}
-        arms[f"{name}, parallel, order 1"] = Arm(schedule, order=1)
-        arms[f"{name}, serial, order 1"] = Arm(schedule, order=1, parallel_decoding=False)
+        methods |= {f"{name}, parallel": Method(schedule), f"{name}, serial": Method(schedule, parallel_decoding=False)}
+        methods[f"{name}, parallel, order 1"] = Method(schedule, order=1)
+        methods[f"{name}, serial, order 1"] = Method(schedule, order=1, parallel_decoding=False)
     half = -(-max(len(group) for group in paper.groups()) // 2)
-    arms[f"paper, parallel, {half} steps at once"] = Arm(paper, max_rows=half * rows)
-    arms["paper, predictions held"] = Arm(paper, what="prediction")
-    arms |= {f"plain {steps} steps": Arm(steps=steps) for steps in dict.fromkeys((keys, num_steps // 2)) if steps < num_steps}
+    methods[f"paper, parallel, {half} steps at once"] = Method(paper, max_rows=half * rows)
+    methods["paper, predictions reused"] = Method(paper, reuse="prediction")
+    methods |= {
+        f"fewer steps ({steps})": Method(steps=steps) for steps in dict.fromkeys((keys, num_steps // 2)) if steps < num_steps
+    }
     if isinstance(pipe, TOKEN_MERGING_TAKES) and not is_compiled:
-        arms[f"token merging {RATIO}"] = Arm(token_merging=RATIO)
-        arms[f"paper, parallel, token merging {RATIO}"] = Arm(paper, token_merging=RATIO)
+        methods[f"token merging {RATIO}"] = Method(token_merging=RATIO)
+        methods[f"paper, parallel, token merging {RATIO}"] = Method(paper, token_merging=RATIO)
     if isinstance(pipe, DEEPCACHE_TAKES) and not is_compiled:
-        arms |= {f"DeepCache {interval}": Arm(deepcache=interval) for interval in (2, 3, 5)}
-    return arms
+        methods |= {f"DeepCache {interval}": Method(deepcache=interval) for interval in (2, 3, 5)}
+    return methods

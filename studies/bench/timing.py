@@ -1,6 +1,6 @@
 """Time one run of a pipeline: seconds in all and in the denoiser, evaluations, memory.
 
-- `timed_run(pipe, arm, call, steps)`: the run
+- `timed_run(pipe, method, call, steps)`: the run
 - `Timed`: its result
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.device import synchronize
 from fastdiff_lab.hooks.patching import replaced_call
-from fastdiff_lab.sampling.methods import Arm, as_arm, generators
+from fastdiff_lab.sampling.methods import Method, as_method, generators
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class Stopwatch:
 
 
 @torch.no_grad()
-def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: int) -> Timed:
+def timed_run(pipe: DiffusionPipeline, method: Method, call: dict[str, Any], num_inference_steps: int) -> Timed:
     """Time one call of the pipeline by a method, from the text to the images.
 
-    >>> timed_run(pipe, Arm(KeySchedule.paper(50)), {"prompt": "a red ring on a blue background"}, 50).seconds  # doctest: +SKIP
+    >>> timed_run(pipe, Method(KeySchedule.paper(50)), {"prompt": "a red ring on a blue background"}, 50).seconds  # doctest: +SKIP
 
     `call` has the arguments of the call without steps and noise.
     """
@@ -87,7 +90,7 @@ def timed_run(pipe: Any, arm: Arm, call: dict[str, Any], num_inference_steps: in
     device = next(model.parameters()).device
     watch = Stopwatch(device)
     on_cuda = device.type == "cuda"
-    with as_arm(pipe, arm, num_inference_steps) as (counts, steps), replaced_call(model, watch.around):
+    with as_method(pipe, method, num_inference_steps) as (counts, steps), replaced_call(model, watch.around):
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(device)
         synchronize(device)

@@ -18,7 +18,7 @@ from .cases import Case
 from .timing import Timed
 
 SCHEMA = "fastdiff_lab.Bench"
-VERSION = 1
+VERSION = 2
 SAME = ("device", "processor", "threads", "versions", "code")  # all parts of a benchmark share these
 
 
@@ -31,7 +31,7 @@ class Entry:
     """
 
     case: Case
-    arms: dict[str, list[int] | None] = field(default_factory=dict)
+    methods: dict[str, list[int] | None] = field(default_factory=dict)
     runs: dict[str, list[Timed]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     encoder: list[float] = field(default_factory=list)
@@ -88,16 +88,19 @@ def _entry(found: dict[str, Any]) -> Entry:
     """Rebuild an entry from JSON. Raises KeyError, TypeError, ValueError or AttributeError for anything else."""
     entry = Entry(
         Case(**found["case"]),
-        {str(arm): None if sizes is None else [int(size) for size in sizes] for arm, sizes in found["arms"].items()},
-        {arm: [_timed(run) for run in runs] for arm, runs in found["runs"].items()},
+        {str(method): None if sizes is None else [int(size) for size in sizes] for method, sizes in found["methods"].items()},
+        {method: [_timed(run) for run in runs] for method, runs in found["runs"].items()},
         {str(name): str(reason) for name, reason in found["failed"].items()},
         list(map(_seconds, found["encoder"])),
         {int(size): list(map(_seconds, seconds)) for size, seconds in found["decoder"].items()},
-        {arm: asdict(FlopCount(**{part: int(count) for part, count in counts.items()})) for arm, counts in found["flops"].items()},
+        {
+            method: asdict(FlopCount(**{part: int(count) for part, count in counts.items()}))
+            for method, counts in found["flops"].items()
+        },
         [{str(name): str(value) for name, value in turn.items()} for turn in found["clocks"]],
     )
-    if not entry.runs.keys() <= entry.flops.keys() & entry.arms.keys():
-        raise ValueError("runs of arms that it does not name")
+    if not entry.runs.keys() <= entry.flops.keys() & entry.methods.keys():
+        raise ValueError("runs of methods that it does not name")
     return entry
 
 

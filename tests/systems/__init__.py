@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import deepfloyd, latent, personal, pictures, schedulers, sound, stable_diffusion, steered, video
+from . import deepfloyd, images, latent, personal, schedulers, sound, stable_diffusion, steered, video
 from .base import System
 
 SYSTEMS: tuple[System, ...] = (
@@ -11,7 +11,7 @@ SYSTEMS: tuple[System, ...] = (
     *steered.SYSTEMS,
     *video.SYSTEMS,
     *latent.SYSTEMS,
-    *pictures.SYSTEMS,
+    *images.SYSTEMS,
     *sound.SYSTEMS,
     *personal.SYSTEMS,
     *schedulers.SYSTEMS,
@@ -31,5 +31,5 @@ _GIVEN = {
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """The further arguments of a system's call, for the `options` of `calibrate` and `compare`."""
+    """The further arguments of a system's call, for the `pipe_kwargs` of `calibrate` and `compare`."""
     return {key: value for key, value in ROWS[name].call.items() if key not in _GIVEN}

@@ -89,7 +89,7 @@ def as_tensor(value: Any) -> Tensor:
 
 
 def output(pipe: Any, call: Mapping[str, Any]) -> Tensor:
-    """The latents or pictures that the pipeline gives, always from the same seed."""
+    """The latents or images that the pipeline gives, always from the same seed."""
     return as_tensor(pipe(**call, generator=torch.Generator().manual_seed(3))[0])
 
 

@@ -1,4 +1,4 @@
-"""DeepFloyd-IF: the picture in three stages (paper, section 4.1 and F.2)."""
+"""DeepFloyd-IF: the image in three stages (paper, section 4.1 and F.2)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ SYSTEMS = (
     ),
     System(
         "if-2", "DeepFloyd-IF, stage 2", second_stage, TEXT | {"image": SMALL, "noise_level": 200},
-        FEATURES | {"picture": given(image=1 - SMALL), "noise level": given(noise_level=20)},
+        FEATURES | {"image": given(image=1 - SMALL), "noise level": given(noise_level=20)},
         paper="deepfloyd-if-2", paper_steps=50, group=PAPERS,
         note="the paper's list has every step a key, so nothing is saved; its code leaves out ten. Not among the full sizes: of the "
         "config of IF-II-L (1.2 B) only the layers per block could be confirmed",
@@ -86,7 +86,7 @@ SYSTEMS = (
             "output_type": "latent",
         },
         {
-            "text": given(prompt="a white ring at the left on a blue background"), "picture": given(image=1 - UPSCALED),
+            "text": given(prompt="a white ring at the left on a blue background"), "image": given(image=1 - UPSCALED),
             "noise level": given(noise_level=20),
         }, paper="deepfloyd-if-3", paper_steps=75, size="x4-upscaler", group=PAPERS,
     ),

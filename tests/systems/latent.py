@@ -119,12 +119,12 @@ SYSTEMS = (
         group=PAPERS,
     ),
     System(
-        "ddim", "Unconditional pictures, DDIM", lambda: assembled(DDIMPipeline, unet=plain(DTYPE), scheduler=scheduler()), PIXELS,
+        "ddim", "Unconditional images, DDIM", lambda: assembled(DDIMPipeline, unet=plain(DTYPE), scheduler=scheduler()), PIXELS,
         {"weights": done(_other_weights)}, close=1e-5, size="ddpm-cifar10",
         group=PAPERS,
     ),
     System(
-        "ddpm", "Unconditional pictures, DDPM",
+        "ddpm", "Unconditional images, DDPM",
         lambda: assembled(DDPMPipeline, unet=plain(torch.float32), scheduler=scheduler("DDPMScheduler")), PIXELS,
         {"weights": done(_other_weights)}, close=1e-5, size="ddpm-cifar10",
         group=PAPERS,

@@ -29,7 +29,7 @@ Model = TypeVar("Model", bound=nn.Module)
 DTYPE = torch.float64
 # No two sizes are equal by chance (tests/test_systems.py): code that takes one for the other would pass every test.
 WIDTH = 15  # of a text encoder's output
-PIXELS = (56, 40)  # height and width of a picture, whose latents are 14 by 10
+PIXELS = (56, 40)  # height and width of an image, whose latents are 14 by 10
 SIZE = {"height": PIXELS[0], "width": PIXELS[1]}
 # Of a video: for 3D UNets, and for motion modules. Two rows of five frames are ten, as the latents above are wide.
 OF_FRAMES, OF_MOTION = (24, 56), (32, 56)
@@ -73,7 +73,7 @@ def controlnet(config: dict[str, Any] = UNET, seed: int = 3) -> ControlNetModel:
 
 
 def controlnet_union(seed: int = 3) -> ControlNetUnionModel:
-    """One ControlNet for six kinds of control pictures, of which several may be given at once."""
+    """One ControlNet for six kinds of control images, of which several may be given at once."""
     options = {name: SDXL_UNET[name] for name in _SHARED_XL} | {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8, 12)}
     width = SDXL_UNET["block_out_channels"][0]
     fuser = {"num_trans_channel": width, "num_proj_channel": width, "num_trans_head": 3, "num_trans_layer": 1}
@@ -81,7 +81,7 @@ def controlnet_union(seed: int = 3) -> ControlNetUnionModel:
 
 
 def autoencoder(dtype: torch.dtype = DTYPE, channels: tuple[int, ...] = (4, 8, 12), **options: Any) -> AutoencoderKL:
-    """Pictures of four times the latents' sides."""
+    """Images of four times the latents' sides."""
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * len(channels), "up_block_types": ("UpDecoderBlock2D",) * len(channels)}
     config = {"block_out_channels": channels, "latent_channels": 4, "norm_num_groups": 4, "sample_size": 64} | kinds | options
     return built(lambda: AutoencoderKL(**config), dtype=dtype)
@@ -117,8 +117,8 @@ def _louder(encoder: Any) -> Any:
     return encoder
 
 
-def picture_encoder(side: int = 16) -> CLIPVisionModelWithProjection:
-    """`side`: of the pictures that it gets, in pixels; it looks at four patches."""
+def image_encoder(side: int = 16) -> CLIPVisionModelWithProjection:
+    """`side`: of the images that it gets, in pixels; it looks at four patches."""
     config = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=2, num_attention_heads=3, image_size=side,
         patch_size=side // 2,
@@ -155,13 +155,13 @@ def assembled(kind: type, **parts: Any) -> Any:
     return pipe
 
 
-def picture(seed: int = 8, *, count: int = 1, channels: int = 3) -> Tensor:
-    """`count` pictures of drawn pixels."""
+def image(seed: int = 8, *, count: int = 1, channels: int = 3) -> Tensor:
+    """`count` images of drawn pixels."""
     return drawn(count, channels, *PIXELS, seed=seed)
 
 
 def drawn(*shape: int, seed: int = 8) -> Tensor:
-    """Numbers from 0 to 1, such as a picture's."""
+    """Numbers from 0 to 1, such as an image's."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -44,7 +44,7 @@ class Refused:
 
 
 BLOCKS = {"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2, "joint_attention_dim": 8, "pooled_projection_dim": 8}
-NO_SKIPS = "a row of blocks in which text and picture are mixed: no encoder whose features a decoder gets through skips"
+NO_SKIPS = "a row of blocks in which text and image are mixed: no encoder whose features a decoder gets through skips"
 
 
 def _autoencoder() -> AutoencoderKL:
@@ -151,4 +151,4 @@ REFUSED = (
     ),
 )  # fmt: skip
 # Refused in mid-run, when it is seen: no error on entering.
-LATER = (("Self-attention guidance (SAG)", "it calls its UNet twice for each time-step, the second time with another picture"),)
+LATER = (("Self-attention guidance (SAG)", "it calls its UNet twice for each time-step, the second time with another image"),)

@@ -23,7 +23,7 @@ from .parts import (
     assembled,
     autoencoder,
     drawn,
-    picture,
+    image,
     scheduler,
     text_encoder,
     text_parts,
@@ -36,7 +36,7 @@ TEXT = {"prompt": "a red circle", "negative_prompt": "a small black star", "guid
 LATENT = TEXT | SIZE | {"output_type": "latent"}
 OTHER_TEXT = {"text": given(prompt="a white ring at the left on a blue background")}
 NEGATIVE = {"negative text": given(negative_prompt="a large green cross")}
-MASK = (picture(4, channels=1) > 0.5).double()
+MASK = (image(4, channels=1) > 0.5).double()
 
 
 def stable_diffusion(kind: type = StableDiffusionPipeline, config: dict[str, Any] = UNET, **parts: Any) -> Any:
@@ -71,12 +71,12 @@ def _with_epsilon(pipe: Any) -> None:
     pipe.scheduler = scheduler()
 
 
-PICTURE = picture()
-OTHER_PICTURE = {"picture": given(image=1 - PICTURE)}
+IMAGE = image()
+OTHER_IMAGE = {"image": given(image=1 - IMAGE)}
 
 SYSTEMS = (
     System(
-        "sd", "Stable Diffusion 1.x: text to image, guided, four pictures per prompt", stable_diffusion,
+        "sd", "Stable Diffusion 1.x: text to image, guided, four images per prompt", stable_diffusion,
         LATENT | {"num_images_per_prompt": 4}, OTHER_TEXT | NEGATIVE | {"guidance": given(guidance_scale=2.0)},
         paper="stable-diffusion", size="sd-1.5",
         note="callbacks that change text, rows or adapter scales in mid-run: tests/test_changes_in_mid_run.py (law 11)", group=PAPERS,
@@ -92,20 +92,20 @@ SYSTEMS = (
     ),
     System(
         "sd-img2img", "Stable Diffusion: image to image", lambda: stable_diffusion(StableDiffusionImg2ImgPipeline),
-        TEXT | {"output_type": "latent", "image": PICTURE, "strength": 0.7, "num_inference_steps": 8},
-        OTHER_TEXT | OTHER_PICTURE | {"strength": given(strength=0.5)}, calls=5, size="sd-1.5",
+        TEXT | {"output_type": "latent", "image": IMAGE, "strength": 0.7, "num_inference_steps": 8},
+        OTHER_TEXT | OTHER_IMAGE | {"strength": given(strength=0.5)}, calls=5, size="sd-1.5",
         note="strength changed between runs is another number of steps: refused by name, never the features of the run before",
     ),
     System(
         "sd-inpaint", "Stable Diffusion: inpainting with an ordinary UNet", lambda: stable_diffusion(StableDiffusionInpaintPipeline),
-        LATENT | {"image": PICTURE, "mask_image": MASK, "strength": 1.0},
-        OTHER_TEXT | OTHER_PICTURE | {"mask": given(mask_image=1 - MASK)}, size="sd-1.5",
+        LATENT | {"image": IMAGE, "mask_image": MASK, "strength": 1.0},
+        OTHER_TEXT | OTHER_IMAGE | {"mask": given(mask_image=1 - MASK)}, size="sd-1.5",
     ),
     System(
         "sd-inpaint-9", "Stable Diffusion: inpainting with its UNet of nine channels",
         lambda: stable_diffusion(StableDiffusionInpaintPipeline, UNET | {"in_channels": 9}),
-        LATENT | {"image": PICTURE, "mask_image": MASK, "strength": 1.0},
-        OTHER_TEXT | OTHER_PICTURE | {"mask": given(mask_image=1 - MASK)}, size="sd-1.5-inpainting",
+        LATENT | {"image": IMAGE, "mask_image": MASK, "strength": 1.0},
+        OTHER_TEXT | OTHER_IMAGE | {"mask": given(mask_image=1 - MASK)}, size="sd-1.5-inpainting",
     ),
     System(
         "sdxl", "SDXL base: text to image", sdxl, LATENT,
@@ -124,12 +124,12 @@ SYSTEMS = (
     ),
     System(
         "sdxl-img2img", "SDXL: image to image", lambda: sdxl(StableDiffusionXLImg2ImgPipeline),
-        TEXT | {"output_type": "latent", "image": PICTURE, "strength": 0.6, "num_inference_steps": 10},
-        OTHER_TEXT | OTHER_PICTURE | {"strength": given(strength=0.5)}, size="sdxl",
+        TEXT | {"output_type": "latent", "image": IMAGE, "strength": 0.6, "num_inference_steps": 10},
+        OTHER_TEXT | OTHER_IMAGE | {"strength": given(strength=0.5)}, size="sdxl",
     ),
     System(
         "sdxl-inpaint", "SDXL: inpainting", lambda: sdxl(StableDiffusionXLInpaintPipeline),
-        LATENT | {"image": PICTURE, "mask_image": MASK, "strength": 1.0 - 1e-4, "num_inference_steps": 6},
-        OTHER_TEXT | OTHER_PICTURE | {"mask": given(mask_image=1 - MASK)}, calls=5, size="sdxl",
+        LATENT | {"image": IMAGE, "mask_image": MASK, "strength": 1.0 - 1e-4, "num_inference_steps": 6},
+        OTHER_TEXT | OTHER_IMAGE | {"mask": given(mask_image=1 - MASK)}, calls=5, size="sdxl",
     ),
 )  # fmt: skip

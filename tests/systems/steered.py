@@ -20,11 +20,11 @@ from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUn
 from transformers import CLIPImageProcessor
 
 from .base import PAPERS, System, done, given
-from .parts import SDXL_UNET, WIDTH, built, controlnet, controlnet_union, drawn, normal, picture, picture_encoder
+from .parts import SDXL_UNET, WIDTH, built, controlnet, controlnet_union, drawn, image, image_encoder, normal
 from .stable_diffusion import LATENT, OTHER_TEXT, sdxl, stable_diffusion
 
-EDGES = picture(11)
-OTHER_EDGES = {"control picture": given(image=1 - EDGES)}
+EDGES = image(11)
+OTHER_EDGES = {"control image": given(image=1 - EDGES)}
 
 
 def steered(**parts: Any) -> Any:
@@ -53,13 +53,13 @@ def _adapter(kind: str, seed: int = 6) -> T2IAdapter:
 
 def with_ip_adapter() -> Any:
     """As `load_ip_adapter` does after its download: weights of the projection and of the added keys and values."""
-    pipe = stable_diffusion(image_encoder=picture_encoder(), feature_extractor=picture_processor())
+    pipe = stable_diffusion(image_encoder=image_encoder(), feature_extractor=image_processor())
     pipe.unet._load_ip_adapter_weights([ip_adapter_weights(pipe.unet)])
     pipe.unet.to(torch.float64).requires_grad_(False)
     return pipe
 
 
-def picture_processor() -> Any:
+def image_processor() -> Any:
     size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     return CLIPImageProcessor(**size)
 
@@ -141,7 +141,7 @@ SYSTEMS = (
     ),
     System(
         "controlnets", "Several ControlNets", several, LATENT | {"image": [EDGES, 1 - EDGES], "controlnet_conditioning_scale": [1.0, 0.7]},
-        {"first picture": given(image=[1 - EDGES, 1 - EDGES]), "second picture": given(image=[EDGES, EDGES])},
+        {"first image": given(image=[1 - EDGES, 1 - EDGES]), "second image": given(image=[EDGES, EDGES])},
         controlnets=2, paper="controlnet", size="sd-1.5 with ControlNet", group=PAPERS,
     ),
     System(
@@ -152,7 +152,7 @@ SYSTEMS = (
         "controlnet-part", "ControlNet for a part of the run", steered,
         CONTROL | {"control_guidance_start": 0.3, "control_guidance_end": 0.7},
         {
-            "control picture": given(image=5 * (1 - EDGES)), "start": given(control_guidance_start=0.0),
+            "control image": given(image=5 * (1 - EDGES)), "start": given(control_guidance_start=0.0),
             "end": given(control_guidance_end=1.0),
         },
         keys=(0, 2, 4), controlnets=1, paper="controlnet", size="sd-1.5 with ControlNet",
@@ -167,7 +167,7 @@ SYSTEMS = (
         "controlnet-union", "SDXL with ControlNetUnion: two kinds of control at once", lambda: united(controlnet_union()),
         LATENT | {"control_image": [EDGES, 1 - EDGES], "control_mode": [0, 3]},
         OTHER_TEXT | {
-            "first picture": given(control_image=[1 - EDGES, 1 - EDGES]), "kind": given(control_mode=[0, 5]),
+            "first image": given(control_image=[1 - EDGES, 1 - EDGES]), "kind": given(control_mode=[0, 5]),
             "scale": given(controlnet_conditioning_scale=0.3),
         }, controlnets=1, size="sdxl with ControlNetUnion",
     ),
@@ -175,7 +175,7 @@ SYSTEMS = (
         "controlnet-unions", "SDXL with several ControlNetUnions", lambda: united(controlnet_union(), controlnet_union(seed=4)),
         LATENT | {"control_image": [EDGES, 1 - EDGES], "control_mode": [1, 4], "controlnet_conditioning_scale": [1.0, 0.7]},
         {
-            "second picture": given(control_image=[EDGES, EDGES]), "kind": given(control_mode=[1, 2]),
+            "second image": given(control_image=[EDGES, EDGES]), "kind": given(control_mode=[1, 2]),
             "scale": given(controlnet_conditioning_scale=[1.0, 0.1]),
         }, controlnets=2,
     ),
@@ -189,7 +189,7 @@ SYSTEMS = (
             StableDiffusionAdapterPipeline, adapter=MultiAdapter([_adapter("full_adapter"), _adapter("full_adapter", 7)])
         ),
         LATENT | {"image": [EDGES, 1 - EDGES], "adapter_conditioning_scale": [0.9, 0.6]},
-        {"second picture": given(image=[EDGES, EDGES])}, size="sd-1.5",
+        {"second image": given(image=[EDGES, EDGES])}, size="sd-1.5",
     ),
     System(
         "sdxl-t2i-adapter", "SDXL with T2I-Adapter",
@@ -199,7 +199,7 @@ SYSTEMS = (
     System(
         "ip-adapter", "IP-Adapter", with_ip_adapter, LATENT | {"ip_adapter_image": drawn(1, 3, 16, 16, seed=13)},
         OTHER_TEXT | {
-            "picture prompt": given(ip_adapter_image=drawn(1, 3, 16, 16, seed=14)),
+            "image prompt": given(ip_adapter_image=drawn(1, 3, 16, 16, seed=14)),
             "scale": done(lambda pipe: pipe.set_ip_adapter_scale(0.2)),
         }, size="sd-1.5",
     ),

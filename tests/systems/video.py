@@ -37,12 +37,12 @@ from .parts import (
     built,
     controlnet,
     drawn,
-    picture_encoder,
+    image_encoder,
     scheduler,
     text_parts,
 )
 from .stable_diffusion import LATENT, NEGATIVE, OTHER_TEXT, stable_diffusion
-from .steered import picture_processor
+from .steered import image_processor
 
 SMALL = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 9, "block_out_channels": (27, 54)}
 
@@ -66,8 +66,8 @@ def i2vgen() -> Any:
         "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
     }  # fmt: skip
     parts = {
-        "image_encoder": picture_encoder(),
-        "feature_extractor": picture_processor(),
+        "image_encoder": image_encoder(),
+        "feature_extractor": image_processor(),
         "unet": built(lambda: I2VGenXLUNet(**config)),
     }
     pipe = assembled(I2VGenXLPipeline, vae=autoencoder(), scheduler=scheduler(), **parts, **text_parts())
@@ -76,7 +76,7 @@ def i2vgen() -> Any:
 
 
 def _always_drawn_alike(draw: Any) -> Any:
-    """I2VGen-XL and SparseCtrl draw their pictures' latents without the generator, so that no two of their runs are the same."""
+    """I2VGen-XL and SparseCtrl draw their images' latents without the generator, so that no two of their runs are the same."""
 
     def drawing(*args: Any, **kwargs: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -87,7 +87,7 @@ def _always_drawn_alike(draw: Any) -> Any:
 
 
 def stable_video(side: int = 16) -> Any:
-    """`side`: of what the picture encoder gets: tensors as they are, PIL pictures resized to 224."""
+    """`side`: of what the image encoder gets: tensors as they are, PIL images resized to 224."""
     config = {
         "sample_size": 16, "in_channels": 22, "out_channels": 11, "block_out_channels": (32, 64), "layers_per_block": 1,
         "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"), "num_attention_heads": (4, 4),
@@ -105,8 +105,8 @@ def stable_video(side: int = 16) -> Any:
         timestep_spacing="leading", timestep_type="continuous", sigma_min=0.002, sigma_max=700.0, steps_offset=1,
     )  # fmt: skip
     return assembled(
-        StableVideoDiffusionPipeline, vae=built(lambda: AutoencoderKLTemporalDecoder(**vae)), image_encoder=picture_encoder(side),
-        unet=built(lambda: UNetSpatioTemporalConditionModel(**config)), scheduler=noise, feature_extractor=picture_processor(),
+        StableVideoDiffusionPipeline, vae=built(lambda: AutoencoderKLTemporalDecoder(**vae)), image_encoder=image_encoder(side),
+        unet=built(lambda: UNetSpatioTemporalConditionModel(**config)), scheduler=noise, feature_extractor=image_processor(),
     )  # fmt: skip
 
 
@@ -150,8 +150,8 @@ def _still(pipe: Any) -> None:
 
 SIZE = {"height": OF_FRAMES[0], "width": OF_FRAMES[1]}
 FRAMES = LATENT | SIZE | {"num_frames": 5}
-PICTURE = drawn(1, 3, *OF_FRAMES)
-SMALL_PICTURE = drawn(1, 3, 16, 16)  # the picture encoder gets it as it is
+IMAGE = drawn(1, 3, *OF_FRAMES)
+SMALL_IMAGE = drawn(1, 3, 16, 16)  # the image encoder gets it as it is
 MOVING = {"height": OF_MOTION[0], "width": OF_MOTION[1]}
 ANIMATED = FRAMES | MOVING
 FIRST = drawn(1, 3, *OF_MOTION)
@@ -162,8 +162,8 @@ ZERO = MOVING | {
 }  # fmt: skip
 
 
-def _pil(picture: torch.Tensor) -> Image.Image:
-    return Image.fromarray((255 * picture[0].permute(1, 2, 0)).byte().numpy())
+def _pil(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray((255 * image[0].permute(1, 2, 0)).byte().numpy())
 
 
 SYSTEMS = (
@@ -179,33 +179,33 @@ SYSTEMS = (
         paper="text-to-video", size="text-to-video-1.7b", note="in diffusers 0.42.1 under `pipelines/deprecated`", group=PAPERS,
     ),
     System(
-        "stable-video", "Stable Video Diffusion: picture to video", stable_video,
-        SIZE | {"image": SMALL_PICTURE, "num_frames": 5, "num_inference_steps": 6, "output_type": "latent"},
+        "stable-video", "Stable Video Diffusion: image to video", stable_video,
+        SIZE | {"image": SMALL_IMAGE, "num_frames": 5, "num_inference_steps": 6, "output_type": "latent"},
         {
-            "picture": given(image=1 - SMALL_PICTURE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30),
+            "image": given(image=1 - SMALL_IMAGE), "motion bucket": given(motion_bucket_id=3), "frames per second": given(fps=30),
             "guidance of the last frame": given(max_guidance_scale=1.5),
         },
         size="svd", close=1e-5,
     ),
     System(
-        "i2vgen-xl", "I2VGen-XL: picture and text to video", i2vgen, FRAMES | {"image": PICTURE.float(), "clip_skip": None},
-        OTHER_TEXT | NEGATIVE | {"picture": given(image=1 - PICTURE.float()), "frames per second": given(target_fps=2)},
-        note="draws the picture's latents without its generator (not in the test), so it cannot be calibrated; with transformers 5 it needs "
+        "i2vgen-xl", "I2VGen-XL: image and text to video", i2vgen, FRAMES | {"image": IMAGE.float(), "clip_skip": None},
+        OTHER_TEXT | NEGATIVE | {"image": given(image=1 - IMAGE.float()), "frames per second": given(target_fps=2)},
+        note="draws the image's latents without its generator (not in the test), so it cannot be calibrated; with transformers 5 it needs "
         "`clip_skip=None`; in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(
         "animatediff", "AnimateDiff", animatediff, ANIMATED, OTHER_TEXT | NEGATIVE | {"motion": done(_still)}, size="animatediff",
     ),
     System(
-        "animatediff-controlnet", "AnimateDiff with a ControlNet, an edge picture for each frame",
+        "animatediff-controlnet", "AnimateDiff with a ControlNet, an edge image for each frame",
         lambda: animatediff(AnimateDiffControlNetPipeline, controlnet=controlnet()), ANIMATED | {"conditioning_frames": EDGES},
-        OTHER_TEXT | {"control pictures": given(conditioning_frames=[1 - frame for frame in EDGES])}, controlnets=1,
+        OTHER_TEXT | {"control images": given(conditioning_frames=[1 - frame for frame in EDGES])}, controlnets=1,
     ),
     System(
         "animatediff-sparsectrl", "AnimateDiff with SparseCtrl, edges for one frame",
         sparsectrl, ANIMATED | {"conditioning_frames": _pil(FIRST), "controlnet_frame_indices": [0]},
-        OTHER_TEXT | {"frame": given(controlnet_frame_indices=[2]), "control picture": given(conditioning_frames=_pil(1 - FIRST))},
-        controlnets=1, note="draws the control pictures' latents without its generator (not in the test), so it cannot be calibrated",
+        OTHER_TEXT | {"frame": given(controlnet_frame_indices=[2]), "control image": given(conditioning_frames=_pil(1 - FIRST))},
+        controlnets=1, note="draws the control images' latents without its generator (not in the test), so it cannot be calibrated",
     ),
     System(
         "animatediff-video", "AnimateDiff, video to video", lambda: animatediff(AnimateDiffVideoToVideoPipeline),
@@ -213,8 +213,8 @@ SYSTEMS = (
         OTHER_TEXT | {"video": given(video=[1 - frame for frame in EDGES])}, calls=5, size="animatediff",
     ),
     System(
-        "pia", "PIA: a picture and a text to video", lambda: animatediff(PIAPipeline, conv_in_channels=9), ANIMATED | {"image": FIRST},
-        OTHER_TEXT | {"picture": given(image=1 - FIRST), "motion scale": given(motion_scale=2)},
+        "pia", "PIA: an image and a text to video", lambda: animatediff(PIAPipeline, conv_in_channels=9), ANIMATED | {"image": FIRST},
+        OTHER_TEXT | {"image": given(image=1 - FIRST), "motion scale": given(motion_scale=2)},
         note="in diffusers 0.42.1 under `pipelines/deprecated`",
     ),
     System(

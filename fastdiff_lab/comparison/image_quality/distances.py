@@ -31,12 +31,12 @@ class _AsGiven(nn.Module):
 def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int | None = None) -> tuple[float, float]:
     """Squared maximum mean discrepancy with a cubic kernel, and its standard deviation over 100 subsets.
 
-    >>> kernel_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
+    >>> kernel_distance(scene_features(images), scene_features(scenes))  # doctest: +SKIP
 
     Unbiased, so that it may be negative for similar sets. Computed by torchmetrics, always with the same subsets.
 
     Args:
-        features_a: Shape (pictures, features); so has `features_b`.
+        features_a: Shape (images, features); so has `features_b`.
         subset_size: Images per subset, at least 2; None for half of the smaller set.
 
     Raises:
@@ -46,9 +46,7 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int 
     fewest = min(len(features_a), len(features_b))
     size = max(2, fewest // 2) if subset_size is None else subset_size
     if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= fewest:
-        raise ValueError(
-            f"subset_size={size!r} asked; accepted: a whole number from 2 to {fewest}, the pictures of the smaller set"
-        )
+        raise ValueError(f"subset_size={size!r} asked; accepted: a whole number from 2 to {fewest}, the images of the smaller set")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
         torch.default_generator.manual_seed(0)  # torch.manual_seed would reset a GPU's generator too
@@ -59,9 +57,9 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int 
 def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
     """Frechet distance of two sets of features, each as a normal distribution. It needs thousands of images.
 
-    >>> frechet_distance(scene_features(pictures), scene_features(scenes))  # doctest: +SKIP
+    >>> frechet_distance(scene_features(images), scene_features(scenes))  # doctest: +SKIP
 
-    Both have shape (pictures, features). Computed by torchmetrics. Raises ValueError for sets that do not fit each other.
+    Both have shape (images, features). Computed by torchmetrics. Raises ValueError for sets that do not fit each other.
     """
     _check_features(features_a, features_b)
     return float(_computed(FrechetInceptionDistance(_AsGiven(features_a.shape[1])), features_a, features_b))
@@ -77,5 +75,5 @@ def _check_features(features_a: Tensor, features_b: Tensor) -> None:
     shapes = [tuple(features_a.shape), tuple(features_b.shape)]
     if any(len(shape) != 2 or shape[0] < 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
         raise ValueError(
-            f"features of shapes {shapes[0]} and {shapes[1]} given; accepted: (pictures, features), 2 pictures or more, as many features"
+            f"features of shapes {shapes[0]} and {shapes[1]} given; accepted: (images, features), 2 images or more, as many features"
         )

@@ -103,7 +103,7 @@ class InceptionV3(nn.Module):
     >>> InceptionV3()(torch.zeros(1, 3, 256, 256, dtype=torch.uint8)).shape  # doctest: +SKIP
     torch.Size([1, 2048])
 
-    Takes bytes (pictures, 3, height, width), resizes them bilinearly to 299x299, and returns the features before the classifier.
+    Takes bytes (images, 3, height, width), resizes them bilinearly to 299x299, and returns the features before the classifier.
     These weights want another mean at the border than torchvision's, and maximum pooling in the last block.
     """
 

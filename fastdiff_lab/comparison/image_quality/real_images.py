@@ -1,6 +1,6 @@
 """Read real images from a folder, for distances between sets.
 
-- `picture_files(folder)`: the files, each checked to be an image
+- `image_files(folder)`: the files, each checked to be an image
 - `opened(path)`: one of them
 - `as_square(image)`: the form in which sets are compared
 """
@@ -20,17 +20,17 @@ _FORMATS = ("JPEG", "PNG", "WEBP")
 SIDE = 256  # pixels, as usual for COCO
 
 
-def picture_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The image files in a folder by name, each checked by its header. Folders inside are left out.
 
-    >>> picture_files(Path("val2014"))[0].name  # doctest: +SKIP
+    >>> image_files(Path("val2014"))[0].name  # doctest: +SKIP
     'COCO_val2014_000000000042.jpg'
 
     Raises FileNotFoundError for no folder or no images in it, ValueError for a file that is no image.
     """
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
     if not found:
-        raise FileNotFoundError(f"no pictures in {str(folder)!r}; accepted: a folder with files that end in {', '.join(ENDINGS)}")
+        raise FileNotFoundError(f"no images in {str(folder)!r}; accepted: a folder with files that end in {', '.join(ENDINGS)}")
     for path in found:
         _checked(path, whole=False)
     return found
@@ -49,7 +49,7 @@ def _checked(path: Path, whole: bool) -> Image.Image:
                 return ImageOps.exif_transpose(image).convert("RGB") if whole else image
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
-            f"{path} is no picture that can be read ({error}); accepted: JPEG, PNG or WebP, none of them damaged"
+            f"{path} is no image that can be read ({error}); accepted: JPEG, PNG or WebP, none of them damaged"
         ) from None
 
 

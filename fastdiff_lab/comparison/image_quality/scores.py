@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ...inputs.extras import extra
 from .distances import frechet_distance, kernel_distance
-from .real_images import as_square, opened, picture_files
+from .real_images import as_square, image_files, opened
 from .weights import load_clip, load_inception, load_lpips
 
 with extra("quality", "CLIPScore"):
@@ -36,7 +36,7 @@ _AT_ONCE = 32  # images in a network's batch
 
 @dataclass(frozen=True)
 class Quality:
-    """Judge images. `real` holds features of the real ones, (pictures, 2048); CLIP reads `caption_prefix` before each prompt.
+    """Judge images. `real` holds features of the real ones, (images, 2048); CLIP reads `caption_prefix` before each prompt.
 
     A network that no metric needs is None.
     """
@@ -49,13 +49,13 @@ class Quality:
     lpips: nn.Module | None
     caption_prefix: str = ""
 
-    def of_pictures(self, images: Sequence[Image.Image], untouched: Sequence[Image.Image], prompts: Sequence[str]) -> pd.DataFrame:
+    def of_images(self, images: Sequence[Image.Image], baseline: Sequence[Image.Image], prompts: Sequence[str]) -> pd.DataFrame:
         """`clip_score` of each image to its prompt and `lpips` to its baseline image, as far as asked."""
         columns: dict[str, list[float]] = {}
         if self.clip is not None:
             columns["clip_score"] = [self._clip_score(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
         if self.lpips is not None:
-            columns["lpips"] = [self._lpips(image, other) for image, other in zip(images, untouched, strict=True)]
+            columns["lpips"] = [self._lpips(image, other) for image, other in zip(images, baseline, strict=True)]
         return pd.DataFrame(columns, index=range(len(images)))
 
     @torch.no_grad()
@@ -69,11 +69,11 @@ class Quality:
     @torch.no_grad()
     def _lpips(self, image: Image.Image, other: Image.Image) -> float:
         assert self.lpips is not None
-        a, b = (_bytes(picture)[None].to(self.device) / 255 for picture in (image, other))
+        a, b = (_bytes(each)[None].to(self.device) / 255 for each in (image, other))
         return float(self.lpips(a, b, normalize=True))
 
     def features(self, images: Sequence[Image.Image]) -> Tensor | None:
-        """Inception's features of images, (pictures, 2048), on the CPU; None if no metric needs them."""
+        """Inception's features of images, (images, 2048), on the CPU; None if no metric needs them."""
         if self.inception is None:
             return None
         parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
@@ -105,20 +105,20 @@ def quality_of(
     metrics: Sequence[str],
     *,
     metric_weights: str | Path | None = None,
-    real_pictures: str | Path | None = None,
-    pictures: int,
+    real_images: str | Path | None = None,
+    images: int,
     device: Any = "cpu",
     caption_prefix: str = "",
 ) -> Quality | None:
     """Load what the metrics need, and check the real images; None for no metrics.
 
-    >>> quality = quality_of(["fid", "lpips"], metric_weights="weights", real_pictures="val2014", pictures=10_000)  # doctest: +SKIP
+    >>> quality = quality_of(["fid", "lpips"], metric_weights="weights", real_images="val2014", images=10_000)  # doctest: +SKIP
 
     Args:
         metrics: Names from `METRICS`.
         metric_weights: Folder of the weight files (docs/quality.md).
-        real_pictures: Folder of real images, for FID and KID.
-        pictures: How many images each method will have.
+        real_images: Folder of real images, for FID and KID.
+        images: How many images each method will have.
         device: Where the networks run.
 
     Raises:
@@ -126,12 +126,12 @@ def quality_of(
         ValueError: Unknown metrics, folders that are missing or not needed, damaged files, or too few images.
         FileNotFoundError: Weights or images are not there.
     """
-    asked = _checked_metrics(metrics, metric_weights, real_pictures)
+    asked = _checked_metrics(metrics, metric_weights, real_images)
     if not asked:
         return None
     folder, place = Path(str(metric_weights)), torch.device(device)
-    files = picture_files(Path(str(real_pictures))) if set(asked) & set(OF_SETS) else []
-    _check_counts(asked, pictures, len(files))
+    files = image_files(Path(str(real_images))) if set(asked) & set(OF_SETS) else []
+    _check_counts(asked, images, len(files))
     clip = load_clip(folder) if "clip_score" in asked else None
     lpips = load_lpips(folder).to(place) if "lpips" in asked else None
     inception = load_inception(folder).to(place) if files else None
@@ -159,14 +159,12 @@ def _checked_metrics(metrics: Sequence[str], weights: object, real: object) -> t
             f"{' and '.join(asked)} asked without weights; accepted: metric_weights=FOLDER (--weights), as docs/quality.md lays it out"
         )
     if of_sets and real is None:
-        raise ValueError(
-            f"{' and '.join(of_sets)} asked without real pictures; accepted: real_pictures=FOLDER of picture files (--real)"
-        )
+        raise ValueError(f"{' and '.join(of_sets)} asked without real images; accepted: real_images=FOLDER of image files (--real)")
     if (weights is not None and not asked) or (real is not None and not of_sets):
-        given = "real_pictures (--real)" if asked or weights is None else "metric_weights (--weights)"
+        given = "real_images (--real)" if asked or weights is None else "metric_weights (--weights)"
         raise ValueError(
             f"{given} given, and no metric that needs it (metrics={list(asked)}); accepted: metrics=[...] of {', '.join(METRICS)}, "
-            f"real_pictures with {' or '.join(OF_SETS)} only"
+            f"real_images with {' or '.join(OF_SETS)} only"
         )
     return asked
 
@@ -175,11 +173,11 @@ def _check_counts(asked: Sequence[str], drawn: int, real: int) -> None:
     for name in asked:
         if name in OF_SETS and min(drawn, real) < FEWEST[name]:
             raise ValueError(
-                f"{name} asked of {drawn} pictures an arm and {real} real ones; accepted: {FEWEST[name]} or more of each"
+                f"{name} asked of {drawn} images a method and {real} real ones; accepted: {FEWEST[name]} or more of each"
             )
 
 
 def _of_files(inception: nn.Module, files: Sequence[Path], device: torch.device) -> Tensor:
     """Features of image files, batch by batch."""
-    starts = tqdm(range(0, len(files), _AT_ONCE), desc="real pictures", leave=False)
+    starts = tqdm(range(0, len(files), _AT_ONCE), desc="real images", leave=False)
     return torch.cat([_seen(inception, [opened(path) for path in files[i : i + _AT_ONCE]], device) for i in starts])

@@ -1,7 +1,7 @@
 """Compare every rival at the same numbers of keys.
 
 >>> from fastdiff_lab.comparison.suite import held_out_prompts, run_suite
->>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+>>> table, images = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 """
 
 from .run import held_out_prompts, run_suite

@@ -17,12 +17,12 @@ with extra("lab", "the suite's figure"):
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 PANELS = {
-    "forward_calls": "sequential denoiser calls per picture",
-    "seconds": "seconds per picture",
-    "gflops": "GFLOPs per picture (2 per multiply-add)",
+    "forward_calls": "sequential denoiser calls per image",
+    "seconds": "seconds per image",
+    "gflops": "GFLOPs per image (2 per multiply-add)",
 }
 OWN, OF_FEATURES = "derived for predictions", "derived for features"
-# (what, keys) -> colour and marker; the line is dashed for order 0, solid for order 1.
+# (kind, keys) -> colour and marker; the line is dashed for order 0, solid for order 1.
 LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "uniform"): (PETROFF[0], "o"),
     ("features", "derived"): (PETROFF[1], "s"),
@@ -34,13 +34,13 @@ LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("predictions", OF_FEATURES): (PETROFF[6], "<"),
     ("predictions", "refined"): (PETROFF[9], "H"),
     ("predictions", "paper"): (PETROFF[7], "P"),
-    ("plain", ""): ("black", "D"),
+    ("fewer steps", ""): ("black", "D"),
     ("deepcache", ""): (PETROFF[8], "X"),
 }
 NAMES = {"paper": "the paper's keys", OWN: "keys derived for them", OF_FEATURES: "keys derived for features"}
-PLAIN = {"plain": "plain sampler, fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
+RIVALS = {"fewer steps": "fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
 SINGLE = ("paper", "refined")  # not at every number of keys
-HOW = {0.0: "held", 1.0: "extrapolated"}
+HOW = {0.0: "reused", 1.0: "extrapolated"}
 
 
 def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
@@ -59,7 +59,7 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
         ax = axes[name]
         _panel(ax, drawn, name)
         _reference_line(ax, table)
-        ax.set(xscale="log", xlabel=PANELS[name], ylabel="" if place % 2 else "PSNR to the untouched run (dB)")
+        ax.set(xscale="log", xlabel=PANELS[name], ylabel="" if place % 2 else "PSNR to the baseline (dB)")
         _plain_ticks(ax)
     axes["legend"].set_axis_off()
     axes["legend"].legend(*axes[panels[0]].get_legend_handles_labels(), loc="center", ncols=len(panels) % 2 or 2, fontsize="small")
@@ -68,21 +68,21 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
     """The methods that are plotted, without predictions extrapolated at the keys of features if they have their own."""
-    shown = table[~table["noise"].astype(bool) & (table["what"] != "untouched") & np.isfinite(table["psnr"])]
+    shown = table[~table["noise"].astype(bool) & (table["kind"] != "baseline") & np.isfinite(table["psnr"])]
     if not (shown["keys"] == OWN).any():
         return shown
-    of_features = (shown["what"] == "predictions") & (shown["keys"] == "derived")
+    of_features = (shown["kind"] == "predictions") & (shown["keys"] == "derived")
     return shown.assign(keys=shown["keys"].mask(of_features, OF_FEATURES))[~of_features | (shown["order"] == 0)]
 
 
 def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
-    for (what, keys), (colour, marker) in LOOKS.items():
-        family = drawn[(drawn["what"] == what) & (drawn["keys"] == keys)]
-        for order, arms in chain(family.groupby("order"), [(None, family[family["order"].isna()])]):
-            if not arms.empty:
+    for (kind, keys), (colour, marker) in LOOKS.items():
+        family = drawn[(drawn["kind"] == kind) & (drawn["keys"] == keys)]
+        for order, methods in chain(family.groupby("order"), [(None, family[family["order"].isna()])]):
+            if not methods.empty:
                 look = _look(order, keys, colour, marker)
-                ordered = arms.sort_values(cost)
-                ax.plot(ordered[cost], ordered["psnr"], label=_label(what, keys, order), **look)
+                ordered = methods.sort_values(cost)
+                ax.plot(ordered[cost], ordered["psnr"], label=_label(kind, keys, order), **look)
     ax.grid(color="0.92")
     ax.set_axisbelow(True)
 
@@ -94,17 +94,17 @@ def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
     return look | ({"markerfacecolor": "white", "markeredgewidth": 1.5} if order == 0 else {})
 
 
-def _label(what: str, keys: str, order: Any) -> str:
+def _label(kind: str, keys: str, order: Any) -> str:
     if order is None:
-        return PLAIN[what]
-    return f"{what} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
+        return RIVALS[kind]
+    return f"{kind} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
 
 
 def _reference_line(ax: Axes, table: pd.DataFrame) -> None:
-    untouched = table[table["what"] == "untouched"]
-    if "reference_psnr" in table and len(untouched):
-        level = float(untouched["reference_psnr"].iloc[0])
-        label = "the untouched run's own PSNR to the converged reference"
+    baseline = table[table["kind"] == "baseline"]
+    if "reference_psnr" in table and len(baseline):
+        level = float(baseline["reference_psnr"].iloc[0])
+        label = "the baseline's own PSNR to the converged reference"
         ax.axhline(level, color="0.35", linestyle=(0, (6, 2, 1, 2)), linewidth=1.2, label=label)
 
 

@@ -3,7 +3,7 @@
 - `compare_into(folder, ...)`: the command `fastdiff-lab compare`
 - `write_suite(folder, pipe, costs, ...)`: the suite
 - `write_comparison(folder, pipe, schedules, ...)`: a comparison of given schedules
-- `read_costs(paths)`: reuse costs by what and order
+- `read_costs(paths)`: reuse costs by reuse and order
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -22,11 +22,14 @@ from ...inputs.plain_values import prompts_of, seeds_of, whole
 from ...key_schedule import KeySchedule
 from ...pipelines import load_pipeline
 from ...sampling.call_options import own_guidance
-from ...sampling.methods import Arm, denoiser_calls
-from ..compare import compare_pictures, default_arms, with_costs
+from ...sampling.methods import Method, denoiser_calls
+from ..compare import compare_images, default_methods, with_costs
 from ..environment import about_run
 from .claims import paired
-from .run import Costs, held_out_prompts, suite_pictures, suite_table
+from .run import Costs, held_out_prompts, suite_images, suite_table
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def compare_into(
@@ -54,7 +57,7 @@ def compare_into(
         prompts: Text file with a prompt per line; None for `count` held-out captions.
         seeds: How many.
         threads: CPU threads; None leaves them.
-        store: None for pictures.sqlite in the folder.
+        store: None for images.sqlite in the folder.
         pipeline: Arguments of `load_pipeline`. Other options as for `run_suite`.
 
     Returns:
@@ -71,11 +74,11 @@ def compare_into(
     measured = read_costs(costs)
     loaded = {path.stem: KeySchedule.load(path) for path in schedules}
     pipe = load_pipeline(**(pipeline or {}))
-    of_run = {"seeds": at, "store": store or folder / "pictures.sqlite", **options}
+    of_run = {"seeds": at, "store": store or folder / "images.sqlite", **options}
     if suite:
         return write_suite(folder, pipe, measured, texts, refined=list(loaded.values()), **of_run)
-    arms = {name: Arm(schedule, order=order) for name, schedule in loaded.items()}
-    return write_comparison(folder, pipe, arms, texts, **of_run)
+    methods = {name: Method(schedule, order=order) for name, schedule in loaded.items()}
+    return write_comparison(folder, pipe, methods, texts, **of_run)
 
 
 def _check_asked(schedules: Sequence[Path], suite: bool, costs: Sequence[Path]) -> None:
@@ -88,12 +91,12 @@ def _check_asked(schedules: Sequence[Path], suite: bool, costs: Sequence[Path]) 
     stems = [path.stem for path in schedules]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise ValueError(f"two schedule files are named {twice!r}; accepted: files of different names, which name the arms")
+        raise ValueError(f"two schedule files are named {twice!r}; accepted: files of different names, which name the methods")
 
 
 def write_suite(
     folder: str | Path,
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: Costs,
     prompts: Sequence[str],
     *,
@@ -105,14 +108,14 @@ def write_suite(
     store: str | Path | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Run the suite and write about.json, pictures.csv, paired.csv, table.csv and suite.png, all at the end.
+    """Run the suite and write about.json, images.csv, paired.csv, table.csv and suite.png, all at the end.
 
     >>> write_suite("runs/suite", pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
     Arguments and table as for `run_suite`. If it stops early, older files stay, and images stay in the store.
     Raises OSError for a folder that cannot be written.
     """
-    from ... import plot  # without the extra that it needs, this fails before a picture is drawn
+    from ... import plot  # without the extra that it needs, this fails before an image is drawn
     from .figure import plot_suite
 
     place, seeds = writable_folder(Path(folder)), seeds_of(seeds, least=0)
@@ -120,14 +123,14 @@ def write_suite(
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}
     counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
     about = {"prompts": prompts, "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
-    pictures = suite_pictures(
+    images = suite_images(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options
     )
-    table = suite_table(pipe, costs, pictures, repeats=repeats, **of_run, **counts)
+    table = suite_table(pipe, costs, images, repeats=repeats, **of_run, **counts)
     _write_about(place, pipe, about | {"costs": [dict(given.measured_on) for given in costs.values()]} | _of_quality(options))
-    _write_table(pictures, place / "pictures.csv")
+    _write_table(images, place / "images.csv")
     _write_table(table, place / "table.csv")
-    _write_table(paired(pictures, table), place / "paired.csv")
+    _write_table(paired(images, table), place / "paired.csv")
     figure = plot_suite(table, plot.figure(12, 10))
     write_whole(place / "suite.png", lambda file: figure.savefig(file, format="png", dpi=110))
     return table
@@ -135,8 +138,8 @@ def write_suite(
 
 def write_comparison(
     folder: str | Path,
-    pipe: Any,
-    schedules: Mapping[str, KeySchedule | Arm],
+    pipe: DiffusionPipeline,
+    schedules: Mapping[str, KeySchedule | Method],
     prompts: Sequence[str],
     *,
     num_inference_steps: int = 50,
@@ -144,7 +147,7 @@ def write_comparison(
     repeats: int = 3,
     **options: Any,
 ) -> pd.DataFrame:
-    """Compare schedules or methods and write about.json, pictures.csv and table.csv, all at the end.
+    """Compare schedules or methods and write about.json, images.csv and table.csv, all at the end.
 
     >>> write_comparison("runs/compare", pipe, {"mine": KeySchedule.load("schedule.json")}, prompts)  # doctest: +SKIP
 
@@ -153,12 +156,12 @@ def write_comparison(
     place = writable_folder(Path(folder))
     prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}
-    arms = default_arms(denoiser_calls(pipe, num_inference_steps), schedules)
-    described = {name: arm.about() for name, arm in arms.items()}
-    pictures = compare_pictures(pipe, arms, prompts, rivals=False, **of_run, **options)
-    table = with_costs(pipe, arms, pictures, repeats=repeats, **of_run)
-    _write_about(place, pipe, of_run | {"prompts": list(prompts), "arms": described, "repeats": repeats} | _of_quality(options))
-    _write_table(pictures, place / "pictures.csv")
+    methods = default_methods(denoiser_calls(pipe, num_inference_steps), schedules)
+    described = {name: method.about() for name, method in methods.items()}
+    images = compare_images(pipe, methods, prompts, rivals=False, **of_run, **options)
+    table = with_costs(pipe, methods, images, repeats=repeats, **of_run)
+    _write_about(place, pipe, of_run | {"prompts": list(prompts), "methods": described, "repeats": repeats} | _of_quality(options))
+    _write_table(images, place / "images.csv")
     _write_table(table, place / "table.csv")
     return table
 
@@ -168,12 +171,12 @@ def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]
 
     >>> read_costs(["encoder-1.safetensors"])  # doctest: +SKIP
 
-    Raises ValueError for two files of the same what and order, and as `ReuseCosts.load` does.
+    Raises ValueError for two files of the same reuse and order, and as `ReuseCosts.load` does.
     """
     found: dict[tuple[str, int], ReuseCosts] = {}
     for path in paths:
         costs = ReuseCosts.load(path)
-        of = str(costs.measured_on.get("what", "encoder")), costs.order
+        of = str(costs.measured_on.get("reuse", "encoder")), costs.order
         if of in found:
             raise ValueError(f"{path} holds costs for {of}, and so does a file before it; accepted: one file for each")
         found[of] = costs
@@ -182,10 +185,10 @@ def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]
 
 def _of_quality(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of quality and the metrics' versions."""
-    return {name: options[name] for name in ("metrics", "metric_weights", "real_pictures") if options.get(name)}
+    return {name: options[name] for name in ("metrics", "metric_weights", "real_images") if options.get(name)}
 
 
-def _write_about(folder: Path, pipe: Any, asked: Mapping[str, Any]) -> None:
+def _write_about(folder: Path, pipe: DiffusionPipeline, asked: Mapping[str, Any]) -> None:
     document = about_run(pipe) | {"asked": dict(asked)}
     write_text(folder / "about.json", json.dumps(document, indent=2, default=str) + "\n")
 

@@ -1,7 +1,7 @@
 """Run every rival at the same numbers of keys, and make one table.
 
 - `run_suite(pipe, costs, prompts, ...)`: the table, and the rows per image behind it
-- `suite_pictures`, `suite_table`: its two halves
+- `suite_images`, `suite_table`: its two halves
 - `held_out_prompts(count)`, `check_held_out(costs, prompts)`: captions that no training and no calibration uses
 """
 
@@ -17,15 +17,16 @@ from ...inputs.plain_values import prompts_of, whole
 from ...key_schedule import KeySchedule
 from ...sampling.methods import denoiser_calls
 from ...shapes.data import held_out_scenes
-from ..compare import compare_pictures, with_costs
-from .suite_methods import COUNTS, Costs, suite_arms, suite_columns
+from ..compare import compare_images, with_costs
+from .suite_methods import COUNTS, Costs, suite_columns, suite_methods
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from distributed import Client
 
 
 def run_suite(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: Costs,
     prompts: Sequence[str],
     *,
@@ -34,45 +35,45 @@ def run_suite(
     guidance_scale: float | None = None,
     reference_steps: int | None = 1000,
     repeats: int = 3,
-    batch: int = 16,
+    batch_size: int = 16,
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     counts: Sequence[int] = COUNTS,
     refined: Sequence[KeySchedule] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Run all methods of `suite_arms` on each prompt and seed.
+    """Run all methods of `suite_methods` on each prompt and seed.
 
-    >>> table, pictures = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+    >>> table, images = run_suite(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
     Args:
-        prompts: None that `costs` were measured on. Other arguments as for `compare` and `suite_arms`.
+        prompts: None that `costs` were measured on. Other arguments as for `compare` and `suite_methods`.
 
     Returns:
-        The table of `compare` with the columns of `suite_columns`, and the table of `compare_pictures`.
+        The table of `compare` with the columns of `suite_columns`, and the table of `compare_images`.
 
     Raises:
-        ValueError: Prompts of `costs`, and as `compare` and `suite_arms` raise.
+        ValueError: Prompts of `costs`, and as `compare` and `suite_methods` raise.
         ModuleNotFoundError: DeepCache's package is not installed.
     """
-    pictures = suite_pictures(
+    images = suite_images(
         pipe, costs, prompts, seeds=seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-        reference_steps=reference_steps, batch=batch, n_jobs=n_jobs, store=store, counts=counts, refined=refined,
+        reference_steps=reference_steps, batch_size=batch_size, n_jobs=n_jobs, store=store, counts=counts, refined=refined,
     )  # fmt: skip
     table = suite_table(
         pipe,
         costs,
-        pictures,
+        images,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         repeats=repeats,
         counts=counts,
         refined=refined,
     )
-    return table, pictures
+    return table, images
 
 
-def suite_pictures(
-    pipe: Any,
+def suite_images(
+    pipe: DiffusionPipeline,
     costs: Costs,
     prompts: Sequence[str],
     *,
@@ -83,11 +84,11 @@ def suite_pictures(
 ) -> pd.DataFrame:
     """The rows per image of `run_suite`; arguments as there.
 
-    >>> pictures = suite_pictures(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
+    >>> images = suite_images(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
-    arms, prompts = suite_arms(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
+    methods, prompts = suite_methods(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
     check_held_out(costs, prompts)
-    return compare_pictures(pipe, arms, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
+    return compare_images(pipe, methods, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
 
 def check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
@@ -101,9 +102,9 @@ def check_held_out(costs: Costs, prompts: Sequence[str]) -> None:
 
 
 def suite_table(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     costs: Costs,
-    pictures: pd.DataFrame,
+    images: pd.DataFrame,
     *,
     num_inference_steps: int = 50,
     counts: Sequence[int] = COUNTS,
@@ -112,13 +113,13 @@ def suite_table(
 ) -> pd.DataFrame:
     """The table of `run_suite` from its rows per image, with costs measured now; arguments as there.
 
-    >>> table = suite_table(pipe, costs, pictures)  # doctest: +SKIP
+    >>> table = suite_table(pipe, costs, images)  # doctest: +SKIP
     """
     calls = denoiser_calls(pipe, num_inference_steps)
     found = with_costs(
-        pipe, suite_arms(calls, costs, counts, refined), pictures, num_inference_steps=num_inference_steps, **options
+        pipe, suite_methods(calls, costs, counts, refined), images, num_inference_steps=num_inference_steps, **options
     )
-    return suite_columns(calls, costs, counts, refined).merge(found, on="arm", validate="one_to_one")
+    return suite_columns(calls, costs, counts, refined).merge(found, on="method", validate="one_to_one")
 
 
 def held_out_prompts(count: int) -> list[str]:

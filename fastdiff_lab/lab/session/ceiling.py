@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from ...hooks.denoiser import denoiser_of
 from ...sampling.methods import denoiser_arguments
 from .settings import Acceleration, Settings
 from .watching import Cancelled
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 SIZES = (1, 2, 4, 8, 16)
 REPEATS = 3
@@ -28,7 +32,7 @@ class TimedHalves:
 
     def measure(
         self,
-        pipe: Any,
+        pipe: DiffusionPipeline,
         settings: Settings,
         report: Callable[[int, int], object] = lambda done, of: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -51,10 +55,10 @@ class TimedHalves:
         encoder, decoder = timed
         schedule = acceleration.schedule
         sizes = [len(group) for group in schedule.groups()]
-        if acceleration.what == "prediction":
+        if acceleration.reuse == "prediction":
             return schedule.num_steps / len(sizes)
-        untouched = schedule.num_steps * (encoder + decoder[1])
-        return untouched / at_best(len(sizes), sizes, encoder, {size: _at(decoder, size) for size in sizes})
+        baseline = schedule.num_steps * (encoder + decoder[1])
+        return baseline / at_best(len(sizes), sizes, encoder, {size: _at(decoder, size) for size in sizes})
 
 
 def _at(decoder: dict[int, float], size: int) -> float:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from ...inputs.files import write_text
-from .paired_run import ACCELERATED, UNTOUCHED, Pair
+from .paired_run import ACCELERATED, BASELINE, Pair
 from .prediction import Prediction
 
 COLUMNS = (
-    "run", "prompt", "seed", "scheduler", "steps", "guidance_scale", "keys", "schedule", "source", "what", "order", "prior_noise",
-    "prior_start", "encoder_calls", "forward_calls", "gflops", "seconds_untouched", "seconds", "ratio", "psnr", "ssim", "latent_error",
-    "predicted_error", "prompt_right_untouched", "prompt_right",
+    "run", "prompt", "seed", "scheduler", "steps", "guidance_scale", "keys", "schedule", "source", "reuse", "order", "prior_noise",
+    "prior_start", "encoder_calls", "forward_calls", "gflops", "seconds_baseline", "seconds", "ratio", "psnr", "ssim", "latent_error",
+    "predicted_error", "prompt_right_baseline", "prompt_right",
 )  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def _of_settings(pair: Pair) -> dict:
     return {
         "prompt": settings.prompt, "seed": settings.seed, "scheduler": settings.scheduler, "steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale, "keys": len(acceleration.schedule.keys), "schedule": str(acceleration.schedule),
-        "source": acceleration.schedule.source, "what": acceleration.what, "order": acceleration.order,
+        "source": acceleration.schedule.source, "reuse": acceleration.reuse, "order": acceleration.order,
         "prior_noise": acceleration.prior_noise, "prior_start": acceleration.prior_start,
     }  # fmt: skip
 
@@ -65,8 +65,8 @@ def _of_results(pair: Pair, prediction: Prediction) -> dict:
     right = pair.prompt_right or {}
     return {
         "encoder_calls": pair.accelerated.counts.encoder_calls, "forward_calls": pair.accelerated.counts.forward_calls,
-        "gflops": prediction.gflops, "seconds_untouched": pair.untouched.seconds, "seconds": pair.accelerated.seconds,
-        "ratio": pair.untouched.seconds / pair.accelerated.seconds, "psnr": pair.psnr, "ssim": pair.ssim,
-        "latent_error": pair.latent_error, "predicted_error": prediction.error, "prompt_right_untouched": right.get(UNTOUCHED),
+        "gflops": prediction.gflops, "seconds_baseline": pair.baseline.seconds, "seconds": pair.accelerated.seconds,
+        "ratio": pair.baseline.seconds / pair.accelerated.seconds, "psnr": pair.psnr, "ssim": pair.ssim,
+        "latent_error": pair.latent_error, "predicted_error": prediction.error, "prompt_right_baseline": right.get(BASELINE),
         "prompt_right": right.get(ACCELERATED),
     }  # fmt: skip

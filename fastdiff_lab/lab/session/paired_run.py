@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
@@ -18,23 +18,27 @@ from ...hooks.device import synchronize
 from ...hooks.fingerprint import identity
 from ...propagation.prior_noise import prior_noise_injection
 from ...sampling.finite_values import check_latents
-from ...sampling.methods import Arm, Sampled, decode, denoiser_calls, sample
+from ...sampling.methods import Method, Sampled, decode, denoiser_calls, sample
 from ...shapes.judge import prompt_accuracy
 from .settings import Acceleration, Settings, scheduler_for, using
 from .watching import Cancelled, watched
 
-UNTOUCHED, ACCELERATED = "untouched", "accelerated"
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+BASELINE, ACCELERATED = "baseline", "accelerated"
 KEPT_BASELINES = 32
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: `side` is "untouched" or "accelerated"; `picture` is decoded after `step` steps, if any."""
+    """Where a run is: `side` is "baseline" or "accelerated"; `image` is decoded after `step` steps, if any."""
 
     side: str
     step: int
     steps: int
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Pair:
 
     settings: Settings
     acceleration: Acceleration
-    untouched: Sampled
+    baseline: Sampled
     accelerated: Sampled
     latent_error: float
     psnr: float
@@ -57,8 +61,8 @@ class Pair:
     baseline_was_known: bool
 
     @property
-    def pictures(self) -> dict[str, Image.Image]:
-        return {UNTOUCHED: self.untouched.images[0], ACCELERATED: self.accelerated.images[0]}
+    def images(self) -> dict[str, Image.Image]:
+        return {BASELINE: self.baseline.images[0], ACCELERATED: self.accelerated.images[0]}
 
 
 class PairRunner:
@@ -73,7 +77,7 @@ class PairRunner:
         judged: Whether the judge can read the pipeline's images.
     """
 
-    def __init__(self, pipe: Any, *, preview_every: int = 5, judged: bool = False) -> None:
+    def __init__(self, pipe: DiffusionPipeline, *, preview_every: int = 5, judged: bool = False) -> None:
         self.pipe, self.preview_every, self.judged = pipe, preview_every, judged
         self.own = pipe.scheduler
         self.baselines: OrderedDict[Any, Sampled] = OrderedDict()
@@ -89,33 +93,31 @@ class PairRunner:
         settings = settings.on(self.pipe)
         with using(self.pipe, scheduler_for(self.own, settings.scheduler)):
             draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
-            known, untouched = self._baseline(settings, draw)
-            report(Progress(UNTOUCHED, draw.steps, draw.steps, untouched.images[0]))
+            known, baseline = self._baseline(settings, draw)
+            report(Progress(BASELINE, draw.steps, draw.steps, baseline.images[0]))
             accelerated = draw.accelerated(acceleration)
         report(Progress(ACCELERATED, draw.steps, draw.steps, accelerated.images[0]))
-        return self._judged(settings, acceleration, untouched, accelerated, known)
+        return self._judged(settings, acceleration, baseline, accelerated, known)
 
     def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, Sampled]:
         key = (settings, tuple(identity(self.pipe).values()))  # and the pipeline, whose weights may have changed
         known = key in self.baselines
         if not known:
-            self.baselines[key] = draw.untouched()
+            self.baselines[key] = draw.baseline()
             while len(self.baselines) > KEPT_BASELINES:
                 self.baselines.popitem(last=False)
         return known, self.baselines[key]
 
-    def _judged(
-        self, settings: Settings, acceleration: Acceleration, untouched: Sampled, accelerated: Sampled, known: bool
-    ) -> Pair:
-        for side, drawn in ((UNTOUCHED, untouched), (ACCELERATED, accelerated)):
+    def _judged(self, settings: Settings, acceleration: Acceleration, baseline: Sampled, accelerated: Sampled, known: bool) -> Pair:
+        for side, drawn in ((BASELINE, baseline), (ACCELERATED, accelerated)):
             check_latents(drawn.latents.cpu(), [(settings.prompt, settings.seed)], side)
-        near = fidelity(accelerated.images, untouched.images).iloc[0]
-        difference = (accelerated.latents.float() - untouched.latents.float()).square().mean()
+        near = fidelity(accelerated.images, baseline.images).iloc[0]
+        difference = (accelerated.latents.float() - baseline.latents.float()).square().mean()
         right = None
         if self.judged:
-            right = _prompt_right({UNTOUCHED: untouched.images[0], ACCELERATED: accelerated.images[0]}, settings.prompt)
+            right = _prompt_right({BASELINE: baseline.images[0], ACCELERATED: accelerated.images[0]}, settings.prompt)
         return Pair(
-            settings, acceleration, untouched, accelerated, math.sqrt(float(difference)), float(near["psnr"]), float(near["ssim"]),
+            settings, acceleration, baseline, accelerated, math.sqrt(float(difference)), float(near["psnr"]), float(near["ssim"]),
             right, known,
         )  # fmt: skip
 
@@ -124,13 +126,18 @@ class _Drawing:
     """Make the runs of one pair."""
 
     def __init__(
-        self, pipe: Any, settings: Settings, preview_every: int, report: Callable[[Progress], object], cancelled: Callable[[], bool]
+        self,
+        pipe: DiffusionPipeline,
+        settings: Settings,
+        preview_every: int,
+        report: Callable[[Progress], object],
+        cancelled: Callable[[], bool],
     ) -> None:
         self.pipe, self.settings, self.preview_every, self.report, self.cancelled = pipe, settings, preview_every, report, cancelled
         self.steps = denoiser_calls(pipe, settings.num_inference_steps)
 
-    def untouched(self) -> Sampled:
-        return self._watched(UNTOUCHED, Arm())
+    def baseline(self) -> Sampled:
+        return self._watched(BASELINE, Method())
 
     def accelerated(self, acceleration: Acceleration) -> Sampled:
         schedule = replace(acceleration.schedule, measured_on=None)  # the lab itself tells this
@@ -138,9 +145,9 @@ class _Drawing:
             if acceleration.prior_noise:
                 noise = prior_noise_injection(self.pipe, weight=acceleration.prior_noise, below=acceleration.prior_start)
                 stack.enter_context(noise)
-            return self._watched(ACCELERATED, Arm(schedule, what=acceleration.what, order=acceleration.order))
+            return self._watched(ACCELERATED, Method(schedule, reuse=acceleration.reuse, order=acceleration.order))
 
-    def _watched(self, side: str, arm: Arm) -> Sampled:
+    def _watched(self, side: str, method: Method) -> Sampled:
         spent, step = 0.0, 0
 
         def seen(latents: Tensor) -> None:
@@ -154,15 +161,15 @@ class _Drawing:
 
         self.report(Progress(side, 0, self.steps))
         with watched(self.pipe, seen, self.cancelled):
-            drawn = sample(self.pipe, arm, [self.settings.prompt], [self.settings.seed], **self.settings.options)
+            drawn = sample(self.pipe, method, [self.settings.prompt], [self.settings.seed], **self.settings.options)
         if self.cancelled():
             raise Cancelled
         return replace(drawn, seconds=drawn.seconds - spent)
 
 
-def _prompt_right(pictures: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:
+def _prompt_right(images: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:
     try:
-        right = prompt_accuracy(list(pictures.values()), [prompt] * len(pictures))["all"]
+        right = prompt_accuracy(list(images.values()), [prompt] * len(images))["all"]
     except (ValueError, FileNotFoundError):  # not a caption of a scene
         return None
-    return dict(zip(pictures, map(bool, right), strict=True))
+    return dict(zip(images, map(bool, right), strict=True))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -22,10 +22,12 @@ from ...sampling.methods import denoiser_arguments, denoiser_calls
 from .ceiling import TimedHalves
 from .settings import Acceleration, Settings, scheduler_for, seen_with
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 SHIPPED = ("ddim-50", "dpm-solver++-20")
-RANKS = (
-    "a sum of single groups, averaged over the measured pictures: it ranks schedules, a single picture may lose ten times as much"
-)
+RANKS = "a sum of single groups, averaged over the measured images: it ranks schedules, a single image may lose ten times as much"
 NOTHING = "No prediction: nothing was measured on this pipeline. schedule_lab(pipe, costs=fl.calibrate(pipe, prompts)) predicts."
 TRUST = (
     f"Predicted error: {RANKS} (notebook 06).",
@@ -49,7 +51,7 @@ class Prediction:
         error: Root mean square error of a value of the final latents, whose spread is about 1; None if no costs fit.
         groups: Each group's part of it; NaN for a length that was not measured.
         note: How far to trust the error, in a sentence.
-        gflops: 2 per multiply-add; None if they cannot be counted. `untouched_gflops` are the baseline's.
+        gflops: 2 per multiply-add; None if they cannot be counted. `baseline_gflops` are the baseline's.
         flop_ceiling: The speed-up if time were operations.
         time_ceiling: The speed-up by the time of each half; None until it was measured.
     """
@@ -61,12 +63,12 @@ class Prediction:
     groups: tuple[float, ...]
     note: str
     gflops: float | None
-    untouched_gflops: float | None
+    baseline_gflops: float | None
     flop_ceiling: float | None
     time_ceiling: float | None
 
 
-def is_embedded(pipe: Any) -> bool:
+def is_embedded(pipe: DiffusionPipeline) -> bool:
     """Whether the weights are those of the shipped costs."""
     return identity(pipe)["weights"] == embedded_costs().measured_on["weights"]
 
@@ -79,12 +81,12 @@ class Predictor:
     `costs` come from `calibrate`, one or several; None for those of the embedded pipeline, if this is it.
     """
 
-    def __init__(self, pipe: Any, costs: ReuseCosts | Sequence[ReuseCosts] | None, settings: Settings) -> None:
+    def __init__(self, pipe: DiffusionPipeline, costs: ReuseCosts | Sequence[ReuseCosts] | None, settings: Settings) -> None:
         self.pipe, self.own, self.embedded = pipe, pipe.scheduler, is_embedded(pipe)
         self.halves = TimedHalves()
         self.given = (costs,) if isinstance(costs, ReuseCosts) else tuple(costs or ())
         if costs is None and self.embedded:
-            ways = [(what, order, measured) for measured in SHIPPED for what in ("encoder", "prediction") for order in (0, 1)]
+            ways = [(reuse, order, measured) for measured in SHIPPED for reuse in ("encoder", "prediction") for order in (0, 1)]
             self.given = tuple(embedded_costs(*way) for way in ways)
         self._fronts: dict[int, pd.DataFrame] = {}
         self._uniform: dict[int, dict[int, float]] = {}
@@ -120,17 +122,17 @@ class Predictor:
             settings.scheduler,
             settings.num_inference_steps,
             own_guidance(self.pipe, settings.guidance_scale),
-            acceleration.what,
+            acceleration.reuse,
             acceleration.order,
         )
 
-    def _fit_of(self, scheduler: str, steps: int, guidance: float | None, what: str, order: int) -> Fit:
+    def _fit_of(self, scheduler: str, steps: int, guidance: float | None, reuse: str, order: int) -> Fit:
         if not self.given:
             return Fit(None, NOTHING)
         here, calls = seen_with(self.pipe, scheduler_for(self.own, scheduler)), self._calls(scheduler, steps)
         found: list[list[str]] = []
         for costs in self.given:
-            other = _in_words(differences(costs.measured_on, here, what=what, order=order, guidance_scale=guidance))
+            other = _in_words(differences(costs.measured_on, here, reuse=reuse, order=order, guidance_scale=guidance))
             other += [f"{costs.num_steps} steps, here {calls}"] if costs.num_steps != calls else []
             if not other:
                 return Fit(costs, TRUST[order])
@@ -175,7 +177,7 @@ class Predictor:
         total = math.hypot(*groups) if groups else math.nan
         note = fit.note if fit.costs is None or math.isfinite(total) else _unmeasured(fit.costs, schedule, groups)
         count = self.operations[settings.is_guided]
-        decoded = keys if acceleration.what == "prediction" else steps
+        decoded = keys if acceleration.reuse == "prediction" else steps
         gflops = None if count is None else count.of_run(keys, decoded) / 1e9
         whole = None if count is None else count.of_run(steps, steps) / 1e9
         return Prediction(
@@ -198,12 +200,12 @@ def _in_words(other: list[str]) -> list[str]:
 def _unmeasured(costs: ReuseCosts, schedule: KeySchedule, errors: tuple[float, ...]) -> str:
     """Why a schedule has no prediction: a group is too long, or the gap before its key was not measured."""
     place, group = next((place, group) for place, group in enumerate(schedule.groups()) if math.isnan(errors[place]))
-    if len(group) > costs.longest:
-        return f"No prediction: groups of more than {costs.longest} steps were not measured."
+    if len(group) > costs.max_span:
+        return f"No prediction: groups of more than {costs.max_span} steps were not measured."
     return f"No prediction: extrapolating from key steps {schedule.keys[place - 1]} and {group.start} was not measured; move one of them."
 
 
-def _flops(pipe: Any, arguments: dict[str, Any]) -> FlopCount | None:
+def _flops(pipe: DiffusionPipeline, arguments: dict[str, Any]) -> FlopCount | None:
     try:
         return count_flops(denoiser_of(pipe), arguments)
     except (NotImplementedError, RuntimeError, TypeError):  # the meta device cannot run everything

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...hooks.denoiser import denoiser_of
 from ...inputs.plain_values import plain
@@ -20,9 +20,13 @@ from ...key_schedule import KeySchedule
 from ...pipelines import SCHEDULERS, with_settings_of
 from ...sampling.call_options import own_guidance
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 OWN = "own"  # the pipeline's own scheduler
 MOST_STEPS = 1000
-WHAT = ("encoder", "prediction")
+REUSED = ("encoder", "prediction")
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Settings:
         """Whether a denoiser call also has rows without the prompt. Pipelines' own scales guide."""
         return self.guidance_scale is None or self.guidance_scale > 1
 
-    def on(self, pipe: Any) -> Settings:
+    def on(self, pipe: DiffusionPipeline) -> Settings:
         """The same settings with the guidance scale of a run of the pipeline."""
         return replace(self, guidance_scale=own_guidance(pipe, self.guidance_scale))
 
@@ -85,7 +89,7 @@ class Acceleration:
 
     Args:
         schedule: The key steps.
-        what: "encoder" reuses features; "prediction" reuses the whole prediction, the rival.
+        reuse: "encoder" reuses features; "prediction" reuses the whole prediction, the rival.
         order: 0 reuses, 1 extrapolates.
         prior_noise: Its weight, 0 to 1; 0 for none.
         prior_start: Share of the training time-steps below which it is injected, 0 to 1.
@@ -95,15 +99,15 @@ class Acceleration:
     """
 
     schedule: KeySchedule
-    what: str = "encoder"
+    reuse: str = "encoder"
     order: int = 0
     prior_noise: float = 0.0
     prior_start: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.what not in WHAT or self.order not in (0, 1):
+        if self.reuse not in REUSED or self.order not in (0, 1):
             raise ValueError(
-                f"what={self.what!r} with order={self.order!r} asked; accepted: {' or '.join(WHAT)}, with order 0 or 1"
+                f"reuse={self.reuse!r} with order={self.order!r} asked; accepted: {' or '.join(REUSED)}, with order 0 or 1"
             )
         _check_number("prior noise weight", self.prior_noise, 0, 1)
         _check_number("prior noise start", self.prior_start, 0, 1)
@@ -124,7 +128,7 @@ def scheduler_for(own: Any, name: str) -> Any:
     return own if name == OWN else with_settings_of(own, name)
 
 
-def seen_with(pipe: Any, scheduler: Any) -> SimpleNamespace:
+def seen_with(pipe: DiffusionPipeline, scheduler: Any) -> SimpleNamespace:
     """A stand-in for the pipeline with another scheduler, enough for what needs no run."""
     model = denoiser_of(pipe)
     part = "unet" if getattr(pipe, "unet", None) is model else "transformer"
@@ -132,7 +136,7 @@ def seen_with(pipe: Any, scheduler: Any) -> SimpleNamespace:
 
 
 @contextmanager
-def using(pipe: Any, scheduler: Any) -> Iterator[None]:
+def using(pipe: DiffusionPipeline, scheduler: Any) -> Iterator[None]:
     """Give the pipeline this scheduler inside the block."""
     before, pipe.scheduler = pipe.scheduler, scheduler
     try:

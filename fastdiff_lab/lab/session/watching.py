@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ...hooks.denoiser import denoiser_of
 from ...hooks.patching import replaced_call, replaced_method
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Cancelled(Exception):
@@ -17,7 +20,7 @@ class Cancelled(Exception):
 
 
 @contextmanager
-def watched(pipe: Any, on_step: Callable[[Tensor], object], cancelled: Callable[[], bool]) -> Iterator[None]:
+def watched(pipe: DiffusionPipeline, on_step: Callable[[Tensor], object], cancelled: Callable[[], bool]) -> Iterator[None]:
     """Show `on_step` the latents after each step, and ask `cancelled` around each, inside the block.
 
     >>> with watched(pipe, lambda latents: print(latents.std()), cancelled=event.is_set):  # doctest: +SKIP

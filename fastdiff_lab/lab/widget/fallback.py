@@ -12,8 +12,8 @@ from ...key_schedule import KeySchedule
 from ..session.paired_run import Pair
 from .views import psnr_text
 
-SENTENCE = "This is a picture of an interactive widget. Run the cell in JupyterLab (make lab) to work with it."
-SHOWN = ["run", "keys", "what", "order", "seconds", "ratio", "psnr", "ssim", "latent_error", "predicted_error", "prompt_right"]
+SENTENCE = "This is an image of an interactive widget. Run the cell in JupyterLab (make lab) to work with it."
+SHOWN = ["run", "keys", "reuse", "order", "seconds", "ratio", "psnr", "ssim", "latent_error", "predicted_error", "prompt_right"]
 
 
 def with_fallback(bundle: Any, page: str) -> Any:
@@ -24,12 +24,12 @@ def with_fallback(bundle: Any, page: str) -> Any:
 
 def lab_page(schedule: KeySchedule, cards: dict[str, Any], profile: dict[str, Any], pair: Pair | None, runs: pd.DataFrame) -> str:
     """The key steps with the error of each group, the predicted numbers, the last images and the runs."""
-    picture = plot.html_image(_strip(schedule, profile), f"Key steps {schedule}, and the predicted error of each group")
+    image = plot.html_image(_strip(schedule, profile), f"Key steps {schedule}, and the predicted error of each group")
     numbers = " · ".join(f"{html.escape(card['label'])} <b>{html.escape(card['value'])}</b>" for card in cards["cards"])
-    parts = [f"<p><i>{SENTENCE}</i></p>", picture, f"<p>{numbers}</p>", f"<p>{html.escape(cards['note'])}</p>"]
+    parts = [f"<p><i>{SENTENCE}</i></p>", image, f"<p>{numbers}</p>", f"<p>{html.escape(cards['note'])}</p>"]
     if pair is not None:
-        grid = plot.picture_grid({name: [image] for name, image in pair.pictures.items()}, plot.figure(4, 4))
-        parts.append(plot.html_image(grid, f"Untouched and accelerated picture and their difference: {pair.settings.prompt}"))
+        grid = plot.image_grid({name: [image] for name, image in pair.images.items()}, plot.figure(4, 4))
+        parts.append(plot.html_image(grid, f"Baseline and accelerated image and their difference: {pair.settings.prompt}"))
     if len(runs):
         digits: dict[str, Any] = {"psnr": psnr_text, "seconds": "{:.2f}".format, "ratio": "{:.2f}".format}
         table = runs[SHOWN].to_html(index=False, float_format="{:.3g}".format, formatters=digits, border=0, na_rep="-")

@@ -11,9 +11,9 @@ from ..session.settings import MOST_STEPS, OWN, Settings
 OF_SETTINGS = {
     "prompt": "prompt", "seed": "seed", "steps": "num_inference_steps", "scheduler": "scheduler", "guidance": "guidance_scale",
 }  # fmt: skip
-OF_ACCELERATION = ("what", "order", "prior_noise", "prior_start")
+OF_ACCELERATION = ("reuse", "order", "prior_noise", "prior_start")
 REUSE = [["encoder", "encoder features"], ["prediction", "whole prediction (rival)"]]
-ORDERS = [[0, "held (order 0)"], [1, "extrapolated (order 1)"]]
+ORDERS = [[0, "reused (order 0)"], [1, "extrapolated (order 1)"]]
 
 
 def lab_fields(own: str) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def lab_fields(own: str) -> list[dict[str, Any]]:
         {"name": "steps", "label": "Steps", "kind": "number", "min": 1, "max": MOST_STEPS},
         {"name": "guidance", "label": "Guidance scale", "kind": "number", "min": 0, "max": 100, "step": 0.5},
         {"name": "scheduler", "label": "Scheduler", "kind": "choice", "options": schedulers, "width": "medium"},
-        {"name": "what", "label": "Reused between keys", "kind": "choice", "options": REUSE, "width": "medium"},
+        {"name": "reuse", "label": "Reused between keys", "kind": "choice", "options": REUSE, "width": "medium"},
         {"name": "order", "label": "How it is reused", "kind": "choice", "options": ORDERS, "width": "medium"},
         {"name": "prior_noise", "label": "Prior noise weight", "kind": "number", "min": 0, "max": 1, "step": 0.001,
          "help": "The paper's alpha (0.003); 0 for none"},

@@ -10,7 +10,7 @@ import traitlets
 from .assets import module, style
 from .views import COLUMNS
 
-IDLE = {"state": "idle", "text": "Ready. The untouched run is made once for each prompt, seed and settings."}
+IDLE = {"state": "idle", "text": "Ready. The baseline is made once for each prompt, seed and settings."}
 
 
 class LabTraits(anywidget.AnyWidget):
@@ -33,7 +33,7 @@ class LabTraits(anywidget.AnyWidget):
     presets: Any = traitlets.List().tag(sync=True)
     run_state = traitlets.Dict(IDLE).tag(sync=True)
     progress = traitlets.Dict().tag(sync=True)
-    pictures = traitlets.Dict().tag(sync=True)
+    images = traitlets.Dict().tag(sync=True)
     result = traitlets.Dict().tag(sync=True)
     problem = traitlets.Dict().tag(sync=True)
     rows: Any = traitlets.List().tag(sync=True)

@@ -9,7 +9,7 @@ from ..session.background_job import Worker
 from ..session.ceiling import TimedHalves
 from ..session.history import History
 from ..session.images import data_address
-from ..session.paired_run import ACCELERATED, UNTOUCHED, Pair, PairRunner, Progress
+from ..session.paired_run import ACCELERATED, BASELINE, Pair, PairRunner, Progress
 from ..session.prediction import Prediction
 from ..session.settings import Acceleration, Settings
 from ..session.watching import Cancelled
@@ -74,18 +74,18 @@ class Running:
         side, step, steps = progress.side, progress.step, progress.steps
         words = f"step {step} of {steps}"
         if step == 0:  # remove what the last run left
-            kept = {name: shown for name, shown in self.page.pictures.items() if side == ACCELERATED and name == UNTOUCHED}
-            self.page.pictures, self.page.result = kept, {}
+            kept = {name: shown for name, shown in self.page.images.items() if side == ACCELERATED and name == BASELINE}
+            self.page.images, self.page.result = kept, {}
         others = {name: shown for name, shown in self.page.progress.items() if side == ACCELERATED or step}
         self.page.progress = {**others, side: {"step": step, "steps": steps, "text": words}}
-        if progress.picture is not None:
-            shown = {"address": data_address(progress.picture), "alt": f"{side} run after {words}"}
-            self.page.pictures = {**self.page.pictures, side: shown}
+        if progress.image is not None:
+            shown = {"address": data_address(progress.image), "alt": f"{side} run after {words}"}
+            self.page.images = {**self.page.images, side: shown}
 
     def _show_timing(self, done: int, of: int) -> None:
         self.page.run_state = {"state": "running", "text": f"Timing encoder and decoder: {done} of {of} group sizes"}
 
     def _keep(self, pair: Pair, prediction: Prediction) -> None:
         entry = self.runs.add(pair, prediction)
-        self.page.pictures, self.page.result = views.pictures(pair), views.result(pair, prediction)
+        self.page.images, self.page.result = views.images(pair), views.result(pair, prediction)
         self.page.rows = [*self.page.rows, views.row(entry, pair)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -23,6 +23,10 @@ from .page_traits import LabTraits
 from .running import Running
 from .session_files import save_runs, save_schedule
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 PROMPT = "a large red star at the left on a blue background"
 FIRST_SHARE = 0.18  # share of keys to begin with, as in the paper: 9 of 50
 BY_HAND = "set by hand in the lab"
@@ -33,7 +37,7 @@ class ScheduleLab(LabTraits):
 
     def __init__(
         self,
-        pipe: Any,
+        pipe: DiffusionPipeline,
         *,
         costs: ReuseCosts | Sequence[ReuseCosts] | None,
         recording: Recording | None,
@@ -46,7 +50,7 @@ class ScheduleLab(LabTraits):
         self._runs, self._recording = History(), recording
         self._running = Running(self, self._runner, self._runs)
         self._settings = settings
-        self._options: dict[str, Any] = {"what": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
+        self._options: dict[str, Any] = {"reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
         self._known: dict[KeySchedule, KeySchedule] = {}  # schedules by keys, with their source and measured_on
         self._schedule = KeySchedule(1, (0,))
         super().__init__()
@@ -229,7 +233,7 @@ class ScheduleLab(LabTraits):
         self.schedule_text = f"{self._schedule} — {self._schedule.source or 'no source given'}"
         self.time_steps = self._predictor.time_steps(self._settings)
 
-    def _beginning_with(self, pipe: Any, settings: Settings) -> Settings:
+    def _beginning_with(self, pipe: DiffusionPipeline, settings: Settings) -> Settings:
         """The settings with a guidance scale: as asked, as in the first costs, or the pipeline's own."""
         measured = self._predictor.given[0].measured_on.get("guidance_scale") if self._predictor.given else None
         asked = settings.guidance_scale if settings.guidance_scale is not None else measured
@@ -241,13 +245,13 @@ class ScheduleLab(LabTraits):
         if measured_on is None:
             return ""
         here = seen_with(self._runner.pipe, scheduler_for(self._runner.own, self._settings.scheduler))
-        use = {name: self._options[name] for name in ("what", "order")}
+        use = {name: self._options[name] for name in ("reuse", "order")}
         found = differences(measured_on, here, guidance_scale=self._settings.guidance_scale, **use)
         return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
 
 
 def schedule_lab(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     *,
     costs: ReuseCosts | Sequence[ReuseCosts] | None = None,
     recording: Recording | None = None,

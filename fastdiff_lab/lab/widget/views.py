@@ -12,14 +12,14 @@ from ...key_schedule import KeySchedule
 from ...recording.analysis import feature_change
 from ...recording.recording import Recording
 from ..session.images import data_address, difference
-from ..session.paired_run import ACCELERATED, UNTOUCHED, Pair
+from ..session.paired_run import ACCELERATED, BASELINE, Pair
 from ..session.prediction import Prediction, Predictor
 
 LOWEST = 1e-3  # errors below this are not drawn
 JUDGED = "does the judge find every attribute of the prompt?"
 NO_COSTS = "No reuse costs fit these settings."
 NOT_JUDGED = (
-    "No prompt accuracy: the judge reads the embedded pipeline's pictures of captions such as 'a red ring on a white background'."
+    "No prompt accuracy: the judge reads the embedded pipeline's images of captions such as 'a red ring on a white background'."
 )
 NO_RECORDING = "No recording was given: schedule_lab(pipe, recording=...) shows it here."
 
@@ -32,8 +32,8 @@ def cards(prediction: Prediction) -> dict[str, Any]:
     timed = "each half timed alone; groups in parallel" if ceiling else "times each half alone, on this machine"
     shown = [
         _card("error", "Predicted error", error, "RMS of the final latents, whose spread is about 1"),
-        _card("calls", "UNet calls", str(prediction.forward_calls), f"of {steps} untouched; encoder {keys} times"),
-        _card("gflops", "GFLOPs", gflops, f"of {_number(prediction.untouched_gflops, '.1f')} untouched"),
+        _card("calls", "UNet calls", str(prediction.forward_calls), f"of {steps} in the baseline; encoder {keys} times"),
+        _card("gflops", "GFLOPs", gflops, f"of {_number(prediction.baseline_gflops, '.1f')} in the baseline"),
         _card("flop-ceiling", "Ceiling by operations", _times(prediction.flop_ceiling), "the speed-up if time were operations"),
         _card("time-ceiling", "Ceiling by time", _times(ceiling), timed, action="" if ceiling else "Measure"),
     ]
@@ -117,7 +117,7 @@ def change_profile(recording: Recording | None, num_steps: int) -> dict[str, Any
 def result(pair: Pair, prediction: Prediction) -> dict[str, Any]:
     """The result as rows of baseline and accelerated run."""
     counts, right = pair.accelerated.counts, pair.prompt_right or {}
-    seconds = pair.untouched.seconds, pair.accelerated.seconds
+    seconds = pair.baseline.seconds, pair.accelerated.seconds
     known = " (made before)" if pair.baseline_was_known else ""
     rows = [
         [
@@ -126,20 +126,20 @@ def result(pair: Pair, prediction: Prediction) -> dict[str, Any]:
             f"{seconds[1]:.2f} ({seconds[0] / seconds[1]:.2f}×)",
             "up to the latents, without previews",
         ],
-        ["UNet calls", str(pair.untouched.counts.forward_calls), str(counts.forward_calls), "calls of the denoiser's own forward"],
-        ["GFLOPs", _number(prediction.untouched_gflops, ".1f"), _number(prediction.gflops, ".1f"), "2 per multiply-add"],
-        ["PSNR, dB", "", psnr_text(pair.psnr), "of the picture, to the untouched one"],
-        ["SSIM", "", f"{pair.ssim:.3f}", "of the picture, to the untouched one"],
+        ["UNet calls", str(pair.baseline.counts.forward_calls), str(counts.forward_calls), "calls of the denoiser's own forward"],
+        ["GFLOPs", _number(prediction.baseline_gflops, ".1f"), _number(prediction.gflops, ".1f"), "2 per multiply-add"],
+        ["PSNR, dB", "", psnr_text(pair.psnr), "of the image, to the baseline's"],
+        ["SSIM", "", f"{pair.ssim:.3f}", "of the image, to the baseline's"],
         ["latent error", "", f"{pair.latent_error:.3g}", "root mean square, of a value of the final latents"],
-        ["  predicted", "", _number(prediction.error, ".3g"), "before the run, averaged over other pictures"],
+        ["  predicted", "", _number(prediction.error, ".3g"), "before the run, averaged over other images"],
     ]
     note = NOT_JUDGED
     if right:
         rows.append(
-            ["prompt right", _yes(right[UNTOUCHED]), _yes(right[ACCELERATED]), "does the judge find every attribute of the prompt?"]
+            ["prompt right", _yes(right[BASELINE]), _yes(right[ACCELERATED]), "does the judge find every attribute of the prompt?"]
         )
         note = ""
-    return {"rows": rows, "note": f"Untouched run{known}. {note}".strip() if known else note}
+    return {"rows": rows, "note": f"Baseline{known}. {note}".strip() if known else note}
 
 
 def psnr_text(psnr: float) -> str:
@@ -150,13 +150,13 @@ def _yes(value: bool | None) -> str:
     return {True: "yes", False: "no"}.get(value, "–") if value is not None else "–"
 
 
-def pictures(pair: Pair) -> dict[str, dict[str, str]]:
+def images(pair: Pair) -> dict[str, dict[str, str]]:
     """The addresses of both images and of their difference."""
-    shown = pair.pictures
-    apart = difference(shown[ACCELERATED], shown[UNTOUCHED])
+    shown = pair.images
+    apart = difference(shown[ACCELERATED], shown[BASELINE])
     prompt = pair.settings.prompt
     return {
-        UNTOUCHED: {"address": data_address(shown[UNTOUCHED]), "alt": f"untouched run: {prompt}"},
+        BASELINE: {"address": data_address(shown[BASELINE]), "alt": f"baseline: {prompt}"},
         ACCELERATED: {"address": data_address(shown[ACCELERATED]), "alt": f"accelerated run: {prompt}"},
         "difference": {
             "address": data_address(apart),
@@ -170,9 +170,9 @@ COLUMNS = [
     for name, label, kind, text in [
         ("run", "run", "number", "in the order in which they were made"),
         ("keys", "keys", "number", "number of key steps"),
-        ("psnr", "PSNR, dB", "number", "of the picture, to the untouched one"),
-        ("ssim", "SSIM", "number", "of the picture, to the untouched one"),
-        ("ratio", "speed-up", "number", "seconds of the untouched run by those of the accelerated"),
+        ("psnr", "PSNR, dB", "number", "of the image, to the baseline's"),
+        ("ssim", "SSIM", "number", "of the image, to the baseline's"),
+        ("ratio", "speed-up", "number", "seconds of the baseline by those of the accelerated"),
         ("seconds", "seconds", "number", "of the accelerated run, up to the latents"),
         ("latent_error", "error", "number", "root mean square of a value of the final latents"),
         ("predicted_error", "predicted", "number", "the same, predicted before the run"),
@@ -181,7 +181,7 @@ COLUMNS = [
             "reuse",
             "reuse",
             "text",
-            "what is reused between keys; with order 0 held, with 1 extrapolated; and the weight of prior noise",
+            "what is reused between keys; with order 0 reused, with 1 extrapolated; and the weight of prior noise",
         ),
         ("schedule", "key steps", "text", "the key steps"),
         ("sampler", "sampler", "text", "scheduler, steps, guidance scale, seed"),
@@ -195,13 +195,13 @@ def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
     """A run of the history as the page shows it."""
     noise = f", noise {entry['prior_noise']:g}" if entry["prior_noise"] else ""
     values = {column["name"]: entry.get(column["name"]) for column in COLUMNS}
-    values |= {"reuse": f"{entry['what']}, order {entry['order']}{noise}", "prompt_right": _yes(entry["prompt_right"])}
+    values |= {"reuse": f"{entry['reuse']}, order {entry['order']}{noise}", "prompt_right": _yes(entry["prompt_right"])}
     values |= {"sampler": f"{entry['scheduler']} {entry['steps']}, guidance {entry['guidance_scale']:g}, seed {entry['seed']}"}
     values = {name: None if pd.isna(value) else value for name, value in values.items()}
     shown = {name: _number(value, _FORMS[name]) if name in _FORMS else str(value) for name, value in values.items()}
     shown["psnr"] = psnr_text(entry["psnr"])
     values["psnr"] = min(entry["psnr"], _IDENTICAL)
-    seen = {name: part["address"] for name, part in pictures(pair).items()}
+    seen = {name: part["address"] for name, part in images(pair).items()}
     return {
         "run": entry["run"],
         "values": values,

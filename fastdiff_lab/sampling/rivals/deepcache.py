@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,9 +23,12 @@ from ...inputs.extras import extra
 from ...inputs.plain_values import is_whole
 from ...propagation.counts import Counts
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 @contextmanager
-def deepcache(pipe: Any, interval: int) -> Iterator[Counts]:
+def deepcache(pipe: DiffusionPipeline, interval: int) -> Iterator[Counts]:
     """Evaluate the whole UNet at every `interval`-th step, and only its outermost layers at the others.
 
     >>> with deepcache(pipe, 3) as counts:  # doctest: +SKIP
@@ -65,13 +68,13 @@ def check_interval(interval: Any) -> None:
 
 def deepcache_helper() -> Any:
     """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
-    with extra("rivals", "an arm with DeepCache"):
+    with extra("rivals", "a method with DeepCache"):
         from DeepCache import DeepCacheSDHelper
     return DeepCacheSDHelper
 
 
 @contextmanager
-def _enabled(pipe: Any, interval: int) -> Iterator[None]:
+def _enabled(pipe: DiffusionPipeline, interval: int) -> Iterator[None]:
     """Switch DeepCache on, and afterwards remove also the `forward` attributes that its `disable` leaves behind."""
     helper = deepcache_helper()(pipe=pipe)
     before = [(module, vars(module).get("forward")) for module in pipe.unet.modules()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,11 +12,15 @@ from ...hooks.denoiser import denoiser_of
 from ...hooks.flops import FlopCount, counted, on_meta
 from ...inputs.extras import extra
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
 MOST = 0.75  # one token of each square of 2x2 always stays
 
 
 @contextmanager
-def token_merging(pipe: Any, ratio: float) -> Iterator[None]:
+def token_merging(pipe: DiffusionPipeline, ratio: float) -> Iterator[None]:
     """Merge similar tokens in self-attention at the highest resolution.
 
     >>> with token_merging(pipe, 0.5):  # doctest: +SKIP
@@ -53,7 +57,7 @@ def check_ratio(ratio: Any) -> None:
 
 def tomesd_package() -> Any:
     """The package tomesd. Raises ModuleNotFoundError, saying what to install."""
-    with extra("rivals", "an arm with token merging"):
+    with extra("rivals", "a method with token merging"):
         import tomesd
     return tomesd
 

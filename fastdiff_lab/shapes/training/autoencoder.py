@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from ..data import pictures
+from ..data import scene_images
 from ..scenes import IMAGE_SIZE, sample_scene
 from .trainer import fit
 
@@ -40,7 +40,7 @@ def crops(seeds: range, step: int) -> Tensor:
     """Crop each image to half its side around a part of an object, for a quarter of the arithmetic."""
     generator = torch.Generator().manual_seed(step)
     cut = []
-    for seed, image in zip(seeds, pictures(seeds), strict=True):
+    for seed, image in zip(seeds, scene_images(seeds), strict=True):
         things = sample_scene(seed).things
         x, y = things[seed % len(things)].centre
         left, top = (torch.randint(-CROP // 2, CROP // 2 + 1, (2,), generator=generator) - CROP // 2).tolist()
@@ -49,15 +49,15 @@ def crops(seeds: range, step: int) -> Tensor:
     return torch.stack(cut)
 
 
-def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch: int = 24) -> AutoencoderTiny:
+def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 24) -> AutoencoderTiny:
     """Train the autoencoder on drawn scenes.
 
     >>> vae = train_autoencoder(Path("runs/train"), device="cpu", max_steps=3000, max_seconds=480)  # doctest: +SKIP
     """
 
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        images = crops(range(step * batch, (step + 1) * batch), step).to(device)
-        noise = torch.randn(batch, 4, 8, 8, generator=torch.Generator().manual_seed(step)).to(device)
+        images = crops(range(step * batch_size, (step + 1) * batch_size), step).to(device)
+        noise = torch.randn(batch_size, 4, 8, 8, generator=torch.Generator().manual_seed(step)).to(device)
         return reconstruction_loss(model, images, noise)
 
     model = new_autoencoder().to(device)
@@ -70,6 +70,6 @@ def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds:
 @torch.no_grad()
 def calibrated(model: AutoencoderTiny, device: str) -> AutoencoderTiny:
     """Set the scaling factor that gives the latents unit standard deviation, as in Stable Diffusion."""
-    latents = model.encoder(pictures(range(512)).to(device))
+    latents = model.encoder(scene_images(range(512)).to(device))
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 4))
     return model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data import pictures
+from ..data import scene_images
 from ..judge import Judge
 from ..scenes import CHOICES, sample_scene
 from .trainer import fit
@@ -61,7 +61,7 @@ def targets(seeds: range) -> dict[str, Tensor]:
     return wanted
 
 
-def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch: int = 64) -> Judge:
+def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64) -> Judge:
     """Train the judge, in each step on a quarter as many spoilt images as scenes.
 
     >>> judge = train_judge(Path("runs/train"), device="cpu", max_steps=2000, max_seconds=480)  # doctest: +SKIP
@@ -69,15 +69,15 @@ def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float
 
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        seeds = range(step * batch, (step + 1) * batch)
-        images = pictures(seeds).to(device)
-        spoilt = spoil(images[: batch // 4], generator)
+        seeds = range(step * batch_size, (step + 1) * batch_size)
+        images = scene_images(seeds).to(device)
+        spoilt = spoil(images[: batch_size // 4], generator)
         scores = model(torch.cat([blemish(images, generator), spoilt]))
         errors = [
-            functional.cross_entropy(scores[name][:batch], wanted.to(device), ignore_index=-100)
+            functional.cross_entropy(scores[name][:batch_size], wanted.to(device), ignore_index=-100)
             for name, wanted in targets(seeds).items()
         ]
-        is_scene = (torch.arange(batch + len(spoilt), device=device) < batch).float()
+        is_scene = (torch.arange(batch_size + len(spoilt), device=device) < batch_size).float()
         return sum(errors) + functional.binary_cross_entropy_with_logits(scores["is_scene"], is_scene)
 
     model = Judge().to(device)
@@ -93,7 +93,7 @@ def judge_accuracy(judge: Judge, seeds: range) -> dict[str, float]:
     abstained = 0
     for start in range(0, len(seeds), 256):
         part = seeds[start : start + 256]
-        for read, seed in zip(judge.read(pictures(part)), part, strict=True):
+        for read, seed in zip(judge.read(scene_images(part)), part, strict=True):
             abstained += read is None
             for name, wanted in targets(range(seed, seed + 1)).items():
                 if wanted.item() != -100:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import torch
@@ -14,11 +14,15 @@ from tqdm import tqdm
 from ...inputs.extras import extra
 from ...inputs.files import write_text, write_whole
 from ...pipelines import load_pipeline
-from ...sampling.methods import Arm, sample
+from ...sampling.methods import Method, sample
 from ..data import HELD_OUT, held_out_scenes
 from ..judge import load_judge, prompt_accuracy
 from .judge_training import judge_accuracy
 from .train import contact_sheet
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 with extra("cli", "the model card"):
     import typer
@@ -26,13 +30,13 @@ with extra("cli", "the model card"):
 BATCH = 25
 
 
-def draw_captions(pipe: Any, captions: list[str], *, steps: int, guidance: float) -> list:
+def draw_captions(pipe: DiffusionPipeline, captions: list[str], *, steps: int, guidance: float) -> list:
     """Draw one image per caption, with its place as the seed."""
     images: list = []
     for start in tqdm(range(0, len(captions), BATCH), desc="captions"):
         part = captions[start : start + BATCH]
         seeds = range(start, start + len(part))
-        images += sample(pipe, Arm(), part, list(seeds), num_inference_steps=steps, guidance_scale=guidance).images
+        images += sample(pipe, Method(), part, list(seeds), num_inference_steps=steps, guidance_scale=guidance).images
     return images
 
 
@@ -48,13 +52,13 @@ def shares(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def report(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     *,
     count: int = 500,
     kinds: Sequence[int] = (1, 2),
     steps: int = 50,
     guidance: float = 5.0,
-    pictures: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Prompt accuracy on `count` held-out captions of one and of two objects, and the judge's on 2,000 drawn scenes."""
     found: dict[str, Any] = {"captions": count, "steps": steps, "guidance": guidance}
@@ -62,9 +66,9 @@ def report(
         captions = [scene.caption() for scene in held_out_scenes(count, objects)]
         images = draw_captions(pipe, captions, steps=steps, guidance=guidance)
         found[f"objects_{objects}"] = shares(prompt_accuracy(images, captions))
-        if pictures is not None:
+        if folder is not None:
             sheet = contact_sheet(images[:64])
-            write_whole(pictures / f"objects_{objects}.png", lambda place, sheet=sheet: sheet.save(place, format="png"))  # type: ignore[misc]
+            write_whole(folder / f"objects_{objects}.png", lambda place, sheet=sheet: sheet.save(place, format="png"))  # type: ignore[misc]
     found["judge_on_drawn_scenes"] = judge_accuracy(load_judge(), range(HELD_OUT, HELD_OUT + 2000))
     return found
 
@@ -74,11 +78,11 @@ def main(
     objects: Annotated[int | None, typer.Option(help="1 or 2 objects in a caption only; both without it.")] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    output: Annotated[Path | None, typer.Option(help="Folder for report.json and two sheets of 64 pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for report.json and two sheets of 64 images.")] = None,
 ) -> None:
     """Print the embedded pipeline's prompt accuracy."""
     torch.set_num_threads(threads)
-    found = report(load_pipeline(), count=count, kinds=(1, 2) if objects is None else (objects,), steps=steps, pictures=output)
+    found = report(load_pipeline(), count=count, kinds=(1, 2) if objects is None else (objects,), steps=steps, folder=output)
     typer.echo(json.dumps(found, indent=2))
     if output is not None:
         write_text(output / "report.json", json.dumps(found, indent=2) + "\n")

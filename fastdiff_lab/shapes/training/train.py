@@ -33,7 +33,7 @@ NO_LIMIT = 10**9
 
 def _plan(device: str) -> dict[str, int]:
     """Scenes per training step, and processes that draw them ahead: a GPU needs more than one process can draw."""
-    return {"batch": 16, "workers": 0} if device == "cpu" else {"batch": 512, "workers": os.cpu_count() or 1}
+    return {"batch_size": 16, "workers": 0} if device == "cpu" else {"batch_size": 512, "workers": os.cpu_count() or 1}
 
 
 def train_pipeline(
@@ -102,7 +102,7 @@ def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | N
 
     train_denoiser(
         folder,
-        SceneBatches(parts.tokenizer, plan["batch"], plan["workers"]),
+        SceneBatches(parts.tokenizer, plan["batch_size"], plan["workers"]),
         parts.vae,
         parts.text_encoder,
         tokens_of([""], parts.tokenizer)[0],

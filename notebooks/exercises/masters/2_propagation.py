@@ -163,7 +163,7 @@ def decode(unet, skips, hidden, now, text):
 # **Goal**: know what the decoder must be told at a step whose encoder does not run.
 #
 #
-# This sampler with encoder propagation runs, and its pictures look reasonable. But its latents are not those of `fl.encoder_propagation` with the same keys. One line stands in the wrong place.
+# This sampler with encoder propagation runs, and its images look reasonable. But its latents are not those of `fl.encoder_propagation` with the same keys. One line stands in the wrong place.
 # Find it and mend it. (It is the same mistake that is easily made inside a UNet's `forward`.)
 
 # %% [raw]
@@ -177,7 +177,7 @@ def decode(unet, skips, hidden, now, text):
 # <details>
 # <summary>Hint</summary>
 #
-# Run `check`: it names what your latents are equal to. In which of the inputs of `decode` does a step between two keys differ from its key step? Everything else may be held.
+# Run `check`: it names what your latents are equal to. In which of the inputs of `decode` does a step between two keys differ from its key step? Everything else may be reused.
 #
 # </details>
 
@@ -187,7 +187,7 @@ def decode(unet, skips, hidden, now, text):
 # %%
 # BEGIN SOLUTION NO PROMPT
 def propagate(pipe, text, z, keys, num_steps, guidance):
-    # text: [empty; prompt], (2 x pictures, tokens, width). z: the initial noise.
+    # text: [empty; prompt], (2 x images, tokens, width). z: the initial noise.
     # Returns the final latents.
     pipe.scheduler.set_timesteps(num_steps)
     for step, t in enumerate(pipe.scheduler.timesteps):
@@ -202,7 +202,7 @@ def propagate(pipe, text, z, keys, num_steps, guidance):
 # END SOLUTION
 """ # BEGIN PROMPT
 def propagate(pipe, text, z, keys, num_steps, guidance):
-    # text: [empty; prompt], (2 x pictures, tokens, width). z: the initial noise.
+    # text: [empty; prompt], (2 x images, tokens, width). z: the initial noise.
     # Returns the final latents.
     pipe.scheduler.set_timesteps(num_steps)
     for step, t in enumerate(pipe.scheduler.timesteps):
@@ -262,14 +262,14 @@ def test_propagate_on_other_inputs(env):
 # **Goal**: put the rows of several steps into one batch, and get them out again.
 #
 #
-# All steps of a group use the same features, so they can be decoded in **one** call. Under guidance each step has two rows per picture, the halves `[empty; prompt]`.
+# All steps of a group use the same features, so they can be decoded in **one** call. Under guidance each step has two rows per image, the halves `[empty; prompt]`.
 #
 # - `decode(features, text, time_steps)` gives a prediction for each row of a batch (rows, channels, height, width). All three need as many rows: `features` is a *list* of tensors,
 #   `text` a tensor, `time_steps` a tensor with one number per row.
-# - `features` and `text` are those of the key step: 2 x pictures rows, first all empty, then all prompt.
+# - `features` and `text` are those of the key step: 2 x images rows, first all empty, then all prompt.
 # - `time_steps` are those of the group's n steps, a tensor of shape (n,).
 #
-# Call `decode` once. Return the guided predictions `without + guidance * (with_prompt - without)` as a tensor (n, pictures, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
+# Call `decode` once. Return the guided predictions `without + guidance * (with_prompt - without)` as a tensor (n, images, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -292,7 +292,7 @@ def test_propagate_on_other_inputs(env):
 
 # %%
 def decode_group(decode, features, text, time_steps, guidance):
-    """A key step's features and text, and n time-steps -> guided predictions (n, pictures, channels, height, width)."""
+    """A key step's features and text, and n time-steps -> guided predictions (n, images, channels, height, width)."""
     # BEGIN SOLUTION
     n, rows = len(time_steps), len(text)
     batch = [feature.repeat(n, 1, 1, 1) for feature in features]
@@ -344,7 +344,7 @@ def test_decode_group_on_other_inputs(env):
 #
 #
 # One call of a UNet costs `encoder` + `decoder` + `rest` operations; `rest` is the time embedding. With encoder propagation the encoder runs at `num_keys` of `num_steps` steps. The decoder runs at
-# every step, and so does the embedding. How many times fewer operations are that than untouched? (1 means nothing is gained.) Where time goes with arithmetic, this is the highest speed-up.
+# every step, and so does the embedding. How many times fewer operations are that than the baseline? (1 means nothing is gained.) Where time goes with arithmetic, this is the highest speed-up.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -357,7 +357,7 @@ def test_decode_group_on_other_inputs(env):
 # <details>
 # <summary>Hint</summary>
 #
-# Write down the operations of the untouched run and of the accelerated run, and divide.
+# Write down the operations of the baseline and of the accelerated run, and divide.
 #
 # </details>
 
@@ -366,11 +366,11 @@ def test_decode_group_on_other_inputs(env):
 
 # %%
 def flop_ceiling(encoder, decoder, rest, num_steps, num_keys):
-    """Operations of the parts of one call, steps and key steps -> untouched operations / accelerated operations."""
+    """Operations of the parts of one call, steps and key steps -> baseline operations / accelerated operations."""
     # BEGIN SOLUTION
-    untouched = num_steps * (encoder + decoder + rest)
+    baseline = num_steps * (encoder + decoder + rest)
     accelerated = num_keys * encoder + num_steps * (decoder + rest)
-    return untouched / accelerated
+    return baseline / accelerated
     # END SOLUTION
 
 # %% [raw]
@@ -410,6 +410,6 @@ def test_flop_ceiling_on_other_inputs(env):
 # %% [markdown]
 # ## What to remember
 #
-# - The decoder gets the *key's* features and *its own* time-step. Tell it the key's, and all you have is a held prediction.
+# - The decoder gets the *key's* features and *its own* time-step. Tell it the key's, and all you have is a reused prediction.
 # - Rows of a batch carry features, text and time-step: sort all three alike. No shape tells when you did not.
 # - Even without any encoder, the decoder's operations remain: a third of the arithmetic saved is a speed-up of 1.5, not more.

@@ -92,7 +92,7 @@ costs[10, 1:6].round(4)
 
 # %%
 def schedule_cost(costs, keys):
-    """Costs of spans (steps, longest + 1) and key steps -> the sum over the groups."""
+    """Costs of spans (steps, max_span + 1) and key steps -> the sum over the groups."""
     # BEGIN SOLUTION
     ends = [*keys[1:], len(costs)]
     return sum(costs[key, end - key] for key, end in zip(keys, ends, strict=True))
@@ -167,15 +167,15 @@ def test_schedule_cost_on_other_inputs(env):
 
 # %%
 def best_keys(costs, num_keys):
-    """Costs of spans (steps, longest + 1) and the number of keys -> the list of the cheapest key steps."""
+    """Costs of spans (steps, max_span + 1) and the number of keys -> the list of the cheapest key steps."""
     # BEGIN SOLUTION
-    steps, longest = len(costs), costs.shape[1] - 1
+    steps, max_span = len(costs), costs.shape[1] - 1
     cheapest = np.full((num_keys + 1, steps + 1), np.inf)
     came_from = np.zeros((num_keys + 1, steps + 1), dtype=int)
     cheapest[0, 0] = 0
     for k in range(1, num_keys + 1):
         for end in range(1, steps + 1):
-            for begin in range(max(0, end - longest), end):
+            for begin in range(max(0, end - max_span), end):
                 cost = cheapest[k - 1, begin] + costs[begin, end - begin]
                 if cost < cheapest[k, end]:
                     cheapest[k, end], came_from[k, end] = cost, begin
@@ -229,10 +229,10 @@ def test_best_keys_on_other_inputs(env):
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 10 minutes · 2 points
 #
-# **Goal**: continue features instead of holding them.
+# **Goal**: continue features instead of reusing them.
 #
 #
-# Holding features is order 0. Order 1 goes on along the straight line through the features of the last *two* key steps: `before` at step `key_before` and `last` at step `key_last`. Which features
+# Reusing features is order 0. Order 1 goes on along the straight line through the features of the last *two* key steps: `before` at step `key_before` and `last` at step `key_last`. Which features
 # does the line give at `step`, which comes after `key_last`? The shape is that of `last`.
 
 # %% [raw]
@@ -302,12 +302,12 @@ def test_extrapolate_on_other_inputs(env):
 # **Goal**: use all of it where nobody knows the best answer.
 #
 #
-# A run of DDIM with 50 steps may call the encoder **seven times**. Whose pictures come nearest to those of the untouched run? What is handed in is a `ContestEntry`: a schedule, and if you like
+# A run of DDIM with 50 steps may call the encoder **seven times**. Whose images come nearest to those of the baseline? What is handed in is a `ContestEntry`: a schedule, and if you like
 #
 # - `order` (0, 1, 2), `damping` (0 to 1: the share of the way that is gone along the line), `axis` ("step" or "log_snr") and `parts` ("all", "skips", "bottleneck"), as in `fl.Extrapolation`,
 # - `prior_noise` (0 to 1; the paper's is 0.003).
 #
-# The score is the mean of the pictures' PSNR to the untouched ones, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in, so practise with several: `check("contest", entry, seed=3)`. Four pictures are few: scores of one
+# The score is the mean of the images' PSNR to the baseline's, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in, so practise with several: `check("contest", entry, seed=3)`. Four images are few: scores of one
 # seed scatter by several dB, so look at more than one before you believe a difference. `check` passes what is no worse than the weakest of three well-known schedules; the contest begins there. `entry.save("name.json")` writes the file to hand in.
 
 # %% [raw]
@@ -321,7 +321,7 @@ def test_extrapolate_on_other_inputs(env):
 # <details>
 # <summary>Hint</summary>
 #
-# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good beginning (also with `over="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule (`order=1, damping=0.2`)?
+# `fl.derive_schedule(fl.embedded_costs(), 7)` is a good beginning (also with `reduction="median"`). `fl.refine_schedule` moves keys by real runs. What does a small damping do to a derived schedule (`order=1, damping=0.2`)?
 #
 # </details>
 
@@ -378,4 +378,4 @@ def test_contest_on_other_inputs(env):
 # - A schedule is a path through the costs of its groups; the best path is found exactly, in an instant.
 # - What is exact for the *sum* of costs need not be the best in a real run: that is why there is a contest.
 # - Extrapolation is nearer group by group, and may lose in a real run with few keys, because it multiplies the errors of earlier groups ([notebook 07](../07_is_it_worth_it.ipynb): by 14 dB with nine).
-# - Scores of few pictures scatter. Compare on the same captions and seeds, and on more than a handful.
+# - Scores of few images scatter. Compare on the same captions and seeds, and on more than a handful.

@@ -30,12 +30,12 @@ function historyTable(model) {
     const press = h("button", { type: "button", class: "fd-sort", title: help, dataset: { focus: `sort-${name}` }, on: { click } }, label + arrow);
     return h("th", { scope: "col", "aria-sort": sorted }, press);
   });
-  const first = ["compare", "picture", "settings"].map((text) => h("th", { scope: "col", text }));
+  const first = ["compare", "image", "settings"].map((text) => h("th", { scope: "col", text }));
   const head = h("tr", {}, ...first, ...heads);
   const body = order.map((row) => {
     const change = () => put(model, "chosen", chosen.has(row.run) ? [...chosen].filter((run) => run !== row.run) : [...chosen, row.run]);
     const tick = { type: "checkbox", checked: chosen.has(row.run), "aria-label": `compare run ${row.run}`, dataset: { focus: `row-${row.run}` }, on: { change } };
-    const image = h("img", { class: "fd-thumb", src: row.accelerated, alt: `picture of run ${row.run}` });
+    const image = h("img", { class: "fd-thumb", src: row.accelerated, alt: `image of run ${row.run}` });
     const again = button("Restore", "fd-restore", () => model.send({ action: "restore", run: row.run }), {
       title: "Take over this run's settings and key steps", "aria-label": `restore run ${row.run}`,
     });
@@ -61,13 +61,13 @@ function comparedRows(model) {
   const chosen = model.get("chosen");
   const rows = chosen.map((run) => model.get("rows").find((row) => row.run === run)).filter(Boolean);
   if (rows.length < 2) return rows.length ? [h("p", { class: "fd-note", text: "Tick another run to compare it with this one." })] : [];
-  const pictures = ["untouched", "accelerated", "difference"];
+  const images = ["baseline", "accelerated", "difference"];
   return rows.map((row) =>
     h(
       "figure",
       { class: "fd-compared-run" },
       h("figcaption", {}, h("strong", { text: `Run ${row.run}` }), h("span", { text: row.title })),
-      h("div", {}, ...pictures.map((name) => h("img", { src: row[name], alt: `run ${row.run}, ${name}`, title: name }))),
+      h("div", {}, ...images.map((name) => h("img", { src: row[name], alt: `run ${row.run}, ${name}`, title: name }))),
       h("pre", { class: "fd-text", text: row.shown.schedule }),
     ),
   );

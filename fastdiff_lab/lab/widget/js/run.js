@@ -1,4 +1,4 @@
-// The run: buttons, both pictures with their progress, their difference, and what came out.
+// The run: buttons, both images with their progress, their difference, and what came out.
 
 function runPanel(model, bin) {
   const run = button("Run", "fd-run fd-primary", () => model.send({ action: "run" }));
@@ -6,7 +6,7 @@ function runPanel(model, bin) {
   const said = h("span", { class: "fd-run-state", role: "status" });
   const sides = h("div", { class: "fd-sides" });
   const metrics = h("div", { class: "fd-metrics" });
-  const parts = { untouched: side("untouched"), accelerated: side("accelerated"), difference: side("difference") };
+  const parts = { baseline: side("baseline"), accelerated: side("accelerated"), difference: side("difference") };
   sides.append(...Object.values(parts).map((part) => part.root), metrics);
 
   watch(model, bin, ["run_state"], () => {
@@ -16,8 +16,8 @@ function runPanel(model, bin) {
     said.textContent = text;
     said.dataset.state = state;
   });
-  watch(model, bin, ["pictures"], () => {
-    for (const [name, part] of Object.entries(parts)) part.show(model.get("pictures")[name] ?? {});
+  watch(model, bin, ["images"], () => {
+    for (const [name, part] of Object.entries(parts)) part.show(model.get("images")[name] ?? {});
   });
   watch(model, bin, ["progress"], () => {
     for (const [name, part] of Object.entries(parts)) part.advance(model.get("progress")[name] ?? {});
@@ -26,10 +26,10 @@ function runPanel(model, bin) {
   return h("section", { class: "fd-run-panel", "aria-label": "Run" }, h("div", { class: "fd-actions" }, run, cancel, said), problem(model, bin), sides);
 }
 
-const SIDE_TITLES = { untouched: "Untouched", accelerated: "Accelerated", difference: "Difference × 4" };
+const SIDE_TITLES = { baseline: "Baseline", accelerated: "Accelerated", difference: "Difference × 4" };
 
 function side(name) {
-  const image = h("img", { class: "fd-picture", alt: "" });
+  const image = h("img", { class: "fd-image", alt: "" });
   const blank = h("div", { class: "fd-blank", text: "not run yet" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": `${SIDE_TITLES[name]}: progress` });
   const words = h("span", { class: "fd-progress-text" });
@@ -51,9 +51,9 @@ function side(name) {
 
 function resultTable({ rows = [], note = "" }) {
   if (!rows.length) return h("p", { class: "fd-empty", text: "Run shows seconds, PSNR, SSIM and the judge's verdict here." });
-  const head = h("tr", {}, h("td"), h("th", { scope: "col", text: "untouched" }), h("th", { scope: "col", text: "accelerated" }));
-  const body = rows.map(([label, untouched, accelerated, help]) =>
-    h("tr", { title: help }, h("th", { scope: "row", text: label }), h("td", { text: untouched }), h("td", { text: accelerated })),
+  const head = h("tr", {}, h("td"), h("th", { scope: "col", text: "baseline" }), h("th", { scope: "col", text: "accelerated" }));
+  const body = rows.map(([label, baseline, accelerated, help]) =>
+    h("tr", { title: help }, h("th", { scope: "row", text: label }), h("td", { text: baseline }), h("td", { text: accelerated })),
   );
   return h("div", {}, h("table", { class: "fd-result" }, head, ...body), h("p", { class: "fd-note", text: note }));
 }

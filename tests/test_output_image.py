@@ -1,4 +1,4 @@
-"""The pipeline draws its own picture; latents and time are seen on the way."""
+"""The pipeline draws its own image; latents and time are seen on the way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from systems import ROWS, options_of
 from transformers import BatchFeature
 
 import fastdiff_lab as fl
-from fastdiff_lab import Arm, KeySchedule
+from fastdiff_lab import KeySchedule, Method
 from fastdiff_lab.lab.session.paired_run import PairRunner
 from fastdiff_lab.lab.session.settings import Acceleration, Settings
 from fastdiff_lab.sampling.methods import decode, generators, sample
@@ -21,7 +21,7 @@ SIZE = {"height": 16, "width": 16}
 
 
 class Suspicious(torch.nn.Module):
-    """A safety checker that finds something in every picture."""
+    """A safety checker that finds something in every image."""
 
     device = torch.device("cpu")
 
@@ -59,7 +59,7 @@ PIPELINES = {
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_pictures_and_latents_are_the_pipelines_own(name):
+def test_images_and_latents_are_the_pipelines_own(name):
     build, options = PIPELINES[name]
     pipe = build()
     call = {
@@ -70,28 +70,28 @@ def test_pictures_and_latents_are_the_pipelines_own(name):
     images, latents = (pipe(TEXTS, generator=generators([0, 1]), output_type=kind, **call)[0] for kind in ("pil", "latent"))
     before = state(pipe)
     given = {key: value for key, value in options.items() if key != "num_inference_steps"}
-    drawn = sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=4, guidance_scale=5.0, options=given)
+    drawn = sample(pipe, Method(), TEXTS, [0, 1], num_inference_steps=4, guidance_scale=5.0, pipe_kwargs=given)
     assert torch.equal(drawn.latents, latents) and state(pipe) == before
     for ours, own in zip(drawn.images, images, strict=True):
         assert np.array_equal(np.asarray(ours), np.asarray(own))
 
 
 def test_what_the_safety_checker_takes_away_stays_away(tmp_path):
-    pipe, runs = checked(), {"num_inference_steps": 6, "options": SIZE, "rivals": False}
+    pipe, runs = checked(), {"num_inference_steps": 6, "pipe_kwargs": SIZE, "rivals": False}
     assert not any(
-        np.asarray(image).any() for image in sample(pipe, Arm(), TEXTS, [0, 1], num_inference_steps=4, options=SIZE).images
+        np.asarray(image).any() for image in sample(pipe, Method(), TEXTS, [0, 1], num_inference_steps=4, pipe_kwargs=SIZE).images
     )
-    table = fl.compare_pictures(pipe, {"two": KeySchedule(6, [0, 2])}, TEXTS[:1], **runs)
-    assert (table["mse"] == 0).all() and (table["latent_mse"] > 0).any()  # both pictures are black
+    table = fl.compare_images(pipe, {"two": KeySchedule(6, [0, 2])}, TEXTS[:1], **runs)
+    assert (table["mse"] == 0).all() and (table["latent_mse"] > 0).any()  # both images are black
     pair = PairRunner(pipe, preview_every=0).run(Settings(TEXTS[0], num_inference_steps=6), Acceleration(KeySchedule(6, [0, 2])))
-    assert not any(np.asarray(picture).any() for picture in pair.pictures.values())
+    assert not any(np.asarray(image).any() for image in pair.images.values())
 
 
 def test_previews_are_decoded_as_the_pipeline_decodes():
     pipe = scaled()
     call = {"num_inference_steps": 2, "guidance_scale": 5.0, **SIZE}
-    picture, latents = (pipe(TEXTS[:1], generator=generators([0]), output_type=kind, **call)[0] for kind in ("pil", "latent"))
-    assert np.array_equal(np.asarray(decode(pipe, latents)[0]), np.asarray(picture[0]))
+    image, latents = (pipe(TEXTS[:1], generator=generators([0]), output_type=kind, **call)[0] for kind in ("pil", "latent"))
+    assert np.array_equal(np.asarray(decode(pipe, latents)[0]), np.asarray(image[0]))
 
 
 @pytest.mark.parametrize("name", ["sd", "dit"])
@@ -106,7 +106,7 @@ def test_the_device_is_waited_for_once_before_the_latents_are_decoded(name, monk
     told(pipe.vae, "decode", "decode")
     monkeypatch.setattr("fastdiff_lab.sampling.methods.synchronize", lambda device: events.append("wait"))
     prompts = [3] if name == "dit" else TEXTS[:1]
-    sample(pipe, Arm(), prompts, [0], num_inference_steps=3, options=SIZE if name == "sd" else further(name))
+    sample(pipe, Method(), prompts, [0], num_inference_steps=3, pipe_kwargs=SIZE if name == "sd" else further(name))
     assert events == ["step"] * 3 + ["wait", "decode"]
 
 

@@ -34,8 +34,8 @@ from .parts import (
     autoencoder,
     built,
     drawn,
+    image,
     normal,
-    picture,
     scheduler,
     text_encoder,
     tokenizer,
@@ -43,19 +43,19 @@ from .parts import (
 )
 from .stable_diffusion import LATENT, MASK, NEGATIVE, OTHER_TEXT, stable_diffusion
 
-IMAGE_WIDTH = 30  # of a picture's embedding
-OF_PICTURES = UNET | {
+IMAGE_WIDTH = 30  # of an image's embedding
+OF_IMAGES = UNET | {
     "out_channels": 8, "cross_attention_dim": IMAGE_WIDTH, "encoder_hid_dim": IMAGE_WIDTH, "encoder_hid_dim_type": "image_proj",
     "addition_embed_type": "image", "attention_head_dim": 16, "resnet_time_scale_shift": "scale_shift",
     "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
     "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
 }  # fmt: skip
-OF_TEXTS = OF_PICTURES | {"encoder_hid_dim": WIDTH, "encoder_hid_dim_type": "text_image_proj", "addition_embed_type": "text_image"}
+OF_TEXTS = OF_IMAGES | {"encoder_hid_dim": WIDTH, "encoder_hid_dim_type": "text_image_proj", "addition_embed_type": "text_image"}
 
 
 def kandinsky_2_2() -> Any:
-    """The picture's embedding, which the prior makes of the text, is all that it gets."""
-    return assembled(KandinskyV22Pipeline, unet=unet(OF_PICTURES), movq=quantised(channels=4), scheduler=scheduler())
+    """The image's embedding, which the prior makes of the text, is all that it gets."""
+    return assembled(KandinskyV22Pipeline, unet=unet(OF_IMAGES), movq=quantised(channels=4), scheduler=scheduler())
 
 
 def kandinsky_2_1() -> Any:
@@ -81,7 +81,7 @@ def kolors() -> Any:
 
 
 def dreamlite() -> Any:
-    """The picture to be edited beside the noise, or zeros; the text's embedding is drawn, since its encoder is a language model."""
+    """The image to be edited beside the noise, or zeros; the text's embedding is drawn, since its encoder is a language model."""
     config = UNET | {
         "down_block_types": ("DreamLiteCrossAttnNoSelfAttnDownBlock2D", "DreamLiteCrossAttnDownBlock2D"), "norm_num_groups": 6,
         "up_block_types": ("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"), "addition_embed_type": "time",
@@ -129,7 +129,7 @@ def gligen() -> Any:
 
 
 def marigold() -> Any:
-    """The depth of a picture: its latents beside the noise, and an empty text."""
+    """The depth of an image: its latents beside the noise, and an empty text."""
     return stable_diffusion(
         MarigoldDepthPipeline, UNET | {"in_channels": 8}, safety_checker=..., feature_extractor=..., prediction_type="depth",
         default_denoising_steps=6, default_processing_resolution=0,
@@ -137,7 +137,7 @@ def marigold() -> Any:
 
 
 def ledits() -> Any:
-    """A picture that was inverted, to be edited; its attention processors keep the maps of all rows, at a quarter of the latents' sides."""
+    """An image that was inverted, to be edited; its attention processors keep the maps of all rows, at a quarter of the latents' sides."""
     config = UNET | {
         "block_out_channels": (18, 48, 27), "norm_num_groups": 3, "down_block_types": ("DownBlock2D",) + ("CrossAttnDownBlock2D",) * 2,
         "up_block_types": ("CrossAttnUpBlock2D",) * 2 + ("UpBlock2D",),
@@ -158,7 +158,7 @@ EMBEDDED = {
     "image_embeds": _embedding(41), "negative_image_embeds": _embedding(42), "num_inference_steps": 6, "height": 28, "width": 20,
     "output_type": "latent",
 }  # fmt: skip
-OTHER_EMBEDDING = {"picture's embedding": given(image_embeds=_embedding(43)), "guidance": given(guidance_scale=2.0)}
+OTHER_EMBEDDING = {"image's embedding": given(image_embeds=_embedding(43)), "guidance": given(guidance_scale=2.0)}
 KOLORS = {
     "prompt_embeds": normal(1, 13, 22, seed=44), "pooled_prompt_embeds": normal(1, 17, seed=45),
     "num_inference_steps": 6, "output_type": "latent", "negative_prompt": None,
@@ -167,7 +167,7 @@ KOLORS = {
 BOX = [[0.1, 0.1, 0.6, 0.7]]
 GLIGEN = {"gligen_phrases": ["a blue star"], "gligen_boxes": BOX, "gligen_scheduled_sampling_beta": 0.5}
 EXAMPLE = drawn(1, 3, 16, 16, seed=13)
-PICTURE = 2 * picture() - 1
+IMAGE = 2 * image() - 1
 COMBINED = "the combined pipeline calls this one, and is accelerated with it (tests/test_shared_parts.py has the kind)"
 DEPRECATED = "in diffusers 0.42.1 under `pipelines/deprecated`"
 SYSTEMS = (
@@ -176,7 +176,7 @@ SYSTEMS = (
     ),
     System(
         "kandinsky-2.1", "Kandinsky 2.1", kandinsky_2_1, EMBEDDED | {"prompt": "a red circle", "output_type": "pt"},
-        OTHER_TEXT | {"picture's embedding": given(image_embeds=_embedding(43))}, by_hand=False, note=COMBINED,
+        OTHER_TEXT | {"image's embedding": given(image_embeds=_embedding(43))}, by_hand=False, note=COMBINED,
     ),
     System(
         "kolors", "Kolors: its UNet, in SDXL's pipeline", kolors, SIZE | KOLORS,
@@ -186,7 +186,7 @@ SYSTEMS = (
         }, note="Kolors' own pipeline needs sentencepiece, which is not installed for these tests",
     ),
     System(
-        "dreamlite", "DreamLite: text to picture", dreamlite, LATENT,
+        "dreamlite", "DreamLite: text to image", dreamlite, LATENT,
         OTHER_TEXT | {"guidance": given(guidance_scale=2.0)}, by_hand=False,
         note="the text's embedding is drawn here; in bfloat16 its time-steps are rounded, and what is decoded ahead is given the same",
     ),
@@ -199,18 +199,18 @@ SYSTEMS = (
     ),
     System(
         "paint-by-example", "Paint by Example", paint_by_example,
-        SIZE | {"image": PICTURE, "mask_image": MASK, "example_image": EXAMPLE, "num_inference_steps": 6, "output_type": "latent"},
+        SIZE | {"image": IMAGE, "mask_image": MASK, "example_image": EXAMPLE, "num_inference_steps": 6, "output_type": "latent"},
         {
-            "example": given(example_image=1 - EXAMPLE), "picture": given(image=-PICTURE), "mask": given(mask_image=1 - MASK),
+            "example": given(example_image=1 - EXAMPLE), "image": given(image=-IMAGE), "mask": given(mask_image=1 - MASK),
             "guidance": given(guidance_scale=2.0),
         }, note=DEPRECATED,
     ),
     System(
-        "marigold", "Marigold: depth of a picture", marigold, {"image": picture(), "num_inference_steps": 6, "output_type": "pt"},
-        {"picture": given(image=1 - picture())}, note="its latents are not guided",
+        "marigold", "Marigold: depth of an image", marigold, {"image": image(), "num_inference_steps": 6, "output_type": "pt"},
+        {"image": given(image=1 - image())}, note="its latents are not guided",
     ),
     System(
-        "ledits", "LEDITS++: a picture inverted, then edited", ledits,
+        "ledits", "LEDITS++: an image inverted, then edited", ledits,
         {"editing_prompt": ["a white ring"], "edit_guidance_scale": 5.0, "edit_threshold": 0.9, "output_type": "latent"},
         {"edit": given(editing_prompt=["a blue star"]), "strength": given(edit_guidance_scale=2.0)},
         parallel=False, by_hand=False,
