@@ -333,7 +333,9 @@ def swapping_after(step_of_swap, weights):
 @pytest.mark.parametrize(("after", "parallel"), [(0, False), (3, True), (3, False), (4, True)])
 def test_lora_hot_swapped_between_keys_is_refused(parallel, after):
     pipe, weights = lora(5)
-    with pytest.raises(ValueError, match=r"LoRA's weights were written over \(hot-swapped\) between key step"):
+    with pytest.raises(
+        ValueError, match=r"weights were written over \(LoRA hot-swapped or fused, averaged weights\) between key step"
+    ):
         with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel):
             output(pipe, swapping_after(after, weights))
 
@@ -364,6 +366,47 @@ def test_weights_written_in_place_in_mid_run():
     with fl.encoder_propagation(pipe, KEYS, parallel_decoding=False) as counts:
         output(pipe, call)
     assert counts.encoder_calls == 3  # the step after the change is a key by itself
+
+
+WRITES = {
+    "averaged weights": lambda unet: [weight.data.mul_(1.01) for weight in unet.parameters()],
+    "other data": lambda unet: [setattr(weight, "data", weight.data * 1.01) for weight in unet.parameters()],
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_weights_written_without_a_trace_in_mid_run(write, parallel):
+    """As EMAModel.copy_to, fuse_lora and offloading write: through `weight.data`, which counts no write."""
+
+    def after(at: int):
+        def callback(pipe, step, time_step, kept):
+            if step == at:
+                write(pipe.unet)
+            return kept
+
+        return LATENT | {"callback_on_step_end": callback}
+
+    key = KEYS.keys[1]
+    with pytest.raises(ValueError, match="weights were written over"):
+        with fl.encoder_propagation(pipe := stable_diffusion(), KEYS, parallel_decoding=parallel):
+            output(pipe, after(key))
+    with fl.encoder_propagation(pipe := stable_diffusion(), KEYS, parallel_decoding=parallel) as counts:
+        output(pipe, after(key - 1))  # the new weights are seen at the key
+    assert counts.encoder_calls == len(KEYS.keys)
+
+
+def test_fused_lora_is_seen_in_mid_run():
+    def callback(pipe, step, time_step, kept):
+        if step == KEYS.keys[1]:
+            pipe.fuse_lora(lora_scale=0.5)
+        return kept
+
+    with (
+        pytest.raises(ValueError, match="weights were written over|adapter|scale"),
+        fl.encoder_propagation(pipe := with_lora(), KEYS),
+    ):
+        output(pipe, LATENT | {"callback_on_step_end": callback})
 
 
 def test_a_copied_scheduler_is_plain():

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .denoiser import Split, denoiser_of, inner_loop
+from .device import read_checks
 from .private_api import LORA_STATE, GatedSelfAttentionDense, forward_hooks, submodule, write_count
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ _ROW_MIXING = ("CrossFrameAttn", "PAG")
 # Whose code keeps the rows of a batch apart, but for what `row_mixing` knows.
 _KNOWN = ("torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "tomesd", "fastdiff_lab")
 _SEEN_PER_TENSOR = 64
+_SEEN_WEIGHTS = 64
 _FREEU = ("s1", "s2", "b1", "b2")
 
 
@@ -136,39 +139,68 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
-class AdapterWeights:
-    """LoRA's weights from key step to key step: hot-swapping writes into them without a trace but their values.
+class WeightValues:
+    """Weights from key step to key step: some writes leave no trace but the values.
 
-    >>> weights = AdapterWeights(pipe.unet)  # doctest: +SKIP
+    >>> weights = WeightValues(pipe.unet)  # doctest: +SKIP
     >>> weights.at_key(-1, 0)  # doctest: +SKIP
 
-    Some entries of each are compared on their device; that is read once for each key step.
+    Hot-swapped and fused LoRA and averaged weights (EMA) are written through `weight.data`. Some entries of LoRA's weights and of
+    a sample of the others are compared on their device. Without LoRA a device is read once, when the run ends.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        named = model.named_parameters()
-        self.entries = [weight.detach().flatten()[:_SEEN_PER_TENSOR] for name, weight in named if ".lora_" in name]
+        named = {name: weight for name, weight in model.named_parameters() if weight.device.type != "meta"}  # offloaded ones are
+        lora = [name for name in named if ".lora_" in name]
+        others = [
+            name for name, weight in named.items() if name not in set(lora) and weight.dim() > 1 and weight.is_floating_point()
+        ]
+        self.weights = [named[name] for name in [*lora, *random.Random(0).sample(others, min(len(others), _SEEN_WEIGHTS))]]
+        self.reads_at_keys = bool(lora) or all(weight.device.type == "cpu" for weight in self.weights)
+        self.places: list[int] = []
+        self.entries: list[Tensor] = []
         self.kept: Tensor | None = None
         self.written: list[Tensor] = []
+        self.spans: list[tuple[Tensor, str]] = []
 
     def between_keys(self) -> None:
         """At a step that uses features of the last key step."""
         if self.kept is not None:
-            self.written.append((self._now() != self.kept).any())
+            now = self._now()
+            self.written.append((now != self.kept.to(now.device)).any())  # offloading may have moved the model
 
     def at_key(self, key_step: int, step: int) -> None:
-        """At a key step, and after the last step. Raises ValueError if the weights were others at a step since `key_step`."""
-        if not self.entries:
+        """At a key step. Raises ValueError if the weights were others at a step since a key step."""
+        if not self.weights:
             return
-        if self.written and bool(torch.stack(self.written).any()):
-            raise ValueError(
-                f"LoRA's weights were written over (hot-swapped) between key step {key_step} and step {step}, so steps used features "
-                "of other weights; make the step after the change a key step"
+        self._end_span(key_step, step)
+        self.kept = self._now().clone()
+        if self.reads_at_keys:
+            read_checks(self.spans)
+            self.spans = []
+
+    def at_end(self, key_step: int, step: int) -> list[tuple[Tensor, str]]:
+        """After the last step: what is not read yet, for `read_checks`."""
+        self._end_span(key_step, step)
+        return self.spans
+
+    def _end_span(self, key_step: int, step: int) -> None:
+        if self.written:
+            said = (
+                "weights were written over (LoRA hot-swapped or fused, averaged weights) between key step "
+                f"{key_step} and step {step}. Steps used features of other weights; make the step after the change a key step"
             )
-        self.kept, self.written = self._now(), []
+            self.spans.append((torch.stack(self.written).any(), said))
+            self.written = []
 
     def _now(self) -> Tensor:
-        return torch.cat([entries.float() for entries in self.entries])
+        places = [weight.data_ptr() for weight in self.weights]
+        if places != self.places:  # also after `weight.data = other`
+            self.places = places
+            self.entries = [weight.detach().flatten()[:_SEEN_PER_TENSOR] for weight in self.weights]
+        kinds = {(entries.dtype, entries.device) for entries in self.entries}
+        same = self.entries if len(kinds) == 1 else [entries.to(self.entries[0].device, torch.float32) for entries in self.entries]
+        return torch.cat(same)
 
 
 class Steered:
@@ -184,7 +216,7 @@ class Steered:
         self.scales_at = adapter_scales(model)
         self.attending = [module for module, _ in processors(model)]
         self.weights = [weight for weight in model.parameters() if not weight.is_inference()]
-        self.adapters = AdapterWeights(model)
+        self.values = WeightValues(model)
 
     def now(self) -> list:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]

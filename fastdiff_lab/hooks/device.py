@@ -7,14 +7,17 @@ CUDA, MPS, XPU and other backends of torch alike; on the CPU there is nothing to
 - `free_bytes(device)`, `release_cache(device)`: memory that is left; memory given back
 - `begin_peak(device)`, `peak_of(device)`: the most memory that was in use
 - `is_out_of_memory(error)`: does an error say that memory ran out?
+- `read_checks(checks)`: reads what is wrong, with one wait
 """
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from .denoiser import denoiser_of
 from .private_api import execution_device_of
@@ -114,3 +117,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def read_checks(checks: Sequence[tuple[Tensor, str]]) -> None:
+    """Read what is wrong, with one wait of the host for all.
+
+    >>> read_checks([(torch.tensor(False), "one"), (torch.tensor(True), "other")])
+    Traceback (most recent call last):
+    ...
+    ValueError: other
+
+    Args:
+        checks: Pairs of a truth value on a device and what to say where it is true.
+
+    Raises:
+        ValueError: For the first that is true.
+    """
+    flags = [is_wrong.to(checks[0][0].device) for is_wrong, _ in checks]
+    told = torch.stack(flags).tolist() if flags else []
+    said = next((message for (_, message), is_wrong in zip(checks, told, strict=True) if is_wrong), None)
+    if said is not None:
+        raise ValueError(said)

@@ -17,10 +17,8 @@ class Later:
     True
     >>> later.is_same("class_labels", 2, [torch.tensor(False)])  # from now on, at the end
     True
-    >>> later.check()  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    ValueError: step 2: its class_labels is another than at the key step before. ...
+    >>> [message.partition(".")[0] for _, message in later.at_end()]
+    ['step 2: its class_labels is another than at the key step before']
     """
 
     def __init__(self) -> None:
@@ -28,7 +26,7 @@ class Later:
         self.open: list[tuple[str, int, Tensor]] = []
 
     def is_same(self, name: str, step: int, equal: list[Tensor]) -> bool:
-        """Are these all true? An argument that was equal though another object once is taken to be so again, until `check`."""
+        """Are these all true? An argument that was equal though another object once is taken to be so again, until the run ends."""
         told = torch.stack(equal).all()
         if name in self.made_anew:
             self.open.append((name, step, told))
@@ -38,13 +36,14 @@ class Later:
             return True
         return False
 
-    def check(self) -> None:
-        """Reads what is open, with one wait for all of it. Raises ValueError if something differed after all."""
+    def at_end(self) -> list[tuple[Tensor, str]]:
+        """What is open when the run ends, for `read_checks`."""
         waiting, self.open = self.open, []
-        equal = torch.stack([told for *_, told in waiting]).tolist() if waiting else []
-        name, step, _ = next((one for one, same in zip(waiting, equal, strict=True) if not same), ("", -1, None))
-        if name:
-            raise ValueError(
-                f"step {step}: its {name} is another than at the key step before. This was seen when the run ended, as a device is not read "
-                f"at every step; make step {step} a key step, and with order=1 keep {name} the same in the whole run"
+        return [
+            (
+                ~equal,
+                f"step {step}: its {name} is another than at the key step before. This was seen when the run ended, as a device is not "
+                f"read at every step; make step {step} a key step, and with order=1 keep {name} the same in the whole run",
             )
+            for name, step, equal in waiting
+        ]

@@ -44,7 +44,7 @@ class Extrapolation:
     parts: str = "all"
 
     def __post_init__(self) -> None:
-        whole_number("order", self.order, 0, 2)
+        object.__setattr__(self, "order", whole_number("order", self.order, 0, 2))  # numpy's as Python's own
         number("damping", self.damping, 0, 1)
         choice("axis", self.axis, AXES)
         choice("parts", self.parts, PARTS)

@@ -10,6 +10,7 @@ from torch import nn
 from ..hooks.adapters import Steered
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.denoiser_classes import REUSED_RESIDUALS, conditions_of
+from ..hooks.device import read_checks
 from ..hooks.run_tracking import time_step_value
 from .call_conditions import Conditions
 from .deferred import Later
@@ -28,8 +29,8 @@ class KeyConditions:
         self.conditions: Conditions | None = None
 
     def begin_group(self, step: int, call: DenoiserCall) -> None:
-        """From this key step on, its conditions count. Raises ValueError if LoRA's weights were written over since the one before."""
-        self.steered.adapters.at_key(self.key_step, step)
+        """From this key step on, its conditions count. Raises ValueError if weights were written over since the one before."""
+        self.steered.values.at_key(self.key_step, step)
         self.key_step = step
         self.conditions = Conditions(call.rows, call.given(self.compared), self.steered.now())
 
@@ -50,7 +51,6 @@ class KeyConditions:
     def end_step(self, step: int, is_last: bool) -> None:
         """After a step. Raises ValueError after the last one if a step used what was left under other conditions after all."""
         if step != self.key_step:
-            self.steered.adapters.between_keys()
+            self.steered.values.between_keys()
         if is_last:
-            self.steered.adapters.at_key(self.key_step, step + 1)
-            self.later.check()
+            read_checks([*self.steered.values.at_end(self.key_step, step + 1), *self.later.at_end()])
