@@ -95,7 +95,7 @@ def _distances(name: str, found: Tensor, true: Tensor) -> dict[str, Any]:
         "kernel_distance": kernel,
         "deviation": deviation,
         "frechet_distance": frechet,
-        "drawn_images": len(found),
+        "images": len(found),
     }
 
 

@@ -221,7 +221,9 @@ def test_the_figure_has_every_family(suite):
     ]
     assert len(looks) == len(set(map(str, looks))) == len(names)
     assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"][0]
-    own = table[(table["reuse"] == "predictions") & (table["keys"] == "derived for predictions")]
+    of_a_file = plot_suite(table.assign(keys=table["keys"].replace("", np.nan)), plot.figure(12, 10))
+    assert [text.get_text() for text in of_a_file.axes[-1].get_legend().get_texts()] == names
+    own = table[(table["kind"] == "predictions") & (table["keys"] == "derived for predictions")]
     of_features = [own.assign(keys="derived", order=order) for order in (0, 1)]
     both = plot_suite(pd.concat([table, *of_features]), plot.figure(12, 10))
     told = [text.get_text() for text in both.axes[-1].get_legend().get_texts()]

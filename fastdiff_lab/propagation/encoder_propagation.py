@@ -57,8 +57,8 @@ def encoder_propagation(
             of the up blocks are reused. With "prediction" nothing runs between keys. In a UNet the two give the same images, as the
             prediction depends on the up blocks' output only. So two rows of the paper's Table 14 are one method here.
         parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's
-            latent (Fig. 4). False decodes each step alone: the same result with less memory. Two steps of each run are
-            checked alone if the decoder has attention processors, hooks or forwards that are not diffusers'.
+            latent (Fig. 4). False decodes each step alone: the same result with less memory. Attention processors,
+            hooks and forwards in the decoder that are not diffusers' are checked: two steps of each run are decoded alone.
         max_rows: The most rows decoded at once, 1 or more (two rows per image with guidance). None: no limit on the CPU; elsewhere as
             many as fit into the memory that is free when a run begins. Where memory still runs out, this and later groups go on with
             half the rows, and a warning.
