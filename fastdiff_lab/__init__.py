@@ -15,10 +15,10 @@ __version__ = "0.1.0"
 
 # Public name -> its module. A new one also goes into the block for type checkers below (a test compares the two).
 _HOME = {
-    "Method": "sampling.methods",
     "Counts": "propagation.counts",
     "Extrapolation": "propagation.extrapolation",
     "KeySchedule": "key_schedule",
+    "Method": "sampling.methods",
     "PropagationConfig": "propagation.config",
     "Recording": "recording.recording",
     "ReuseCosts": "calibration.reuse_costs",
@@ -34,7 +34,6 @@ _HOME = {
     "feature_change": "recording.analysis",
     "feature_norm": "recording.analysis",
     "load_pipeline": "pipelines",
-    "summarize_by_part": "recording.analysis",
     "paired_difference": "comparison.fidelity",
     "pca_maps": "recording.analysis",
     "prior_noise_injection": "propagation.prior_noise",
@@ -45,6 +44,7 @@ _HOME = {
     "schedule_front": "calibration.derive",
     "step_clusters": "recording.analysis",
     "step_similarity": "recording.analysis",
+    "summarize_by_part": "recording.analysis",
 }
 __all__ = [*_HOME]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -82,3 +84,17 @@ def test_masters_must_be_there_and_closed(tmp_path):
     (tmp_path / "open.py").write_text("# %% [raw]\n# # BEGIN QUESTION\n# name: a\n# points: 1\n\n# %%\n1\n")
     with pytest.raises(ValueError, match=r"open.py: a block of the master is not closed; accepted: an END cell"):
         read_master(tmp_path / "open.py")
+
+
+def test_a_notebook_goes_on_with_the_same_library_after_a_hidden_test():
+    """Hidden tests take the library's modules away; a public name that was first used afterwards would be of another import."""
+    code = """
+import sys
+import fastdiff_lab as fl
+from fastdiff_lab.exercises import ContestEntry
+for module in [module for module in sys.modules if module.split(".")[0] == "fastdiff_lab"]:
+    del sys.modules[module]
+print(ContestEntry(fl.KeySchedule.uniform(50, 7)).schedule)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0,7,14,21,29,36,43 of 50\n", done.stderr
