@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import SemanticStableDiffusionPipeline
 from models import state
-from systems.base import output
+from systems import ROWS
+from systems.base import of, output
 from systems.stable_diffusion import LATENT, stable_diffusion
 
 import fastdiff_lab as fl
@@ -156,3 +157,18 @@ def test_as_many_samples_as_images(images, guidance):
     with fl.record(pipe) as recording:
         output(pipe, LATENT | {"num_inference_steps": 2, "num_images_per_prompt": images, "guidance_scale": guidance})
     assert recording.num_samples == images
+
+
+@pytest.mark.parametrize("reuse", ["prediction", "decoder"])
+def test_who_reads_attention_maps_needs_them_at_every_step(reuse):
+    """LEDITS++ builds its masks of them."""
+    system = ROWS["ledits"]
+    pipe = system.build()
+    with pytest.raises(ValueError, match="stores attention maps.*accepted: reuse='encoder' with parallel_decoding=False"):
+        with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys), reuse=reuse, parallel_decoding=False):
+            of(system, pipe)
+    with (
+        pytest.raises(ValueError, match="mixes the rows of a batch"),
+        fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)),
+    ):
+        of(system, pipe)

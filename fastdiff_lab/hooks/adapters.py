@@ -2,6 +2,7 @@
 
 - `processor_of(module)`, `processors(model)`: attention processors
 - `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
+- `attention_store(model)`: what stores attention maps
 - `processors_kept(model)`, `put_back_processors(model, before)`: a run that is broken off leaves no processors behind
 - `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
 - `Steered`: all of it in one run
@@ -55,6 +56,11 @@ def row_mixing(pipe: DiffusionPipeline) -> str | None:
         return type(pipe).__name__
     kinds = {type(processor) for _, processor in processors(denoiser_of(pipe))}
     return next((kind.__name__ for kind in sorted(kinds, key=str) if _mixes_rows(kind)), None)
+
+
+def attention_store(model: nn.Module) -> str | None:
+    """The attention processor that stores its maps for the pipeline, if there is one (LEDITS++, Attend-and-Excite)."""
+    return next((type(processor).__name__ for _, processor in processors(model) if hasattr(processor, "attnstore")), None)
 
 
 def _mixes_rows(kind: type) -> bool:
@@ -161,7 +167,7 @@ class WeightValues:
         self.entries: list[Tensor] = []
         self.kept: Tensor | None = None
         self.written: list[Tensor] = []
-        self.spans: list[tuple[Tensor, str]] = []
+        self.spans: list[tuple[Tensor, ValueError]] = []
 
     def between_keys(self) -> None:
         """At a step that uses features of the last key step."""
@@ -179,18 +185,14 @@ class WeightValues:
             read_checks(self.spans)
             self.spans = []
 
-    def at_end(self, key_step: int, step: int) -> list[tuple[Tensor, str]]:
+    def at_end(self, key_step: int, step: int) -> list[tuple[Tensor, ValueError]]:
         """After the last step: what is not read yet, for `read_checks`."""
         self._end_span(key_step, step)
         return self.spans
 
     def _end_span(self, key_step: int, step: int) -> None:
         if self.written:
-            said = (
-                "weights were written over (LoRA hot-swapped or fused, averaged weights) between key step "
-                f"{key_step} and step {step}. Steps used features of other weights; make the step after the change a key step"
-            )
-            self.spans.append((torch.stack(self.written).any(), said))
+            self.spans.append((torch.stack(self.written).any(), _written_over(key_step, step)))
             self.written = []
 
     def _now(self) -> Tensor:
@@ -201,6 +203,13 @@ class WeightValues:
         kinds = {(entries.dtype, entries.device) for entries in self.entries}
         same = self.entries if len(kinds) == 1 else [entries.to(self.entries[0].device, torch.float32) for entries in self.entries]
         return torch.cat(same)
+
+
+def _written_over(key_step: int, step: int) -> ValueError:
+    return ValueError(
+        f"weights were written over (LoRA hot-swapped or fused, averaged weights) between key step {key_step} and step {step}. Steps used "
+        "features of other weights; make the step after the change a key step"
+    )
 
 
 class Steered:

@@ -119,22 +119,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def read_checks(checks: Sequence[tuple[Tensor, str]]) -> None:
+def read_checks(checks: Sequence[tuple[Tensor, ValueError]]) -> None:
     """Read what is wrong, with one wait of the host for all.
 
-    >>> read_checks([(torch.tensor(False), "one"), (torch.tensor(True), "other")])
+    >>> read_checks([(torch.tensor(False), ValueError("one")), (torch.tensor(True), ValueError("other"))])
     Traceback (most recent call last):
     ...
     ValueError: other
 
     Args:
-        checks: Pairs of a truth value on a device and what to say where it is true.
+        checks: Pairs of a truth value on a device, and the error to raise where it is true.
 
     Raises:
         ValueError: For the first that is true.
     """
     flags = [is_wrong.to(checks[0][0].device) for is_wrong, _ in checks]
     told = torch.stack(flags).tolist() if flags else []
-    said = next((message for (_, message), is_wrong in zip(checks, told, strict=True) if is_wrong), None)
-    if said is not None:
-        raise ValueError(said)
+    error = next((error for (_, error), is_wrong in zip(checks, told, strict=True) if is_wrong), None)
+    if error is not None:
+        raise error

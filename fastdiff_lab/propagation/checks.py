@@ -1,6 +1,7 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
-- `check_length`, `check_parts`, `check_rows_stay_apart`, `check_finite`, `check_is_one_run`, `check_prompts`: refusals
+- `check_length`, `check_parts`, `check_rows_stay_apart`, `check_attention_runs`,
+  `check_finite`, `check_is_one_run`, `check_prompts`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
 - `time_steps_in_words(timesteps)`: as measurements say on which time-steps they were made
 - `warn_of_another_run`, `warn_of_few_steps`, `warn_of_rounding`: warnings
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..hooks.adapters import row_mixing
+from ..hooks.adapters import attention_store, row_mixing
 from ..hooks.denoiser import controlnet_of, denoiser_of, several_runs
 from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..hooks.run_tracking import time_step_value
@@ -138,6 +139,16 @@ def check_rows_stay_apart(pipe: DiffusionPipeline, parallel: bool) -> None:
     mixing = row_mixing(pipe) if parallel else None
     if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
+
+
+def check_attention_runs(model: nn.Module, reuse: str) -> None:
+    """Raises ValueError where a pipeline reads attention maps of every step, and none are made between keys."""
+    store = None if reuse == "encoder" else attention_store(model)
+    if store is not None:
+        raise ValueError(
+            f"{store} stores attention maps for the pipeline at every step, but with reuse={reuse!r} little or no attention runs between "
+            "keys; accepted: reuse='encoder' with parallel_decoding=False"
+        )
 
 
 def check_not_deepcached(model: nn.Module) -> None:

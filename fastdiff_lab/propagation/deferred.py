@@ -17,7 +17,7 @@ class Later:
     True
     >>> later.is_same("class_labels", 2, [torch.tensor(False)])  # from now on, at the end
     True
-    >>> [message.partition(".")[0] for _, message in later.at_end()]
+    >>> [str(error).partition(".")[0] for _, error in later.at_end()]
     ['step 2: its class_labels is another than at the key step before']
     """
 
@@ -36,14 +36,14 @@ class Later:
             return True
         return False
 
-    def at_end(self) -> list[tuple[Tensor, str]]:
+    def at_end(self) -> list[tuple[Tensor, ValueError]]:
         """What is open when the run ends, for `read_checks`."""
         waiting, self.open = self.open, []
-        return [
-            (
-                ~equal,
-                f"step {step}: its {name} is another than at the key step before. This was seen when the run ended, as a device is not "
-                f"read at every step; make step {step} a key step, and with order=1 keep {name} the same in the whole run",
-            )
-            for name, step, equal in waiting
-        ]
+        return [(~equal, _changed(name, step)) for name, step, equal in waiting]
+
+
+def _changed(name: str, step: int) -> ValueError:
+    return ValueError(
+        f"step {step}: its {name} is another than at the key step before. This was seen when the run ended, as a device is not read at "
+        f"every step; make step {step} a key step, and with order=1 keep {name} the same in the whole run"
+    )

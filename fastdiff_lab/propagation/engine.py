@@ -13,7 +13,7 @@ from ..hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.denoiser_output import own
 from ..hooks.run_tracking import RunTracker
-from .checks import check_finite, check_length, check_parts, check_rows_stay_apart, warn_of_another_run
+from .checks import check_attention_runs, check_finite, check_length, check_parts, check_rows_stay_apart, warn_of_another_run
 from .config import PropagationConfig
 from .controlnet_cache import ReusedResiduals
 from .counts import Counts, Usage
@@ -94,6 +94,7 @@ class PropagationEngine:
         check_length(self.pipe, schedule, run.num_steps if run.start is None else len(run.timesteps))
         warn_of_another_run(self.pipe, schedule, run.planned if run.start is None else None)
         check_rows_stay_apart(self.pipe, self.config.is_parallel)  # pipelines may install processors when they are called
+        check_attention_runs(self.model, self.config.reuse)
         check_parts(self.pipe, self.model, self.controlnet, self.reuse.children(self.split))
         if self.ranks.size > 1:
             self.ranks.check_same("schedule", str(schedule))
