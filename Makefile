@@ -13,8 +13,8 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help setup tour test test-all lab notebooks exercises classroom lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
-	@echo "make test      lint, types and tests (about 6 minutes on 2 cores, 12 on old ones)"
-	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment (about 20 minutes)"
+	@echo "make test      lint, types and tests (about 12 minutes on 2 old cores)"
+	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment (longer)"
 	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"

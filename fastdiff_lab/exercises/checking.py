@@ -33,7 +33,6 @@ NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; anything else would answer for the student.
 ALLOWED_FILES = (
-    "__init__.py",  # looks public names up
     "key_schedule.py",
     "inputs/plain_values.py",
     "hooks/denoiser.py",

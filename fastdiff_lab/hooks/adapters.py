@@ -146,20 +146,20 @@ def _rounded(value: Any) -> Any:
 
 
 class WeightValues:
-    """Weights from key step to key step: some writes leave no trace but the values.
+    """Compare weights from key step to key step, as some writes leave no trace but the values.
 
     >>> weights = WeightValues(pipe.unet)  # doctest: +SKIP
     >>> weights.at_key(-1, 0)  # doctest: +SKIP
 
-    Hot-swapped and fused LoRA and averaged weights (EMA) are written through `weight.data`. Some entries of LoRA's weights and of
-    a sample of the others are compared on their device. Without LoRA a device is read once, when the run ends.
+    Hot-swapped and fused LoRA and averaged weights (EMA) are written through `weight.data`. The first 64 entries of each LoRA
+    weight and of 64 other weights are compared on their device. Without LoRA a device is read once, when the run ends.
     """
 
     def __init__(self, model: nn.Module) -> None:
         named = {name: weight for name, weight in model.named_parameters() if weight.device.type != "meta"}  # offloaded ones are
         lora = [name for name in named if ".lora_" in name]
         others = [
-            name for name, weight in named.items() if name not in set(lora) and weight.dim() > 1 and weight.is_floating_point()
+            name for name, weight in named.items() if ".lora_" not in name and weight.dim() > 1 and weight.is_floating_point()
         ]
         self.weights = [named[name] for name in [*lora, *random.Random(0).sample(others, min(len(others), _SEEN_WEIGHTS))]]
         self.reads_at_keys = bool(lora) or all(weight.device.type == "cpu" for weight in self.weights)

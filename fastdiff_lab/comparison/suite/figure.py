@@ -68,7 +68,7 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
     """The methods that are plotted, without predictions extrapolated at the keys of features if they have their own."""
-    table = table.assign(keys=table["keys"].fillna(""))  # an empty cell of a CSV file
+    table = table.assign(keys=table["keys"].fillna(""))  # empty cells of a CSV file are NaN
     shown = table[~table["noise"].astype(bool) & (table["kind"] != "baseline") & np.isfinite(table["psnr"])]
     if not (shown["keys"] == OWN).any():
         return shown

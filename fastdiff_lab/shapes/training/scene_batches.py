@@ -19,7 +19,7 @@ from .data_parallel import Team
 
 
 def objects_of(seed: int) -> int:
-    """How many objects the scene of a seed has: two in three scenes of five.
+    """How many objects the scene of a seed has. Three scenes of five have two.
 
     >>> [objects_of(seed) for seed in range(5)]
     [2, 2, 2, 1, 1]
@@ -54,7 +54,10 @@ class SceneBatches:
         self._coming: Iterator | None = None
 
     def __call__(self, draw: int) -> tuple[Tensor, Tensor]:
-        """The batch of a draw, in [-1, 1]; draws come in the order in which `fit` counts them, from any first one on."""
+        """Give the images, in [-1, 1], and token ids of a draw.
+
+        The first draw may be any; the later ones follow as `fit` counts them.
+        """
         if self._coming is None:
             self._coming = iter(DataLoader(self.scenes, batch_sampler=self._seeds_from(draw), num_workers=self.workers))
         return next(self._coming)
