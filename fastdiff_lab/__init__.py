@@ -20,6 +20,7 @@ _HOME = {
     "KeySchedule": "key_schedule",
     "Method": "sampling.methods",
     "PropagationConfig": "propagation.config",
+    "PropagationFit": "propagation.fit",
     "Recording": "recording.recording",
     "ReuseCosts": "calibration.reuse_costs",
     "accumulated_change": "calibration.derive",
@@ -33,6 +34,7 @@ _HOME = {
     "encoder_propagation": "propagation.encoder_propagation",
     "feature_change": "recording.analysis",
     "feature_norm": "recording.analysis",
+    "fit_propagation": "calibration.fitting",
     "load_pipeline": "pipelines",
     "paired_difference": "comparison.fidelity",
     "pca_maps": "recording.analysis",
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from .calibration.derive import accumulated_change as accumulated_change
     from .calibration.derive import derive_schedule as derive_schedule
     from .calibration.derive import schedule_front as schedule_front
+    from .calibration.fitting import fit_propagation as fit_propagation
     from .calibration.refine import refine_schedule as refine_schedule
     from .calibration.reuse_costs import ReuseCosts as ReuseCosts
     from .comparison.compare import compare as compare
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
     from .propagation.encoder_propagation import apply_encoder_propagation as apply_encoder_propagation
     from .propagation.encoder_propagation import encoder_propagation as encoder_propagation
     from .propagation.extrapolation import Extrapolation as Extrapolation
+    from .propagation.fit import PropagationFit as PropagationFit
     from .propagation.prior_noise import prior_noise_injection as prior_noise_injection
     from .recording.analysis import feature_change as feature_change
     from .recording.analysis import feature_norm as feature_norm

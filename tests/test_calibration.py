@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from functools import cache, partial
+from functools import partial
 
 import pytest
 import torch
-from models import SCHEDULERS, SIDES, TOKENS, WIDTH, denoiser_calls, pipeline, state, unet
+from models import SCHEDULERS, denoiser_calls, state
+from prompted import Embeddings
 from safetensors.torch import save_file
 from systems import ROWS
 
@@ -21,33 +22,6 @@ from fastdiff_lab.shapes.data import held_out_scenes
 STEPS = 6
 calibrate, refine_schedule = (partial(call, guidance_scale=5.0) for call in (fl.calibrate, fl.refine_schedule))
 CAPTIONS = [scene.caption() for scene in held_out_scenes(1, objects=1)]
-
-
-@cache
-def shared_unet():
-    """One for all pipelines here, which leave it as it was: its bytes are counted once."""
-    return unet()
-
-
-class Embeddings:
-    """A pipeline of tiny parts that is called with prompts, as users call theirs; the text is the prompt's number."""
-
-    def __new__(cls, name: str = "ddim"):
-        pipe = pipeline(name)
-        pipe.register_modules(unet=shared_unet())
-        kind = type(pipe)
-
-        class Prompted(kind):
-            def __call__(self, prompts, generator=None, **options):
-                text = torch.stack([torch.full((TOKENS, WIDTH), 0.1 * float(prompt), dtype=torch.float64) for prompt in prompts])
-                latents = torch.stack([torch.randn((4, *SIDES), generator=g, dtype=torch.float64) for g in generator])
-                return super().__call__(
-                    prompt_embeds=text, negative_prompt_embeds=torch.zeros_like(text), latents=latents, generator=generator,
-                    output_type="latent", **options,
-                )  # fmt: skip
-
-        pipe.__class__ = Prompted
-        return pipe
 
 
 def drawn(pipe, num_steps=STEPS):

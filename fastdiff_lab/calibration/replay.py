@@ -3,6 +3,7 @@
 - `Call`: prompts, seeds and options of a run; `call_for(prompts, ...)` and `seeds_for(prompts, seeds)` make them
 - `Trajectory`: what a baseline run did; `seen(pipe, call)` records one
 - `latents_after(pipe, trajectory, ...)`: latents of a run in which some steps are evaluated anew
+- `replayed(engine, trajectory, ...)`: latents of a recorded run that any engine makes again
 """
 
 from __future__ import annotations
@@ -222,18 +223,26 @@ def latents_after(
     Returns:
         The latents by step, of shape (images, ...), from the first evaluated step on.
     """
-    found: dict[int, Tensor] = {}
     engine = PropagationEngine(
         pipe, PropagationConfig(schedule, order=extrapolation, reuse=reuse),
         known={s: p for s, p in enumerate(trajectory.predictions) if s not in set(evaluated)},
         limit=max_rows if isinstance(max_rows, RowLimit) else RowLimit(max_rows),
     )  # fmt: skip
-    step = -1
+    return replayed(engine, trajectory, evaluated[0], until, lookahead)
+
+
+def replayed(engine: PropagationEngine, trajectory: Trajectory, after: int, until: int, lookahead: int = 0) -> dict[int, Tensor]:
+    """Latents by step of a recorded run that an engine makes again, from behind step `after` until step `until`.
+
+    `lookahead`: as for `latents_after`, which returns the same.
+    """
+    found: dict[int, Tensor] = {}
+    pipe, step = engine.pipe, -1
 
     def watch(inner: Step, arguments: Any, args: tuple, kwargs: dict) -> Any:
         nonlocal step
         step += 1
-        if step > evaluated[0]:
+        if step > after:
             found[step] = _looked_ahead(pipe.scheduler, trajectory, step, arguments, lookahead)
         if step == until:
             raise _Enough

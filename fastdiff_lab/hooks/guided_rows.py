@@ -1,6 +1,7 @@
 """Which rows of a batch belong to the prompt, and to which image.
 
 - `guided_rows(pipe, arguments, half)`: those of the prompt, or of the negative one
+- `count_blocks(pipe, arguments)`: how many rows each image has
 - `by_image(pipe, latents, images)`: latents as one row for each image
 """
 
@@ -28,15 +29,25 @@ def guided_rows(pipe: DiffusionPipeline, arguments: Mapping[str, Any], half: str
     null class). Pipelines that do not tell whether they guide (DeepFloyd-IF, LDM, text-to-video) give the same sample in both halves.
     InstructPix2Pix and perturbed-attention guidance have a third block of rows.
     """
-    model = denoiser_of(pipe)
-    rows = len(arguments[sample_argument(model)])
-    blocks = _blocks_of_rows(pipe, model, arguments[sample_argument(model)])
-    size = rows // len(blocks)
-    is_whole = half == "all" or rows % len(blocks) != 0
-    if is_whole or not ("perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))):
+    model, rows = denoiser_of(pipe), len(arguments[sample_argument(denoiser_of(pipe))])
+    count = count_blocks(pipe, arguments)
+    if half == "all" or count == 1:
         return slice(0, rows)
+    blocks, size = _blocks_of_rows(pipe, model, arguments[sample_argument(model)]), rows // count
     place = blocks.index(half if half in blocks else "conditional")
     return slice(place * size, (place + 1) * size)
+
+
+def count_blocks(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> int:
+    """How many rows each image has in a denoiser call: 1, or with guidance 2 or 3."""
+    model = denoiser_of(pipe)
+    sample = arguments[sample_argument(model)]
+    blocks, rows = _blocks_of_rows(pipe, model, sample), len(sample)
+    size = rows // len(blocks)
+    if rows % len(blocks) != 0:
+        return 1
+    is_several = "perturbed" in blocks or _is_guided(pipe, model, arguments, slice(0, size), slice(size, 2 * size))
+    return len(blocks) if is_several else 1
 
 
 def _blocks_of_rows(pipe: DiffusionPipeline, model: nn.Module, sample: Tensor) -> tuple[str, ...]:

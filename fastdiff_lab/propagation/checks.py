@@ -24,6 +24,7 @@ from ..hooks.denoiser import controlnet_of, denoiser_of, several_runs
 from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..hooks.run_tracking import time_step_value
 from ..key_schedule import KeySchedule
+from .config import PropagationConfig
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -35,6 +36,7 @@ FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeSch
 
 # Of the largest value: what another order of rows may change by rounding.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
+_NO_GOOD = {"schedule": "its keys need not be good here", "fit": "it need not correct anything here"}
 _SAME_GUIDANCE = 0.01  # relative: in bfloat16, 2.7 is 2.703
 
 
@@ -49,16 +51,16 @@ def guidance_of(pipe: DiffusionPipeline) -> float | None:
     return used.max().item() if isinstance(used, Tensor) else used
 
 
-def _warn_of_other_guidance(pipe: DiffusionPipeline, schedule: KeySchedule) -> None:
-    """Warns where the schedule was measured with another guidance scale than the run has."""
-    measured, used = (schedule.measured_on or {}).get("guidance_scale"), guidance_of(pipe)
+def _warn_of_other_guidance(pipe: DiffusionPipeline, config: PropagationConfig) -> None:
+    """Warns where the schedule or the fit was measured with another guidance scale than the run has."""
+    measured, used = config.measured_on.get("guidance_scale"), guidance_of(pipe)
     if measured is None or used is None:
         return
     # A file from elsewhere may hold a text here, or a number that no float can.
     is_number = isinstance(measured, int | float) and abs(measured) < 1e9
     if not (is_number and math.isclose(measured, used, rel_tol=_SAME_GUIDANCE)):
         warnings.warn(
-            f"this schedule was measured with guidance scale {str(measured)[:80]}, this run has {used}; its keys need not be good here",
+            f"this {config.measured} was measured with guidance scale {str(measured)[:80]}, this run has {used}; {_NO_GOOD[config.measured]}",
             stacklevel=4,
         )
 
@@ -93,22 +95,22 @@ def time_steps_in_words(timesteps: Iterable[Any]) -> str:
     return ",".join(f"{float(timestep):.5g}" for timestep in timesteps)
 
 
-def warn_of_another_run(pipe: DiffusionPipeline, schedule: KeySchedule, planned: Tensor | None) -> None:
+def warn_of_another_run(pipe: DiffusionPipeline, config: PropagationConfig, planned: Tensor | None) -> None:
     """Warns where the schedule was measured on a run of another kind. `planned`: the time-steps of this one, where they are known."""
-    _warn_of_other_guidance(pipe, schedule)
-    _warn_of_other_time_steps(pipe, schedule, planned)
+    _warn_of_other_guidance(pipe, config)
+    _warn_of_other_time_steps(pipe, config, planned)
 
 
-def _warn_of_other_time_steps(pipe: DiffusionPipeline, schedule: KeySchedule, planned: Tensor | None) -> None:
+def _warn_of_other_time_steps(pipe: DiffusionPipeline, config: PropagationConfig, planned: Tensor | None) -> None:
     """Warns where the schedule was measured on other time-steps than the run visits, with the same scheduler."""
-    on = schedule.measured_on or {}
+    on = config.measured_on
     if planned is None or "time_steps" not in on or on.get("scheduler") != type(pipe.scheduler).__name__:
         return
     used = time_steps_in_words(planned.tolist())
     if used != on["time_steps"]:
         warnings.warn(
-            f"this schedule was measured on time-steps {str(on['time_steps'])[:40]}..., this run has {used[:40]}...; its keys need not be "
-            "good here",
+            f"this {config.measured} was measured on time-steps {str(on['time_steps'])[:40]}..., this run has {used[:40]}...; "
+            f"{_NO_GOOD[config.measured]}",
             stacklevel=4,
         )
 

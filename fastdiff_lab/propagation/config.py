@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..inputs.plain_values import choice, whole_number
 from ..key_schedule import KeySchedule
 from .extrapolation import Extrapolation
+from .fit import PropagationFit
 from .reuse import REUSES
 
 if TYPE_CHECKING:  # some builds of torch have none
@@ -33,6 +35,7 @@ class PropagationConfig:
         max_rows: The most rows decoded at once, 1 or more; None for as many as fit.
         encoder_blocks: How many blocks of a transformer are its encoder; None for the paper's share.
         process_group: The processes that share the steps of each group; None for this one alone.
+        fit: Corrects the predictions of each group; made with this schedule, reuse and order. None for none.
 
     Raises:
         TypeError, ValueError: For values that are not accepted, or that exclude each other.
@@ -45,6 +48,7 @@ class PropagationConfig:
     max_rows: int | None = None
     encoder_blocks: int | None = None
     process_group: ProcessGroup | None = None
+    fit: PropagationFit | None = None
 
     def __post_init__(self) -> None:
         order = self.extrapolation.order
@@ -61,6 +65,18 @@ class PropagationConfig:
                     f"{name} asked with parallel_decoding={self.parallel_decoding} and reuse={self.reuse!r}, where each step is decoded "
                     "alone; leave one of them out"
                 )
+        if self.fit is not None:
+            self._check_fit(self.fit)
+
+    def _check_fit(self, fit: Any) -> None:
+        if not isinstance(fit, PropagationFit):
+            raise TypeError(f"fit={repr(fit)[:80]} given; accepted: a PropagationFit, as fit_propagation makes one, or None")
+        fit.check_same(self.schedule, self.reuse, self.extrapolation.order)
+        if self.extrapolation != Extrapolation(self.extrapolation.order) or self.encoder_blocks is not None:
+            raise ValueError(
+                f"a fit asked with {self.extrapolation} and encoder_blocks={self.encoder_blocks}; accepted with a fit: order=0, 1 or 2, "
+                "and encoder_blocks=None, as it was made"
+            )
 
     @classmethod
     def of(cls, schedule: KeySchedule | PropagationConfig, **options: Any) -> PropagationConfig:
@@ -81,3 +97,13 @@ class PropagationConfig:
     def is_parallel(self) -> bool:
         """Are several steps decoded in one batch? Only where the decoder runs at every step."""
         return self.parallel_decoding and self.reuse == "encoder"
+
+    @property
+    def measured(self) -> str:
+        """What says on what it was measured: "fit", or "schedule"."""
+        return "schedule" if self.fit is None else "fit"
+
+    @property
+    def measured_on(self) -> Mapping[str, Any]:
+        """What the fit, or else the schedule, was measured on; empty if nothing says it."""
+        return (self.schedule if self.fit is None else self.fit).measured_on or {}

@@ -16,7 +16,8 @@ class Counts:
     `encoder_calls`: evaluations of the encoder (and bottleneck). `decoder_calls`: steps that were decoded; several may share a
     forward. `forward_calls`: calls of the denoiser's own forward. `controlnet_calls`: evaluations of the ControlNet.
     `runs`: runs begun. `steps`: denoiser calls of the pipeline that were answered; fewer than `runs` times the schedule's steps
-    if a run ended early.
+    if a run ended early. `images_beyond_fit`: images with an offset larger than any that was seen when fitting, which was shortened;
+    look at these.
     """
 
     encoder_calls: int = 0
@@ -25,6 +26,7 @@ class Counts:
     controlnet_calls: int = 0
     runs: int = 0
     steps: int = 0
+    images_beyond_fit: int = 0
 
 
 @dataclass

@@ -18,6 +18,7 @@ from .config import PropagationConfig
 from .counts import Counts
 from .engine import PropagationEngine
 from .extrapolation import Extrapolation
+from .fit import PropagationFit
 from .handle import PropagationHandle, check_not_accelerated
 
 if TYPE_CHECKING:  # some builds of torch have none
@@ -36,6 +37,7 @@ def encoder_propagation(
     max_rows: int | None = None,
     encoder_blocks: int | None = None,
     process_group: ProcessGroup | None = None,
+    fit: PropagationFit | None = None,
 ) -> Iterator[Counts]:
     """Evaluate the encoder at the schedule's key steps only, in all runs of the pipeline inside the block.
 
@@ -65,6 +67,8 @@ def encoder_propagation(
         encoder_blocks: How many blocks of a diffusion transformer are its encoder; None for the paper's share, 18 of 28.
         process_group: Of torch.distributed. Its processes share the steps of each group. All make the same call and get the same image
             (the paper's "multiple GPUs", docs/scaling.md). None for this process alone.
+        fit: From `fit_propagation`, made with this schedule, reuse and order (ours). Each group is decoded at its key step, and its
+            predictions are corrected. `counts.images_beyond_fit` says how many images left what was seen when fitting.
 
     Yields:
         `Counts` of what this process evaluated.
@@ -77,7 +81,7 @@ def encoder_propagation(
     """
     config = PropagationConfig.of(
         schedule, order=order, reuse=reuse, parallel_decoding=parallel_decoding, max_rows=max_rows, encoder_blocks=encoder_blocks,
-        process_group=process_group,
+        process_group=process_group, fit=fit,
     )  # fmt: skip
     with _applied(pipe, config, stacklevel=5) as handle:
         yield handle.counts
@@ -122,10 +126,13 @@ def _applied(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int
 
 
 def _warn_of_other_use(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int) -> None:
-    measured_on = config.schedule.measured_on
-    found = [] if measured_on is None else differences(measured_on, pipe, order=config.extrapolation.order, reuse=config.reuse)
+    found = differences(config.measured_on, pipe, order=config.extrapolation.order, reuse=config.reuse)
     if found:
+        again = {
+            "schedule": "Its keys need not be good here; calibrate again",
+            "fit": "It need not correct anything here; fit anew",
+        }
         warnings.warn(
-            f"this schedule was measured on something else: {'; '.join(found)}. Its keys need not be good here; calibrate again",
+            f"this {config.measured} was measured on something else: {'; '.join(found)}. {again[config.measured]}",
             stacklevel=stacklevel,
         )

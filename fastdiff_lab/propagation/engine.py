@@ -20,6 +20,7 @@ from .counts import Counts, Usage
 from .distributed import Ranks, alike, looked_at
 from .evaluation import Evaluation
 from .feature_cache import ReusedFeatures
+from .offsets import GroupOffsets, Offsets
 from .reuse import REUSES
 from .row_capacity import RowLimit
 from .run_state import RunState
@@ -36,6 +37,7 @@ class PropagationEngine:
         config: How.
         known: Step -> prediction that is given instead of being evaluated (calibration).
         limit: The most rows decoded at once, where several engines share what they learn; None for the config's.
+        offsets: Sees and corrects the predictions of groups instead of the config's fit (fitting).
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class PropagationEngine:
         *,
         known: Mapping[int, Any] | None = None,
         limit: RowLimit | None = None,
+        offsets: Offsets | None = None,
     ) -> None:
-        self.pipe, self.config, self.known = pipe, config, known or {}
+        self.pipe, self.config, self.known, self.offsets = pipe, config, known or {}, offsets
         self.limit = RowLimit(config.max_rows) if limit is None else limit
         self.model, self.controlnet = denoiser_of(pipe), controlnet_of(pipe)
         self.split, self.ranks = split_denoiser(self.model, config.encoder_blocks), Ranks(config.process_group)
@@ -92,7 +95,11 @@ class PropagationEngine:
         run, schedule = self.tracker.run, self.config.schedule
         assert run is not None
         check_length(self.pipe, schedule, run.num_steps if run.start is None else len(run.timesteps))
-        warn_of_another_run(self.pipe, schedule, run.planned if run.start is None else None)
+        warn_of_another_run(self.pipe, self.config, run.planned if run.start is None else None)
+        if self.config.fit is not None and run.start is not None:
+            raise ValueError(
+                f"a fit asked of {type(self.pipe).__name__}, which goes through its time-steps in several loops; leave it out"
+            )
         check_rows_stay_apart(self.pipe, self.config.is_parallel)  # pipelines may install processors when they are called
         check_attention_runs(self.model, self.config.reuse)
         check_parts(self.pipe, self.model, self.controlnet, self.reuse.children(self.split))
@@ -104,7 +111,8 @@ class PropagationEngine:
             self.limit.begin_run(self.model, call.arguments, self.config.extrapolation, self.split)
             self.limit.fitting = self.ranks.least(self.limit.fitting)
         of_run = schedule if run.start is None else schedule.part(run.start, run.start + run.num_steps)
-        self.run = RunState(self.pipe, self.config, of_run, run.planned, self.split, self.ranks.share)
+        offsets = self.offsets if self.config.fit is None else GroupOffsets(self.pipe, self.config.fit)
+        self.run = RunState(self.pipe, self.config, of_run, run.planned, self.split, self.ranks.share, offsets)
 
     def prediction(self, run: RunState, step: int, call: DenoiserCall, inner: Callable) -> Any:
         """The prediction of a step, which is evaluated unless it is known already."""
@@ -119,21 +127,31 @@ class PropagationEngine:
         """Evaluates the denoiser for this step, and ahead for later steps of its group as far as allowed."""
         is_key = step in run.planner.keys
         if not is_key and difference is not None:
-            if self.config.is_parallel:
+            if self.config.is_parallel or run.offsets is not None:
                 raise run.conditions.refusal(step, call, difference)
             is_key, self.usage.why_key = True, difference
-        most = self.limit.steps_at_once(call.rows) if self.config.is_parallel else 1
-        planned = run.planner.coming(step, most, is_key)
         if is_key:
             run.begin_group(step, call, is_other=difference is not None or self.residuals.is_other)
         try:
-            output, decoded = Evaluation(run, step, call, inner, self.limit, self.counts).of(planned)
+            run.ahead = self.ahead(run, step, Evaluation(run, step, call, inner, self.limit, self.counts), is_key)
         except BaseException:
             self.run = None  # what a broken pass left is used by no later step
             raise
-        run.ahead = run.reuse.predictions(planned, run.place, output, self.ranks.gathered(planned, decoded))
-        if run.is_last(planned.steps[-1]):
-            run.reuse.clear()
+        if run.offsets is not None:
+            run.ahead = run.offsets.corrected(call, run.ahead)
+
+    def ahead(self, run: RunState, step: int, evaluation: Evaluation, is_key: bool) -> dict[int, Any]:
+        """Step -> prediction from this step on: those of one pass, or of the whole group, which a fit looks at together."""
+        most = self.limit.steps_at_once(evaluation.call.rows) if self.config.is_parallel else 1
+        found: dict[int, Any] = {}
+        while True:
+            planned = run.planner.coming(step + len(found), most, is_key and not found)
+            output, decoded = evaluation.of(planned)
+            found |= run.reuse.predictions(planned, run.place, output, self.ranks.gathered(planned, decoded))
+            if run.is_last(planned.steps[-1]):
+                run.reuse.clear()
+            if run.offsets is None or step + len(found) == planned.group.stop:
+                return found
 
     def end_step(self, run: RunState, step: int) -> None:
         self.counts.steps += 1
@@ -141,6 +159,7 @@ class PropagationEngine:
         is_last = run.is_last(step)
         if is_last:
             self.run = None
+            self.counts.images_beyond_fit += run.offsets.images_beyond() if run.offsets is not None else 0
         run.conditions.end_step(step, is_last)
 
     def close(self) -> None:

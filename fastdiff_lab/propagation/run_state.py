@@ -16,6 +16,7 @@ from ..hooks.denoiser_call import DenoiserCall
 from ..key_schedule import KeySchedule
 from .config import PropagationConfig
 from .key_conditions import KeyConditions
+from .offsets import Offsets
 from .planner import BatchPlanner, Share
 from .reuse import REUSES, EncoderReuse
 
@@ -34,6 +35,7 @@ class RunState:
         time_steps: Those that the run visits, shape (steps,).
         split: Encoder and decoder of its denoiser.
         share: The part of each pass that this process decodes.
+        offsets: Corrects the predictions of its groups; None without a fit.
     """
 
     pipe: DiffusionPipeline
@@ -42,6 +44,7 @@ class RunState:
     time_steps: Tensor
     split: Split
     share: Share
+    offsets: Offsets | None = None
     reuse: EncoderReuse = field(init=False)
     planner: BatchPlanner = field(init=False)
     conditions: KeyConditions = field(init=False)
@@ -80,8 +83,5 @@ class RunState:
             self.reuse.clear()  # no line runs through features of other conditions
 
     def hand_out(self, step: int) -> Any:
-        """The prediction of a step, which is known by now: the only way out of a run.
-
-        What corrects the predictions of reused steps belongs here: (step, prediction) -> prediction.
-        """
+        """The prediction of a step, which is known by now: the only way out of a run."""
         return self.ahead.pop(step)

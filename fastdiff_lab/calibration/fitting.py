@@ -1,0 +1,251 @@
+"""Fit a few scalars per group, so that each group of an accelerated run ends at the baseline's latents.
+
+- `fit_propagation(pipe, schedule, prompts, ...)`: a `PropagationFit`
+- `fitted(pipe, trajectories, config, ...)`: the same on recorded runs
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..hooks.denoiser_call import DenoiserCall
+from ..hooks.fingerprint import identity, in_words
+from ..hooks.guided_rows import by_image
+from ..inputs.plain_values import plain, prompts_of, whole_number
+from ..key_schedule import KeySchedule
+from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words
+from ..propagation.config import PropagationConfig
+from ..propagation.engine import PropagationEngine
+from ..propagation.fit import FITTED_REUSES, PropagationFit
+from ..propagation.offsets import KnownTensors, combined, root_mean_square, shifted
+from ..propagation.row_capacity import RowLimit
+from ..sampling.batches import in_halves
+from ..sampling.call_options import call_options, own_guidance
+from ..sampling.methods import denoiser_calls
+from .least_squares import Products, solved
+from .replay import Trajectory, call_for, replayed, seeds_for, seen
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+LINEAR = 0.05  # relative: rounding of float16 is below, what clips or thresholds is above
+
+
+def fit_propagation(
+    pipe: DiffusionPipeline,
+    schedule: KeySchedule,
+    prompts: Sequence[Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    order: int = 0,
+    reuse: str = "encoder",
+    batch_size: int = 8,
+    max_rows: int | None = None,
+    pipe_kwargs: Mapping[str, Any] | None = None,
+) -> PropagationFit:
+    """Fit the offsets of each group on a few images, so that the group ends at the baseline's latents (ours).
+
+    >>> import fastdiff_lab as fl
+    >>> schedule, prompts = fl.KeySchedule(3, (0, 1)), ["a red ring on a blue background"]
+    >>> len(fl.fit_propagation(fl.load_pipeline(), schedule, prompts, num_inference_steps=3).coefficients[1])
+    4
+
+    At a key step the latent, the predictions of this key step and of the two before, and those decoded ahead are known. A linear
+    combination of them is added to each prediction of the group. Its scalars are found by least squares over the images, group
+    after group along the accelerated run, through the pipeline's own guidance and scheduler. Using a fit costs next to nothing.
+
+    Args:
+        pipe: A pipeline that makes one denoiser call per time-step.
+        schedule: The key steps, such as from `derive_schedule`.
+        prompts: About eight texts. Class labels for DiTPipeline, PIL images for Stable Video Diffusion.
+        seeds: One for each prompt; by default 0, 1, 2, ...
+        num_inference_steps: As the pipeline takes it.
+        guidance_scale: None for the pipeline's own.
+        order: As later in `encoder_propagation`, 0, 1 or 2.
+        reuse: "encoder", or "prediction" for the rival that reuses predictions.
+        batch_size: Prompts in one call.
+        max_rows: The most rows decoded at once, as in `encoder_propagation`.
+        pipe_kwargs: Further arguments of the pipeline, one for all prompts or a list with one for each.
+
+    Returns:
+        The fit, with what it was made on.
+
+    Raises:
+        ValueError: An option is out of range, the call is not one run, the schedule is for other steps, or the scheduler clips.
+        RuntimeError: The pipeline is accelerated at the moment.
+    """
+    prompts, batch_size = prompts_of(prompts), whole_number("batch_size", batch_size, 1)
+    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
+    config = PropagationConfig(schedule, order=order, reuse=reuse)
+    check_is_one_run(pipe, guidance_scale, "a fit")
+    check_prompts(pipe, prompts)
+    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "a fit"), own_guidance(pipe, guidance_scale)
+    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
+    check_fits(config, num_steps)
+    parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
+    runs = in_halves(
+        pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
+    )
+    trajectories = [trajectory for _, trajectory in runs]
+    _tell(trajectories, schedule)
+    about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds)}
+    about |= {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
+    about |= {"pipe_kwargs": dict(given.words)} if given.words else {}
+    measured_on = {
+        **identity(pipe), "num_inference_steps": num_inference_steps, "order": order, "reuse": reuse, "images": len(prompts),
+        "time_steps": time_steps_in_words(trajectories[0].timesteps),
+    }  # fmt: skip
+    guidance = guidance_of(pipe) if guidance is None else guidance
+    measured_on |= {} if guidance is None else {"guidance_scale": guidance}
+    return fitted(pipe, trajectories, config, RowLimit(max_rows), measured_on, about)
+
+
+def check_fits(config: PropagationConfig, num_steps: int) -> None:
+    """Raise ValueError for a config that no fit can be made for, or a schedule of other steps than the run's."""
+    if config.reuse not in FITTED_REUSES:
+        raise ValueError(f"a fit asked with reuse={config.reuse!r}; accepted: {', '.join(FITTED_REUSES)}")
+    if config.schedule.num_steps != num_steps:
+        raise ValueError(
+            f"the schedule is for {config.schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
+        )
+
+
+def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
+    seconds, groups = sum(one.seconds for one in trajectories), len(schedule.keys)
+    tqdm.write(
+        f"fit: {schedule.num_steps * len(trajectories)} decoder calls in {groups} groups, at most about {seconds:.0f} s, and the "
+        "scheduler's steps for each known tensor", file=sys.stderr,
+    )  # fmt: skip
+
+
+def fitted(
+    pipe: DiffusionPipeline,
+    trajectories: Sequence[Trajectory],
+    config: PropagationConfig,
+    limit: RowLimit,
+    measured_on: Mapping[str, Any],
+    about: Mapping[str, Any],
+) -> PropagationFit:
+    """The fit of recorded baseline runs."""
+    runs = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories]
+    coefficients: list[tuple[float, ...]] = []
+    bounds: list[float] = []
+    groups = config.schedule.groups()
+    with tqdm(desc="fitting", total=len(groups), leave=False) as bar:
+        for group in groups:
+            scalars, bound = _of_group(runs, group)
+            coefficients.append(scalars)
+            bounds.append(bound)
+            bar.update()
+    blocks = runs[0].tensors.blocks
+    return PropagationFit(
+        config.schedule, tuple(coefficients), tuple(bounds), config.reuse, config.extrapolation.order, blocks, measured_on, about
+    )
+
+
+def _of_group(runs: Sequence[_FittedRun], group: range) -> tuple[tuple[float, ...], float]:
+    """The scalars of a group, and the largest offset that they give; all runs go on with it."""
+    products = [run.products(group) for run in runs]
+    if products[0] is None:
+        for run in runs:
+            run.go_on(())
+        return (), 0.0
+    joined = Products.joined([one for one in products if one is not None])
+    scalars = tuple(map(float, solved(joined, weights_of(joined.squared))))
+    return scalars, max(run.go_on(scalars) for run in runs)
+
+
+def weights_of(squared: np.ndarray) -> np.ndarray:
+    """The weights of images in the fit, by what is missing of each: one that is lost anyway must not decide for all others."""
+    return 1 / np.sqrt(squared.clip(min=1e-30))
+
+
+@dataclass
+class _FittedRun:
+    """An accelerated run along which the scalars are found, group after group.
+
+    `known`: step -> prediction, corrected, as far as the groups are fitted. `ahead`, `columns`, `landed`, `responses`: of the group
+    that is fitted now, its predictions, known tensors, latents at its end, and how each known tensor moves these.
+    """
+
+    pipe: DiffusionPipeline
+    trajectory: Trajectory
+    config: PropagationConfig
+    limit: RowLimit
+    known: dict[int, Any] = field(default_factory=dict)
+    tensors: KnownTensors = field(init=False)
+    ahead: dict[int, Any] = field(default_factory=dict, init=False)
+    columns: list[Tensor] = field(default_factory=list, init=False)
+    landed: Tensor = field(init=False)
+    responses: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tensors = KnownTensors(self.pipe, self.config.reuse)
+
+    def corrected(self, call: DenoiserCall, ahead: Mapping[int, Any]) -> dict[int, Any]:
+        """Called by the engine at each key step that is evaluated: looks at the group that is fitted, and leaves its predictions.
+
+        Groups before it are evaluated for what extrapolation takes from their key steps; their predictions are corrected already.
+        """
+        if ahead.keys() <= self.known.keys():
+            return {step: self.known[step] for step in ahead}
+        self.ahead, self.columns = dict(ahead), self.tensors.of_group(call, ahead)
+        return dict(ahead)
+
+    def images_beyond(self) -> int:
+        return 0
+
+    def products(self, group: range) -> Products | None:
+        """Evaluates the group; its inner products, or None for a group of one step."""
+        self.landed = self._landed(group, {}, evaluates=True)
+        if not self.columns:
+            return None
+        self.responses = torch.stack([self._landed(group, shifted(self.ahead, c)) - self.landed for c in self.columns])
+        return Products.of(self.responses, self._by_image(self.trajectory.samples[group.stop]) - self.landed)
+
+    def go_on(self, scalars: tuple[float, ...]) -> float:
+        """Takes the group's predictions with their offsets; returns the largest offset. Raises ValueError for a scheduler that clips."""
+        group = range(min(self.ahead), max(self.ahead) + 1)
+        if not self.columns:
+            self.known |= self.ahead
+            return 0.0
+        offset = combined(self.columns, scalars)
+        self.known |= shifted(self.ahead, offset)
+        moved = torch.einsum("c,cbn->bn", torch.tensor(scalars, dtype=torch.float64, device=self.landed.device), self.responses)
+        astray = (self._landed(group, {}) - self.landed - moved).norm()
+        if float(astray) > LINEAR * float(moved.norm()) + 1e-6 * float(self.landed.norm()):
+            raise ValueError(
+                f"a fit asked with {type(self.pipe.scheduler).__name__}, whose steps are not linear here (clip_sample, thresholding); "
+                "accepted: a scheduler that neither clips nor thresholds"
+            )
+        return float(root_mean_square(offset).max())
+
+    def _landed(self, group: range, others: Mapping[int, Any], evaluates: bool = False) -> Tensor:
+        """The latents at the group's end, shape (images, numbers) in float64. `others`: predictions of its steps."""
+        last = {group.stop: self.trajectory.predictions[group.stop]} if group.stop < self.trajectory.num_steps else {}
+        begin = self._first_evaluated(group) if evaluates else group.stop
+        before = {step: value for step, value in self.known.items() if step < begin}
+        engine = PropagationEngine(
+            self.pipe, self.config, known=last | before | dict(others), limit=self.limit, offsets=self if evaluates else None
+        )  # fmt: skip
+        return self._by_image(replayed(engine, self.trajectory, group.stop - 1, group.stop)[group.stop])
+
+    def _first_evaluated(self, group: range) -> int:
+        """The key step from which on the denoiser runs, so that as many key steps are behind the group as its order looks back to."""
+        keys = self.config.schedule.keys
+        return keys[max(0, keys.index(group.start) - self.config.extrapolation.order)]
+
+    def _by_image(self, latents: Tensor) -> Tensor:
+        return by_image(self.pipe, latents, len(self.trajectory.call.prompts)).double()
