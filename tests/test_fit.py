@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -118,3 +119,150 @@ def test_known_tensors_have_names():
     assert columns_of(KeySchedule(4, (0, 2)), "prediction", blocks=2)[1] == (
         "latent", "key, block 0", "key, block 1", "older 1, block 0", "older 1, block 1"
     )  # fmt: skip
+
+
+# ---- what is told, and what is refused
+
+
+def test_an_offset_beyond_what_was_seen_is_shortened_and_told():
+    fit = fit_of()
+    _, counts = accelerated()
+    assert counts.images_beyond_fit == 0
+    tight = replace(fit, bounds=tuple(bound / 2 for bound in fit.bounds))
+    shorter, counts = accelerated(fit=tight)
+    assert 1 <= counts.images_beyond_fit <= len(PROMPTS)
+    assert distance(shorter, accelerated()[0]) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": KeySchedule(STEPS, (0, 4))}, "the fit was made with schedule 0,1,3,5 of 7, and 0,4 of 7 is asked"),
+        ({"reuse": "prediction"}, "the fit was made with reuse encoder, and prediction is asked; use the fit's own, or fit anew"),
+        ({"order": 1}, "the fit was made with order 0, and 1 is asked"),
+        ({"fit": "fit.json"}, "fit='fit.json' given; accepted: a PropagationFit"),
+        ({"encoder_blocks": 2}, "a fit asked with .*encoder_blocks=2; accepted with a fit: order=0, 1 or 2"),
+        ({"order": fl.Extrapolation(0, damping=0.5)}, "a fit asked with Extrapolation.*accepted with a fit: order=0, 1 or 2"),
+    ],
+)
+def test_a_fit_for_something_else_is_refused(options, words):
+    pipe = Embeddings()
+    before = state(pipe)
+    options = {"schedule": schedule_of("ddim"), "fit": fit_of()} | options
+    with pytest.raises((TypeError, ValueError), match=words):
+        with fl.encoder_propagation(pipe, options.pop("schedule"), **options):
+            pass
+    assert state(pipe) == before
+
+
+def test_another_guidance_scale_or_kind_of_guidance():
+    pipe, fit = Embeddings(), fit_of()
+    with pytest.warns(UserWarning, match="this fit was measured with guidance scale 5.0, this run has 3.0; it need not correct"):
+        with fl.encoder_propagation(pipe, fit.schedule, fit=fit):
+            drawn(pipe, guidance=3.0)
+    several = replace(
+        fit, coefficients=((), *((0.0,) * len(names) for names in columns_of(fit.schedule, "encoder", 2)[1:])), blocks=2
+    )
+    with pytest.raises(ValueError, match="the fit is for 2 predictions in a step, this run has 1"):
+        accelerated(fit=several)
+
+
+def test_another_pipeline_is_told():
+    pipe, fit = Embeddings("euler"), fit_of()
+    with pytest.warns(UserWarning, match="this fit was measured on something else: scheduler DDIMScheduler, here Euler.*fit anew"):
+        with fl.encoder_propagation(pipe, fit.schedule, fit=fit):
+            pass
+
+
+def test_a_scheduler_that_clips_is_refused():
+    pipe = Embeddings()
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, clip_sample=True, clip_sample_range=0.5)
+    with pytest.raises(
+        ValueError, match="a fit asked with DDIMScheduler, whose steps are not linear here .clip_sample, thresholding"
+    ):
+        fl.fit_propagation(pipe, schedule_of("ddim"), PROMPTS, num_inference_steps=STEPS, guidance_scale=5.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reuse": "decoder"}, "`reuse` must be one of encoder, prediction, got 'decoder'"),
+        ({"schedule": KeySchedule(STEPS + 2, (0, 1))}, "the run makes 7 denoiser calls and 7 scheduler steps; accepted: 9 of each"),
+        ({"schedule": KeySchedule(STEPS - 2, (0, 1))}, "the schedule is for 5 steps, this run has 7 time-steps"),
+        ({"prompts": []}, "0 prompts given"),
+        ({"seeds": [1]}, "1 seeds given for 3 prompts"),
+        ({"batch_size": 0}, "`batch_size` must be a positive int"),
+    ],
+)
+def test_a_fit_that_cannot_be_made_is_refused(options, words):
+    pipe = Embeddings()
+    before = state(pipe)[:2]
+    options = {"schedule": schedule_of("ddim"), "prompts": PROMPTS, "num_inference_steps": STEPS, "guidance_scale": 5.0} | options
+    with pytest.raises(ValueError, match=words):
+        fl.fit_propagation(pipe, options.pop("schedule"), options.pop("prompts"), **options)
+    assert state(pipe)[:2] == before
+
+
+def test_ctrl_c_leaves_the_pipeline_as_it_was():
+    pipe, calls = Embeddings(), []
+    baseline = drawn(pipe)
+    before = state(pipe)
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == STEPS + 3:
+            raise KeyboardInterrupt
+
+    handle = pipe.unet.conv_in.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fl.fit_propagation(pipe, schedule_of("ddim"), PROMPTS, num_inference_steps=STEPS, guidance_scale=5.0)
+    handle.remove()
+    assert state(pipe) == before and torch.equal(drawn(pipe), baseline)
+
+
+# ---- files
+
+
+def test_a_fit_survives_its_file(tmp_path):
+    fit = fit_of()
+    fit.save(tmp_path / "fit.json")
+    found = fl.PropagationFit.load(tmp_path / "fit.json")
+    assert found == fit and found.measured_on == fit.measured_on and found.about == fit.about
+    assert found.measured_on["guidance_scale"] == 5.0 and found.about["prompts"] == PROMPTS
+    assert torch.equal(accelerated(fit=found)[0], accelerated(fit=fit)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"coefficients": [[], [1.0], [1.0], [1.0]]},
+            "coefficients of .0, 1, 1, 1. known tensors and 4 bounds given; accepted for 0,1,3,5",
+        ),
+        ({"coefficients": "none"}, "accepted: for each group a list of numbers"),
+        ({"coefficients": [[], ["a"] * 4, [0] * 5, [0] * 5]}, "coefficients"),
+        ({"bounds": [0.0, -1.0, 1.0, 1.0]}, "bounds"),
+        ({"bounds": [0.0, float("nan"), 1.0, 1.0]}, "bounds"),
+        ({"reuse": "decoder"}, "`reuse` must be one of encoder, prediction"),
+        ({"order": 7}, "`order` must be an int from 0 to 2"),
+        ({"blocks": 10**9}, "`blocks` must be an int from 1 to 4"),
+        ({"schedule": {}}, "is no fastdiff_lab.KeySchedule"),
+        ({"schedule": [0]}, "schedule=.0. given; accepted: names with values"),
+        ({"more": 1}, "field 'more' is unknown"),
+        ({"version": 2}, "has version '2' of fastdiff_lab.PropagationFit; accepted: 1"),
+        ({"schema": "fastdiff_lab.KeySchedule"}, "is no fastdiff_lab.PropagationFit"),
+    ],
+)
+def test_broken_and_foreign_files_are_refused(tmp_path, change, words):
+    place = tmp_path / "fit.json"
+    place.write_text(json.dumps(json.loads(fit_of().to_json()) | change))
+    with pytest.raises(ValueError, match=f"fit.json.*{words}"):
+        fl.PropagationFit.load(place)
+
+
+def test_no_file_and_half_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"fit.json does not exist; accepted: a fastdiff_lab.PropagationFit file"):
+        fl.PropagationFit.load(tmp_path / "fit.json")
+    (tmp_path / "fit.json").write_text(fit_of().to_json()[:50])
+    with pytest.raises(ValueError, match="fit.json is no JSON"):
+        fl.PropagationFit.load(tmp_path / "fit.json")

@@ -89,6 +89,37 @@ def test_the_halves_that_dit_steps_under_guidance_count_once():
     assert torch.allclose(costs.displacement[:, 0, KEY, STEPS - KEY].double(), expected.double(), rtol=1e-4)
 
 
+FITTED = CASES | {
+    "SDXL": (ROWS["sdxl"].build, TEXTS, options_of("sdxl"), 5.0),
+    "image to image": (ROWS["sd-img2img"].build, TEXTS, options_of("sd-img2img"), 5.0),
+    "inpainting": (ROWS["sdxl-inpaint"].build, TEXTS, options_of("sdxl-inpaint"), 5.0),
+    "DiT": (ROWS["dit"].build, [3, 700], {}, 4.0),
+}
+IN_SHORT = ("text to video", "Stable Video Diffusion", "ControlNet", "SDXL", "image to image", "DiT")
+
+
+@pytest.mark.filterwarnings("ignore:this run has . steps with LCMScheduler")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in IN_SHORT else pytest.mark.long) for name in FITTED])
+def test_a_fit_comes_nearer(name):
+    """On the prompts that it was fitted on; serial and parallel alike."""
+    build, prompts, options, guidance = FITTED[name]
+    pipe = build()
+    call = options | ({} if guidance is None else {"guidance_scale": guidance})
+    baseline, before = final(pipe, prompts, call), state(pipe)
+    calls = getattr(pipe, "_num_timesteps", STEPS)
+    schedule = KeySchedule(calls, (0, 2))
+    fit = fl.fit_propagation(
+        pipe, schedule, prompts, guidance_scale=guidance, num_inference_steps=STEPS, pipe_kwargs=further(options)
+    )
+    assert state(pipe) == before and torch.equal(final(pipe, prompts, call), baseline)
+    found = {}
+    for way, more in {"held": {}, "fitted": {"fit": fit}, "serial": {"fit": fit, "parallel_decoding": False}}.items():
+        with fl.encoder_propagation(pipe, schedule, **more):
+            found[way] = final(pipe, prompts, call)
+    assert (found["fitted"] - baseline).norm() < (found["held"] - baseline).norm()
+    assert torch.allclose(found["serial"], found["fitted"], rtol=1e-6, atol=1e-8)
+
+
 # ---- Stable Video Diffusion: the guidance scale grows from frame to frame
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.fingerprint import identity, in_words
 from ..hooks.guided_rows import by_image
-from ..inputs.plain_values import plain, prompts_of, whole_number
+from ..inputs.plain_values import choice, plain, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words
 from ..propagation.config import PropagationConfig
@@ -30,7 +30,6 @@ from ..propagation.offsets import KnownTensors, combined, root_mean_square, shif
 from ..propagation.row_capacity import RowLimit
 from ..sampling.batches import in_halves
 from ..sampling.call_options import call_options, own_guidance
-from ..sampling.methods import denoiser_calls
 from .least_squares import Products, solved
 from .replay import Trajectory, call_for, replayed, seeds_for, seen
 
@@ -88,12 +87,10 @@ def fit_propagation(
     """
     prompts, batch_size = prompts_of(prompts), whole_number("batch_size", batch_size, 1)
     seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
-    config = PropagationConfig(schedule, order=order, reuse=reuse)
+    config, num_steps = PropagationConfig(schedule, order=order, reuse=choice("reuse", reuse, FITTED_REUSES)), schedule.num_steps
     check_is_one_run(pipe, guidance_scale, "a fit")
     check_prompts(pipe, prompts)
     given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "a fit"), own_guidance(pipe, guidance_scale)
-    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
-    check_fits(config, num_steps)
     parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
     runs = in_halves(
         pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
@@ -110,16 +107,6 @@ def fit_propagation(
     guidance = guidance_of(pipe) if guidance is None else guidance
     measured_on |= {} if guidance is None else {"guidance_scale": guidance}
     return fitted(pipe, trajectories, config, RowLimit(max_rows), measured_on, about)
-
-
-def check_fits(config: PropagationConfig, num_steps: int) -> None:
-    """Raise ValueError for a config that no fit can be made for, or a schedule of other steps than the run's."""
-    if config.reuse not in FITTED_REUSES:
-        raise ValueError(f"a fit asked with reuse={config.reuse!r}; accepted: {', '.join(FITTED_REUSES)}")
-    if config.schedule.num_steps != num_steps:
-        raise ValueError(
-            f"the schedule is for {config.schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
-        )
 
 
 def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
