@@ -171,7 +171,7 @@ def test_another_pipeline_is_told():
     pipe, fit = Embeddings("euler"), fit_of()
     with pytest.warns(UserWarning, match="this fit was measured on something else: scheduler DDIMScheduler, here Euler.*fit anew"):
         with fl.encoder_propagation(pipe, fit.schedule, fit=fit):
-            pass
+            drawn(pipe)
 
 
 def test_a_scheduler_that_clips_is_refused():

@@ -111,7 +111,7 @@ def calibrate(
     max_span: Annotated[int, typer.Option(help="Longest span, in steps from a key to the next.")] = 25,
     time_budget: Annotated[Optional[float], typer.Option(help="Seconds; spans are shortened to fit.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 4,
-    max_rows: Annotated[Optional[int], typer.Option(help="Most rows decoded at once: two an image with guidance.")] = None,
+    max_rows: cli_options.MaxRows = None,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
     device: cli_options.Device = "cpu",
@@ -189,6 +189,48 @@ def derive(
         schedule = refine_derived(pipe, measured, schedule, images=images, runs=refine)
     schedule.save(output)
     typer.echo(f"{output}: {schedule} ({schedule.source})")
+
+
+@app.command()
+def fit(
+    ctx: typer.Context,
+    schedule: Annotated[Path, typer.Argument(help="File of a key schedule, such as `derive` writes.")],
+    prompts: cli_options.Prompts = None,
+    count: cli_options.Count = 8,
+    order: cli_options.DerivedOrder = None,
+    reuse: Annotated[
+        Optional[str], typer.Option(help="What is reused: encoder (features) or prediction; by default, as derived.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 8,
+    max_rows: cli_options.MaxRows = None,
+    threads: cli_options.Threads = None,
+    model: cli_options.Model = None,
+    device: cli_options.Device = "cpu",
+    dtype: cli_options.Dtype = "float32",
+    steps: cli_options.Steps = 50,
+    guidance: cli_options.Guidance = None,
+    scheduler: cli_options.Scheduler = None,
+    output: Annotated[Path, typer.Option(help="JSON file to write; an older one is replaced.")] = Path("fit.json"),
+) -> None:
+    """Fit a few scalars per group of a schedule, so that images come nearer to the baseline's."""
+    from ..calibration.fitting import fit_propagation
+    from ..inputs.files import check_writable
+    from ..key_schedule import KeySchedule
+    from ..pipelines import load_pipeline
+    from .parsing import derived_order, derived_reuse, own_or_embedded, prompt_lines, prompts_file, refuse_unused
+
+    check_writable(output)
+    if prompts is not None:
+        refuse_unused(ctx, "with --prompts", ["count"])
+    keys, lines = KeySchedule.load(schedule), prompt_lines(prompts_file(prompts), count)
+    _use(threads)
+    found = fit_propagation(
+        load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), keys, lines, num_inference_steps=steps,
+        guidance_scale=own_or_embedded(guidance, model), order=derived_order(keys) if order is None else order,
+        reuse=derived_reuse(keys) if reuse is None else reuse, batch_size=batch_size, max_rows=max_rows,
+    )  # fmt: skip
+    found.save(output)
+    typer.echo(f"{output}: fastdiff-lab sample PROMPT --fit {output} draws with it")
 
 
 @app.command()

@@ -33,6 +33,7 @@ Old = Annotated[str | None, typer.Option(hidden=True)]
 Olds = Annotated[list[str] | None, typer.Option("--schedule", hidden=True)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default, as many as torch takes.")]
 Order = Annotated[int, typer.Option(min=0, max=1, help="0: features reused; 1: extrapolated.")]
+MaxRows = Annotated[int | None, typer.Option(help="Most rows decoded at once: two an image with guidance.")]
 Keys = Annotated[str | None, typer.Option(help="'none' (baseline), 'paper' (default), a count, or '0-3,5 of 20'.")]
 Schedule = Annotated[Path | None, typer.Option(help="File of a key schedule, such as `derive` writes; instead of --keys.")]
 DerivedOrder = Annotated[

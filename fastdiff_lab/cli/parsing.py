@@ -1,7 +1,7 @@
 """Parse and validate command-line arguments.
 
 - `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
-- `derived_order(schedule)`: the order that a schedule was derived for
+- `derived_order(schedule)`, `derived_reuse(schedule)`: the order and the reuse that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
 - `prompts_file(asked)`, `own_or_embedded(guidance, model)`: values of --prompts and --guidance
 - `refuse_renamed(old, value, new)`: refuse an option by its old name
@@ -52,6 +52,15 @@ def derived_order(schedule: KeySchedule | None) -> int:
     if isinstance(found, bool) or found not in (0, 1):
         raise ValueError(f"the schedule says that it was measured with order {str(found)[:80]!r}; accepted: 0 or 1, or say --order")
     return int(found)
+
+
+def derived_reuse(schedule: KeySchedule) -> str:
+    """What the schedule was derived for reusing, by default "encoder".
+
+    >>> derived_reuse(KeySchedule.paper(50))
+    'encoder'
+    """
+    return str((schedule.measured_on or {}).get("reuse", "encoder"))
 
 
 def prompt_lines(file: Path | None, count: int) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.denoiser_output import as_given, sample_of
 from ..hooks.guided_rows import count_blocks
-from .checks import guidance_of
+from ..hooks.private_api import guidance_scale_of
 from .fit import OLDER_KEYS, PropagationFit
 
 if TYPE_CHECKING:
@@ -37,15 +37,16 @@ class KnownTensors:
     def __init__(self, pipe: DiffusionPipeline, reuse: str) -> None:
         self.pipe, self.reuse = pipe, reuse
         self.older: deque[list[Tensor]] = deque(maxlen=OLDER_KEYS)  # predictions of earlier key steps, the last one first
-        self.blocks = 1
+        self.rows, self.rows_of_image, self.blocks = 0, 1, 1
 
     def of_group(self, call: DenoiserCall, ahead: Mapping[int, Any]) -> list[Tensor]:
         """The known tensors of the group that begins with this call, each of shape (images, ...); none for a group of one step.
 
         `ahead`: step -> prediction, of all steps of the group.
         """
-        count = count_blocks(self.pipe, call.arguments)
-        key, *later = (self._predicted(value, call, count) for value in ahead.values())
+        if call.rows != self.rows:  # looked at once in a run: where nothing tells it, a device is read
+            self.rows, self.rows_of_image = call.rows, count_blocks(self.pipe, call.arguments)
+        key, *later = (self._predicted(value, call) for value in ahead.values())
         self.blocks = len(key)
         known = [_latent(call, key[0])]
         known += key
@@ -55,11 +56,11 @@ class KnownTensors:
         self.older.appendleft(key)
         return known if later else []
 
-    def _predicted(self, value: Any, call: DenoiserCall, count: int) -> list[Tensor]:
+    def _predicted(self, value: Any, call: DenoiserCall) -> list[Tensor]:
         """The guided prediction, or that of each block of rows where the pipeline does not tell its guidance scale."""
-        blocks = _wide(_cropped(sample_of(value), call.sample)).chunk(count)
-        scale = guidance_of(self.pipe)
-        return [blocks[0] + scale * (blocks[1] - blocks[0])] if count == 2 and scale is not None else list(blocks)
+        blocks = _wide(_cropped(sample_of(value), call.sample)).chunk(self.rows_of_image)
+        scale = guidance_scale_of(self.pipe)  # a number; Stable Video Diffusion's is a tensor with one for each frame
+        return [blocks[0] + scale * (blocks[1] - blocks[0])] if len(blocks) == 2 and scale is not None else list(blocks)
 
 
 class Offsets(Protocol):
