@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -81,3 +81,14 @@ class PropagationConfig:
     def is_parallel(self) -> bool:
         """Are several steps decoded in one batch? Only where the decoder runs at every step."""
         return self.parallel_decoding and self.reuse == "encoder"
+
+    def about(self) -> dict[str, Any]:
+        """What the result depends on, as text and numbers: results are stored under it. A new option stands here only where it is used."""
+        return {
+            "schedule": str(self.schedule),
+            "reuse": self.reuse,
+            "order": asdict(self.order) if isinstance(self.order, Extrapolation) else self.order,
+            "parallel_decoding": self.parallel_decoding,
+            "max_rows": self.max_rows,
+            "encoder_blocks": self.encoder_blocks,
+        }
