@@ -62,15 +62,11 @@ def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method |
 
 
 def _as_method(name: str, given: Any) -> Method:
-    if isinstance(given, Method):
-        return given
-    if isinstance(given, KeySchedule):
-        return Method(given)
-    if callable(given):
-        return Method(around=given)
-    raise TypeError(
-        f"method {name!r} is {given!r}; accepted: a KeySchedule or a Method, or a function as Method(around=...) takes it"
-    )
+    if not (isinstance(given, KeySchedule | Method) or callable(given)):
+        raise TypeError(
+            f"method {name!r} is {given!r}; accepted: a KeySchedule or a Method, or a function as Method(around=...) takes it"
+        )
+    return given if isinstance(given, Method) else Method(given) if isinstance(given, KeySchedule) else Method(around=given)
 
 
 def compare(

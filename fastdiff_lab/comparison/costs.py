@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..hooks.adapters import processors_kept
 from ..hooks.denoiser import controlnet_of, denoiser_of
 from ..hooks.device import begin_peak, device_of, peak_of
-from ..hooks.flops import FlopCount, count_flops, flops_inside, total_flops
+from ..hooks.flops import FlopCount, count_flops, total_flops
 from ..sampling.methods import Method, as_method, first_arguments, one_image, run_method
 from ..sampling.run_settings import RunSettings
 
@@ -73,10 +75,11 @@ def operations(
 
 def flops_of_a_run(pipe: DiffusionPipeline, method: Method, prompt: Any, run: RunSettings) -> int:
     """Draw an image, and count the operations of the denoiser and the ControlNet meanwhile."""
-    models = [model for model in (denoiser_of(pipe), controlnet_of(pipe)) if model is not None]
-    with as_method(pipe, method, run) as (_, run), flops_inside(models) as count:
+    # CPU's own kernels of attention report no operations.
+    with as_method(pipe, method, run) as (_, run), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         one_image(pipe, prompt, run)()
-    return count()
+    names = {type(model).__name__ for model in (denoiser_of(pipe), controlnet_of(pipe))}
+    return sum(sum(found.values()) for name, found in counter.get_flop_counts().items() if name in names)
 
 
 def controlnet_flops(pipe: DiffusionPipeline, run: Callable[[], Any]) -> int:
@@ -90,11 +93,7 @@ def controlnet_flops(pipe: DiffusionPipeline, run: Callable[[], Any]) -> int:
 
 def flops_kind(method: Method) -> tuple:
     """What the operations of a call depend on."""
-    return _encoder_blocks(method), *(rival.flops_kind() for rival in method.rivals)
-
-
-def _encoder_blocks(method: Method) -> int | None:
-    return None if method.propagation is None else method.propagation.encoder_blocks
+    return method.rivals, None if method.propagation is None else method.propagation.encoder_blocks
 
 
 def flops_of_call(model: nn.Module, arguments: dict[str, Any], method: Method) -> FlopCount | None:
@@ -102,6 +101,6 @@ def flops_of_call(model: nn.Module, arguments: dict[str, Any], method: Method) -
 
     >>> flops_of_call(pipe.unet, denoiser_arguments(pipe, prompt), Method(deepcache=3)).of_run(17, 50)  # doctest: +SKIP
     """
-    blocks = _encoder_blocks(method)
-    counted = [rival.flops(model, arguments, blocks) for rival in method.rivals] or [count_flops(model, arguments, blocks)]
+    rivals, blocks = flops_kind(method)
+    counted = [rival.flops(model, arguments, blocks) for rival in rivals] or [count_flops(model, arguments, blocks)]
     return None if None in counted else counted[0]

@@ -3,26 +3,22 @@
 - `count_flops(model, arguments)`: floating-point operations of encoder, decoder and the rest; `total_flops`: of any module
 - `counted(stand_in, call)`: the same for any call of a model that `on_meta` made
 - `FlopCount`: the result; `of_run(encoder_calls, decoder_calls)` gives a whole run's
-- `flops_inside(models)`: the operations of real calls, while a block lasts
 """
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch_rows import map_tensors
 from .denoiser import split_denoiser
-from .patching import replaced_call
 from .private_api import hook_tables, take_off_offloading
 
 
@@ -96,30 +92,3 @@ def counted(stand_in: nn.Module, call: Callable[[], object], encoder_blocks: int
     encoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.encoder)
     decoder = sum(per_module.get(f"{name}.{layer}", 0) for layer in split.decoder)
     return FlopCount(encoder, decoder, counter.get_total_flops() - encoder - decoder)
-
-
-@contextmanager
-def flops_inside(models: Iterable[nn.Module]) -> Iterator[Callable[[], int]]:
-    """Count the operations of the models' calls while the block lasts; yield a function that tells them.
-
-    >>> with flops_inside([pipe.unet]) as total:  # doctest: +SKIP
-    ...     pipe("a red ring on a blue background", num_inference_steps=2)
-    >>> total()  # doctest: +SKIP
-    1530273792
-    """
-    found: list[int] = []
-
-    def counting(inner: Callable) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            # CPU's own kernels of attention report no operations.
-            with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-                output = inner(*args, **kwargs)
-            found.append(counter.get_total_flops())
-            return output
-
-        return call
-
-    with ExitStack() as stack:
-        for model in models:
-            stack.enter_context(replaced_call(model, counting))
-        yield lambda: sum(found)

@@ -83,12 +83,7 @@ class PropagationConfig:
         return self.parallel_decoding and self.reuse == "encoder"
 
     def about(self) -> dict[str, Any]:
-        """What the result depends on, as text and numbers: results are stored under it. A new option stands here only where it is used."""
-        return {
-            "schedule": str(self.schedule),
-            "reuse": self.reuse,
-            "order": asdict(self.order) if isinstance(self.order, Extrapolation) else self.order,
-            "parallel_decoding": self.parallel_decoding,
-            "max_rows": self.max_rows,
-            "encoder_blocks": self.encoder_blocks,
-        }
+        """The options as text and numbers. Results are stored under them, so a new option stands here only where it is used."""
+        found = {name: getattr(self, name) for name in ("reuse", "order", "parallel_decoding", "max_rows", "encoder_blocks")}
+        extrapolation = {"order": asdict(self.order)} if isinstance(self.order, Extrapolation) else {}
+        return {"schedule": str(self.schedule)} | found | extrapolation

@@ -47,11 +47,10 @@ if TYPE_CHECKING:
     from .rivals.rival import Around
 
 
-# How results of methods without these are stored.
-_NO_PROPAGATION = {
-    "schedule": None, "reuse": "encoder", "order": 0, "parallel_decoding": True, "max_rows": None, "encoder_blocks": None,
+# What results of the baseline are stored under, in files that users have.
+_BASELINE = {
+    "schedule": None, "reuse": "encoder", "order": 0, "parallel_decoding": True, "max_rows": None, "encoder_blocks": None, "deepcache": None,
 }  # fmt: skip
-_NO_RIVAL = {"deepcache": None}
 
 
 @dataclass(frozen=True, init=False)
@@ -120,20 +119,16 @@ class Method:
 
     def about(self) -> dict[str, Any]:
         """The method as text and numbers, with the schedule in its text form. Results are stored under them."""
-        found = _NO_PROPAGATION if self.propagation is None else self.propagation.about()
-        found = found | {"prior_noise": self.prior_noise, "steps": self.steps} | _NO_RIVAL
-        for rival in self.rivals:
-            found |= rival.about()
+        found = _BASELINE | {"prior_noise": self.prior_noise, "steps": self.steps}
+        for part in (self.propagation, *self.rivals):
+            found |= part.about() if part is not None else {}
         return found
 
     def layers(self) -> list[Around]:
         """What accelerates a pipeline: functions of it that give context managers, in the order in which they are entered."""
-        found: list[Around] = [*self.rivals]
-        if self.propagation is not None:
-            found.append(partial(encoder_propagation, schedule=self.propagation))
-        if self.prior_noise:
-            found.append(partial(prior_noise_injection, weight=self.prior_noise))
-        return found
+        ours = [partial(encoder_propagation, schedule=self.propagation)] if self.propagation is not None else []
+        noise = [partial(prior_noise_injection, weight=self.prior_noise)] if self.prior_noise else []
+        return [*self.rivals, *ours, *noise]
 
 
 def _propagation(schedule: KeySchedule | PropagationConfig | None, options: dict[str, Any]) -> PropagationConfig | None:
@@ -150,9 +145,11 @@ def _propagation(schedule: KeySchedule | PropagationConfig | None, options: dict
 def _rivals(deepcache: int | None, token_merging: float, around: Around | None, name: str | None) -> tuple[Rival, ...]:
     if name is not None and around is None:
         raise TypeError(f"name={name!r} given without `around`; accepted: both, or neither")
-    found: list[Rival] = [] if deepcache is None else [DeepCache(deepcache)]
-    found += [TokenMerging(token_merging)] if token_merging else []
-    return (*found, *([] if around is None else [OwnRival(around, name)]))
+    return (
+        *([] if deepcache is None else [DeepCache(deepcache)]),
+        *([TokenMerging(token_merging)] if token_merging else []),
+        *([] if around is None else [OwnRival(around, name)]),
+    )
 
 
 @dataclass

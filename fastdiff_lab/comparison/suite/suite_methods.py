@@ -39,17 +39,14 @@ class Entry:
 
     @property
     def order(self) -> int | None:
-        order = self.method.about()["order"]
-        return order if self.method.schedule is not None and isinstance(order, int) else None
+        config = self.method.propagation
+        return config.order if config is not None and isinstance(config.order, int) else None
 
     @property
     def num_keys(self) -> int | None:
         """Key steps; or the number of fewer steps; or DeepCache's interval."""
-        return (
-            self.method.steps
-            or self.method.about()["deepcache"]
-            or (len(self.method.schedule.keys) if self.method.schedule else None)
-        )
+        keys = len(self.method.schedule.keys) if self.method.schedule else None
+        return self.method.steps or self.method.about()["deepcache"] or keys
 
     @property
     def name(self) -> str:

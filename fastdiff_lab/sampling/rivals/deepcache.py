@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -93,9 +93,6 @@ class DeepCache(Rival):
                 counted.append(counter.get_total_flops())
         whole, cached = counted
         return FlopCount(whole - cached, cached, 0)
-
-    def flops_kind(self) -> Hashable:
-        return type(self)  # the interval says how many calls are whole, not what one evaluates
 
 
 def _helper() -> Any:

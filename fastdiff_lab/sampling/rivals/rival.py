@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,10 +48,6 @@ class Rival(ABC):
     def flops(self, model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount | None:
         """The operations of a denoiser call, or None if only a run tells."""
         return None
-
-    def flops_kind(self) -> Hashable:
-        """What `flops` depends on."""
-        return self
 
 
 @dataclass(frozen=True)
