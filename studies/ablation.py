@@ -31,7 +31,8 @@ from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, load_pipeline
 from fastdiff_lab.propagation.extrapolation import Extrapolation
-from fastdiff_lab.sampling.methods import Method, run_options
+from fastdiff_lab.sampling.methods import Method
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ TRIED = {
 
 
 def _call(prompts: Sequence[str], num_inference_steps: int, guidance_scale: float | None) -> Call:
-    return Call(tuple(prompts), tuple(range(len(prompts))), run_options(num_inference_steps, guidance_scale))
+    return Call(tuple(prompts), tuple(range(len(prompts))), RunSettings(num_inference_steps, guidance_scale).arguments())
 
 
 def extrapolations(
@@ -167,7 +168,9 @@ def averages(
     """
     derived = {(keys, reduction): derive_schedule(costs, keys, reduction=reduction) for keys in counts for reduction in REDUCTIONS}
     reuse = str(costs.measured_on["reuse"])
-    methods = {f"{keys} {reduction}": Method(schedule, reuse, costs.order) for (keys, reduction), schedule in derived.items()}
+    methods = {
+        f"{keys} {reduction}": Method(schedule, reuse=reuse, order=costs.order) for (keys, reduction), schedule in derived.items()
+    }
     images = compare_images(
         pipe, {"baseline": Method()} | methods, prompts, rivals=False, store=store, batch_size=batch_size, **options
     )

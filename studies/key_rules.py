@@ -30,7 +30,8 @@ from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipel
 from fastdiff_lab.recording.analysis import step_clusters, step_similarity
 from fastdiff_lab.recording.record import record
 from fastdiff_lab.recording.recording import Recording
-from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators, run_options
+from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -92,7 +93,8 @@ def compare_rules(
     check_costs(denoiser_calls(pipe, num_inference_steps), given)
     if max(counts) >= costs.num_steps:
         raise ValueError(f"{max(counts)} keys of {costs.num_steps} steps asked; accepted: fewer keys than steps")
-    recording = _recorded(pipe, list(costs.about["prompts"]), run_options(num_inference_steps, guidance_scale, pipe_kwargs))
+    of_run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs)
+    recording = _recorded(pipe, list(costs.about["prompts"]), of_run.arguments())
     ways = {count: _ways(recording, costs, of_predictions, count) for count in counts}
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "pipe_kwargs": pipe_kwargs} | kept
     table = compare_ways(pipe, ways, prompts, **run)
@@ -134,10 +136,12 @@ def _ways(recording: Recording, costs: ReuseCosts, of_predictions: ReuseCosts | 
     methods = {rule: Method(keys, order=costs.order) for rule, keys in schedules.items()}
     # Without `measured_on`, so that this deliberate use does not warn.
     derived = replace(schedules["derived"], measured_on=None)
-    methods["predictions, derived for features"] = Method(derived, "prediction", costs.order)
+    methods["predictions, derived for features"] = Method(derived, reuse="prediction", order=costs.order)
     if of_predictions is not None:
         rivals = _derived(of_predictions, count)
-        methods |= {f"predictions, {name} for them": Method(keys, "prediction", costs.order) for name, keys in rivals.items()}
+        methods |= {
+            f"predictions, {name} for them": Method(keys, reuse="prediction", order=costs.order) for name, keys in rivals.items()
+        }
     return methods | {"fewer steps": Method(steps=count)}
 
 

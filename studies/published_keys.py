@@ -122,7 +122,7 @@ def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, cou
         "derived for features": replace(derived, measured_on=None),
         "derived for them": derive_schedule(of_predictions, count),
     }
-    methods |= {f"predictions, {rule}": Method(keys, "prediction") for rule, keys in rules.items()}
+    methods |= {f"predictions, {rule}": Method(keys, reuse="prediction") for rule, keys in rules.items()}
     return methods | {"fewer steps": Method(steps=count)}
 
 

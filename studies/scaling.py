@@ -29,7 +29,8 @@ from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.propagation.distributed import Ranks
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
-from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls, generators, run_options
+from fastdiff_lab.sampling.methods import denoiser_arguments, denoiser_calls, generators
+from fastdiff_lab.sampling.run_settings import RunSettings
 from studies.bench.full_pipelines import PROMPT
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def measure(pipe: DiffusionPipeline, group: Any, *, num_inference_steps: int = 5
 def _timed(pipe: DiffusionPipeline, num_inference_steps: int) -> tuple[Tensor, float]:
     """The latents of one image, and the seconds up to them."""
     started = time.perf_counter()
-    call = run_options(num_inference_steps) | {"output_type": "latent"}
+    call = RunSettings(num_inference_steps).arguments() | {"output_type": "latent"}
     latents = pipe(PROMPT, generator=generators([0]), **call)[0]
     synchronize(latents.device)
     return latents, time.perf_counter() - started

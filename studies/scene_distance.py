@@ -24,8 +24,8 @@ from fastdiff_lab.comparison.render import drawn
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
-from fastdiff_lab.sampling.call_options import own_guidance
 from fastdiff_lab.sampling.methods import Method
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import as_tensor, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import draw
@@ -72,8 +72,8 @@ def scene_distance(
         raise ValueError(f"{count!r} images per method asked; accepted: a whole number of 4 or more")
     scenes = held_out_scenes(3 * count)
     tasks = [(scene.caption(), seed) for seed, scene in enumerate(scenes[:count])]
-    options = {"num_inference_steps": num_inference_steps, "guidance_scale": own_guidance(pipe, guidance_scale)}
-    results = drawn(pipe, methods, tasks, options, batch_size=batch_size, n_jobs=n_jobs, store=store)
+    run = RunSettings(num_inference_steps, guidance_scale).on(pipe)
+    results = drawn(pipe, methods, tasks, run, batch_size=batch_size, n_jobs=n_jobs, store=store)
     drawn_images = {name: [result.image for result in found] for name, found in results.items()}
     real, further = ([draw(scene) for scene in scenes[start : start + count]] for start in (count, 2 * count))
     true = scene_features(real)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import pandas as pd
 import torch
@@ -28,8 +28,7 @@ from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.sampling.methods import Method, denoiser_calls
-from fastdiff_lab.sampling.rivals.deepcache import deepcache_helper
-from fastdiff_lab.sampling.rivals.token_merging import tomesd_package
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 from .captions import read_captions
 
@@ -153,10 +152,9 @@ def table_1(
     _check_sampler(sampler)
     steps = STEPS[sampler] if num_inference_steps is None else num_inference_steps
     methods = table_methods(sampler, denoiser_calls(pipe, steps), schedules)
-    _ = deepcache_helper(), tomesd_package()  # raises before hours have passed
-    options: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
-    images = compare_tasks(pipe, methods, tasks, options, quality=quality, batch_size=batch_size, store=store)
-    table = with_costs(pipe, methods, images, repeats=repeats, **options)
+    run = RunSettings(steps, guidance_scale)
+    images = compare_tasks(pipe, methods, tasks, run, quality=quality, batch_size=batch_size, store=store)
+    table = with_costs(pipe, methods, images, repeats=repeats, num_inference_steps=steps, guidance_scale=guidance_scale)
     return beside_published(table, sampler if steps == STEPS[sampler] else None), images
 
 

@@ -19,7 +19,7 @@ from fastdiff_lab.comparison.time_ceiling import at_best, ceilings, decoder_seco
 from fastdiff_lab.hooks.flops import FlopCount
 from fastdiff_lab.hooks.patching import replaced_call
 from fastdiff_lab.sampling.methods import Method
-from fastdiff_lab.sampling.rivals.deepcache import deepcache
+from fastdiff_lab.sampling.rivals.deepcache import DeepCache
 from studies.bench import parts
 from studies.bench.cases import Case, compile_children, prepared
 from studies.bench.command import bench_into, chosen_cases, machine_name
@@ -101,11 +101,9 @@ def test_every_rival_is_a_method(embedded):
 
 def test_packages_that_cannot_be_compiled():
     pipe = full_pipeline("embedded")
-    assert not [
-        method for method in bench_methods(pipe, 50, 2, is_compiled=True).values() if method.deepcache or method.token_merging
-    ]
+    assert not [method for method in bench_methods(pipe, 50, 2, is_compiled=True).values() if method.rivals]
     compile_children(pipe.unet, backend="eager")
-    with pytest.raises(ValueError, match="DeepCache asked for a UNet with compiled blocks"), deepcache(pipe, 2):
+    with pytest.raises(ValueError, match="DeepCache asked for a UNet with compiled blocks"), DeepCache(2)(pipe):
         pass
 
 
@@ -202,7 +200,7 @@ def test_a_method_that_cannot_run_is_named_and_the_others_go_on(quick, tmp_path,
     inner = parts.timed_run
 
     def run(pipe, method, call, steps):
-        if method.deepcache:
+        if method.rivals:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB\nmore")
         return inner(pipe, method, call, steps)
 
@@ -374,7 +372,7 @@ def test_a_half_that_does_not_fit_costs_no_other_number(quick, tmp_path, monkeyp
 @pytest.mark.long
 def test_a_missing_package_costs_its_method_only(quick, tmp_path, monkeypatch):
     def counted(model, arguments, method):
-        if method.deepcache:
+        if method.rivals:
             raise ModuleNotFoundError("DeepCache is not installed")
         return FlopCount(1, 2, 3)
 

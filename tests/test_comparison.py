@@ -22,6 +22,7 @@ from fastdiff_lab.comparison.compare import compare_tasks, summarised
 from fastdiff_lab.comparison.fidelity import fidelity, interval, mean_psnr
 from fastdiff_lab.comparison.result_store import Result, Store
 from fastdiff_lab.sampling.methods import sample
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
@@ -192,7 +193,7 @@ def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     pipe = make()
 
     def latent(**kept):
-        images = render.drawn(pipe, {"baseline": Method()}, [(PROMPTS[0], 0)], {"num_inference_steps": 2}, **kept)
+        images = render.drawn(pipe, {"baseline": Method()}, [(PROMPTS[0], 0)], RunSettings(2), **kept)
         return images["baseline"][0].latent
 
     before = latent(store=tmp_path / "kept.sqlite")
@@ -296,4 +297,4 @@ def test_what_does_not_fit_is_refused_before_an_image_is_drawn(pipe, monkeypatch
 
 def test_tasks_are_compared_to_the_baseline():
     with pytest.raises(ValueError, match="methods paper given; accepted: 'baseline' among them"):
-        compare_tasks(ROWS["sd"].build(), {"paper": Method(steps=2)}, [("a red ring", 0)], {"num_inference_steps": 4})
+        compare_tasks(ROWS["sd"].build(), {"paper": Method(steps=2)}, [("a red ring", 0)], RunSettings(4))

@@ -195,7 +195,7 @@ def test_arguments_in_words():
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_drawn(name, changes, error, message, monkeypatch):
-    monkeypatch.setattr("fastdiff_lab.comparison.render.sample", None)
+    monkeypatch.setattr("fastdiff_lab.comparison.render.run_method", None)
     given = {"prompts": TEXTS, "num_inference_steps": 6} | changes
     with pytest.raises(error, match=message):
         fl.compare(ROWS[name].build(), {"two": KeySchedule(6, [0, 2])}, **given)

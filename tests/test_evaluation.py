@@ -14,6 +14,7 @@ from fastdiff_lab import plot
 from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import Method, as_method, denoiser_arguments, denoiser_calls, sample
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(3, objects=1)]
@@ -54,7 +55,7 @@ def test_fewer_steps_begin_where_the_baseline_begins(pipe):
 def test_fewer_steps_never_end_below_the_first_training_step(name, of, steps):
     """There, schedulers read their tables from the other end."""
     pipe = denoiser_pipe(schedule_name=name)
-    with as_method(pipe, Method(steps=steps), of):
+    with as_method(pipe, Method(steps=steps), RunSettings(of)):
         pipe.scheduler.set_timesteps(steps)
         assert min(pipe.scheduler.timesteps) >= 0 and max(pipe.scheduler.timesteps) < 1000
 
@@ -64,7 +65,7 @@ def test_fewer_steps_end_at_a_clean_image(steps):
     """Also where the baseline begins at the last training step: DDIM's last step reaches the first."""
     pipe = denoiser_pipe()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-    with as_method(pipe, Method(steps=steps), 50):
+    with as_method(pipe, Method(steps=steps), RunSettings(50)):
         pipe.scheduler.set_timesteps(steps)
         gap = 1000 // steps
         assert pipe.scheduler.timesteps[-1] <= gap and pipe.scheduler.timesteps[0] > 999 - gap
@@ -74,7 +75,7 @@ def test_schedulers_that_always_end_clean_begin_where_the_baseline_begins():
     pipe = denoiser_pipe(schedule_name="euler")
     pipe.scheduler.set_timesteps(50)
     first = float(pipe.scheduler.timesteps[0])
-    with as_method(pipe, Method(steps=17), 50):
+    with as_method(pipe, Method(steps=17), RunSettings(50)):
         pipe.scheduler.set_timesteps(17)
         assert pipe.scheduler.timesteps[0] == first == 999
 
@@ -196,6 +197,6 @@ def test_steps_that_a_pipeline_asks_of_its_scheduler_with_further_options():
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     with pytest.raises(ValueError, match="60 steps asked of LCMScheduler, which refuses them: .*num_inference_steps"):
         denoiser_calls(pipe, 60)
-    with as_method(pipe, Method(), 60) as (_, steps):
-        pipe.scheduler.set_timesteps(steps, original_inference_steps=100)
+    with as_method(pipe, Method(), RunSettings(60)) as (_, run):
+        pipe.scheduler.set_timesteps(run.num_inference_steps, original_inference_steps=100)
     assert len(pipe.scheduler.timesteps) == 60

@@ -15,7 +15,7 @@ from fastdiff_lab.comparison import architectures
 from fastdiff_lab.comparison.costs import flops_kind, flops_of_call
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.sampling.methods import Method
-from fastdiff_lab.sampling.rivals.token_merging import token_merging
+from fastdiff_lab.sampling.rivals.token_merging import TokenMerging
 from studies.bench import full_pipelines, parts
 from studies.bench.cases import COMPILED, Case, prepared
 from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
@@ -115,9 +115,7 @@ def test_each_rival_does_something():
         pipe, arguments = full_pipeline(name, device="meta"), architectures.full_size(size).call()
         whole = flops_of_call(denoiser_of(pipe), arguments, Method())
         # Methods of one kind need as many operations.
-        rivals = {
-            flops_kind(method): method for method in bench_methods(pipe, 50, 2).values() if method.deepcache or method.token_merging
-        }.values()
+        rivals = {flops_kind(method): method for method in bench_methods(pipe, 50, 2).values() if method.rivals}.values()
         assert rivals and all(flops_of_call(denoiser_of(pipe), arguments, method) != whole for method in rivals)
-    with pytest.raises(ValueError, match="without attention at the full resolution"), token_merging(pipe, 0.5):
+    with pytest.raises(ValueError, match="without attention at the full resolution"), TokenMerging(0.5)(pipe):
         pass

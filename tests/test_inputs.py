@@ -20,7 +20,8 @@ from fastdiff_lab.calibration.refine import refine_derived
 from fastdiff_lab.cli.parsing import prompt_lines
 from fastdiff_lab.comparison import render
 from fastdiff_lab.inputs.plain_values import choice, is_whole, listed, number, prompts_of, seeds_of, whole, whole_number
-from fastdiff_lab.sampling.methods import denoiser_calls, generators, sample
+from fastdiff_lab.sampling.methods import generators, sample
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 TEXTS = ["a red circle", "a white ring", "a small black star"]
 NEGATIVES = ["a large green cross", "a blue ring", "a white square"]
@@ -213,7 +214,7 @@ def test_time_steps_stay_with_the_runs_that_they_are_for(name, values, euler):
 
 def test_the_number_of_calls_follows_the_time_steps(euler):
     eight = [950, 900, 800, 700, 600, 400, 200, 50]
-    assert denoiser_calls(euler, 6, {"timesteps": eight}) == 8
+    assert RunSettings(6, pipe_kwargs={"timesteps": eight}).denoiser_calls(euler) == 8
     costs = calibrate(euler, TEXTS[:1], pipe_kwargs=SIZE | {"timesteps": eight})
     assert costs.num_steps == 8 and costs.measured_on["time_steps"] == "950,900,800,700,600,400,200,50"
     with pytest.raises(ValueError, match=r"the schedule is for 6 steps, the run makes 8; use schedule.rescaled\(8\)"):

@@ -27,6 +27,7 @@ from fastdiff_lab.propagation.extrapolation import Extrapolation
 from fastdiff_lab.propagation.pass_bytes import PassBytes, bytes_of_pass
 from fastdiff_lab.propagation.row_capacity import SHARE, RowLimit
 from fastdiff_lab.sampling.methods import Method, as_method, denoiser_arguments
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 KEYS = KeySchedule(10, [0, 1, 4])
 ROWS_OF_STEP = 4  # two images with guidance
@@ -216,7 +217,7 @@ def test_the_bytes_and_seconds_that_a_comparison_tells():
         Method(KeySchedule(5, [0]), max_rows=8),
         Method(KeySchedule(5, [0]), parallel_decoding=False),
     ):
-        with peak_bytes() as peak, as_method(pipe, method, 5):
+        with peak_bytes() as peak, as_method(pipe, method, RunSettings(5)):
             pipe(prompts, output_type="latent", num_inference_steps=5)
         assert 0.5 * peak.bytes < bytes_of(method, pipe.unet, arguments, 2) < 1.6 * peak.bytes
     call, keys = OneCall(0.1, decoder=0.5), KeySchedule(6, [0, 2])

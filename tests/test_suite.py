@@ -28,7 +28,7 @@ from fastdiff_lab.comparison.suite.result_files import compare_into, read_costs,
 from fastdiff_lab.comparison.suite.suite_methods import suite_columns, suite_methods
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
-from fastdiff_lab.sampling.rivals.deepcache import deepcache, deepcache_flops
+from fastdiff_lab.sampling.rivals.deepcache import DeepCache
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 from studies.scene_distance import scene_distance, scene_features
@@ -86,7 +86,7 @@ def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
     baseline = sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=4)
     assert torch.equal(sample(pipe, Method(deepcache=1), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
     assert not torch.equal(sample(pipe, Method(deepcache=2), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
-    with pytest.raises(KeyboardInterrupt), deepcache(pipe, 2):
+    with pytest.raises(KeyboardInterrupt), DeepCache(2)(pipe):
         raise KeyboardInterrupt
     assert {name: set(vars(module)) for name, module in pipe.unet.named_modules()} == before
     assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
@@ -95,7 +95,7 @@ def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
 
 def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
     arguments = denoiser_arguments(pipe, PROMPTS[0])
-    with_cache, plain = deepcache_flops(pipe.unet, arguments), count_flops(pipe.unet, arguments)
+    with_cache, plain = DeepCache(2).flops(pipe.unet, arguments), count_flops(pipe.unet, arguments)
     assert with_cache.total == plain.total  # a whole call is a plain one
     rows, side, ran = 2, 16, (pipe.unet.conv_in, pipe.unet.conv_out)
     convolutions = sum(2 * 9 * layer.in_channels * layer.out_channels * rows * side**2 for layer in ran)
@@ -103,7 +103,9 @@ def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
 
 
 def test_bad_deepcache(pipe, monkeypatch):
-    with pytest.raises(ValueError, match="a method has DeepCache or a schedule or another number of steps, not two of them"):
+    with pytest.raises(
+        ValueError, match="a method has DeepCache or a schedule or another number of steps or another rival, not two"
+    ):
         Method(steps=5, deepcache=2)
     with pytest.raises(ValueError, match="a method has DeepCache or a schedule"):
         Method(fl.KeySchedule.paper(50), deepcache=2)
@@ -114,7 +116,7 @@ def test_bad_deepcache(pipe, monkeypatch):
     with pytest.raises(
         ValueError, match="DeepCache asked for a UNet2DConditionModel; accepted: a pipeline whose denoiser is a UNet"
     ):
-        with deepcache(transformer, 2):
+        with DeepCache(2)(transformer):
             pass
     monkeypatch.setitem(sys.modules, "DeepCache", None)
     with pytest.raises(
@@ -135,7 +137,9 @@ def test_the_methods_of_fifty_steps():
         for order in (0, 1):
             assert methods[f"features, uniform {count}, order {order}"] == Method(fl.KeySchedule.uniform(50, count), order=order)
             derived = methods[f"features, derived {count}, order {order}"]
-            assert methods[f"predictions, derived {count}, order {order}"] == Method(derived.schedule, "prediction", order)
+            assert methods[f"predictions, derived {count}, order {order}"] == Method(
+                derived.schedule, reuse="prediction", order=order
+            )
             assert len(methods[f"predictions, derived for predictions {count}, order {order}"].schedule.keys) == count
     assert methods["predictions, paper 9, order 1"] == Method(fl.KeySchedule.paper(50), "prediction", 1)
     noisy = columns[columns["noise"]]

@@ -18,7 +18,7 @@ from fastdiff_lab import Method
 from fastdiff_lab.comparison import render
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import denoiser_arguments, sample
-from fastdiff_lab.sampling.rivals.token_merging import token_merging, token_merging_flops, tomesd_package
+from fastdiff_lab.sampling.rivals.token_merging import TokenMerging
 from fastdiff_lab.shapes.data import held_out_scenes
 from studies import table_1
 from studies.captions import read_captions
@@ -159,7 +159,7 @@ def test_bad_options_are_refused_before_an_image_is_drawn(tmp_path, options, mes
 def test_token_merging_leaves_the_pipeline_as_it_was(pipe):
     before = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
     baseline = sample(pipe, Method(), PROMPTS, [0, 1], **RUN).latents
-    with pytest.raises(KeyboardInterrupt), token_merging(pipe, 0.5):
+    with pytest.raises(KeyboardInterrupt), TokenMerging(0.5)(pipe):
         raise KeyboardInterrupt
     merged = sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
     after = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
@@ -180,7 +180,7 @@ def test_token_merging_with_encoder_propagation(pipe):
 def test_operations_with_merged_tokens(pipe):
     arguments = denoiser_arguments(pipe, PROMPTS[0])
     plain = count_flops(pipe.unet, arguments)
-    less, least = (token_merging_flops(pipe.unet, arguments, ratio) for ratio in (0.25, 0.75))
+    less, least = (TokenMerging(ratio).flops(pipe.unet, arguments) for ratio in (0.25, 0.75))
     assert plain.total > less.total > least.total and plain.rest == less.rest
     assert plain == count_flops(pipe.unet, arguments)
 
@@ -196,15 +196,15 @@ def test_methods_that_merge_tokens(monkeypatch):
     for ratio, words in accepted.items():
         with pytest.raises(ValueError, match=f"token_merging={ratio!r} asked; accepted: {words}"):
             Method(token_merging=ratio)
-    with pytest.raises(ValueError, match="a method has DeepCache or token merging, not both"):
+    with pytest.raises(ValueError, match="a method has DeepCache or .* another rival, not two of them"):
         Method(deepcache=3, token_merging=0.5)
     with pytest.raises(
         ValueError, match="token merging asked for a DiTTransformer2DModel; accepted: a pipeline whose denoiser is a UNet"
     ):
-        with token_merging(denoiser_pipe("dit"), 0.5):
+        with TokenMerging(0.5)(denoiser_pipe("dit")):
             pass
     monkeypatch.setitem(sys.modules, "tomesd", None)
     with pytest.raises(
         ModuleNotFoundError, match="a method with token merging needs tomesd, which is not installed; get the extra rivals"
     ):
-        tomesd_package()
+        TokenMerging(0.5).needs()

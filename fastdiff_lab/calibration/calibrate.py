@@ -19,15 +19,14 @@ from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import identity, in_words, pipeline_digest
 from ..hooks.flops import count_flops
 from ..hooks.guided_rows import by_image
-from ..inputs.plain_values import choice, plain, prompts_of, whole_number
+from ..inputs.plain_values import choice, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words, warn_of_rounding
 from ..propagation.extrapolation import Extrapolation
 from ..propagation.row_capacity import RowLimit
 from ..sampling.batches import in_halves
-from ..sampling.call_options import call_options, own_guidance
 from ..sampling.finite_values import check_distances
-from ..sampling.methods import denoiser_calls
+from ..sampling.run_settings import RunSettings
 from .replay import Trajectory, call_for, latents_after, memory_of, seeds_for, seen
 from .reuse_costs import ReuseCosts
 
@@ -150,25 +149,23 @@ def calibrate(
         whole_number("max_span", max_span, 2),
     )
     seeds = seeds_for(prompts, seeds)
-    order, num_inference_steps = _checked_order(order, reuse), plain(num_inference_steps)
+    order = _checked_order(order, reuse)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
     warn_of_rounding(denoiser_of(pipe), "calibration", "small displacements are lost in rounding, so sensitivities are wrong")
-    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "calibration"), own_guidance(pipe, guidance_scale)
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts), "calibration")
+    about = _about(prompts, seeds, run.words) | ({"pipeline": pipeline_digest(pipe)} if store else {})
     parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
-    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
+    num_steps = run.denoiser_calls(pipe)
     plan = Plan(num_steps, min(max_span, num_steps), order)
-    runs = in_halves(
-        pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
-    )
+    runs = in_halves(pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, run), num_steps))
     first = next(runs)
     limit = RowLimit(max_rows)
     plan = _within(plan, first[1], pipe, len(parts), time_budget, limit, reuse)
-    guidance = guidance_of(pipe) if guidance is None else guidance
-    run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance, "order": order, "reuse": reuse}
+    guidance = guidance_of(pipe) if run.guidance_scale is None else run.guidance_scale
+    of_run = {"num_inference_steps": run.num_inference_steps, "guidance_scale": guidance, "order": order, "reuse": reuse}
     visited = {"time_steps": time_steps_in_words(first[1].timesteps)}
-    measured_on = {**identity(pipe), **run, **visited, "images": len(prompts)}
-    about = _about(prompts, seeds, given.words) | ({"pipeline": pipeline_digest(pipe)} if store else {})
+    measured_on = {**identity(pipe), **of_run, **visited, "images": len(prompts)}
     state = _State.begin(plan, measured_on, about, store)
     with tqdm(desc="calibration", total=len(parts) * (num_steps - 1), leave=False) as bar:
         for part, trajectory in chain([first], runs):

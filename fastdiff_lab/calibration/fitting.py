@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.fingerprint import identity, in_words
 from ..hooks.guided_rows import by_image
-from ..inputs.plain_values import choice, plain, prompts_of, whole_number
+from ..inputs.plain_values import choice, prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words
 from ..propagation.config import PropagationConfig
@@ -29,7 +29,7 @@ from ..propagation.fit import FITTED_REUSES, PropagationFit
 from ..propagation.offsets import KnownTensors, combined, root_mean_square, shifted
 from ..propagation.row_capacity import RowLimit
 from ..sampling.batches import in_halves
-from ..sampling.call_options import call_options, own_guidance
+from ..sampling.run_settings import RunSettings
 from .least_squares import Products, solved
 from .replay import Trajectory, call_for, replayed, seeds_for, seen
 
@@ -86,25 +86,23 @@ def fit_propagation(
         RuntimeError: The pipeline is accelerated at the moment.
     """
     prompts, batch_size = prompts_of(prompts), whole_number("batch_size", batch_size, 1)
-    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
-    config, num_steps = PropagationConfig(schedule, order=order, reuse=choice("reuse", reuse, FITTED_REUSES)), schedule.num_steps
+    seeds = seeds_for(prompts, seeds)
+    config = PropagationConfig(schedule, order=order, reuse=choice("reuse", reuse, FITTED_REUSES))
     check_is_one_run(pipe, guidance_scale, "a fit")
     check_prompts(pipe, prompts)
-    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "a fit"), own_guidance(pipe, guidance_scale)
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts), "a fit")
     parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
-    runs = in_halves(
-        pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, num_inference_steps, guidance, given), num_steps)
-    )
+    runs = in_halves(pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, run), schedule.num_steps))
     trajectories = [trajectory for _, trajectory in runs]
     _tell(trajectories, schedule)
     about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds)}
     about |= {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
-    about |= {"pipe_kwargs": dict(given.words)} if given.words else {}
+    about |= {"pipe_kwargs": run.words} if run.words else {}
     measured_on = {
-        **identity(pipe), "num_inference_steps": num_inference_steps, "order": order, "reuse": reuse, "images": len(prompts),
+        **identity(pipe), "num_inference_steps": run.num_inference_steps, "order": order, "reuse": reuse, "images": len(prompts),
         "time_steps": time_steps_in_words(trajectories[0].timesteps),
     }  # fmt: skip
-    guidance = guidance_of(pipe) if guidance is None else guidance
+    guidance = guidance_of(pipe) if run.guidance_scale is None else run.guidance_scale
     measured_on |= {} if guidance is None else {"guidance_scale": guidance}
     return fitted(pipe, trajectories, config, RowLimit(max_rows), measured_on, about)
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..hooks.guided_rows import by_image
-from ..inputs.plain_values import plain, prompts_of, whole_number
+from ..inputs.plain_values import prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..propagation.extrapolation import Extrapolation
 from ..propagation.row_capacity import RowLimit
-from ..sampling.call_options import call_options, own_guidance, takes_guidance
+from ..sampling.call_options import takes_guidance
 from ..sampling.finite_values import check_distances
-from ..sampling.methods import denoiser_calls
+from ..sampling.run_settings import RunSettings
 from .replay import Trajectory, call_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
 
@@ -89,17 +89,17 @@ def refine_schedule(
         ValueError: The schedule has another number of steps than the run.
     """
     prompts, runs = prompts_of(prompts), whole_number("runs", runs, 1)
-    seeds, num_inference_steps = seeds_for(prompts, seeds), plain(num_inference_steps)
+    seeds = seeds_for(prompts, seeds)
     check_is_one_run(pipe, guidance_scale, "calibration")
     check_prompts(pipe, prompts)
-    given, guidance = call_options(pipe, pipe_kwargs, len(prompts), "refinement"), own_guidance(pipe, guidance_scale)
-    num_steps = denoiser_calls(pipe, num_inference_steps, given.alike)
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts), "refinement")
+    num_steps = run.denoiser_calls(pipe)
     if schedule.num_steps != num_steps:
         raise ValueError(
             f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
         )
     limit = RowLimit(max_rows)
-    trajectory = seen(pipe, call_for(prompts, seeds, slice(None), num_inference_steps, guidance, given), num_steps)
+    trajectory = seen(pipe, call_for(prompts, seeds, slice(None), run), num_steps)
 
     def error(candidate: KeySchedule) -> float:
         return float(final_errors(pipe, trajectory, candidate, order=order, reuse=reuse, max_rows=limit).mean())
@@ -130,17 +130,17 @@ def refine_derived(
         ValueError: The options are others, or as for `refine_schedule`.
     """
     on, count = costs.measured_on, len(costs.about["prompts"])
-    given, measured = call_options(pipe, pipe_kwargs, count, "refinement"), costs.about.get("pipe_kwargs", {})
+    given, measured = RunSettings(pipe_kwargs=pipe_kwargs).on(pipe, count, "refinement"), costs.about.get("pipe_kwargs", {})
     if given.words != measured:
         raise ValueError(
             f"the costs were measured with pipe_kwargs {measured}, refinement is asked with {given.words}; accepted: the same ones"
         )
     chosen = range(count)[: whole_number("images", images, 1)]
-    of_chosen = given.of(chosen)
     guidance = on["guidance_scale"] if takes_guidance(pipe) else None
     return refine_schedule(
         pipe, schedule, costs.about["prompts"][: len(chosen)], seeds=costs.about["seeds"][: len(chosen)], order=costs.order,
-        reuse=str(on["reuse"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, pipe_kwargs=of_chosen,
+        reuse=str(on["reuse"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs,
+        pipe_kwargs=given.of(chosen).pipe_kwargs,
     )  # fmt: skip
 
 

@@ -33,8 +33,8 @@ from ..propagation.engine import PropagationEngine
 from ..propagation.extrapolation import REUSED_FEATURES, Extrapolation
 from ..propagation.handle import PropagationHandle
 from ..propagation.row_capacity import RowLimit
-from ..sampling.call_options import CallOptions
-from ..sampling.methods import generators, run_options
+from ..sampling.methods import generators
+from ..sampling.run_settings import RunSettings
 from ..sampling.silence import no_bars
 
 if TYPE_CHECKING:
@@ -70,12 +70,9 @@ def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
     return found
 
 
-def call_for(
-    prompts: Sequence[Any], seeds: Sequence[int], part: slice, num_inference_steps: int, guidance: float | None, given: CallOptions
-) -> Call:
+def call_for(prompts: Sequence[Any], seeds: Sequence[int], part: slice, run: RunSettings) -> Call:
     """The call for a part of the prompts, with their own options."""
-    options = given.of(range(len(prompts))[part])
-    return Call(tuple(prompts[part]), tuple(seeds[part]), run_options(num_inference_steps, guidance, options))
+    return Call(tuple(prompts[part]), tuple(seeds[part]), run.of(range(len(prompts))[part]).arguments())
 
 
 @dataclass

@@ -23,8 +23,8 @@ from ..inputs.extras import extra
 from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
-from ..sampling.call_options import call_options, own_guidance
-from ..sampling.methods import Method, denoiser_calls
+from ..sampling.methods import Method
+from ..sampling.run_settings import RunSettings
 from .costs import of_one_image, operations
 from .render import Task, draw_missing
 from .result_store import Store
@@ -34,19 +34,17 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from distributed import Client
 
+    from ..sampling.rivals.rival import Around
     from .image_quality.scores import Quality
 
 
-def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method], rivals: bool = True) -> dict[str, Method]:
+def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method | Around], rivals: bool = True) -> dict[str, Method]:
     """Add the baseline to the given methods, and with `rivals` what must stand beside each number of keys.
 
     The rivals are uniform keys, as many steps, and the prediction reused at the same keys.
     `num_steps` counts the denoiser calls of a whole run. A schedule for fewer belongs to image-to-image, and so do its rivals.
     """
-    wrong = next((name for name, method in methods.items() if not isinstance(method, KeySchedule | Method)), None)
-    if wrong is not None:
-        raise TypeError(f"method {wrong!r} is {methods[wrong]!r}; accepted: a KeySchedule or a Method")
-    given = {name: Method(method) if isinstance(method, KeySchedule) else method for name, method in methods.items()}
+    given = {name: _as_method(name, method) for name, method in methods.items()}
     beside = {BASELINE: Method()}
     if not rivals:
         return beside | given
@@ -63,9 +61,17 @@ def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method],
     return beside | given
 
 
+def _as_method(name: str, given: Any) -> Method:
+    if not (isinstance(given, KeySchedule | Method) or callable(given)):
+        raise TypeError(
+            f"method {name!r} is {given!r}; accepted: a KeySchedule or a Method, or a function as Method(around=...) takes it"
+        )
+    return given if isinstance(given, Method) else Method(given) if isinstance(given, KeySchedule) else Method(around=given)
+
+
 def compare(
     pipe: DiffusionPipeline,
-    methods: Mapping[str, KeySchedule | Method],
+    methods: Mapping[str, KeySchedule | Method | Around],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
@@ -91,8 +97,8 @@ def compare(
     [5.0, 2.0]
 
     Args:
-        methods: Name -> KeySchedule or `Method`. The baseline is added, and with `rivals` uniform keys, fewer steps, and the
-            prediction reused at the same keys.
+        methods: Name -> KeySchedule or `Method`, or a function as `Method(around=...)` takes it. The baseline is added, and with
+            `rivals` uniform keys, fewer steps, and the prediction reused at the same keys.
         prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
         seeds: Each prompt is run with each seed.
         num_inference_steps: As the pipeline takes it.
@@ -123,29 +129,17 @@ def compare(
     """
     repeats = whole("repeats", repeats, 0)  # before hours of drawing
     denoiser_of(pipe)
-    prompts, num_inference_steps = prompts_of(prompts), plain(num_inference_steps)
-    of_run: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "pipe_kwargs": pipe_kwargs,
-    }
-    given = call_options(pipe, pipe_kwargs, len(prompts))
-    ways = default_methods(denoiser_calls(pipe, num_inference_steps, given.alike), methods, rivals)
+    prompts = prompts_of(prompts)
+    asked: dict[str, Any] = {
+        "num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "pipe_kwargs": pipe_kwargs,
+    }  # fmt: skip
+    run = RunSettings(**asked).on(pipe, len(prompts), "comparison")
+    ways = default_methods(run.denoiser_calls(pipe), methods, rivals)
     images = compare_images(
         pipe, ways, prompts, seeds=seeds, reference_steps=reference_steps, batch_size=batch_size, n_jobs=n_jobs, store=store, rivals=False,
-        metrics=metrics, metric_weights=metric_weights, real_images=real_images, **of_run,
+        metrics=metrics, metric_weights=metric_weights, real_images=real_images, **asked,
     )  # fmt: skip
-    return with_costs(pipe, ways, images, prompt=prompts[0], repeats=repeats, **of_run)
-
-
-def _of_run(
-    pipe: DiffusionPipeline, num_inference_steps: int, guidance_scale: float | None, pipe_kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Options of `sample`; a store finds images from before there were further ones."""
-    guidance = own_guidance(pipe, guidance_scale)
-    return {"num_inference_steps": whole("num_inference_steps", num_inference_steps, 1), "guidance_scale": guidance} | (
-        {"pipe_kwargs": dict(pipe_kwargs)} if pipe_kwargs else {}
-    )
+    return with_costs(pipe, ways, images, prompt=prompts[0], repeats=repeats, **asked)
 
 
 def with_costs(
@@ -172,13 +166,11 @@ def with_costs(
         The table of `compare`.
     """
     repeats = whole("repeats", repeats, 0)
-    of_run = _of_run(pipe, num_inference_steps, guidance_scale, call_options(pipe, pipe_kwargs, None).of([0]))
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe).of([0])
     seed = int(images["seed"].iloc[0])
     prompt = in_words(images["prompt"].iloc[0]) if prompt is None else prompt
     quality = summarised(images)
-    costs = of_one_image(pipe, methods, (prompt, seed), repeats, of_run).assign(
-        **operations(pipe, methods, quality, prompt, of_run)
-    )
+    costs = of_one_image(pipe, methods, (prompt, seed), repeats, run).assign(**operations(pipe, methods, quality, prompt, run))
     costs = costs.assign(ratio=costs.loc[BASELINE, "seconds"] / costs["seconds"])[
         ["seconds", "ratio", "peak_bytes", "gflops", "gmacs"]
     ]
@@ -188,7 +180,7 @@ def with_costs(
 
 def compare_images(
     pipe: DiffusionPipeline,
-    methods: Mapping[str, KeySchedule | Method],
+    methods: Mapping[str, KeySchedule | Method | Around],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
@@ -214,21 +206,19 @@ def compare_images(
         `fid` and `kid` belong to all images of a method, and stand in each of its rows.
     """
     prompts, seeds, batch_size = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch_size", batch_size, 1)
-    num_inference_steps, reference_steps = plain(num_inference_steps), plain(reference_steps)
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
     _check_metrics(pipe, metrics, prompts)
     if n_jobs == 0 or not (n_jobs is None or is_whole(n_jobs) or hasattr(n_jobs, "scatter")):
         raise ValueError(f"n_jobs={n_jobs!r} asked; accepted: 1 or more, -1 for all cores, None, or a Dask client")
     device = next(denoiser_of(pipe).parameters()).device  # raises unless this is a pipeline
-    given = call_options(pipe, pipe_kwargs, len(prompts))
-    tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, given.own, strict=True) for seed in seeds]
-    of_run = _of_run(pipe, num_inference_steps, guidance_scale, given.alike)
-    ways = default_methods(denoiser_calls(pipe, num_inference_steps, given.alike), methods, rivals)
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts), "comparison")
+    tasks = [Task(prompt, seed, own) for prompt, own in zip(prompts, run.own, strict=True) for seed in seeds]
+    ways = default_methods(run.denoiser_calls(pipe), methods, rivals)
     if reference_steps is not None:
-        ways = _with_reference(ways, reference_steps, num_inference_steps)
+        ways = _with_reference(ways, plain(reference_steps), run.num_inference_steps)
     quality = _quality(metrics, metric_weights, real_images, images=len(tasks), device=device)
-    return compare_tasks(pipe, ways, tasks, of_run, quality=quality, batch_size=batch_size, n_jobs=n_jobs, store=store)
+    return compare_tasks(pipe, ways, tasks, run.shared, quality=quality, batch_size=batch_size, n_jobs=n_jobs, store=store)
 
 
 def _quality(metrics: Sequence[str], weights: str | Path | None, real: str | Path | None, **options: Any) -> Quality | None:
@@ -261,7 +251,7 @@ def compare_tasks(
     pipe: DiffusionPipeline,
     methods: Mapping[str, Method],
     tasks: Sequence[tuple],
-    options: dict[str, Any],
+    run: RunSettings,
     *,
     quality: Quality | None = None,
     batch_size: int = 16,
@@ -270,7 +260,7 @@ def compare_tasks(
 ) -> pd.DataFrame:
     """Make the table of `compare_images` for given pairs of prompt and seed.
 
-    >>> compare_tasks(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+    >>> compare_tasks(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], RunSettings(5))  # doctest: +SKIP
 
     `quality` comes from `quality_of`; other arguments as for `drawn`. Raises ValueError without the baseline among the methods.
     """
@@ -278,7 +268,7 @@ def compare_tasks(
         raise ValueError(f"methods {', '.join(methods)} given; accepted: {BASELINE!r} among them, which the others are compared to")
     wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, methods, wanted, options, kept, batch_size=batch_size, n_jobs=n_jobs)
+        read = draw_missing(pipe, methods, wanted, run, kept, batch_size=batch_size, n_jobs=n_jobs)
         return image_rows(lambda name, part: read(methods[name], part), list(methods), wanted, quality)
 
 

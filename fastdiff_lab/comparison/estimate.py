@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,8 @@ from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import device_of, synchronize
 from ..hooks.flops import count_flops
-from ..propagation.extrapolation import Extrapolation
+from ..key_schedule import KeySchedule
+from ..propagation.config import PropagationConfig
 from ..propagation.row_capacity import RowLimit
 from ..sampling.methods import Method
 
@@ -78,16 +80,18 @@ def seconds_of(method: Method, call: OneCall, num_steps: int) -> float:
     >>> seconds_of(Method(KeySchedule(50, range(10))), OneCall(0.1, decoder=0.5), 50)
     3.0
     """
-    if method.schedule is not None:
-        keys, others = len(method.schedule.keys), method.schedule.num_steps - len(method.schedule.keys)
-        return call.seconds * (keys + (0.0 if method.reuse == "prediction" else call.decoder * others))
-    return call.seconds * (num_steps if method.steps is None else method.steps) / (method.deepcache or 1)
+    if method.propagation is not None:
+        schedule = method.propagation.schedule
+        keys, others = len(schedule.keys), schedule.num_steps - len(schedule.keys)
+        return call.seconds * (keys + (0.0 if method.propagation.reuse == "prediction" else call.decoder * others))
+    whole = call.seconds * (num_steps if method.steps is None else method.steps)
+    return whole * math.prod(rival.share() for rival in method.rivals)
 
 
 def bytes_of(method: Method, model: nn.Module, arguments: Mapping[str, Any], images: int) -> int:
     """Estimate the bytes that a batch needs beside the weights; `arguments` are those of one image."""
     rows = len(arguments[sample_argument(model)])
-    at_once = method.schedule is not None and method.reuse == "encoder" and method.parallel_decoding
-    longest = max(map(len, method.schedule.groups())) if at_once and method.schedule is not None else 1
-    limit = RowLimit(None if method.max_rows is None else max(rows, method.max_rows // images))
-    return images * limit.bytes_told(model, arguments, longest, Extrapolation.of(method.order), images)
+    config = method.propagation or PropagationConfig(KeySchedule(1, [0]))  # the baseline: no step shares a forward
+    longest = max(map(len, config.schedule.groups())) if config.is_parallel else 1
+    limit = RowLimit(None if config.max_rows is None else max(rows, config.max_rows // images))
+    return images * limit.bytes_told(model, arguments, longest, config.extrapolation, images)

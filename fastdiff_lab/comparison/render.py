@@ -11,8 +11,8 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +24,10 @@ from ..hooks.denoiser import denoiser_of
 from ..hooks.device import device_of
 from ..hooks.fingerprint import in_words, pipeline_digest, scheduler_config, steering
 from ..sampling.batches import in_halves
-from ..sampling.call_options import in_a_batch
 from ..sampling.finite_values import check_latents, finite_decoder
-from ..sampling.methods import Method, Sampled, first_arguments, sample
-from ..sampling.rivals.deepcache import deepcache_helper
-from ..sampling.rivals.token_merging import tomesd_package
+from ..sampling.methods import Method, Sampled, first_arguments, run_method
+from ..sampling.rivals.rival import OwnRival
+from ..sampling.run_settings import RunSettings
 from .estimate import announce
 from .result_store import Result, Store
 from .workers import WorkerLostError, count_workers, in_workers
@@ -56,7 +55,7 @@ def drawn(
     pipe: DiffusionPipeline,
     methods: Mapping[str, Method],
     tasks: Sequence[tuple],
-    options: dict[str, Any],
+    run: RunSettings,
     *,
     batch_size: int = 16,
     n_jobs: int | Client | None = None,
@@ -64,20 +63,22 @@ def drawn(
 ) -> dict[str, list[Result]]:
     """What each method gives for each task, from the store where it is there.
 
-    >>> drawn(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {"num_inference_steps": 5})  # doctest: +SKIP
+    >>> drawn(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], RunSettings(5))  # doctest: +SKIP
 
-    `options` are those of `sample`, by name; other arguments as for `compare`.
+    Other arguments as for `compare`.
     """
     wanted = [Task(*task) for task in tasks]
     with Store(store) as kept:
-        read = draw_missing(pipe, methods, wanted, options, kept, batch_size=batch_size, n_jobs=n_jobs)
+        read = draw_missing(pipe, methods, wanted, run, kept, batch_size=batch_size, n_jobs=n_jobs)
         return {name: read(method, wanted) for name, method in methods.items()}
 
 
-def _settings(pipe: DiffusionPipeline, options: dict[str, Any]) -> str:
+def _settings(pipe: DiffusionPipeline, run: RunSettings) -> str:
     """What a result depends on beside method, prompt and seed: fingerprints of the weights and adapters, and the scheduler's config."""
     device = device_of(pipe).type
-    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), in_words(options), device]
+    options = {"num_inference_steps": run.num_inference_steps, "guidance_scale": run.guidance_scale}
+    options |= {"pipe_kwargs": run.words} if run.words else {}  # a store finds images from before there were any
+    about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), options, device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
 
 
@@ -90,7 +91,7 @@ def draw_missing(
     pipe: DiffusionPipeline,
     ways: Mapping[str, Method],
     tasks: Sequence[Task],
-    options: dict[str, Any],
+    run: RunSettings,
     store: Store,
     *,
     batch_size: int = 16,
@@ -98,19 +99,19 @@ def draw_missing(
 ) -> Callable[[Method, Sequence[Task]], list[Result]]:
     """Generate what the store does not hold, and write each batch as it comes. Workers that die are replaced.
 
-    >>> read = draw_missing(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], {}, Store())  # doctest: +SKIP
+    >>> read = draw_missing(pipe, {"baseline": Method()}, [("a red ring on a blue background", 0)], RunSettings(), Store())  # doctest: +SKIP
 
     Returns a function that reads a method's results for some tasks. Keys are taken before the run, which may change its scheduler.
     Raises ValueError for a schedule or steps that do not fit the run, before anything is drawn.
     """
-    _check_packages(ways.values())
-    of, lost = _settings(pipe, options), 0
+    _check_rivals(ways, store)
+    of, lost = _settings(pipe, run), 0
     coming = list(_pending(ways, tasks, of, batch_size, store))
-    announce(pipe, _check_runs(pipe, coming, options), coming, options.get("num_inference_steps", 50), count_workers(n_jobs))
+    announce(pipe, _check_runs(pipe, coming, run), coming, run.num_inference_steps, count_workers(n_jobs))
     with tqdm(desc="images", total=len(ways) * len(tasks), leave=False) as bar:
         while pending := list(_pending(ways, tasks, of, batch_size, store)):
             bar.update(bar.total - bar.n - sum(len(part) for _, part in pending))
-            jobs = ((method, part, [_key(of, method, task) for task in part], options) for method, part in pending)
+            jobs = ((method, part, [_key(of, method, task) for task in part], run) for method, part in pending)
             try:
                 for results in in_workers(_run, pipe, jobs, n_jobs):
                     store.add(results)
@@ -128,23 +129,29 @@ def draw_missing(
     return lambda method, tasks: store.read(_key(of, method, task) for task in tasks)
 
 
-def _check_packages(methods: Iterable[Method]) -> None:
-    """Raise ModuleNotFoundError for a rival's package that is not installed, before hours have passed."""
-    for method in methods:
-        if method.deepcache is not None:
-            deepcache_helper()
-        if method.token_merging:
-            tomesd_package()
+def _check_rivals(methods: Mapping[str, Method], store: Store) -> None:
+    """Raise ModuleNotFoundError for a package that is not installed, ValueError for what cannot be stored, before hours have passed."""
+    for name, method in methods.items():
+        for rival in method.rivals:
+            rival.needs()
+            if store.path is not None and isinstance(rival, OwnRival) and rival.name is None:
+                raise ValueError(
+                    f"method {name!r} is a function without a name, under which {store.name} could keep its images; accepted: "
+                    "Method(around=..., name=...), or no store"
+                )
 
 
-def _check_runs(pipe: DiffusionPipeline, pending: Sequence[tuple[Method, list[Task]]], options: dict[str, Any]) -> dict[str, Any]:
-    """Begin a run of each number of steps, to refuse early what does not fit.
+def _check_runs(pipe: DiffusionPipeline, pending: Sequence[tuple[Method, list[Task]]], run: RunSettings) -> dict[str, Any]:
+    """Begin a run of each number of steps and rival, to refuse early what does not fit.
 
     Only its first denoiser call tells the number of calls, because image-to-image begins later.
     Returns the arguments of the baseline's call for one image.
     """
     found: dict[str, Any] = {}
-    runs = {(method.steps, method.schedule and method.schedule.num_steps): (method, part[0]) for method, part in reversed(pending)}
+    runs = {
+        (method.steps, method.schedule and method.schedule.num_steps, method.rivals): (method, part[0])
+        for method, part in reversed(pending)
+    }
     own = pipe.scheduler
     try:
         baseline = [(Method(), task) for _, task in list(runs.values())[:1]]
@@ -152,7 +159,7 @@ def _check_runs(pipe: DiffusionPipeline, pending: Sequence[tuple[Method, list[Ta
             pipe.scheduler = copy.deepcopy(own)  # a run may change the scheduler's settings
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the run itself repeats these warnings
-                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, method, [task], options))
+                found = first_arguments(denoiser_of(pipe), partial(_sampled, pipe, method, [task], run))
     finally:
         pipe.scheduler = own
     return found
@@ -167,26 +174,24 @@ def _pending(
         yield from ((method, left[start : start + batch_size]) for start in range(0, len(left), batch_size))
 
 
-def _run(pipe: DiffusionPipeline, method: Method, tasks: list[Task], keys: list[str], options: dict[str, Any]) -> dict[str, Result]:
-    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, method, tasks, options))
+def _run(pipe: DiffusionPipeline, method: Method, tasks: list[Task], keys: list[str], run: RunSettings) -> dict[str, Result]:
+    drawn = in_halves(pipe, [slice(0, len(tasks))], partial(_drawn, pipe, method, tasks, run))
     return dict(zip(keys, (result for _, part in drawn for result in part), strict=True))
 
 
-def _drawn(pipe: DiffusionPipeline, method: Method, tasks: list[Task], options: dict[str, Any], part: slice) -> list[Result]:
+def _drawn(pipe: DiffusionPipeline, method: Method, tasks: list[Task], run: RunSettings, part: slice) -> list[Result]:
     of = _in_words(method)
     with torch.no_grad(), finite_decoder(pipe, of):
-        drawn = _sampled(pipe, method, tasks[part], options)
+        drawn = _sampled(pipe, method, tasks[part], run)
     counts, latents = asdict(drawn.counts), drawn.latents.cpu()
     check_latents(latents, tasks[part], of)
     return [Result(latent.clone(), image, counts) for latent, image in zip(latents, drawn.images, strict=True)]
 
 
-def _sampled(pipe: DiffusionPipeline, method: Method, tasks: Sequence[Task], options: dict[str, Any]) -> Sampled:
+def _sampled(pipe: DiffusionPipeline, method: Method, tasks: Sequence[Task], run: RunSettings) -> Sampled:
     """Sample some tasks in one batch, each with its own arguments."""
-    own = in_a_batch({}, [task.own or {} for task in tasks])
-    further = {**(options.get("pipe_kwargs") or {}), **own}
-    given = options | ({"pipe_kwargs": further} if further else {})
-    return sample(pipe, method, [task.prompt for task in tasks], [task.seed for task in tasks], **given)
+    batch = replace(run, own=tuple(task.own or {} for task in tasks)).of(range(len(tasks)))
+    return run_method(pipe, method, [task.prompt for task in tasks], [task.seed for task in tasks], batch)
 
 
 def _in_words(method: Method) -> str:

@@ -40,7 +40,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.name = "the store in memory" if path is None else str(path)
+        self.path, self.name = path, "the store in memory" if path is None else str(path)
         try:
             if path is not None:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from ..key_schedule import KeySchedule
 from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..propagation.extrapolation import Extrapolation
 from ..sampling.methods import Method
+from ..sampling.run_settings import RunSettings
 from ..shapes.scenes import sample_scene
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def draw(pipe: DiffusionPipeline, methods: Mapping[str, Method], tasks: Sequence
     """Draw each method for captions and seeds, with the contest's steps and guidance."""
     # A red bar looks like an error to a student, so it goes to stdout.
     with redirect_stderr(sys.stdout):
-        return drawn(pipe, dict(methods), tasks, {"num_inference_steps": NUM_STEPS, "guidance_scale": EMBEDDED_GUIDANCE})
+        return drawn(pipe, dict(methods), tasks, RunSettings(NUM_STEPS, EMBEDDED_GUIDANCE))
 
 
 @cache

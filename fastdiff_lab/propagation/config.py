@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,3 +107,10 @@ class PropagationConfig:
     def measured_on(self) -> Mapping[str, Any]:
         """What the fit, or else the schedule, was measured on; empty if nothing says it."""
         return (self.schedule if self.fit is None else self.fit).measured_on or {}
+
+    def about(self) -> dict[str, Any]:
+        """The options as text and numbers. Results are stored under them, so a new option stands here only where it is used."""
+        found = {name: getattr(self, name) for name in ("reuse", "order", "parallel_decoding", "max_rows", "encoder_blocks")}
+        extrapolation = {"order": asdict(self.order)} if isinstance(self.order, Extrapolation) else {}
+        fit = {} if self.fit is None else {"fit": self.fit.digest()}
+        return {"schedule": str(self.schedule)} | found | extrapolation | fit

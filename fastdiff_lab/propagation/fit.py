@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,10 @@ class PropagationFit:
         if other is not None:
             name, fitted, asked = other
             raise ValueError(f"the fit was made with {name} {fitted}, and {asked} is asked; use the fit's own, or fit anew")
+
+    def digest(self) -> str:
+        """A fingerprint of the scalars and bounds: results are stored under it."""
+        return hashlib.sha256(repr((self.coefficients, self.bounds)).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The fit as readable JSON with a schema version."""

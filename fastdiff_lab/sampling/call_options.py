@@ -1,7 +1,7 @@
-"""Check further arguments of a pipeline's call, and divide them among batches of prompts.
+"""Check further arguments of a pipeline's call, and divide them among prompts.
 
-- `call_options(pipe, options, count)`: the checked arguments, as `CallOptions`
-- `CallOptions`: those for all prompts, and those of each; `.of(places)` are the arguments of a batch
+- `divided(pipe, pipe_kwargs, count)`: the checked arguments, and those of each prompt
+- `in_a_batch(alike, own)`: the arguments of one call for some prompts
 - `own_guidance(pipe, given)`: the guidance scale of a run, by default the pipeline's own
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ..hooks.denoiser import takes_several_images
-from ..hooks.fingerprint import in_words
 from ..inputs.plain_values import listed, number
 
 if TYPE_CHECKING:
@@ -35,30 +33,12 @@ _ROWS = re.compile(
 _IMAGES = ("image", "mask_image", "control_image", "original_image")
 
 
-@dataclass(frozen=True)
-class CallOptions:
-    """Checked arguments of a call: `alike` for all prompts, `own` for each prompt, and all of them as JSON in `words`."""
-
-    alike: dict[str, Any]
-    own: tuple[dict[str, Any], ...]
-    words: dict[str, Any]
-
-    def of(self, places: Sequence[int]) -> dict[str, Any]:
-        """The arguments of a call with the prompts at these places."""
-        return in_a_batch(self.alike, [self.own[place] for place in places])
-
-
-def call_options(
-    pipe: DiffusionPipeline,
-    pipe_kwargs: Mapping[str, Any] | None,
-    count: int | None,
-    asked: str = "comparison",
-    *,
-    told_apart: bool = True,
-) -> CallOptions:
+def divided(
+    pipe: DiffusionPipeline, pipe_kwargs: Mapping[str, Any], count: int | None = None, asked: str = "comparison"
+) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Check the options of a pipeline's call, and divide them among `count` prompts.
 
-    >>> call_options(pipe, {"negative_prompt": ["grey", "blue"], "eta": 0.5}, 2).own  # doctest: +SKIP
+    >>> divided(pipe, {"negative_prompt": ["grey", "blue"], "eta": 0.5}, 2)[1]  # doctest: +SKIP
     ({'negative_prompt': 'grey'}, {'negative_prompt': 'blue'})
 
     Lists of texts or images and tensors of embeddings or latents have one entry for each prompt. A single value is for all.
@@ -66,26 +46,22 @@ def call_options(
     Args:
         count: The number of prompts; None for the length of the lists.
         asked: What the call is for, in messages.
-        told_apart: Whether results with other options must be told from these.
+
+    Returns:
+        The options as plain values, and those of each prompt alone.
 
     Raises:
         ValueError: An option that the library gives itself or the pipeline does not take, or a list of another length.
-        TypeError: A value that cannot be told from others of its kind, such as a function.
     """
     # None is the default, except where the pipeline's own default is another (I2VGen-XL's clip_skip).
-    asked_for = {
-        name: value for name, value in (pipe_kwargs or {}).items() if value is not None or _default(pipe, name) is not None
-    }
+    asked_for = {name: value for name, value in pipe_kwargs.items() if value is not None or _default(pipe, name) is not None}
     given = {name: _plain(name, value) for name, value in asked_for.items()}
-    _check_names(pipe, set(pipe_kwargs or {}), given, asked)
-    words = in_words(given) if told_apart else {}
-    shared = {name: _shared(pipe, name, value) for name, value in given.items()}
-    lengths = {name: len(values) for name, values in shared.items() if values is not None}
+    _check_names(pipe, set(pipe_kwargs), given, asked)
+    each = {name: values for name, value in given.items() if (values := _of_prompts(pipe, name, value)) is not None}
+    lengths = {name: len(values) for name, values in each.items()}
     count = max(lengths.values(), default=1) if count is None else count
     _check_lengths(lengths, count)
-    alike = {name: value for name, value in given.items() if shared[name] is None}
-    own = tuple({name: values[place] for name, values in shared.items() if values is not None} for place in range(count))
-    return CallOptions(alike, own, words)
+    return given, tuple({name: values[place] for name, values in each.items()} for place in range(count))
 
 
 def _check_names(pipe: DiffusionPipeline, names: set[str], given: Mapping[str, Any], asked: str) -> None:
@@ -130,7 +106,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _shared(pipe: DiffusionPipeline, name: str, value: Any) -> list[Any] | None:
+def _of_prompts(pipe: DiffusionPipeline, name: str, value: Any) -> list[Any] | None:
     """The values of the prompts, or None if one value is for all."""
     if _TEXTS.fullmatch(name) and isinstance(value, list):
         return value
@@ -167,15 +143,6 @@ def _rows(values: list[Any]) -> Any:
     if isinstance(values[0], Tensor):
         return torch.cat(values)
     return np.concatenate(values) if isinstance(values[0], np.ndarray) else values
-
-
-def without_time_steps(pipe_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a method with other steps: time-steps belong to the baseline's run.
-
-    >>> without_time_steps({"timesteps": [900, 500], "eta": 0.5})
-    {'eta': 0.5}
-    """
-    return {name: value for name, value in pipe_kwargs.items() if name not in TIME_STEPS}
 
 
 def own_guidance(pipe: DiffusionPipeline, given: Any) -> float | None:

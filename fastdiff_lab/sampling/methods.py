@@ -1,9 +1,8 @@
 """Run a pipeline by one method, and see what that gives and costs.
 
 - `Method`: one method
-- `sample(pipe, method, prompts, ...)`: images, latents and counts of one method
-- `as_method(pipe, method, steps)`: accelerate the pipeline inside a `with` block
-- `run_options(...)`: arguments of a call beside prompts and seeds
+- `sample(pipe, method, prompts, seeds, ...)`, `run_method(pipe, method, prompts, seeds, run)`: images, latents and counts of it
+- `as_method(pipe, method, run)`: accelerate the pipeline inside a `with` block
 - `denoiser_calls`, `denoiser_arguments`, `first_arguments`: the denoiser calls of a run
 """
 
@@ -12,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,88 +25,131 @@ from ..hooks.denoiser_call import arguments_of
 from ..hooks.device import device_of, synchronize
 from ..hooks.guided_rows import by_image
 from ..hooks.patching import replaced_call
-from ..inputs.plain_values import is_whole, number, plain, seeds_of
+from ..inputs.plain_values import number, plain, seeds_of
 from ..key_schedule import KeySchedule
 from ..propagation.config import PropagationConfig
 from ..propagation.counts import Counts
 from ..propagation.encoder_propagation import encoder_propagation
-from ..propagation.extrapolation import Extrapolation
 from ..propagation.handle import check_not_accelerated
 from ..propagation.prior_noise import prior_noise_injection
 from .batches import one_decoded_at_a_time
-from .call_options import TIME_STEPS, call_options, without_time_steps
 from .output_image import as_image, gives_latents, watched_run
-from .rivals.deepcache import check_interval, deepcache
-from .rivals.token_merging import check_ratio, token_merging
+from .rivals.deepcache import DeepCache
+from .rivals.rival import OwnRival, Rival
+from .rivals.token_merging import TokenMerging
+from .run_settings import RunSettings
 from .silence import no_bars
-from .step_counts import SchedulerRefusesError, calls_of, most_steps, scheduler_with_steps
+from .step_counts import SchedulerRefusesError, scheduler_with_steps
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+    from .rivals.rival import Around
 
-@dataclass(frozen=True)
+
+# What results of the baseline are stored under, in files that users have.
+_BASELINE = {
+    "schedule": None, "reuse": "encoder", "order": 0, "parallel_decoding": True, "max_rows": None, "encoder_blocks": None, "deepcache": None,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, init=False)
 class Method:
     """One method of sampling. `Method()` is the baseline.
 
     >>> Method(KeySchedule.uniform(50, 9), order=1).about()["schedule"]
     '0,6,11,17,22,28,33,39,44 of 50'
+    >>> half = Method(around=lambda pipe: torch.autocast(pipe.device.type, torch.bfloat16), name="bfloat16")
 
     Args:
-        schedule: Encoder propagation with these key steps.
-        reuse: As in `encoder_propagation`; so are `order`, `parallel_decoding`, `max_rows` and `encoder_blocks`.
+        schedule: Encoder propagation with these key steps, or a `PropagationConfig`.
         prior_noise: The weight, as in `prior_noise_injection`; 0 for none.
         steps: Instead of a schedule, so many steps, evenly spaced from about the baseline's first time-step.
             More steps than the baseline's are DDIM from the first training time-step on, which converges to the exact solution.
         deepcache: Instead of a schedule, DeepCache with this interval, 1 or more.
         token_merging: Share of tokens merged by tomesd, at most 0.75; 0 for none. Not with DeepCache.
+        around: A rival of your own: a function of the pipeline that gives a context manager, in which the pipeline is accelerated.
+            It may yield `Counts` of what was evaluated; if not, each denoiser call counts as evaluated whole.
+        name: What results of `around` are stored under. Give another one when the function changes.
+        options: Of `encoder_propagation`: `reuse`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`.
 
     Raises:
+        TypeError: Options without a schedule or unknown ones, or an `around` that is no function.
         ValueError: Several methods at once, or a value out of range.
     """
 
-    schedule: KeySchedule | None = None
-    reuse: str = "encoder"
-    order: int | Extrapolation = 0
-    parallel_decoding: bool = True
-    max_rows: int | None = None
-    encoder_blocks: int | None = None
-    prior_noise: float = 0.0
-    steps: int | None = None
-    deepcache: int | None = None
-    token_merging: float = 0.0
+    propagation: PropagationConfig | None
+    prior_noise: float
+    steps: int | None
+    rivals: tuple[Rival, ...]
 
-    def __post_init__(self) -> None:
-        for name in ("order", "max_rows", "encoder_blocks", "steps", "deepcache"):  # also numpy's numbers
-            object.__setattr__(self, name, plain(getattr(self, name)))
-        for name in ("prior_noise", "token_merging"):
-            object.__setattr__(self, name, number(name, getattr(self, name)))
-        if self.schedule is not None and self.steps is not None:
+    def __init__(
+        self,
+        schedule: KeySchedule | PropagationConfig | None = None,
+        *,
+        prior_noise: float = 0.0,
+        steps: int | None = None,
+        deepcache: int | None = None,
+        token_merging: float = 0.0,
+        around: Around | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> None:
+        given: dict[str, Any] = {  # also numpy's numbers
+            "propagation": _propagation(schedule, {name: plain(value) for name, value in options.items()}),
+            "prior_noise": number("prior_noise", prior_noise),
+            "steps": plain(steps),
+            "rivals": _rivals(plain(deepcache), number("token_merging", token_merging), around, name),
+        }
+        for field, value in given.items():
+            object.__setattr__(self, field, value)
+        if schedule is not None and steps is not None:
             raise ValueError("a method has a schedule or another number of steps, not both; make two methods")
-        if self.deepcache is not None:
-            check_interval(self.deepcache)
-            if self.schedule is not None or self.steps is not None:
-                raise ValueError(
-                    "a method has DeepCache or a schedule or another number of steps, not two of them; make two methods"
-                )
-        if self.token_merging != 0:
-            check_ratio(self.token_merging)
-            if self.deepcache is not None:
-                raise ValueError(
-                    "a method has DeepCache or token merging, not both: nobody has tested them together; make two methods"
-                )
+        alone = next((rival for rival in self.rivals if rival.goes_alone), None)
+        if alone is not None and (len(self.rivals) > 1 or schedule is not None or steps is not None):
+            raise ValueError(
+                f"a method has {type(alone).__name__} or a schedule or another number of steps or another rival, not two of them; "
+                "make two methods"
+            )
+
+    @property
+    def schedule(self) -> KeySchedule | None:
+        """The key steps; None for a method without encoder propagation."""
+        return None if self.propagation is None else self.propagation.schedule
 
     def about(self) -> dict[str, Any]:
-        """List the fields as text and numbers, with the schedule in its text form."""
-        found = asdict(self) | {"schedule": None if self.schedule is None else str(self.schedule)}
-        # Results are stored under this text. Without token merging it stays as it was before there was any.
-        return found if self.token_merging else {name: value for name, value in found.items() if name != "token_merging"}
+        """The method as text and numbers, with the schedule in its text form. Results are stored under them."""
+        found = _BASELINE | {"prior_noise": self.prior_noise, "steps": self.steps}
+        for part in (self.propagation, *self.rivals):
+            found |= part.about() if part is not None else {}
+        return found
 
-    def propagation(self) -> PropagationConfig | None:
-        """Say how encoder propagation accelerates the run; None for a method without it."""
-        if self.schedule is None:
-            return None
-        return PropagationConfig(self.schedule, self.order, self.reuse, self.parallel_decoding, self.max_rows, self.encoder_blocks)
+    def layers(self) -> list[Around]:
+        """What accelerates a pipeline: functions of it that give context managers, in the order in which they are entered."""
+        ours = [partial(encoder_propagation, schedule=self.propagation)] if self.propagation is not None else []
+        noise = [partial(prior_noise_injection, weight=self.prior_noise)] if self.prior_noise else []
+        return [*self.rivals, *ours, *noise]
+
+
+def _propagation(schedule: KeySchedule | PropagationConfig | None, options: dict[str, Any]) -> PropagationConfig | None:
+    accepted = set(PropagationConfig.__dataclass_fields__) - {"schedule"}
+    wrong = next((name for name in options if schedule is None or name not in accepted), None)
+    if wrong is not None:
+        raise TypeError(
+            f"a method with {wrong}={options[wrong]!r}{' and no schedule' if schedule is None else ''} asked; accepted: a schedule, with "
+            f"{', '.join(sorted(accepted))}; or steps, prior_noise, deepcache, token_merging, around and name"
+        )
+    return None if schedule is None else PropagationConfig.of(schedule, **options)
+
+
+def _rivals(deepcache: int | None, token_merging: float, around: Around | None, name: str | None) -> tuple[Rival, ...]:
+    if name is not None and around is None:
+        raise TypeError(f"name={name!r} given without `around`; accepted: both, or neither")
+    return (
+        *([] if deepcache is None else [DeepCache(deepcache)]),
+        *([TokenMerging(token_merging)] if token_merging else []),
+        *([] if around is None else [OwnRival(around, name)]),
+    )
 
 
 @dataclass
@@ -129,50 +171,37 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 @contextmanager
-def as_method(
-    pipe: DiffusionPipeline, method: Method, num_inference_steps: int, pipe_kwargs: Mapping[str, Any] | None = None
-) -> Iterator[tuple[Counts, int]]:
-    """Accelerate the pipeline inside the block; yield counts and the steps to call it with.
+def as_method(pipe: DiffusionPipeline, method: Method, run: RunSettings) -> Iterator[tuple[Counts, RunSettings]]:
+    """Accelerate the pipeline inside the block; yield counts and the settings to call it with.
 
-    >>> with as_method(pipe, Method(steps=9), 50) as (counts, steps):  # doctest: +SKIP
-    ...     pipe("a red ring on a blue background", num_inference_steps=steps)
+    >>> with as_method(pipe, Method(steps=9), RunSettings(50)) as (counts, run):  # doctest: +SKIP
+    ...     pipe("a red ring on a blue background", **run.arguments())
 
-    `pipe_kwargs` are further arguments of the baseline. Fewer steps begin at its first time-step.
+    `run` has the settings of the baseline. Fewer steps begin at its first time-step.
     """
     check_not_accelerated(pipe)
     scheduler = pipe.scheduler
     with ExitStack() as stack:
         if method.steps is not None:
-            pipe.scheduler = scheduler_with_steps(scheduler, method.steps, num_inference_steps, times_in(pipe_kwargs))
+            pipe.scheduler = scheduler_with_steps(scheduler, method.steps, run.num_inference_steps, run.times)
             stack.callback(setattr, pipe, "scheduler", scheduler)
-        steps = num_inference_steps if method.steps is None else method.steps
+            run = run.with_steps(method.steps)
         with suppress(SchedulerRefusesError):  # a pipeline may make its scheduler take them by further options
-            denoiser_calls(pipe, steps, pipe_kwargs if method.steps is None else None)
-        if method.token_merging:
-            stack.enter_context(token_merging(pipe, method.token_merging))
-        propagation = method.propagation()
-        if propagation is not None:
-            counts = stack.enter_context(encoder_propagation(pipe, propagation))
-        else:
-            counts = stack.enter_context(_counted(pipe) if method.deepcache is None else deepcache(pipe, method.deepcache))
-        if method.prior_noise:
-            stack.enter_context(prior_noise_injection(pipe, weight=method.prior_noise))
+            run.denoiser_calls(pipe)
+        counts = _counts([stack.enter_context(layer(pipe)) for layer in method.layers()])
+        counts = stack.enter_context(_counted(pipe)) if counts is None else counts
         stack.enter_context(processors_kept(denoiser_of(pipe), after_errors_only=True))
-        yield counts, steps
+        yield counts, run
 
 
-def run_options(
-    num_inference_steps: int, guidance_scale: float | None = None, pipe_kwargs: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Collect the arguments of a call beside prompts and seeds. A guidance scale of None is left out.
-
-    >>> run_options(50, 7.5, {"height": 64})
-    {'num_inference_steps': 50, 'guidance_scale': 7.5, 'height': 64}
-
-    Raises ValueError unless the guidance scale is a finite number.
-    """
-    guidance = {} if guidance_scale is None else {"guidance_scale": number("guidance_scale", guidance_scale)}
-    return {"num_inference_steps": num_inference_steps, **guidance, **(pipe_kwargs or {})}
+def _counts(yielded: Sequence[Any]) -> Counts | None:
+    """What the layers of a method count, if one does."""
+    found = [one for one in yielded if isinstance(one, Counts)]
+    if len(found) > 1:
+        raise ValueError(
+            f"a method of {len(found)} parts that count asked; accepted: one part that yields Counts; make several methods"
+        )
+    return found[0] if found else None
 
 
 def sample(
@@ -202,16 +231,15 @@ def sample(
     Raises:
         ValueError: Options or steps that the pipeline does not take.
     """
-    given = call_options(pipe, pipe_kwargs, len(prompts), told_apart=False)
-    chosen, num_inference_steps = given.of(range(len(prompts))), plain(num_inference_steps)
-    call = run_options(num_inference_steps, guidance_scale, chosen if method.steps is None else without_time_steps(chosen))
+    run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts))
+    return run_method(pipe, method, prompts, seeds, run.of(range(len(prompts))))
+
+
+def run_method(pipe: DiffusionPipeline, method: Method, prompts: Sequence[Any], seeds: Sequence[int], run: RunSettings) -> Sampled:
+    """Do what `sample` does, with settings of one call: those that `RunSettings.of` gives."""
     wait = partial(synchronize, device_of(pipe))
-    with (
-        as_method(pipe, method, num_inference_steps, chosen) as (counts, steps),
-        watched_run(pipe, wait) as (seen, watching),
-        no_bars(pipe),
-    ):
-        call = watching | call | {"num_inference_steps": steps, "output_type": "pil"}
+    with as_method(pipe, method, run) as (counts, run), watched_run(pipe, wait) as (seen, watching), no_bars(pipe):
+        call = watching | run.arguments() | {"output_type": "pil"}
         started = time.perf_counter()
         with one_decoded_at_a_time(pipe):
             drawn = pipe(list(prompts), generator=generators(seeds), **call)[0]
@@ -222,7 +250,7 @@ def sample(
 
 @contextmanager
 def _counted(pipe: DiffusionPipeline) -> Iterator[Counts]:
-    """Count the calls of a run that is not accelerated."""
+    """Count the calls of the denoiser, each of which evaluates all of it."""
     counts = Counts(runs=1)
 
     def counting(inner):
@@ -266,32 +294,24 @@ def _as_decoded(config: Any, latents: Tensor) -> Tensor:
 
 def denoiser_arguments(pipe: DiffusionPipeline, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
     """The arguments of the denoiser's first call for one image."""
-    return first_arguments(denoiser_of(pipe), one_image(pipe, prompt, num_inference_steps=1, guidance_scale=guidance_scale))
+    return first_arguments(denoiser_of(pipe), one_image(pipe, prompt, RunSettings(1, guidance_scale)))
 
 
-def one_image(
-    pipe: DiffusionPipeline,
-    prompt: Any,
-    *,
-    num_inference_steps: int = 50,
-    guidance_scale: float | None = None,
-    pipe_kwargs: Mapping[str, Any] | None = None,
-) -> Callable[[], Any]:
+def one_image(pipe: DiffusionPipeline, prompt: Any, run: RunSettings) -> Callable[[], Any]:
     """Prepare a call of the pipeline for one image, to look at what it calls.
 
-    >>> first_arguments(pipe.controlnet, one_image(pipe, prompt, pipe_kwargs={"image": edges}))["sample"].shape  # doctest: +SKIP
+    >>> call = one_image(pipe, prompt, RunSettings(pipe_kwargs={"image": edges}))  # doctest: +SKIP
+    >>> first_arguments(pipe.controlnet, call)["sample"].shape  # doctest: +SKIP
     torch.Size([2, 4, 64, 64])
 
-    `prompt` is a text, or a class label for DiTPipeline. Other arguments as for `sample`.
+    `prompt` is a text, or a class label for DiTPipeline.
     """
-    given = call_options(pipe, pipe_kwargs, None, told_apart=False)  # the first prompt's, from lists
-    call = run_options(num_inference_steps, guidance_scale, given.of([0]))
 
-    def run() -> Any:
+    def call() -> Any:
         with no_bars(pipe):
-            return pipe([prompt], generator=generators([0]), **call)
+            return pipe([prompt], generator=generators([0]), **run.arguments())
 
-    return run
+    return call
 
 
 def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
@@ -317,30 +337,12 @@ def first_arguments(model: nn.Module, run: Callable[[], Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def times_in(pipe_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Pick the time-steps or sigmas from the options of a call.
-
-    >>> times_in({"timesteps": [900, 500], "eta": 0.5})
-    {'timesteps': [900, 500]}
-    """
-    return {name: value for name, value in (pipe_kwargs or {}).items() if name in TIME_STEPS and value is not None}
-
-
-def denoiser_calls(pipe: DiffusionPipeline, num_inference_steps: int, pipe_kwargs: Mapping[str, Any] | None = None) -> int:
+def denoiser_calls(pipe: DiffusionPipeline, num_inference_steps: int) -> int:
     """Count the denoiser calls of a text-to-image run. Some schedulers make more calls than steps.
 
     >>> denoiser_calls(pipe, 10)  # doctest: +SKIP
     10
 
-    Time-steps among the options count instead of the steps. Raises ValueError for steps that the scheduler cannot place.
+    Raises ValueError for steps that the scheduler cannot place.
     """
-    if not is_whole(num_inference_steps) or num_inference_steps < 1:
-        raise ValueError(f"{num_inference_steps!r} steps asked; accepted: a whole number of 1 or more")
-    calls = calls_of(pipe.scheduler, num_inference_steps, times_in(pipe_kwargs))
-    if calls is None:
-        trained, most = pipe.scheduler.config.get("num_train_timesteps"), most_steps(pipe.scheduler, num_inference_steps)
-        raise ValueError(
-            f"{num_inference_steps} steps asked of {type(pipe.scheduler).__name__}, which chooses among {trained} training time-steps; "
-            f"accepted: {'none' if most is None else f'a whole number from 1 to {most}'}"
-        )
-    return calls
+    return RunSettings(num_inference_steps).denoiser_calls(pipe)

@@ -155,7 +155,7 @@ class _Part:
                 self.entry.flops[name] = asdict(replace(counted, encoder=counted.encoder + reused))
         self.book.save()
 
-    def operations(self, method: Method) -> FlopCount:
+    def operations(self, method: Method) -> FlopCount | None:
         return flops_of_call(denoiser_of(self.pipe), self.arguments, method)
 
     def time_all(self, methods: dict[str, Method]) -> None:
@@ -219,13 +219,14 @@ def decoded_at_once(method: Method, rows: int) -> list[int] | None:
     >>> decoded_at_once(Method(fl.KeySchedule(10, [0, 4]), max_rows=8), rows=2)
     [4, 4, 2]
     """
-    if method.deepcache or method.token_merging:
+    if method.rivals:
         return None
-    if method.schedule is None or not method.parallel_decoding or method.reuse != "encoder":
+    config = method.propagation
+    if config is None or not config.is_parallel:
         return []
-    most = method.max_rows // rows if method.max_rows else method.schedule.num_steps
+    most = config.max_rows // rows if config.max_rows else config.schedule.num_steps
     found = []
-    for group in method.schedule.groups():
+    for group in config.schedule.groups():
         whole, rest = divmod(len(group), most)
         found += [most] * whole + [rest] * bool(rest)
     return found

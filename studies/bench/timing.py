@@ -17,6 +17,7 @@ from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.device import synchronize
 from fastdiff_lab.hooks.patching import replaced_call
 from fastdiff_lab.sampling.methods import Method, as_method, generators
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -90,12 +91,12 @@ def timed_run(pipe: DiffusionPipeline, method: Method, call: dict[str, Any], num
     device = next(model.parameters()).device
     watch = Stopwatch(device)
     on_cuda = device.type == "cuda"
-    with as_method(pipe, method, num_inference_steps) as (counts, steps), replaced_call(model, watch.around):
+    with as_method(pipe, method, RunSettings(num_inference_steps)) as (counts, run), replaced_call(model, watch.around):
         if on_cuda:
             torch.cuda.reset_peak_memory_stats(device)
         synchronize(device)
         started = time.perf_counter()
-        pipe(**call, num_inference_steps=steps, generator=generators([0])[0])
+        pipe(**call, **run.arguments(), generator=generators([0])[0])
         synchronize(device)
         seconds = time.perf_counter() - started
     peak = torch.cuda.max_memory_allocated(device) if on_cuda else None

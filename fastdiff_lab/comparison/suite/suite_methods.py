@@ -39,12 +39,14 @@ class Entry:
 
     @property
     def order(self) -> int | None:
-        return self.method.order if self.method.schedule is not None and isinstance(self.method.order, int) else None
+        config = self.method.propagation
+        return config.order if config is not None and isinstance(config.order, int) else None
 
     @property
     def num_keys(self) -> int | None:
         """Key steps; or the number of fewer steps; or DeepCache's interval."""
-        return self.method.steps or self.method.deepcache or (len(self.method.schedule.keys) if self.method.schedule else None)
+        keys = len(self.method.schedule.keys) if self.method.schedule else None
+        return self.method.steps or self.method.about()["deepcache"] or keys
 
     @property
     def name(self) -> str:
@@ -134,7 +136,9 @@ def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[
     for count, order, reuse in product((count for count in counts if count < num_steps), ORDERS, REUSED):
         for keys, schedule in _schedules(num_steps, costs, reuse, order, count):
             noises = (0.0, PRIOR_NOISE) if reuse == "encoder" else (0.0,)
-            yield from (Entry(Method(schedule, reuse, order, prior_noise=noise), REUSED[reuse], keys) for noise in noises)
+            yield from (
+                Entry(Method(schedule, reuse=reuse, order=order, prior_noise=noise), REUSED[reuse], keys) for noise in noises
+            )
 
 
 def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entry]:
@@ -146,7 +150,7 @@ def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entr
                 f"refined schedule {schedule} given, measured with reuse={reuse!r} and order={order!r}; accepted: schedules of "
                 f"{num_steps} steps that refine_schedule made of derived ones"
             )
-        yield Entry(Method(schedule, reuse, order), REUSED[reuse], "refined")
+        yield Entry(Method(schedule, reuse=reuse, order=order), REUSED[reuse], "refined")
 
 
 def _schedules(num_steps: int, costs: Costs, reuse: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:
@@ -166,8 +170,8 @@ def _of_paper(num_steps: int, costs: Costs) -> Iterator[Entry]:
     with suppress(ValueError):  # the paper has more keys than there are steps
         paper = KeySchedule.of_paper(num_steps)
         for order in ORDERS:
-            yield from (Entry(Method(paper, reuse, order), REUSED[reuse], "paper") for reuse in REUSED)
+            yield from (Entry(Method(paper, reuse=reuse, order=order), REUSED[reuse], "paper") for reuse in REUSED)
             for keys, schedule in [("paper", paper), *_schedules(num_steps, costs, "encoder", order, len(paper.keys))]:
                 yield from (
-                    Entry(Method(schedule, "encoder", order, prior_noise=noise), "features", keys) for noise in (0.0, PRIOR_NOISE)
+                    Entry(Method(schedule, order=order, prior_noise=noise), "features", keys) for noise in (0.0, PRIOR_NOISE)
                 )

@@ -1,14 +1,13 @@
 """Accelerate a pipeline with DeepCache's own package (Ma et al., CVPR 2024), and count what it evaluates.
 
-- `deepcache(pipe, interval)`: the pipeline with DeepCache, inside a `with` block
-- `deepcache_helper()`: the package's class, or an error that says what to install
-- `deepcache_flops(model, arguments)`: operations of a whole call and of a cached one
+- `DeepCache`: the rival
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,61 +21,90 @@ from ...hooks.patching import is_compiled, replaced_call
 from ...inputs.extras import extra
 from ...inputs.plain_values import is_whole
 from ...propagation.counts import Counts
+from .rival import Rival
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-@contextmanager
-def deepcache(pipe: DiffusionPipeline, interval: int) -> Iterator[Counts]:
+@dataclass(frozen=True)
+class DeepCache(Rival):
     """Evaluate the whole UNet at every `interval`-th step, and only its outermost layers at the others.
 
-    >>> with deepcache(pipe, 3) as counts:  # doctest: +SKIP
+    >>> with DeepCache(3)(pipe) as counts:  # doctest: +SKIP
     ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
+
+    The counts' `encoder_calls` are the whole evaluations, in which the bottleneck ran.
 
     Args:
         interval: Steps between whole evaluations, 1 or more. The outermost branch is cached, as its authors recommend.
-
-    Yields:
-        Counts. `encoder_calls` are the whole evaluations, in which the bottleneck ran.
 
     Raises:
         ModuleNotFoundError: The package is not installed.
         ValueError: Another interval, or a denoiser that is no `pipe.unet` or is compiled.
     """
-    check_interval(interval)
-    model = denoiser_of(pipe)
-    if getattr(pipe, "unet", None) is not model:
-        raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
-    if any(map(is_compiled, pipe.unet.modules())):
-        raise ValueError(
-            "DeepCache asked for a UNet with compiled blocks, which compile its wrappers again at every step; "
-            "what it evaluates cannot be counted; accepted: a UNet that is not compiled"
-        )
-    counts = Counts()
-    with ExitStack() as stack:
-        _count_calls(stack, model, counts)
-        stack.enter_context(_enabled(pipe, interval))
-        yield counts
+
+    interval: int
+    goes_alone = True
+
+    def __post_init__(self) -> None:
+        if not is_whole(self.interval) or self.interval < 1:
+            raise ValueError(f"deepcache={self.interval!r} asked; accepted: an interval, a whole number of 1 or more")
+
+    @contextmanager
+    def __call__(self, pipe: DiffusionPipeline) -> Iterator[Counts]:
+        model = denoiser_of(pipe)
+        if getattr(pipe, "unet", None) is not model:
+            raise ValueError(f"DeepCache asked for a {type(model).__name__}; accepted: a pipeline whose denoiser is a UNet")
+        if any(map(is_compiled, pipe.unet.modules())):
+            raise ValueError(
+                "DeepCache asked for a UNet with compiled blocks, which compile its wrappers again at every step; "
+                "what it evaluates cannot be counted; accepted: a UNet that is not compiled"
+            )
+        counts = Counts()
+        with ExitStack() as stack:
+            _count_calls(stack, model, counts)
+            stack.enter_context(_enabled(pipe, self.interval))
+            yield counts
+
+    def about(self) -> dict[str, Any]:
+        return {"deepcache": self.interval}
+
+    def needs(self) -> Any:
+        return _helper()
+
+    def share(self) -> float:
+        return 1 / self.interval
+
+    def flops(self, model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount:
+        """Operations of a call: `decoder` for every call, `encoder` for what a whole one adds.
+
+        DeepCache itself runs, on a copy of the model on the meta device. `arguments` are as for `count_flops`.
+        """
+        stand_in, shapes = on_meta(model, arguments)
+        time_steps = torch.tensor([2, 1])
+        pipe = SimpleNamespace(unet=stand_in, scheduler=SimpleNamespace(timesteps=time_steps))
+        sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name not in ("sample", "timestep")}
+        counted = []
+        with _enabled(pipe, len(time_steps)), torch.no_grad():
+            for time_step in time_steps:
+                with FlopCounterMode(display=False) as counter:
+                    stand_in(sample, time_step, **others)
+                counted.append(counter.get_total_flops())
+        whole, cached = counted
+        return FlopCount(whole - cached, cached, 0)
 
 
-def check_interval(interval: Any) -> None:
-    """Raise ValueError unless the interval is a whole number of 1 or more."""
-    if not is_whole(interval) or interval < 1:
-        raise ValueError(f"deepcache={interval!r} asked; accepted: an interval, a whole number of 1 or more")
-
-
-def deepcache_helper() -> Any:
-    """DeepCache's own class. Raises ModuleNotFoundError, saying what to install."""
+def _helper() -> Any:
     with extra("rivals", "a method with DeepCache"):
         from DeepCache import DeepCacheSDHelper
     return DeepCacheSDHelper
 
 
 @contextmanager
-def _enabled(pipe: DiffusionPipeline, interval: int) -> Iterator[None]:
+def _enabled(pipe: Any, interval: int) -> Iterator[None]:
     """Switch DeepCache on, and afterwards remove also the `forward` attributes that its `disable` leaves behind."""
-    helper = deepcache_helper()(pipe=pipe)
+    helper = _helper()(pipe=pipe)
     before = [(module, vars(module).get("forward")) for module in pipe.unet.modules()]
     helper.set_params(cache_interval=interval, cache_branch_id=0)
     try:
@@ -113,25 +141,3 @@ def _inside_bottleneck(model: nn.Module) -> nn.Module:
     """A layer below those that DeepCache replaces. It is called only if the bottleneck really runs."""
     bottleneck = split_denoiser(model).encoder["mid_block"]
     return next(module for module in bottleneck.modules() if not list(module.children()))
-
-
-def deepcache_flops(model: nn.Module, arguments: dict[str, Any]) -> FlopCount:
-    """Operations of a denoiser call with DeepCache: `decoder` for every call, `encoder` for what a whole one adds.
-
-    >>> count = deepcache_flops(pipe.unet, denoiser_arguments(pipe, prompt))  # doctest: +SKIP
-    >>> count.of_run(counts.encoder_calls, counts.decoder_calls)  # doctest: +SKIP
-
-    DeepCache itself runs, on a copy of the model on the meta device. `arguments` are as for `count_flops`.
-    """
-    stand_in, shapes = on_meta(model, arguments)
-    time_steps = torch.tensor([2, 1])
-    pipe = SimpleNamespace(unet=stand_in, scheduler=SimpleNamespace(timesteps=time_steps))
-    sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name not in ("sample", "timestep")}
-    counted = []
-    with _enabled(pipe, len(time_steps)), torch.no_grad():
-        for time_step in time_steps:
-            with FlopCounterMode(display=False) as counter:
-                stand_in(sample, time_step, **others)
-            counted.append(counter.get_total_flops())
-    whole, cached = counted
-    return FlopCount(whole - cached, cached, 0)

@@ -1,9 +1,13 @@
-"""Merge tokens with the authors' package tomesd (Bolya and Hoffman, CVPR workshops 2023)."""
+"""Merge tokens with the authors' package tomesd (Bolya and Hoffman, CVPR workshops 2023).
+
+- `TokenMerging`: the rival
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -11,6 +15,7 @@ from torch import nn
 from ...hooks.denoiser import denoiser_of
 from ...hooks.flops import FlopCount, counted, on_meta
 from ...inputs.extras import extra
+from .rival import Rival
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -19,11 +24,11 @@ if TYPE_CHECKING:
 MOST = 0.75  # one token of each square of 2x2 always stays
 
 
-@contextmanager
-def token_merging(pipe: DiffusionPipeline, ratio: float) -> Iterator[None]:
+@dataclass(frozen=True)
+class TokenMerging(Rival):
     """Merge similar tokens in self-attention at the highest resolution.
 
-    >>> with token_merging(pipe, 0.5):  # doctest: +SKIP
+    >>> with TokenMerging(0.5)(pipe):  # doctest: +SKIP
     ...     image = pipe("a small red circle on a blue background", num_inference_steps=50).images[0]
 
     Which tokens remain is not random here (`use_rand=False`), so that an image depends only on its prompt and seed.
@@ -35,56 +40,52 @@ def token_merging(pipe: DiffusionPipeline, ratio: float) -> Iterator[None]:
         ModuleNotFoundError: The package tomesd is not installed.
         ValueError: Another ratio, a denoiser that is no `pipe.unet`, or one in which nothing would be merged.
     """
-    check_ratio(ratio)
-    if getattr(pipe, "unet", None) is not denoiser_of(pipe):
-        raise ValueError(
-            f"token merging asked for a {type(denoiser_of(pipe)).__name__}; accepted: a pipeline whose denoiser is a UNet"
-        )
-    if not hasattr(pipe.unet.down_blocks[0], "attentions"):
-        raise ValueError(
-            f"token merging asked for a {type(pipe.unet).__name__} without attention at the full resolution (as SDXL's is), where "
-            "nothing would be merged; accepted: a UNet whose first down block has attention"
-        )
-    with _merged(pipe.unet, ratio):
-        yield
 
+    ratio: float
 
-def check_ratio(ratio: Any) -> None:
-    """Raise ValueError unless that share of tokens can be merged away."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= MOST:
-        raise ValueError(f"token_merging={ratio!r} asked; accepted: a ratio above 0, {MOST} or less")
+    def __post_init__(self) -> None:
+        if isinstance(self.ratio, bool) or not isinstance(self.ratio, int | float) or not 0 < self.ratio <= MOST:
+            raise ValueError(f"token_merging={self.ratio!r} asked; accepted: a ratio above 0, {MOST} or less")
 
+    @contextmanager
+    def __call__(self, pipe: DiffusionPipeline) -> Iterator[None]:
+        if getattr(pipe, "unet", None) is not denoiser_of(pipe):
+            raise ValueError(
+                f"token merging asked for a {type(denoiser_of(pipe)).__name__}; accepted: a pipeline whose denoiser is a UNet"
+            )
+        if not hasattr(pipe.unet.down_blocks[0], "attentions"):
+            raise ValueError(
+                f"token merging asked for a {type(pipe.unet).__name__} without attention at the full resolution (as SDXL's is), where "
+                "nothing would be merged; accepted: a UNet whose first down block has attention"
+            )
+        with self._merged(pipe.unet):
+            yield
 
-def tomesd_package() -> Any:
-    """The package tomesd. Raises ModuleNotFoundError, saying what to install."""
-    with extra("rivals", "a method with token merging"):
-        import tomesd
-    return tomesd
+    def about(self) -> dict[str, Any]:
+        return {"token_merging": self.ratio}
 
+    def needs(self) -> Any:
+        with extra("rivals", "a method with token merging"):
+            import tomesd
+        return tomesd
 
-@contextmanager
-def _merged(model: nn.Module, ratio: float) -> Iterator[None]:
-    """Switch merging on, and afterwards remove also the attributes that `remove_patch` leaves behind."""
-    tomesd = tomesd_package()
-    before = {module: set(vars(module)) for module in model.modules()}
-    try:
-        tomesd.apply_patch(model, ratio=ratio, use_rand=False)
-        yield
-    finally:
-        tomesd.remove_patch(model)
-        for module, names in before.items():
-            for name in set(vars(module)) - names:
-                delattr(module, name)
+    def flops(self, model: nn.Module, arguments: dict[str, Any], encoder_blocks: int | None = None) -> FlopCount:
+        """Operations of a call with merged tokens, the merging's own products among them; arguments as for `count_flops`."""
+        stand_in, shapes = on_meta(model, arguments)
+        sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name != "sample"}
+        with self._merged(stand_in):  # its hook reads the size of the first argument by place
+            return counted(stand_in, lambda: stand_in(sample, **others), encoder_blocks)
 
-
-def token_merging_flops(model: nn.Module, arguments: dict[str, Any], ratio: float, encoder_blocks: int | None = None) -> FlopCount:
-    """Operations of a denoiser call with merged tokens; arguments as for `count_flops` and `token_merging`.
-
-    >>> token_merging_flops(pipe.unet, denoiser_arguments(pipe, prompt), 0.5).total  # doctest: +SKIP
-
-    The merging's own products are counted too.
-    """
-    stand_in, shapes = on_meta(model, arguments)
-    sample, others = shapes["sample"], {name: value for name, value in shapes.items() if name != "sample"}
-    with _merged(stand_in, ratio):  # its hook reads the size of the first argument by place
-        return counted(stand_in, lambda: stand_in(sample, **others), encoder_blocks)
+    @contextmanager
+    def _merged(self, model: nn.Module) -> Iterator[None]:
+        """Switch merging on, and afterwards remove also the attributes that `remove_patch` leaves behind."""
+        tomesd = self.needs()
+        before = {module: set(vars(module)) for module in model.modules()}
+        try:
+            tomesd.apply_patch(model, ratio=self.ratio, use_rand=False)
+            yield
+        finally:
+            tomesd.remove_patch(model)
+            for module, names in before.items():
+                for name in set(vars(module)) - names:
+                    delattr(module, name)
