@@ -15,6 +15,7 @@ import papermill
 import pytest
 import torch
 from PIL import Image
+from short_suite import long_but
 from typer.testing import CliRunner
 
 from fastdiff_lab import KeySchedule, derive_schedule
@@ -46,6 +47,7 @@ def test_help_names_every_command():
     assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "contest", "train", "lab"))
 
 
+@pytest.mark.long
 def test_from_measurement_to_image(tmp_path):
     """The README's way: calibrate, derive, sample with the schedule's file."""
     costs, schedule, image = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
@@ -75,7 +77,7 @@ def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
     assert "schedule.json is no whole file of reuse costs" in said
 
 
-@pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("none", 10), ("0,5 of 10", 2)])
+@pytest.mark.parametrize(("keys", "calls"), long_but([("paper", 9)], [("paper", 9), ("none", 10), ("0,5 of 10", 2)]))
 def test_sample_draws_an_image(tmp_path, keys, calls):
     result = invoke("sample", PROMPT, "--keys", keys, "--steps", 10, "--output", tmp_path / "a.png")
     assert result.exit_code == 0 and f"{calls} encoder calls" in result.output

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from short_suite import long_but
 from systems import ROWS
 
 import fastdiff_lab as fl
@@ -25,7 +26,7 @@ from fastdiff_lab.sampling.methods import sample
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
-OPTIONS = {"num_inference_steps": 6}
+OPTIONS = {"num_inference_steps": 6, "pipe_kwargs": {"height": 32, "width": 24}}
 CALLS = ["encoder_calls", "decoder_calls", "forward_calls"]
 
 
@@ -186,7 +187,7 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("name", long_but(("FreeU", "LoRA's scale"), STEERING))
 def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     make, change = STEERING[name]
     pipe = make()

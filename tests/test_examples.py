@@ -19,7 +19,13 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", ["fastdiff_lab", *MODULES])
+# Their examples sample many times.
+DEAR = ("fastdiff_lab.comparison.compare", "fastdiff_lab.calibration.calibrate", "fastdiff_lab.recording.record")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name in DEAR else ()) for name in ("fastdiff_lab", *MODULES)]
+)
 def test_the_examples_of_a_module(name):
     """As `pytest --doctest-modules fastdiff_lab`, in the processes that have imported everything already."""
     assert doctest.testmod(importlib.import_module(name)).failed == 0, "what was expected and what came stands above"

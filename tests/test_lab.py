@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from models import state
+from short_suite import long_but
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -168,11 +169,12 @@ def test_the_time_ceiling_is_interpolated_between_the_sizes_that_were_timed():
     assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 6)), reuse="prediction")) == 6
 
 
-def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):
+def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe, monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     denoiser_arguments(pipe, PROMPT)  # a pipeline remembers its last call's options
     before, halves, seen = state(pipe), TimedHalves(), []
     halves.measure(pipe, SHORT, lambda done, of: seen.append((done, of)))
-    assert seen[-1] == (4, 5) and min(halves.known[True][1].values()) > 0
+    assert seen[-1] == (1, 2) and min(halves.known[True][1].values()) > 0
     with pytest.raises(Cancelled):
         halves.measure(pipe, SHORT, cancelled=lambda: True)
     assert state(pipe) == before
@@ -215,7 +217,10 @@ def unwatched(pipe):
     return PairRunner(pipe, preview_every=0)
 
 
-@pytest.mark.parametrize("acceleration", [{}, {"reuse": "prediction"}, {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}])
+WITH_NOISE = {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}
+
+
+@pytest.mark.parametrize("acceleration", long_but([WITH_NOISE], [{}, {"reuse": "prediction"}, WITH_NOISE]), ids=str)
 def test_previews_change_no_bit(pipe, unwatched, acceleration):
     settings = Settings(PROMPT, num_inference_steps=5)
     given = Acceleration(KeySchedule(5, (0, 1, 3)), **acceleration)
@@ -240,16 +245,16 @@ def test_prior_noise_starts_where_it_was_asked_to(pipe):
 
 
 def test_the_baseline_is_made_once_for_each_prompt_seed_and_settings(pipe):
-    settings = Settings(PROMPT, num_inference_steps=5)
-    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(5, 1)
+    settings = Settings(PROMPT, num_inference_steps=2)
+    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(2, 1)
     first = runner.run(settings, Acceleration(schedule))
-    second = runner.run(settings, Acceleration(KeySchedule.uniform(5, 2), order=1))
+    second = runner.run(settings, Acceleration(KeySchedule.uniform(2, 2), order=1))
     assert not first.baseline_was_known and second.baseline_was_known and second.baseline is first.baseline
     for other in (
-        Settings(PROMPT, seed=1, num_inference_steps=5),
-        Settings("a small white ring on a red background", num_inference_steps=5),
-        Settings(PROMPT, num_inference_steps=5, guidance_scale=3),
-        Settings(PROMPT, num_inference_steps=5, scheduler="euler"),
+        Settings(PROMPT, seed=1, num_inference_steps=2),
+        Settings("a small white ring on a red background", num_inference_steps=2),
+        Settings(PROMPT, num_inference_steps=2, guidance_scale=3),
+        Settings(PROMPT, num_inference_steps=2, scheduler="euler"),
     ):
         assert not runner.run(other, Acceleration(schedule)).baseline_was_known
 

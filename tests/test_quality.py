@@ -116,6 +116,7 @@ def test_long_captions_keep_their_end(weights):
     assert tokens.shape == (1, 24) and tokens[0, -1] == end
 
 
+@pytest.mark.long
 def test_each_image_and_each_method_has_its_quality(images):
     baseline, three = (images[images["method"] == name] for name in ("baseline", "three"))
     assert (baseline["lpips"] == 0).all() and (three["lpips"] > 0).all()
@@ -124,6 +125,7 @@ def test_each_image_and_each_method_has_its_quality(images):
     assert baseline["fid"].iloc[0] != three["fid"].iloc[0] > 0.02
 
 
+@pytest.mark.long
 def test_summary_and_brief_table(pipe, methods, images):
     summary = compare.summarised(images)
     of_three = images[images["method"] == "three"]
@@ -137,6 +139,7 @@ def test_summary_and_brief_table(pipe, methods, images):
     assert list(shown.columns[-4:]) == ["clip_score", "lpips", "fid", "kid"]
 
 
+@pytest.mark.long
 def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, methods, weights, store, images, monkeypatch):
     monkeypatch.delattr(render, "_run")
     monkeypatch.setattr(tables, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
@@ -299,6 +302,7 @@ def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metr
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_images=place)
 
 
+@pytest.mark.long
 def test_from_the_command_line(tmp_path, weights, methods):
     file = tmp_path / "three.json"
     methods["three"].save(file)

@@ -53,6 +53,12 @@ def pipe(embedded):
     return embedded
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """For what does not depend on the images."""
+    return ROWS["sd"].build()
+
+
 def test_refined_schedules_are_methods_of_what_they_were_measured_with():
     schedule = fl.KeySchedule(10, [0, 2, 6], "refined", {"reuse": "encoder", "order": 1})
     methods = suite_methods(10, COSTS, (3,), [schedule])
@@ -67,12 +73,12 @@ def made_up_seconds(pipe, ways, task, repeats, options):
 
 
 @pytest.fixture(scope="module")
-def suite():
-    """Of a tiny pipeline: which methods there are and how they are summed up does not depend on it."""
+def suite(tiny):
+    """Which methods there are and how they are summed up does not depend on the pipeline."""
     given = {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
         patched.setattr("fastdiff_lab.comparison.compare.of_one_image", made_up_seconds)
-        return run_suite(ROWS["sd"].build(), given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
+        return run_suite(tiny, given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
@@ -93,11 +99,11 @@ def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
     assert torch.equal(sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
 
 
-def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
-    arguments = denoiser_arguments(pipe, PROMPTS[0])
-    with_cache, plain = deepcache_flops(pipe.unet, arguments), count_flops(pipe.unet, arguments)
+def test_operations_of_deepcache_are_those_of_what_it_runs(tiny):
+    arguments, unet = denoiser_arguments(tiny, PROMPTS[0]), tiny.unet
+    with_cache, plain = deepcache_flops(unet, arguments), count_flops(unet, arguments)
     assert with_cache.total == plain.total  # a whole call is a plain one
-    rows, side, ran = 2, 16, (pipe.unet.conv_in, pipe.unet.conv_out)
+    rows, side, ran = 2, 16, (unet.conv_in, unet.conv_out)
     convolutions = sum(2 * 9 * layer.in_channels * layer.out_channels * rows * side**2 for layer in ran)
     assert convolutions < with_cache.decoder < plain.decoder  # a cached call: less than the decoder, more than the outermost layers
 
@@ -175,6 +181,7 @@ def test_prompts_that_calibration_has_seen(pipe):
         run_suite(pipe, {("encoder", 1): seen}, PROMPTS, **SUITE)
 
 
+@pytest.mark.long
 def test_the_table_has_costs_and_nearness(suite):
     table, images = suite
     assert list(table["method"]) == list(images["method"].unique()) and (table["images"] == 1).all()
@@ -189,6 +196,7 @@ def test_the_table_has_costs_and_nearness(suite):
     assert expected <= set(table)
 
 
+@pytest.mark.long
 def test_the_claims_are_differences_of_the_table(suite):
     table, images = suite
     claims, rows = paired(images, table), table.set_index("method")
@@ -207,6 +215,7 @@ def test_the_claims_are_differences_of_the_table(suite):
     assert claims["claim"].str.startswith("the paper's over uniform keys, both").sum() == 4
 
 
+@pytest.mark.long
 def test_the_figure_has_every_family(suite):
     table, _ = suite
     figure = plot_suite(table, plot.figure(12, 10))
@@ -255,6 +264,7 @@ def test_distances_of_features():
         frechet_distance(near, far[:, :7])
 
 
+@pytest.mark.long
 def test_scene_distance(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
     table = scene_distance(pipe, {"baseline": Method()}, 6, **options)
@@ -271,6 +281,7 @@ def invoke(*arguments):
     return CliRunner().invoke(commands.app, ["compare", *map(str, arguments)])
 
 
+@pytest.mark.long
 def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
     monkeypatch.setattr(result_files, "load_pipeline", lambda **_: ROWS["sd"].build())
     costs(1, 4, max_span=3).save(tmp_path / "costs.safetensors")
@@ -287,8 +298,8 @@ def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
-    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: pipe)
+def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: tiny)
     fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
     result = invoke(tmp_path / "mine.json", "--order", 1, "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                     "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
@@ -302,14 +313,14 @@ def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, pipe):
+def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, tiny):
     out = tmp_path / "out"
     run = {"num_inference_steps": 4, "guidance_scale": 1.0, "repeats": 0}
-    write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
+    write_comparison(out, tiny, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(result_files, "with_costs", _stop)
-        write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
+        write_comparison(out, tiny, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
     assert set(before) == {"about.json", "images.csv", "table.csv"}
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

@@ -11,6 +11,7 @@ import torch
 import typer
 from models import denoiser_pipe
 from stand_ins import write_images, write_weights
+from systems import ROWS
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
@@ -168,6 +169,7 @@ def test_token_merging_leaves_the_pipeline_as_it_was(pipe):
     assert torch.equal(sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents, merged)  # nothing random in it
 
 
+@pytest.mark.long
 def test_token_merging_with_encoder_propagation(pipe):
     three = fl.KeySchedule(5, [0, 1, 3])
     methods = [Method(three, token_merging=0.5, parallel_decoding=parallel) for parallel in (True, False)]
@@ -177,7 +179,8 @@ def test_token_merging_with_encoder_propagation(pipe):
     assert torch.equal(every, sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents)
 
 
-def test_operations_with_merged_tokens(pipe):
+def test_operations_with_merged_tokens():
+    pipe = ROWS["sd"].build()
     arguments = denoiser_arguments(pipe, PROMPTS[0])
     plain = count_flops(pipe.unet, arguments)
     less, least = (token_merging_flops(pipe.unet, arguments, ratio) for ratio in (0.25, 0.75))
