@@ -93,8 +93,8 @@ def test_the_converged_reference_shows_how_far_the_baseline_itself_is(table, pip
 
 
 def test_more_steps_converge(pipe):
-    latents = {steps: sample(pipe, Method(steps=steps), PROMPTS[:1], [0], **OPTIONS).latents for steps in (5, 10, 30)}
-    assert (latents[10] - latents[30]).square().mean() < (latents[5] - latents[30]).square().mean()
+    latents = {steps: sample(pipe, Method(steps=steps), PROMPTS[:1], [0], **OPTIONS).latents for steps in (4, 8, 20)}
+    assert (latents[8] - latents[20]).square().mean() < (latents[4] - latents[20]).square().mean()
 
 
 def test_the_batch_changes_nothing(pipe, methods, images):
@@ -187,7 +187,7 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("name", long_but(("FreeU", "LoRA's scale"), STEERING))
+@pytest.mark.parametrize("name", long_but(("FreeU",), STEERING))
 def test_a_store_tells_apart_what_steers_the_same_weights(name, tmp_path):
     make, change = STEERING[name]
     pipe = make()

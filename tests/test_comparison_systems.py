@@ -35,6 +35,7 @@ NAMES = (
 )
 
 
+SMALL_VIDEO = {"height": 16, "width": 24, "num_frames": 2}
 IMAGES = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
 
 
@@ -69,6 +70,7 @@ def test_methods_are_compared_on_every_kind_of_pipeline(name):
     prompts, options = asked(name, pipe)
     prompts = prompts[:1] if name in VIDEOS else prompts
     calls = 5 if name in VIDEOS else system.calls
+    options["pipe_kwargs"] |= SMALL_VIDEO if name == "text-to-video" else {}
     sample(pipe, Method(), prompts[:1], [0], **options | {"num_inference_steps": 2})  # a pipeline remembers its last call's options
     before = state(pipe) if name != "dpm-single" else None  # its scheduler changes its own settings in each run
     methods = {
@@ -110,6 +112,7 @@ def test_a_video_is_one_image_of_its_frames(name):
         assert np.array_equal(np.asarray(image), np.concatenate([np.asarray(frame) for frame in frames]))
 
 
+@pytest.mark.long
 def test_a_controlnet_is_counted_with_the_encoder():
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)

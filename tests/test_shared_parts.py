@@ -65,7 +65,7 @@ def equal(pipe, expected, seed: int) -> None:
     assert torch.equal(drawn(pipe, seed), expected[seed])
 
 
-@pytest.mark.parametrize("own_scheduler", [False, True])
+@pytest.mark.parametrize("own_scheduler", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_another_pipeline_of_the_same_parts_is_not_accelerated(own_scheduler):
     pipe = stable_diffusion()
     other = sibling(pipe, **({"scheduler": scheduler()} if own_scheduler else {}))

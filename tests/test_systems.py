@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -83,13 +83,13 @@ def row(request):
     assert torch.equal(of(system, pipe), baseline)
 
 
-def rows(fits: Callable[[System], bool] = lambda system: True) -> pytest.MarkDecorator:
-    """All systems: one of each kind in the short suite, the others in the long one."""
+def rows(fits: Callable[[System], bool] = lambda system: True, short: Sequence[str] = KINDS) -> pytest.MarkDecorator:
+    """All systems: those of `short` in the short suite, the others in the long one."""
     names = [name for name, system in ROWS.items() if fits(system)]
-    return pytest.mark.parametrize("row", long_but([name for name in KINDS if name in names], names), indirect=True)
+    return pytest.mark.parametrize("row", long_but([name for name in short if name in names], names), indirect=True)
 
 
-@rows()
+@rows(short=("sd", "ddim", "dit"))
 def test_what_the_row_is_about_matters(row):
     for feature, change in row.system.features.items():
         pipe = row.pipe if isinstance(change, Given) else row.system.build()
@@ -145,7 +145,7 @@ def test_its_features_can_be_recorded(row):
     assert state(row.pipe) == before
 
 
-@rows(lambda system: system.parallel)
+@rows(lambda system: system.parallel, short=("sd", "sdxl-ends-early", "controlnet-part", "ddim", "dit"))
 def test_a_pass_that_broke_off_has_changed_nothing(row):
     """Nor where a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts."""
     system, pipe = row.system, row.pipe

@@ -30,8 +30,9 @@ def video_pipeline():
 
 
 VIDEO = {key: value for key, value in options_of("stable-video").items() if key != "image"}
+SMALL_VIDEO = {"height": 16, "width": 24, "num_frames": 2}
 CASES = {
-    "text to video": (ROWS["text-to-video"].build, TEXTS[:1], options_of("text-to-video") | {"num_frames": 2}, 5.0),
+    "text to video": (ROWS["text-to-video"].build, TEXTS[:1], options_of("text-to-video") | SMALL_VIDEO, 5.0),
     "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
     "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
     "AnimateDiff, ControlNet": (ROWS["animatediff-controlnet"].build, TEXTS[:1], options_of("animatediff-controlnet"), 5.0),

@@ -159,14 +159,14 @@ def test_bad_options_are_refused_before_an_image_is_drawn(tmp_path, options, mes
 
 def test_token_merging_leaves_the_pipeline_as_it_was(pipe):
     before = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
-    baseline = sample(pipe, Method(), PROMPTS, [0, 1], **RUN).latents
+    baseline = sample(pipe, Method(), PROMPTS[:1], [0], **RUN).latents
     with pytest.raises(KeyboardInterrupt), token_merging(pipe, 0.5):
         raise KeyboardInterrupt
-    merged = sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents
+    merged = sample(pipe, Method(token_merging=0.5), PROMPTS[:1], [0], **RUN).latents
     after = {module: (type(module), set(vars(module)), len(module._forward_pre_hooks)) for module in pipe.unet.modules()}
-    assert before == after and torch.equal(sample(pipe, Method(), PROMPTS, [0, 1], **RUN).latents, baseline)
+    assert before == after and torch.equal(sample(pipe, Method(), PROMPTS[:1], [0], **RUN).latents, baseline)
     assert not torch.allclose(merged, baseline, atol=1e-2)
-    assert torch.equal(sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents, merged)  # nothing random in it
+    assert torch.equal(sample(pipe, Method(token_merging=0.5), PROMPTS[:1], [0], **RUN).latents, merged)  # nothing random in it
 
 
 @pytest.mark.long
