@@ -142,7 +142,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
         (["sample", PROMPT, "--schedule"], "a fastdiff_lab.KeySchedule file"),
         (["compare"], "a fastdiff_lab.KeySchedule file"),
         (["calibrate", "costs.safetensors", "--prompts"], "a text file with a prompt per line"),
-        (["compare", "--suite", "--prompts"], "a text file with a prompt per line"),
+        (["compare", "--prompts"], "a text file with a prompt per line"),
     ],
 )
 def test_files_to_read_that_are_none(monkeypatch, capsys, tmp_path, command, accepted):
@@ -175,7 +175,7 @@ def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
         ),
         (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", image], "--order asked with --keys none"),
         (["calibrate", image, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
-        (["compare", "--suite", "--order", 1], "--order asked with --suite"),
+        (["compare", "--suite"], "--suite asked, which has another name now; accepted: python -m studies.suite, in a checkout"),
         (["compare", schedule, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
         (
             ["compare", schedule, "--prompts", 4],
@@ -204,7 +204,7 @@ def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
     [
         (["sample", PROMPT], "pipelines.load_pipeline", "stopped"),
         (["calibrate"], "calibration.calibrate.calibrate", "stopped; the same command goes on"),
-        (["compare", "--suite"], "comparison.suite.result_files.compare_into", "stopped; the same command goes on"),
+        (["compare", "mine.json"], "comparison.result_files.compare_into", "stopped; the same command goes on"),
     ],
 )
 def test_a_command_that_is_stopped_says_so(monkeypatch, tmp_path, command, stopped_in, said):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from models import denoiser_pipe
 from systems import ROWS
 from typer.testing import CliRunner
@@ -19,19 +20,21 @@ import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.cli import commands
-from fastdiff_lab.comparison import render
+from fastdiff_lab.comparison import render, result_files
 from fastdiff_lab.comparison.image_quality.distances import frechet_distance, kernel_distance
-from fastdiff_lab.comparison.suite import held_out_prompts, result_files, run_suite
-from fastdiff_lab.comparison.suite.claims import paired
-from fastdiff_lab.comparison.suite.figure import plot_suite
-from fastdiff_lab.comparison.suite.result_files import compare_into, read_costs, write_comparison, write_suite
-from fastdiff_lab.comparison.suite.suite_methods import suite_columns, suite_methods
+from fastdiff_lab.comparison.result_files import compare_into, write_comparison
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 from fastdiff_lab.sampling.rivals.deepcache import deepcache, deepcache_flops
-from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.shapes.data import held_out_prompts, held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 from studies.scene_distance import scene_distance, scene_features
+from studies.suite import __main__ as suite_command
+from studies.suite.claims import paired
+from studies.suite.figure import plot_suite
+from studies.suite.result_files import read_costs, write_suite
+from studies.suite.run import run_suite
+from studies.suite.suite_methods import suite_columns, suite_methods
 
 PROMPTS = held_out_prompts(2)
 SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
@@ -282,12 +285,14 @@ def invoke(*arguments):
 
 
 @pytest.mark.long
-def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: ROWS["sd"].build())
+def test_the_command_writes_what_the_suite_found(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(suite_command, "load_pipeline", lambda *_, **__: tiny)
     costs(1, 4, max_span=3).save(tmp_path / "costs.safetensors")
-    arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+    arguments = ["--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                  "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
-    result = invoke(*arguments)
+    app = typer.Typer()
+    app.command()(suite_command.suite)
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0 and "DeepCache 3" in result.output
     names = {"about.json", "images.csv", "table.csv", "paired.csv", "suite.png", "images.sqlite"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -343,18 +348,16 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
     other.parent.mkdir()
     for path in (schedule, other):
         fl.KeySchedule(4, [0, 2]).save(path)
-    with pytest.raises(ValueError, match="nothing asked; accepted: files of schedules"):
-        compare_into(tmp_path)
+    with pytest.raises(ValueError, match="no schedules asked; accepted: files of schedules"):
+        compare_into(tmp_path, [])
     with pytest.raises(
         ValueError, match="refined schedule .* measured with reuse=None and order=None; accepted: schedules of 50 steps"
     ):
-        compare_into(tmp_path, schedules=[schedule], suite=True)
-    with pytest.raises(ValueError, match="schedules and --costs asked; accepted"):
-        compare_into(tmp_path, schedules=[schedule], costs=[schedule])
+        suite_methods(50, {}, refined=[fl.KeySchedule(50, [0, 2])])
     with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
-        compare_into(tmp_path, schedules=[schedule, other])
+        compare_into(tmp_path, [schedule, other])
     with pytest.raises(ValueError, match="seeds=0 asked; accepted: a whole number of 1 or more"):
-        compare_into(tmp_path, suite=True, seeds=0)
+        compare_into(tmp_path, [schedule], seeds=0)
     for name in ("a", "b"):
         costs(1).save(tmp_path / name)
     with pytest.raises(
