@@ -9,6 +9,7 @@
 - `span_costs`: the reuse cost of every span, and a schedule as a path through it
 - `image_grid`: images of several methods, with their difference to the first
 - `html_image(figure, alt)`, `png_address(figure)`: a figure as an HTML image with alternative text, and its address alone
+- `png(figure)`: the bytes of its image
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -207,15 +209,21 @@ def image_grid(images: Mapping[str, Sequence[Image.Image]], target: Figure) -> F
     return target
 
 
-def html_image(target: Figure, alt: str) -> str:
-    """The figure as an HTML image with inline PNG and alternative text, which survives export and dark themes."""
+def html_image(target: Figure | Path, alt: str) -> str:
+    """The figure, or a PNG file, as an HTML image with alternative text. It survives export and dark themes."""
     return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="{png_address(target)}">'
 
 
-def png_address(target: Figure) -> str:
-    """The figure as the address of an HTML image, a PNG of 110 dots per inch."""
+def png_address(target: Figure | Path) -> str:
+    """The figure, or a PNG file, as the address of an HTML image."""
+    content = target.read_bytes() if isinstance(target, Path) else png(target)
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def png(target: Figure) -> bytes:
+    """The figure as a PNG of 110 dots per inch."""
     drawn, buffer = io.BytesIO(), io.BytesIO()
     target.savefig(drawn, format="png", dpi=110)
     # 256 colours are enough for a figure, and keep notebooks small.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()

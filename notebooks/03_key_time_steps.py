@@ -43,7 +43,7 @@ from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.data import calibration_scenes
 from fastdiff_lab.hooks.denoiser import split_denoiser
-from fastdiff_lab.comparison.suite import held_out_prompts
+from fastdiff_lab.shapes.data import held_out_prompts
 
 print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}")
 print(f"Python {sys.version.split()[0]}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")

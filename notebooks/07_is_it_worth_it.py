@@ -22,7 +22,7 @@
 # - tell a difference from noise by its paired interval,
 # - say when not to use encoder propagation.
 #
-# The comparison is `fastdiff-lab compare --suite` on the embedded pipeline; its tables lie in `data/suite`. Every table and printed line below is
+# The comparison is `python -m studies.suite` on the embedded pipeline; its tables lie in `data/suite`. Every table and printed line below is
 # computed from them; the summary is not. It was drawn on a CPU: **nothing here was measured on a GPU, or on Stable Diffusion's weights.**
 
 # %%
@@ -36,7 +36,6 @@ from IPython.display import HTML
 import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.pipelines import embedded_folder
-from fastdiff_lab.comparison.suite.figure import plot_suite
 
 folder = embedded_folder().parent / "suite" / "ddim-50"
 table, images, paired = (pd.read_csv(folder / f"{name}.csv", keep_default_na=True) for name in ("table", "images", "paired"))
@@ -51,7 +50,7 @@ print(f"fastdiff_lab {fl.__version__}: {len(table)} methods, {len(images) // len
 # worst?
 
 # %%
-HTML(plot.html_image(plot_suite(table, plot.figure(12, 10)), "PSNR to the baseline against calls, seconds and operations, a line per family of methods"))
+HTML(plot.html_image(folder / "suite.png", "PSNR to the baseline against calls, seconds and operations, a line per family of methods"))
 
 # %% [markdown]
 # The dash-dotted line is the baseline's own distance to the converged one (the same seed with 1,000 steps): what lies above it differs less from the
@@ -208,7 +207,7 @@ HTML(plot.html_image(plot.image_grid(drawn, plot.figure(8, 11)), "The three hard
 
 # %%
 solver = pd.read_csv(folder.parent / "dpm-solver++-20" / "table.csv").assign(keys=lambda found: found["keys"].fillna(""))
-HTML(plot.html_image(plot_suite(solver, plot.figure(12, 10)), "DPM-Solver++ with 20 steps: PSNR to the baseline against calls, seconds and operations"))
+HTML(plot.html_image(folder.parent / "dpm-solver++-20" / "suite.png", "DPM-Solver++ with 20 steps: PSNR to the baseline against calls, seconds and operations"))
 
 # %%
 best_of(solver)
@@ -264,6 +263,6 @@ for count in (9, 17):
 # - At 17 keys a rule that needs no calibration (accumulated change) is 1 dB ahead of derived keys, at 9 another one is level:
 #   [table](../docs/results.md#rules-that-need-no-calibration).
 # - Models that were distilled to a few steps (LCM, Turbo: 1 to 8) leave nothing to skip.
-# - On Stable Diffusion's weights and on a GPU this has not been measured by us; `fastdiff-lab compare --suite --model FOLDER --device cuda` does it.
+# - On Stable Diffusion's weights and on a GPU this has not been measured by us; `python -m studies.suite --model FOLDER --device cuda` does it.
 #
 # Next: [your own model](08_your_own_model.ipynb).

@@ -236,6 +236,6 @@ print(f"- Nearest to the baseline latents on the held-out prompt here: {nearest[
 # %% [markdown]
 # - Law first, then calibrate, then compare with the rivals, then ship one JSON file.
 # - **Not measured by us**: fidelity and speed on the weights of Stable Diffusion, SDXL, ControlNets and video models, and any GPU.
-#   `fastdiff-lab tour --model FOLDER --device cuda --dtype float16` and `fastdiff-lab compare --suite --model FOLDER --device cuda` do it.
+#   `fastdiff-lab tour --model FOLDER --device cuda --dtype float16` and `python -m studies.suite --model FOLDER --device cuda` do it.
 #
 # Next: [the interactive lab](09_interactive_lab.ipynb).

@@ -21,8 +21,6 @@ from fastdiff_lab.calibration.derive import accumulated_change, derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.comparison.compare import compare_images
 from fastdiff_lab.comparison.fidelity import interval, mean_psnr, paired_difference, typical_psnr
-from fastdiff_lab.comparison.suite.run import check_held_out, held_out_prompts
-from fastdiff_lab.comparison.suite.suite_methods import COUNTS, check_costs
 from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
@@ -32,6 +30,10 @@ from fastdiff_lab.recording.record import record
 from fastdiff_lab.recording.recording import Recording
 from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators
 from fastdiff_lab.sampling.run_settings import RunSettings
+from fastdiff_lab.shapes.data import held_out_prompts
+
+from .suite.run import check_held_out
+from .suite.suite_methods import COUNTS, check_costs
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -21,14 +21,15 @@ from scipy.optimize import linear_sum_assignment
 
 from fastdiff_lab.calibration.derive import derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
-from fastdiff_lab.comparison.suite.run import check_held_out, held_out_prompts
-from fastdiff_lab.comparison.suite.suite_methods import check_costs
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule, check_num_keys
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from fastdiff_lab.sampling.methods import Method, denoiser_calls
+from fastdiff_lab.shapes.data import held_out_prompts
 
 from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+from .suite.run import check_held_out
+from .suite.suite_methods import check_costs
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -21,7 +21,6 @@ import typer
 from fastdiff_lab.comparison.compare import compare_tasks, with_costs
 from fastdiff_lab.comparison.environment import about_run
 from fastdiff_lab.comparison.image_quality.scores import METRICS, Quality, quality_of
-from fastdiff_lab.comparison.suite.suite_methods import DEEPCACHE_INTERVALS, PRIOR_NOISE
 from fastdiff_lab.comparison.tables import BASELINE
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
@@ -31,6 +30,7 @@ from fastdiff_lab.sampling.methods import Method, denoiser_calls
 from fastdiff_lab.sampling.run_settings import RunSettings
 
 from .captions import read_captions
+from .suite.suite_methods import DEEPCACHE_INTERVALS, PRIOR_NOISE
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -21,6 +21,8 @@ SHAPES = [
     *((name, "even") for name in ("deep", "sdxl", "class-conditional")),
     *((name, "odd") for name in ("deep", "no-mid", "scale-shift", "unet3d", "spatio-temporal", "motion")),
 ]
+# A shape of each kind, for the short suite.
+SHAPE_KINDS = [("plain", "own"), ("sdxl", "even"), ("unet2d", "own"), ("deep", "odd"), ("motion", "odd"), ("dit", "own")]
 IMAGE = torch.rand((2, 3, 20, 28), generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionPanoramaPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from models import state
+from short_suite import long_but
 from systems.base import output
 from systems.parts import UNET, built, scheduler
 from systems.stable_diffusion import LATENT, TEXT, stable_diffusion
@@ -93,7 +94,13 @@ WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"reuse": "pr
 @pytest.mark.parametrize(
     ("kind", "way", "schedule"),
     [
-        pytest.param(kind, way, (KEYS, ALL)[(i + j) % 2], id=f"{kind.__name__}-{way}-{('keys', 'all')[(i + j) % 2]}")
+        pytest.param(
+            kind,
+            way,
+            (KEYS, ALL)[(i + j) % 2],
+            id=f"{kind.__name__}-{way}-{('keys', 'all')[(i + j) % 2]}",
+            marks=() if j == i % 3 else pytest.mark.long,  # in the short suite each in one way, in turn
+        )
         for i, kind in enumerate(REFUSED)
         for j, way in enumerate(WAYS)
     ],
@@ -330,7 +337,7 @@ def swapping_after(step_of_swap, weights):
     return LATENT | {"callback_on_step_end": callback}
 
 
-@pytest.mark.parametrize(("after", "parallel"), [(0, False), (3, True), (3, False), (4, True)])
+@pytest.mark.parametrize(("after", "parallel"), long_but([(0, False), (3, True)], [(0, False), (3, True), (3, False), (4, True)]))
 def test_lora_hot_swapped_between_keys_is_refused(parallel, after):
     pipe, weights = lora(5)
     with pytest.raises(

@@ -153,6 +153,7 @@ def test_without_otter_it_says_what_to_install(tmp_path, monkeypatch):
         classroom.assign(FOLDER, tmp_path)
 
 
+@pytest.mark.long
 def test_what_otter_says_is_passed_on(monkeypatch):
     with pytest.raises(RuntimeError, match="otter no-such-command failed: "):
         classroom._otter("no-such-command")

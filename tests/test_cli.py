@@ -15,6 +15,7 @@ import papermill
 import pytest
 import torch
 from PIL import Image
+from short_suite import long_but
 from typer.testing import CliRunner
 
 from fastdiff_lab import KeySchedule, derive_schedule
@@ -46,6 +47,7 @@ def test_help_names_every_command():
     assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "contest", "train", "lab"))
 
 
+@pytest.mark.long
 def test_from_measurement_to_image(tmp_path):
     """The README's way: calibrate, derive, sample with the schedule's file."""
     costs, schedule, image = tmp_path / "costs.safetensors", tmp_path / "schedule.json", tmp_path / "a.png"
@@ -75,7 +77,7 @@ def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):
     assert "schedule.json is no whole file of reuse costs" in said
 
 
-@pytest.mark.parametrize(("keys", "calls"), [("paper", 9), ("none", 10), ("0,5 of 10", 2)])
+@pytest.mark.parametrize(("keys", "calls"), long_but([("paper", 9)], [("paper", 9), ("none", 10), ("0,5 of 10", 2)]))
 def test_sample_draws_an_image(tmp_path, keys, calls):
     result = invoke("sample", PROMPT, "--keys", keys, "--steps", 10, "--output", tmp_path / "a.png")
     assert result.exit_code == 0 and f"{calls} encoder calls" in result.output
@@ -140,7 +142,7 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
         (["sample", PROMPT, "--schedule"], "a fastdiff_lab.KeySchedule file"),
         (["compare"], "a fastdiff_lab.KeySchedule file"),
         (["calibrate", "costs.safetensors", "--prompts"], "a text file with a prompt per line"),
-        (["compare", "--suite", "--prompts"], "a text file with a prompt per line"),
+        (["compare", "--prompts"], "a text file with a prompt per line"),
     ],
 )
 def test_files_to_read_that_are_none(monkeypatch, capsys, tmp_path, command, accepted):
@@ -173,7 +175,7 @@ def test_options_that_would_be_ignored(monkeypatch, capsys, tmp_path):
         ),
         (["sample", PROMPT, "--keys", "none", "--order", 1, "--output", image], "--order asked with --keys none"),
         (["calibrate", image, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
-        (["compare", "--suite", "--order", 1], "--order asked with --suite"),
+        (["compare", "--suite"], "--suite asked, which has another name now; accepted: python -m studies.suite, in a checkout"),
         (["compare", schedule, "--prompts", schedule, "--count", 3], "--count asked with --prompts"),
         (
             ["compare", schedule, "--prompts", 4],
@@ -202,7 +204,7 @@ def test_orders_that_commands_do_not_have(monkeypatch, tmp_path, command):
     [
         (["sample", PROMPT], "pipelines.load_pipeline", "stopped"),
         (["calibrate"], "calibration.calibrate.calibrate", "stopped; the same command goes on"),
-        (["compare", "--suite"], "comparison.suite.result_files.compare_into", "stopped; the same command goes on"),
+        (["compare", "mine.json"], "comparison.result_files.compare_into", "stopped; the same command goes on"),
     ],
 )
 def test_a_command_that_is_stopped_says_so(monkeypatch, tmp_path, command, stopped_in, said):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from models import FRAMES, state
 from PIL import Image
+from short_suite import long_but
 from systems import ROWS, options_of
 from systems.base import as_tensor
 from systems.parts import SIZE
@@ -34,6 +35,7 @@ NAMES = (
 )
 
 
+SMALL_VIDEO = {"height": 16, "width": 24, "num_frames": 2}
 IMAGES = [Image.fromarray(pixels) for pixels in np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), np.uint8)]
 
 
@@ -60,17 +62,15 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     }
 
 
-# One for each kind of prompt and of what is drawn (latents that begin later, a ControlNet, a video); images are prompts further below.
-SHORT = ("sd-img2img", "controlnet", "text-to-video", "dit")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in NAMES])
+# One for each kind of prompt and of what is drawn (a ControlNet, a video); a run that begins later stands further below.
+@pytest.mark.parametrize("name", long_but(("controlnet", "text-to-video", "dit"), NAMES))
 def test_methods_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
     pipe = built(name)
     prompts, options = asked(name, pipe)
     prompts = prompts[:1] if name in VIDEOS else prompts
     calls = 5 if name in VIDEOS else system.calls
+    options["pipe_kwargs"] |= SMALL_VIDEO if name == "text-to-video" else {}
     sample(pipe, Method(), prompts[:1], [0], **options | {"num_inference_steps": 2})  # a pipeline remembers its last call's options
     before = state(pipe) if name != "dpm-single" else None  # its scheduler changes its own settings in each run
     methods = {
@@ -97,7 +97,7 @@ def test_a_run_that_begins_later_has_rivals_that_do():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["text-to-video", pytest.param("animatediff", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", long_but(("text-to-video",), ("text-to-video", "animatediff")))
 def test_a_video_is_one_image_of_its_frames(name):
     pipe = ROWS[name].build()
     options = images_of(name)
@@ -112,6 +112,7 @@ def test_a_video_is_one_image_of_its_frames(name):
         assert np.array_equal(np.asarray(image), np.concatenate([np.asarray(frame) for frame in frames]))
 
 
+@pytest.mark.long
 def test_a_controlnet_is_counted_with_the_encoder():
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)
@@ -141,6 +142,7 @@ def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     assert mse(1 - edges) != first and mse(edges.clone()) == first
 
 
+@pytest.mark.long
 def test_images_are_prompts_of_stable_video_diffusion(tmp_path, monkeypatch):
     pipe, methods = built("stable-video"), {"two": KeySchedule(5, [0, 2])}
     prompts, options = asked("stable-video", pipe)

@@ -81,6 +81,7 @@ def costs_of(steps: int) -> ReuseCosts:
     return ReuseCosts(displacement, (0,), torch.ones(1, steps + 1), {"order": 0})
 
 
+@pytest.mark.long
 def test_the_leaderboard_counts_what_the_library_evaluates(monkeypatch):
     monkeypatch.setattr(contest, "NUM_STEPS", 20)
     monkeypatch.setattr(contest, "embedded_costs", lambda: costs_of(20))

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 import pytest
+from short_suite import long_but
 
 import fastdiff_lab
 import studies
@@ -19,7 +20,12 @@ MODULES = sorted(
 )
 
 
-@pytest.mark.parametrize("name", ["fastdiff_lab", *MODULES])
+# Their examples sample many times.
+DEAR = ("fastdiff_lab.comparison.compare", "fastdiff_lab.calibration.calibrate", "fastdiff_lab.recording.record")
+CHEAP = [name for name in ("fastdiff_lab", *MODULES) if name not in DEAR and not name.startswith("studies")]
+
+
+@pytest.mark.parametrize("name", long_but(CHEAP, ("fastdiff_lab", *MODULES)))
 def test_the_examples_of_a_module(name):
     """As `pytest --doctest-modules fastdiff_lab`, in the processes that have imported everything already."""
     assert doctest.testmod(importlib.import_module(name)).failed == 0, "what was expected and what came stands above"

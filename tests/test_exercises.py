@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exercise_answers import DEAR, MASTERS, VARIANTS, answer, hidden_test, modules_kept, names_of, some_inputs
+from short_suite import long_but
 
 from fastdiff_lab.exercises import check
 from fastdiff_lab.exercises.answer_values import own_copy
@@ -16,22 +17,29 @@ from fastdiff_lab.exercises.checking import EXERCISES, NAMES, verdict
 from fastdiff_lab.exercises.schedules import cost_of, random_costs
 
 FUNCTIONS = pytest.mark.parametrize("name", list(EXERCISES))
+CHEAP = [name for name in EXERCISES if name not in DEAR]
+NOT_SO_DEAR = [name for name in EXERCISES if name != "propagate"]
 
 
-@FUNCTIONS
+@pytest.mark.parametrize("name", long_but(NOT_SO_DEAR, EXERCISES))
 def test_solutions_pass_the_check_and_the_hidden_test(name):
     """The hidden test begins with the check."""
     with modules_kept():
         hidden_test(name)(answer(name))
 
 
-@FUNCTIONS
+@pytest.mark.parametrize("name", long_but(NOT_SO_DEAR, EXERCISES))
 def test_what_students_begin_with_fails(name):
     """And so the hidden test, which begins with the check; it catches other wrong answers below."""
     assert not check(name, answer(name, solved=False), inputs=some_inputs(name, 0)).passed
 
 
-@pytest.mark.parametrize(("name", "place"), [(name, place) for name in EXERCISES for place in range(3)])
+OTHER_ANSWERS = [(name, place) for name in EXERCISES for place in range(3)]
+# One of each, in turn.
+FEW_ANSWERS = [(name, number % 3) for number, name in enumerate(EXERCISES) if name != "propagate"]
+
+
+@pytest.mark.parametrize(("name", "place"), long_but(FEW_ANSWERS, OTHER_ANSWERS))
 def test_right_answers_written_another_way_pass_both(name, place):
     variant = VARIANTS[name][place]
     names_of(MASTERS[1], True)  # read before, so that the answer does not call what reads it
@@ -68,7 +76,7 @@ def memorised(name: str):
     return remembered
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in DEAR else ()) for name in EXERCISES])
+@pytest.mark.parametrize("name", long_but(CHEAP, EXERCISES))
 def test_the_hidden_test_catches_an_answer_that_knows_the_visible_inputs(name):
     planted = memorised(name)
     assert (report := check(name, planted, inputs=some_inputs(name, 0))).passed, report
@@ -76,6 +84,7 @@ def test_the_hidden_test_catches_an_answer_that_knows_the_visible_inputs(name):
         hidden_test(name)(planted)
 
 
+@pytest.mark.long
 def test_twelve_skips_written_down_are_wrong_for_another_unet():
     def twelve(unet, arguments):
         names = ["conv_in", *(f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2))]
@@ -112,7 +121,7 @@ def test_an_encoder_that_saves_nothing_is_told():
 
         return propagate
 
-    inputs = some_inputs("propagate", 0)
+    inputs = some_inputs("propagate", 0)[:1]
     assert check("propagate", answer_with(False, False), inputs=inputs).passed
     for wasteful in (answer_with(True, False), answer_with(False, True)):
         report = check("propagate", wasteful, inputs=inputs)
@@ -153,13 +162,18 @@ def test_keys_that_are_cheaper_than_uniform_ones_are_not_called_uniform():
     assert not report.passed and "perhaps" not in report.text, report
 
 
-@FUNCTIONS
+@pytest.mark.parametrize("name", long_but(NOT_SO_DEAR, EXERCISES))
 def test_the_library_may_not_answer(name):
     report = check(name, EXERCISES[name].expected, inputs=some_inputs(name, 0))
     assert not report.passed and "calls fastdiff_lab" in report.text, report
 
 
-@pytest.mark.parametrize(("name", "place"), [(name, place) for name in EXERCISES for place in range(len(EXERCISES[name].mistakes))])
+MISTAKES = [(name, place) for name in EXERCISES for place in range(len(EXERCISES[name].mistakes))]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), long_but([case for case in MISTAKES if case[0] != "propagate" or case[1] == 1], MISTAKES)
+)
 def test_known_mistakes_are_named(name, place, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.exercises.checking.ALLOWED_CODE", ("",))  # mistakes are made of the library's functions
     sentence, mistake = list(EXERCISES[name].mistakes.items())[place]

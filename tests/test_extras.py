@@ -40,6 +40,7 @@ def test_public_names_import_no_optional_package():
     assert "fastdiff_lab" in imported and not imported & {*OPTIONAL, "typer"}
 
 
+@pytest.mark.long
 def test_the_core_works_without_the_extras_and_names_them():
     """As in an environment of the core alone, which `test_packaging.py` makes."""
     assert run(str(HERE / "core_alone.py"), *OPTIONAL) == "the core works alone\n"

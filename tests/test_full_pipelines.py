@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel, UNet3DConditionModel
+from short_suite import long_but
 from stand_ins import MACHINE
 from torch import nn
 
@@ -49,12 +50,9 @@ def tiny(monkeypatch) -> None:
         monkeypatch.setattr(full_pipelines, name, TEXT)
 
 
-SHORT = ("sd-1.5", "dit-xl-2")  # a UNet, and a transformer that is called with labels
-
-
 def pipelines(*left_out: str) -> pytest.MarkDecorator:
     names = [name for name in FULL_PIPELINES if name not in left_out]
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in names])
+    return pytest.mark.parametrize("name", long_but(("dit-xl-2",), names))
 
 
 @pipelines("embedded")

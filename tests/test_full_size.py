@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
+from short_suite import long_but
 
 from fastdiff_lab.comparison.architectures import FULL_SIZE, PUBLISHED, SD_15, SDXL, UNION, controlnet_config
 
@@ -26,7 +27,7 @@ def stated(text: str) -> tuple[float, float]:
 SHORT = ("sd-1.5", "dit-xl-2-256")  # a UNet and a transformer
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SHORT else pytest.mark.long) for name in PUBLISHED])
+@pytest.mark.parametrize("name", long_but(SHORT, PUBLISHED))
 def test_as_many_weights_as_is_published(name):
     number, tolerance = stated(PUBLISHED[name][0])
     assert abs(FULL_SIZE[name].parameters - SURPLUS.get(name, 0) - number) <= tolerance
@@ -65,7 +66,7 @@ def test_controlnet_union_is_a_controlnet_with_what_joins_its_images():
     assert FULL_SIZE["sdxl with ControlNetUnion"].beside() > FULL_SIZE["sdxl with ControlNet"].beside()
 
 
-@pytest.mark.parametrize("name", ["sd-1.5", pytest.param("if-1", marks=pytest.mark.long), "ddpm-cifar10", "dit-xl-2-256"])
+@pytest.mark.parametrize("name", long_but(("ddpm-cifar10",), ("sd-1.5", "if-1", "ddpm-cifar10", "dit-xl-2-256")))
 def test_no_operation_is_lost_between_the_halves(name):
     count = FULL_SIZE[name].count
     assert 0 <= count.rest < 0.005 * count.total

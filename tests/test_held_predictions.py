@@ -6,12 +6,15 @@ import pytest
 import torch
 from laws import CLOSE, FEW, KEYS, distance
 from models import SIDES, conditions, denoiser_pipe, loop
+from short_suite import long_but
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 
 
-@pytest.mark.parametrize("name", ["plain", "unet2d", "unet3d", "spatio-temporal", "motion"])
+@pytest.mark.parametrize(
+    "name", long_but(("plain", "unet2d", "motion"), ["plain", "unet2d", "unet3d", "spatio-temporal", "motion"])
+)
 def test_reusing_the_decoder_is_reusing_the_prediction(name):
     pipe = denoiser_pipe(name)
     results = {}

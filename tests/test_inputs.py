@@ -12,6 +12,7 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from models import state
 from PIL import Image
+from short_suite import long_but
 from systems import ROWS, options_of
 
 import fastdiff_lab as fl
@@ -137,7 +138,9 @@ def drawn_alone():
         ]
 
 
-@pytest.mark.parametrize(("kind", "batch_size"), [(str, 2), (list, 1), (tuple, 3), (pd.Series, 2)])
+@pytest.mark.parametrize(
+    ("kind", "batch_size"), long_but([(str, 2), (pd.Series, 2)], [(str, 2), (list, 1), (tuple, 3), (pd.Series, 2)])
+)
 def test_a_negative_prompt_for_all_or_for_each(kind, batch_size, pipe, drawn_alone, monkeypatch):
     given = NEGATIVES[0] if kind is str else kind(NEGATIVES)
     without, for_all, for_each = drawn_alone
@@ -147,17 +150,14 @@ def test_a_negative_prompt_for_all_or_for_each(kind, batch_size, pipe, drawn_alo
     assert not torch.allclose(expected, without, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("name", "option", "each", "batch_size"),
-    [
-        ("controlnet", "image", False, 1),
-        ("controlnet", "image", True, 2),
-        ("sd-img2img", "image", False, 2),
-        ("sd-img2img", "image", True, 1),
-        ("sd", "latents", False, 1),
-        ("sd", "latents", True, 2),
-    ],
-)
+ALL_OR_EACH = [
+    ("controlnet", "image", False, 1), ("controlnet", "image", True, 2), ("sd-img2img", "image", False, 2), ("sd-img2img", "image", True, 1),
+    ("sd", "latents", False, 1), ("sd", "latents", True, 2),
+]  # fmt: skip
+FEW_OF_THEM = [("controlnet", "image", True, 2), ("sd", "latents", False, 1)]
+
+
+@pytest.mark.parametrize(("name", "option", "each", "batch_size"), long_but(FEW_OF_THEM, ALL_OR_EACH))
 def test_images_for_all_or_for_each(name, option, each, batch_size, monkeypatch):
     pipe, given = ROWS[name].build(), {key: value for key, value in options_of(name).items() if key != "output_type"}
     shape = (1, 4, 8, 8) if option == "latents" else (1, 3, 16, 16)
@@ -196,7 +196,7 @@ def test_refinement_wants_the_options_of_its_costs(pipe):
             refine_derived(pipe, costs, schedule, pipe_kwargs=other)
 
 
-@pytest.mark.parametrize(("name", "values"), [("timesteps", TIMES), ("sigmas", SIGMAS)])
+@pytest.mark.parametrize(("name", "values"), long_but([("timesteps", TIMES)], [("timesteps", TIMES), ("sigmas", SIGMAS)]))
 def test_time_steps_stay_with_the_runs_that_they_are_for(name, values, euler):
     table = compare(euler, TEXTS[:1], rivals=True, reference_steps=8, pipe_kwargs=SIZE | {name: np.array(values)})
     assert table["forward_calls"].to_dict() == {
@@ -262,18 +262,27 @@ def test_refinement_takes_prompts_of_every_kind(prompts, pipe):
     assert schedule.keys == (0,)
 
 
-def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp_path):
+def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers():
+    for kind, prompts in PROMPTS.items():
+        given = prompts_of(prompts(TEXTS[:2]))
+        assert given == TEXTS[:2] and all(type(prompt) is str for prompt in given), kind
+    for kind, seeds in SEEDS.items():
+        numbers = seeds_of(seeds([0, 1]), least=0)
+        assert list(numbers) == [0, 1] and all(type(seed) is int for seed in numbers), kind
+
+
+TOGETHER = list(zip(PROMPTS, [*SEEDS, "list"], strict=True))
+FEW_TOGETHER = [("list", "list"), ("filtered column", "column"), ("generator", "tensor")]
+
+
+@pytest.mark.parametrize("together", [FEW_TOGETHER, pytest.param(TOGETHER, marks=pytest.mark.long)], ids=len)
+def test_prompts_and_seeds_of_all_kinds_are_the_same_images_and_costs(together, pipe, tmp_path):
     """The first kind is drawn and measured; what the others ask for is found in the stores."""
     kept, file = tmp_path / "kept.sqlite", tmp_path / "costs.safetensors"
     called = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, args: called.append(1))
-    assert len(PROMPTS) == len(SEEDS) + 1
-    for kind, other in zip(PROMPTS, [*SEEDS, "list"], strict=True):
+    for kind, other in together:
         prompts, seeds = PROMPTS[kind], SEEDS[other]
-        given = prompts_of(prompts(TEXTS[:2]))
-        assert given == TEXTS[:2] and all(type(prompt) is str for prompt in given), kind
-        numbers = seeds_of(seeds([0, 1]), least=0)
-        assert list(numbers) == [0, 1] and all(type(seed) is int for seed in numbers), kind
         called.clear()
         table = fl.compare_images(pipe, {}, prompts(TEXTS[:2]), seeds=seeds([0, 1]), rivals=False, store=kept, **FEW)
         assert table["prompt"].unique().tolist() == TEXTS[:2] and table["seed"].unique().tolist() == [0, 1], kind

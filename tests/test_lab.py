@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from models import state
+from short_suite import long_but
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -107,16 +108,15 @@ def test_no_schedule_is_predicted_better_than_the_derived_one(predictor):
     assert predictor.error(costs, KeySchedule.paper(50)) > best and predictor.uniform(costs)[9] > best
 
 
-def test_what_is_predicted_is_what_a_run_counts(pipe, predictor):
+@pytest.mark.parametrize("reuse", long_but(("encoder",), ("encoder", "prediction")))
+def test_what_is_predicted_is_what_a_run_counts(reuse, pipe, predictor):
     settings = Settings(PROMPT, num_inference_steps=20, guidance_scale=5.0, scheduler="dpm-solver++")
-    runner = PairRunner(pipe, preview_every=0)
-    for reuse in ("encoder", "prediction"):
-        acceleration = Acceleration(KeySchedule.paper(20), reuse=reuse)
-        prediction = predictor.predict(settings, acceleration)
-        counts = runner.run(settings, acceleration).accelerated.counts
-        assert (prediction.encoder_calls, prediction.forward_calls) == (counts.encoder_calls, counts.forward_calls)
-        count = predictor.operations[True]
-        assert prediction.gflops == pytest.approx(count.of_run(counts.encoder_calls, counts.decoder_calls) / 1e9)
+    acceleration = Acceleration(KeySchedule.paper(20), reuse=reuse)
+    prediction = predictor.predict(settings, acceleration)
+    counts = PairRunner(pipe, preview_every=0).run(settings, acceleration).accelerated.counts
+    assert (prediction.encoder_calls, prediction.forward_calls) == (counts.encoder_calls, counts.forward_calls)
+    count = predictor.operations[True]
+    assert prediction.gflops == pytest.approx(count.of_run(counts.encoder_calls, counts.decoder_calls) / 1e9)
     assert prediction.error > 0 and prediction.flop_ceiling > 1
 
 
@@ -168,11 +168,12 @@ def test_the_time_ceiling_is_interpolated_between_the_sizes_that_were_timed():
     assert halves.ceiling(Settings(PROMPT, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 6)), reuse="prediction")) == 6
 
 
-def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe):
+def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe, monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     denoiser_arguments(pipe, PROMPT)  # a pipeline remembers its last call's options
     before, halves, seen = state(pipe), TimedHalves(), []
     halves.measure(pipe, SHORT, lambda done, of: seen.append((done, of)))
-    assert seen[-1] == (4, 5) and min(halves.known[True][1].values()) > 0
+    assert seen[-1] == (1, 2) and min(halves.known[True][1].values()) > 0
     with pytest.raises(Cancelled):
         halves.measure(pipe, SHORT, cancelled=lambda: True)
     assert state(pipe) == before
@@ -215,7 +216,10 @@ def unwatched(pipe):
     return PairRunner(pipe, preview_every=0)
 
 
-@pytest.mark.parametrize("acceleration", [{}, {"reuse": "prediction"}, {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}])
+WITH_NOISE = {"order": 1, "prior_noise": 0.01, "prior_start": 0.9}
+
+
+@pytest.mark.parametrize("acceleration", long_but([WITH_NOISE], [{}, {"reuse": "prediction"}, WITH_NOISE]), ids=str)
 def test_previews_change_no_bit(pipe, unwatched, acceleration):
     settings = Settings(PROMPT, num_inference_steps=5)
     given = Acceleration(KeySchedule(5, (0, 1, 3)), **acceleration)
@@ -230,26 +234,26 @@ def test_previews_change_no_bit(pipe, unwatched, acceleration):
 
 
 def test_prior_noise_starts_where_it_was_asked_to(pipe):
-    runner = PairRunner(pipe, preview_every=0)
-    schedule = KeySchedule.uniform(8, 4)
+    runner, settings = PairRunner(pipe, preview_every=0), Settings(PROMPT, num_inference_steps=4)
+    schedule = KeySchedule.uniform(4, 2)
     none, early, late = (
-        runner.run(SHORT, Acceleration(schedule, prior_noise=weight, prior_start=start)).accelerated.latents
+        runner.run(settings, Acceleration(schedule, prior_noise=weight, prior_start=start)).accelerated.latents
         for weight, start in ((0.0, 0.5), (0.01, 1.0), (0.01, 0.0))
     )
     assert torch.equal(none, late) and not torch.equal(none, early)
 
 
 def test_the_baseline_is_made_once_for_each_prompt_seed_and_settings(pipe):
-    settings = Settings(PROMPT, num_inference_steps=5)
-    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(5, 1)
+    settings = Settings(PROMPT, num_inference_steps=2)
+    runner, schedule = PairRunner(pipe, preview_every=0), KeySchedule.uniform(2, 1)
     first = runner.run(settings, Acceleration(schedule))
-    second = runner.run(settings, Acceleration(KeySchedule.uniform(5, 2), order=1))
+    second = runner.run(settings, Acceleration(KeySchedule.uniform(2, 2), order=1))
     assert not first.baseline_was_known and second.baseline_was_known and second.baseline is first.baseline
     for other in (
-        Settings(PROMPT, seed=1, num_inference_steps=5),
-        Settings("a small white ring on a red background", num_inference_steps=5),
-        Settings(PROMPT, num_inference_steps=5, guidance_scale=3),
-        Settings(PROMPT, num_inference_steps=5, scheduler="euler"),
+        Settings(PROMPT, seed=1, num_inference_steps=2),
+        Settings("a small white ring on a red background", num_inference_steps=2),
+        Settings(PROMPT, num_inference_steps=2, guidance_scale=3),
+        Settings(PROMPT, num_inference_steps=2, scheduler="euler"),
     ):
         assert not runner.run(other, Acceleration(schedule)).baseline_was_known
 
@@ -257,11 +261,11 @@ def test_the_baseline_is_made_once_for_each_prompt_seed_and_settings(pipe):
 def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):
     denoiser_arguments(pipe, PROMPT)  # a pipeline remembers its last call's options
     before = state(pipe)
-    settings = Settings(PROMPT, num_inference_steps=8, scheduler="euler")
+    settings = Settings(PROMPT, num_inference_steps=5, scheduler="euler")
     judge = PairRunner(pipe, judged=True)
-    same = judge.run(settings, Acceleration(KeySchedule(8, tuple(range(8)))))
+    same = judge.run(settings, Acceleration(KeySchedule(5, tuple(range(5)))))
     assert same.psnr == math.inf and same.ssim == pytest.approx(1) and same.latent_error == 0
-    other = judge.run(settings, Acceleration(KeySchedule(8, (0,))))
+    other = judge.run(settings, Acceleration(KeySchedule(5, (0,))))
     assert other.psnr < 40 and other.latent_error > 0 and set(other.prompt_right) == {BASELINE, ACCELERATED}
     assert PairRunner(pipe).run(Settings(PROMPT, num_inference_steps=5), Acceleration(KeySchedule(5, (0,)))).prompt_right is None
     assert state(pipe) == before and type(pipe.scheduler).__name__ == "DDIMScheduler"
@@ -337,7 +341,7 @@ def test_what_was_asked_many_times_is_done_once():
     [
         ("sd-1.5", 859.5, 0.325),
         pytest.param("sdxl", 2567.5, 0.434, marks=pytest.mark.long),
-        ("sd-1.5 with ControlNet", 859.5, 0.501),
+        pytest.param("sd-1.5 with ControlNet", 859.5, 0.501, marks=pytest.mark.long),
         pytest.param("text-to-video-1.7b", 1411.2, 0.379, marks=pytest.mark.long),
     ],
 )

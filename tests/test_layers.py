@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -43,6 +44,11 @@ def is_module(module: str) -> bool:
     return f"{place}.py" in FILES or f"{place}/__init__.py" in FILES
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def at_the_top(tree: ast.Module) -> Iterator[ast.stmt]:
     """The statements that importing a file runs: also those in a block `with extra(...)`."""
     for node in tree.body:
@@ -52,7 +58,7 @@ def at_the_top(tree: ast.Module) -> Iterator[ast.stmt]:
 def own(name: str) -> set[str]:
     """The modules of our own that a file imports at its top."""
     found = set()
-    for node in at_the_top(ast.parse(FILES[name].read_text())):
+    for node in at_the_top(tree_of(FILES[name])):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = resolved(name, node.module, node.level)
             inside = {".".join(filter(None, [base, alias.name])) for alias in node.names}
@@ -62,7 +68,7 @@ def own(name: str) -> set[str]:
 
 def outside(path: Path, everywhere: bool = False) -> set[str]:
     """The packages of others that a file imports at its top, or anywhere."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     nodes = list(ast.walk(tree) if everywhere else at_the_top(tree))
     found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -94,7 +100,7 @@ def test_a_room_knows_only_what_is_below(name):
 def test_imports_are_seen():
     """A reader that finds nothing would let the test above pass."""
     assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.run_state"}
-    assert "plot" in own("comparison/suite/figure.py") and "lab.widget.schedule_lab" in own("lab/widget/__init__.py")
+    assert "plot" in own("lab/widget/views.py") and "lab.widget.schedule_lab" in own("lab/widget/__init__.py")
 
 
 def test_folders_have_no_circles():
@@ -179,13 +185,6 @@ def test_data_flows_one_way(name, forbidden):
     assert not {module for module in own(name) if within(module, forbidden)}
 
 
-def test_rooms_inside_of_comparison():
-    """`compare` does not know the suite."""
-    for name in FILES:
-        if name.startswith("comparison/") and not name.startswith("comparison/suite/"):
-            assert not {module for module in own(name) if within(module, {"comparison.suite"})}, name
-
-
 def test_only_the_widget_knows_widgets():
     """ipywidgets and anywidget are imported in their folder only, which nothing else imports; the session works without."""
     for name, path in FILES.items():
@@ -205,22 +204,21 @@ def test_only_some_files_name_diffusers_models():
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
     known = ("hooks/", "pipelines.py", "shapes/", "comparison/architectures.py")
     for name, path in FILES.items():
-        used = {node.id for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Name)}
+        used = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
         assert name.startswith(known) or not used & models, name
 
 
 def test_only_hooks_know_the_insides_of_diffusers():
     """What is below `diffusers.` itself: its modules, which change without notice."""
     for name, path in FILES.items():
-        nodes = ast.walk(ast.parse(path.read_text()))
+        nodes = ast.walk(tree_of(path))
         found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
         assert name.startswith("hooks/") or not [module for module in found if module.startswith("diffusers.")], name
 
 
 @pytest.mark.parametrize("name", [*FILES, *STUDIES])
 def test_no_file_unpickles_or_copies_a_forward(name):
-    path = FILES.get(name) or STUDIES[name]
-    tree = ast.parse(path.read_text())
+    tree = tree_of(FILES.get(name) or STUDIES[name])
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -242,11 +240,11 @@ def lines_of(node: ast.FunctionDef | ast.ClassDef) -> int:
 
 @pytest.mark.parametrize("name", [*FILES, *STUDIES])
 def test_functions_classes_and_files_are_small(name):
-    text = (FILES.get(name) or STUDIES[name]).read_text()
-    nodes = list(ast.walk(ast.parse(text)))
+    path = FILES.get(name) or STUDIES[name]
+    nodes = list(ast.walk(tree_of(path)))
     assert [node.name for node in nodes if isinstance(node, ast.FunctionDef) and lines_of(node) > 45] == []
     assert [node.name for node in nodes if isinstance(node, ast.ClassDef) and lines_of(node) > 150] == []
-    assert len(text.splitlines()) <= 370
+    assert len(path.read_text().splitlines()) <= 370
 
 
 def test_no_test_file_imports_another():

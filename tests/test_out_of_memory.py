@@ -13,6 +13,7 @@ import torch
 from laws import CLOSE
 from little_memory import entries, little_memory
 from models import FAMILIES, conditions, denoiser_pipe, loop, pipeline, run, scheduler, state
+from short_suite import long_but
 from systems import ROWS
 
 import fastdiff_lab as fl
@@ -59,15 +60,10 @@ def expected_of(shared):
 
 
 ORDER_1, ROWS_20, BOTH = {"order": 1}, {"max_rows": 20}, {"order": 1, "max_rows": 12}
+PASSES = [(4, 0, {}), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (12, -1, ROWS_20), (12, 0, BOTH)]
 
 
-@pytest.mark.parametrize(
-    ("most", "place", "options"),
-    [
-        (4, 0, {}), (4, -1, BOTH), (8, -1, {}), (8, 0, ORDER_1), (12, -1, ROWS_20), (12, 0, BOTH),
-    ],
-    ids=str,
-)  # fmt: skip
+@pytest.mark.parametrize(("most", "place", "options"), long_but([(4, 0, {}), (12, 0, BOTH)], PASSES), ids=str)
 def test_the_same_images_in_smaller_passes(most, place, options, shared, expected_of):
     """`place`: the first or the last of the decoder's children runs out."""
     pipe, seen, expected = shared, [], expected_of(**options)
@@ -161,15 +157,16 @@ def text_to_image():
 
 def test_calibration_goes_on_with_half_the_rows_and_runs_out_once():
     pipe, prompts, options = text_to_image()
-    expected = fl.calibrate(pipe, prompts, max_span=4, order=1, **options)
+    expected = fl.calibrate(pipe, prompts, max_span=3, **options)
     seen = []
     with little_memory(entries(pipe)[1], 8, seen=seen), pytest.warns(UserWarning, match="max_rows=8 to begin"):
-        costs = fl.calibrate(pipe, prompts, max_span=4, order=1, **options)
+        costs = fl.calibrate(pipe, prompts, max_span=3, **options)
     assert sum(rows > 8 for rows, _ in seen) == 1
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
     assert torch.allclose(costs.sensitivity, expected.sensitivity, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_calibration_goes_on_with_half_the_images():
     pipe, prompts, options = text_to_image()
     expected = fl.calibrate(pipe, prompts, max_span=2, batch_size=1, **options)
@@ -208,6 +205,7 @@ def test_both_say_what_they_take_before_they_start(capsys, tmp_path):
         assert said == is_first  # nothing is left to be drawn
 
 
+@pytest.mark.long
 def test_the_bytes_and_seconds_that_a_comparison_tells():
     pipe, prompts, _ = text_to_image()
     arguments = denoiser_arguments(pipe, prompts[0])
@@ -234,7 +232,10 @@ def test_the_bytes_and_seconds_that_a_comparison_tells():
 # How many rows fit
 
 
-@pytest.mark.parametrize(("name", "order"), [*((name, place % 2) for place, name in enumerate(FAMILIES)), ("plain", 1), ("dit", 1)])
+WITH_ORDER = [*((name, place % 2) for place, name in enumerate(FAMILIES)), ("plain", 1), ("dit", 1)]
+
+
+@pytest.mark.parametrize(("name", "order"), long_but([("plain", 1), ("sdxl", 0), ("unet2d", 0), ("dit", 1)], WITH_ORDER))
 def test_the_bytes_of_a_pass_are_those_that_a_run_needs(name, order):
     """Upper bounds: within a third of what the tensors of a real run hold at most."""
     pipe, schedule = denoiser_pipe(name), KeySchedule(6, [0, 1])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline
 from models import conditions, controlnet_pipeline, denoiser_calls, denoiser_pipe, loop, pipeline, run, state, unet
+from short_suite import long_but
 from systems.base import output
 from systems.parts import drawn
 from systems.stable_diffusion import TEXT, stable_diffusion
@@ -18,6 +19,7 @@ from fastdiff_lab import KeySchedule
 
 KEYS = KeySchedule(10, [0, 1, 4, 8])
 IMAGE = drawn(2, 3, 16, 16)
+SIZE = {"height": 16, "width": 16}
 
 
 class Watched:
@@ -38,7 +40,7 @@ class Watched:
 # ---- DeepCache: the step is looked up by the value of its time-step
 
 
-@pytest.mark.parametrize("name", ["heun", "pndm", "kdpm2"])
+@pytest.mark.parametrize("name", long_but(("heun", "pndm"), ("heun", "pndm", "kdpm2")))
 def test_repeated_time_steps_are_steps_of_their_own(name):
     """With Heun its cache is refreshed once in a run, with PNDM too late."""
     pipe = pipeline(name)
@@ -75,7 +77,9 @@ def test_another_strength_never_gets_the_features_of_the_run_before():
     assert counts.encoder_calls == 4
 
 
-@pytest.mark.parametrize("changed", ["image size", "images", "text", "guidance off", "seed"])
+@pytest.mark.parametrize(
+    "changed", long_but(("image size", "guidance off"), ("image size", "images", "text", "guidance off", "seed"))
+)
 def test_nothing_of_the_run_before_is_left(changed):
     """Users of caches report stale features after another resolution, batch or prompt."""
     pipe = stable_diffusion()
@@ -186,16 +190,19 @@ def test_calibration_returns_what_it_found_and_leaves_nothing_on():
     pipe = stable_diffusion()
     output(pipe, TEXT | {"output_type": "latent"})  # a run sets attributes of the pipeline's own
     before = state(pipe)
-    costs = [fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, guidance_scale=5.0) for _ in range(2)]
+    costs = [
+        fl.calibrate(pipe, ["a red circle"], num_inference_steps=6, guidance_scale=5.0, max_span=2, pipe_kwargs=SIZE)
+        for _ in range(2)
+    ]
     assert state(pipe) == before
     schedules = [fl.derive_schedule(found, num_keys=3) for found in costs]
     assert schedules[0] == schedules[1]
     with fl.encoder_propagation(pipe, schedules[0]) as counts:
-        output(pipe, TEXT | {"output_type": "latent", "height": 16, "width": 16})
+        output(pipe, TEXT | SIZE | {"output_type": "latent"})
     assert counts.encoder_calls == 3
 
 
-@pytest.mark.parametrize("at", [1, 5, 9])
+@pytest.mark.parametrize("at", long_but((5,), (1, 5, 9)))
 def test_an_aborted_run_leaves_nothing_to_the_next(at):
     """There the reset is the last line of the pipeline's `__call__`."""
     pipe = stable_diffusion()

@@ -41,6 +41,7 @@ def parts(pipe):
     }
 
 
+@pytest.mark.long
 def test_dreambooth_changes_the_unet_only(tmp_path):
     pipe = personalise.untrained()
     before = parts(pipe)
@@ -51,6 +52,7 @@ def test_dreambooth_changes_the_unet_only(tmp_path):
     assert not any(parameter.requires_grad for parameter in pipe.unet.parameters())
 
 
+@pytest.mark.long
 def test_custom_diffusion_changes_keys_values_and_one_word(tmp_path):
     pipe = personalise.untrained()
     before = parts(pipe)

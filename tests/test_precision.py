@@ -18,6 +18,7 @@ from fastdiff_lab.propagation.extrapolation import Extrapolation, History
 
 HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PROMPTS = ["a red circle", "a white ring"]
+SIZE = {"height": 16, "width": 16}
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -37,7 +38,7 @@ def test_what_was_measured_in_float32_is_not_said_to_be_of_other_weights_in_half
 
 def test_two_runs_that_differ_in_the_last_digits_are_alike():
     pipe = ROWS["sd"].build()
-    measured = {"num_inference_steps": 4, "max_span": 2}
+    measured = {"num_inference_steps": 4, "max_span": 2, "pipe_kwargs": SIZE}
     plain = fl.calibrate(pipe, PROMPTS[:1], **measured)
     drawn = torch.Generator().manual_seed(1)
     for jitter in (1e-7, 1e-5):
@@ -68,8 +69,8 @@ def test_latents_that_are_drawn_without_the_generator_are_two_runs():
 def test_bfloat16_is_said_to_round_what_is_measured_and_injected_away():
     pipe = ROWS["sd"].build().to(torch.bfloat16)
     with pytest.warns(UserWarning, match="calibration asked in bfloat16: small displacements are lost in rounding"):
-        fl.calibrate(pipe, PROMPTS[:1], num_inference_steps=4, max_span=2)
-    call = {"num_inference_steps": 4, "output_type": "latent"}
+        fl.calibrate(pipe, PROMPTS[:1], num_inference_steps=4, max_span=2, pipe_kwargs=SIZE)
+    call = {"num_inference_steps": 4, "output_type": "latent", **SIZE}
     with (
         fl.prior_noise_injection(pipe),
         pytest.warns(UserWarning, match="weight 0.003 added in bfloat16: about half of it is lost"),

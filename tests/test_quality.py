@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 from stand_ins import ALEXNET, INCEPTION, random_weights, write_images, write_weights
+from systems import ROWS
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
@@ -41,7 +42,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("real"), 6)
+    return write_images(tmp_path_factory.mktemp("real"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,7 @@ def test_long_captions_keep_their_end(weights):
     assert tokens.shape == (1, 24) and tokens[0, -1] == end
 
 
+@pytest.mark.long
 def test_each_image_and_each_method_has_its_quality(images):
     baseline, three = (images[images["method"] == name] for name in ("baseline", "three"))
     assert (baseline["lpips"] == 0).all() and (three["lpips"] > 0).all()
@@ -124,6 +126,7 @@ def test_each_image_and_each_method_has_its_quality(images):
     assert baseline["fid"].iloc[0] != three["fid"].iloc[0] > 0.02
 
 
+@pytest.mark.long
 def test_summary_and_brief_table(pipe, methods, images):
     summary = compare.summarised(images)
     of_three = images[images["method"] == "three"]
@@ -137,6 +140,7 @@ def test_summary_and_brief_table(pipe, methods, images):
     assert list(shown.columns[-4:]) == ["clip_score", "lpips", "fid", "kid"]
 
 
+@pytest.mark.long
 def test_from_the_store_nothing_is_drawn_and_all_is_the_same(pipe, methods, weights, store, images, monkeypatch):
     monkeypatch.delattr(render, "_run")
     monkeypatch.setattr(tables, "_AT_ONCE", 3)  # nor does it matter how many are measured at once
@@ -152,7 +156,8 @@ def test_two_workers_give_the_same(pipe, methods, weights, real, images):
     pd.testing.assert_frame_equal(found, images, rtol=2e-2, atol=2e-3, check_dtype=False)
 
 
-def test_a_few_metrics_need_only_their_weights(tmp_path, weights, pipe, monkeypatch):
+def test_a_few_metrics_need_only_their_weights(tmp_path, weights):
+    pipe = ROWS["sd"].build()
     (tmp_path / f"{ALEXNET}.pth").symlink_to(weights / f"{ALEXNET}.pth")
     found = fl.compare_images(pipe, {}, PROMPTS[:1], metrics=["lpips"], metric_weights=tmp_path, num_inference_steps=2)
     assert (found["lpips"] == 0).all() and not {"fid", "kid", "clip_score"} & set(found)
@@ -269,8 +274,8 @@ def test_real_images(tmp_path):
         ({"metrics": ["kid"], "real_images": None}, ValueError, "kid asked without real images; accepted: real_images=FOLDER of "),
         ({"metrics": []}, ValueError, r"metric_weights \(--weights\) given, and no metric that needs it"),
         ({"metrics": ["lpips"]}, ValueError, r"real_images \(--real\) given, and no metric that needs it"),
-        ({"metrics": ["kid"]}, ValueError, "kid asked of 1 images a method and 6 real ones; accepted: 4 or more of each"),
-        ({"metrics": ["fid"]}, ValueError, "fid asked of 1 images a method and 6 real ones; accepted: 2 or more of each"),
+        ({"metrics": ["kid"]}, ValueError, "kid asked of 1 images a method and 4 real ones; accepted: 4 or more of each"),
+        ({"metrics": ["fid"]}, ValueError, "fid asked of 1 images a method and 4 real ones; accepted: 2 or more of each"),
         ({"metrics": ["fid"], "real_images": "nowhere"}, FileNotFoundError, "no images in 'nowhere'"),
     ],
 )  # fmt: skip
@@ -299,6 +304,7 @@ def test_missing_weights_say_where_they_are_to_be_had(pipe, real, tmp_path, metr
         fl.compare(pipe, {}, PROMPTS, num_inference_steps=4, metrics=[metric], metric_weights=tmp_path, real_images=place)
 
 
+@pytest.mark.long
 def test_from_the_command_line(tmp_path, weights, methods):
     file = tmp_path / "three.json"
     methods["three"].save(file)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from models import DEEP, FAMILIES, FRAMES, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
+from models import DEEP, FAMILIES, FAMILY_KINDS, FRAMES, SIDES, TOKENS, WIDTH, conditions, denoiser_pipe, loop, pipeline, run
+from short_suite import long_but
 
 import fastdiff_lab as fl
 from fastdiff_lab.recording.analysis import KINDS
@@ -205,7 +206,7 @@ def test_the_paper_counts_44_layers():
     assert recording.parts.count("encoder") == 20
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", long_but(FAMILY_KINDS, FAMILIES))
 def test_every_denoiser_class_is_recorded_without_touching_it(name):
     pipe = denoiser_pipe(name)
     baseline = loop(pipe, 2, conditions(name))

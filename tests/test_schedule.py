@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastdiff_lab import KeySchedule
@@ -19,6 +19,7 @@ def schedules(draw):
     return KeySchedule(num_steps, [0, *sorted(later)], draw(st.text(max_size=20)))
 
 
+@settings(max_examples=30)
 @given(schedules())
 def test_text_and_json_round_trip(schedule):
     assert KeySchedule.parse(str(schedule)) == schedule

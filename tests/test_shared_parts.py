@@ -26,6 +26,7 @@ from fastdiff_lab.hooks.patching import replaced_method
 from fastdiff_lab.sampling.methods import sample
 
 KEYS = KeySchedule(6, (0, 2))
+SEEDS = range(2)
 
 
 def drawn(pipe, seed: int = 3, **options) -> torch.Tensor:
@@ -46,7 +47,7 @@ def in_threads(*works) -> None:
     def run(work) -> None:
         try:
             with torch.no_grad():
-                for seed in range(4):
+                for seed in SEEDS:
                     work(seed)
         except BaseException as error:
             errors.append(error)
@@ -64,7 +65,7 @@ def equal(pipe, expected, seed: int) -> None:
     assert torch.equal(drawn(pipe, seed), expected[seed])
 
 
-@pytest.mark.parametrize("own_scheduler", [False, True])
+@pytest.mark.parametrize("own_scheduler", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_another_pipeline_of_the_same_parts_is_not_accelerated(own_scheduler):
     pipe = stable_diffusion()
     other = sibling(pipe, **({"scheduler": scheduler()} if own_scheduler else {}))
@@ -94,9 +95,9 @@ def test_a_run_of_another_pipeline_in_the_middle_of_ours():
 def test_threads_that_share_a_denoiser():
     pipe = stable_diffusion()
     other = sibling(pipe, scheduler=scheduler())
-    plain = [drawn(other, seed) for seed in range(4)]
+    plain = [drawn(other, seed) for seed in SEEDS]
     with fl.encoder_propagation(pipe, KEYS):
-        accelerated = [drawn(pipe, seed) for seed in range(4)]
+        accelerated = [drawn(pipe, seed) for seed in SEEDS]
         in_threads(partial(equal, pipe, accelerated), partial(equal, other, plain))
 
 
@@ -105,10 +106,10 @@ def test_threads_that_share_a_controlnet():
     pipe = steered(controlnet=net)
     other = steered(controlnet=net, unet=built(lambda: UNet2DConditionModel(**UNET), 77))
     with_edges = {"image": EDGES}
-    plain = [drawn(other, seed, **with_edges) for seed in range(4)]
+    plain = [drawn(other, seed, **with_edges) for seed in SEEDS]
     before = state(pipe)
     with fl.encoder_propagation(pipe, KEYS):
-        accelerated = [drawn(pipe, seed, **with_edges) for seed in range(4)]
+        accelerated = [drawn(pipe, seed, **with_edges) for seed in SEEDS]
         in_threads(
             lambda seed: torch.testing.assert_close(drawn(pipe, seed, **with_edges), accelerated[seed], rtol=0, atol=0),
             lambda seed: torch.testing.assert_close(drawn(other, seed, **with_edges), plain[seed], rtol=0, atol=0),
@@ -132,6 +133,7 @@ def test_a_baseline_inside_a_block_is_refused():
         sample(pipe, Method(), ["a red circle"], [0], num_inference_steps=6)
 
 
+@pytest.mark.long
 def test_a_forward_that_was_compiled_as_a_whole():
     pipe = stable_diffusion()
     plain = drawn(pipe)
@@ -146,6 +148,7 @@ def test_a_forward_that_was_compiled_as_a_whole():
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 def test_a_compiled_controlnet_is_reused():
     pipe = steered()
     expected = []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from laws import CLOSE, FEW, KEYS, SHAPES, SIZES, distance
+from laws import CLOSE, FEW, KEYS, SHAPE_KINDS, SHAPES, SIZES, distance
 from models import FAMILIES, conditions, denoiser_pipe, loop
 from oracle import TransformerOracle, oracle
+from short_suite import long_but
 
 import fastdiff_lab as fl
 from fastdiff_lab.hooks.denoiser import denoiser_of
 
 
-@pytest.mark.parametrize(("name", "size"), SHAPES)
+@pytest.mark.parametrize(("name", "size"), long_but(SHAPE_KINDS, SHAPES))
 def test_non_key_steps_are_those_of_the_hand_written_split(name, size):
     """One after the other, in parallel, and in parallel with a cap; videos take long, and test_systems.py shows that they change."""
     pipe, given, size, is_video = denoiser_pipe(name), conditions(name), SIZES[size], FAMILIES[name].frames_axis is not None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import typer
 from models import denoiser_pipe
 from systems import ROWS
 from typer.testing import CliRunner
@@ -19,19 +20,21 @@ import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.cli import commands
-from fastdiff_lab.comparison import render
+from fastdiff_lab.comparison import render, result_files
 from fastdiff_lab.comparison.image_quality.distances import frechet_distance, kernel_distance
-from fastdiff_lab.comparison.suite import held_out_prompts, result_files, run_suite
-from fastdiff_lab.comparison.suite.claims import paired
-from fastdiff_lab.comparison.suite.figure import plot_suite
-from fastdiff_lab.comparison.suite.result_files import compare_into, read_costs, write_comparison, write_suite
-from fastdiff_lab.comparison.suite.suite_methods import suite_columns, suite_methods
+from fastdiff_lab.comparison.result_files import compare_into, write_comparison
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 from fastdiff_lab.sampling.rivals.deepcache import DeepCache
-from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.shapes.data import held_out_prompts, held_out_scenes
 from fastdiff_lab.shapes.scenes import draw
 from studies.scene_distance import scene_distance, scene_features
+from studies.suite import __main__ as suite_command
+from studies.suite.claims import paired
+from studies.suite.figure import plot_suite
+from studies.suite.result_files import read_costs, write_suite
+from studies.suite.run import run_suite
+from studies.suite.suite_methods import suite_columns, suite_methods
 
 PROMPTS = held_out_prompts(2)
 SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3,)}
@@ -53,6 +56,12 @@ def pipe(embedded):
     return embedded
 
 
+@pytest.fixture(scope="module")
+def tiny():
+    """For what does not depend on the images."""
+    return ROWS["sd"].build()
+
+
 def test_refined_schedules_are_methods_of_what_they_were_measured_with():
     schedule = fl.KeySchedule(10, [0, 2, 6], "refined", {"reuse": "encoder", "order": 1})
     methods = suite_methods(10, COSTS, (3,), [schedule])
@@ -67,12 +76,12 @@ def made_up_seconds(pipe, ways, task, repeats, options):
 
 
 @pytest.fixture(scope="module")
-def suite():
-    """Of a tiny pipeline: which methods there are and how they are summed up does not depend on it."""
+def suite(tiny):
+    """Which methods there are and how they are summed up does not depend on the pipeline."""
     given = {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
         patched.setattr("fastdiff_lab.comparison.compare.of_one_image", made_up_seconds)
-        return run_suite(ROWS["sd"].build(), given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
+        return run_suite(tiny, given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
@@ -93,11 +102,11 @@ def test_deepcache_leaves_the_pipeline_as_it_was(pipe):
     assert torch.equal(sample(pipe, Method(), PROMPTS[:1], [0], num_inference_steps=4).latents, baseline.latents)
 
 
-def test_operations_of_deepcache_are_those_of_what_it_runs(pipe):
-    arguments = denoiser_arguments(pipe, PROMPTS[0])
-    with_cache, plain = DeepCache(2).flops(pipe.unet, arguments), count_flops(pipe.unet, arguments)
+def test_operations_of_deepcache_are_those_of_what_it_runs(tiny):
+    arguments, unet = denoiser_arguments(tiny, PROMPTS[0]), tiny.unet
+    with_cache, plain = DeepCache(2).flops(unet, arguments), count_flops(unet, arguments)
     assert with_cache.total == plain.total  # a whole call is a plain one
-    rows, side, ran = 2, 16, (pipe.unet.conv_in, pipe.unet.conv_out)
+    rows, side, ran = 2, 16, (unet.conv_in, unet.conv_out)
     convolutions = sum(2 * 9 * layer.in_channels * layer.out_channels * rows * side**2 for layer in ran)
     assert convolutions < with_cache.decoder < plain.decoder  # a cached call: less than the decoder, more than the outermost layers
 
@@ -179,6 +188,7 @@ def test_prompts_that_calibration_has_seen(pipe):
         run_suite(pipe, {("encoder", 1): seen}, PROMPTS, **SUITE)
 
 
+@pytest.mark.long
 def test_the_table_has_costs_and_nearness(suite):
     table, images = suite
     assert list(table["method"]) == list(images["method"].unique()) and (table["images"] == 1).all()
@@ -193,6 +203,7 @@ def test_the_table_has_costs_and_nearness(suite):
     assert expected <= set(table)
 
 
+@pytest.mark.long
 def test_the_claims_are_differences_of_the_table(suite):
     table, images = suite
     claims, rows = paired(images, table), table.set_index("method")
@@ -211,6 +222,7 @@ def test_the_claims_are_differences_of_the_table(suite):
     assert claims["claim"].str.startswith("the paper's over uniform keys, both").sum() == 4
 
 
+@pytest.mark.long
 def test_the_figure_has_every_family(suite):
     table, _ = suite
     figure = plot_suite(table, plot.figure(12, 10))
@@ -259,6 +271,7 @@ def test_distances_of_features():
         frechet_distance(near, far[:, :7])
 
 
+@pytest.mark.long
 def test_scene_distance(pipe, tmp_path, monkeypatch):
     options = {"num_inference_steps": 3, "guidance_scale": 1.0, "store": tmp_path / "scenes.sqlite"}
     table = scene_distance(pipe, {"baseline": Method()}, 6, **options)
@@ -275,12 +288,15 @@ def invoke(*arguments):
     return CliRunner().invoke(commands.app, ["compare", *map(str, arguments)])
 
 
-def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: ROWS["sd"].build())
+@pytest.mark.long
+def test_the_command_writes_what_the_suite_found(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(suite_command, "load_pipeline", lambda *_, **__: tiny)
     costs(1, 4, max_span=3).save(tmp_path / "costs.safetensors")
-    arguments = ["--suite", "--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
+    arguments = ["--costs", tmp_path / "costs.safetensors", "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                  "--reference", 0, "--repeats", 0, "--output", tmp_path / "out"]  # fmt: skip
-    result = invoke(*arguments)
+    app = typer.Typer()
+    app.command()(suite_command.suite)
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0 and "DeepCache 3" in result.output
     names = {"about.json", "images.csv", "table.csv", "paired.csv", "suite.png", "images.sqlite"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -291,8 +307,8 @@ def test_the_command_writes_what_the_suite_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
-    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: pipe)
+def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(result_files, "load_pipeline", lambda **_: tiny)
     fl.KeySchedule(4, [0, 2]).save(tmp_path / "mine.json")
     result = invoke(tmp_path / "mine.json", "--order", 1, "--count", 1, "--seeds", 1, "--steps", 4, "--guidance", 1,
                     "--reference", 0, "--repeats", 0, "--output", tmp_path / "out", "--store", tmp_path / "s.sqlite")  # fmt: skip
@@ -306,14 +322,14 @@ def test_the_command_compares_schedules(tmp_path, pipe, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
-def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, pipe):
+def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, tiny):
     out = tmp_path / "out"
     run = {"num_inference_steps": 4, "guidance_scale": 1.0, "repeats": 0}
-    write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
+    write_comparison(out, tiny, {"mine": fl.KeySchedule(4, [0, 2])}, ["a red circle"], **run)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(result_files, "with_costs", _stop)
-        write_comparison(out, pipe, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
+        write_comparison(out, tiny, {"mine": fl.KeySchedule(4, [0, 1])}, ["a red circle"], **run)
     assert set(before) == {"about.json", "images.csv", "table.csv"}
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -336,18 +352,16 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
     other.parent.mkdir()
     for path in (schedule, other):
         fl.KeySchedule(4, [0, 2]).save(path)
-    with pytest.raises(ValueError, match="nothing asked; accepted: files of schedules"):
-        compare_into(tmp_path)
+    with pytest.raises(ValueError, match="no schedules asked; accepted: files of schedules"):
+        compare_into(tmp_path, [])
     with pytest.raises(
         ValueError, match="refined schedule .* measured with reuse=None and order=None; accepted: schedules of 50 steps"
     ):
-        compare_into(tmp_path, schedules=[schedule], suite=True)
-    with pytest.raises(ValueError, match="schedules and --costs asked; accepted"):
-        compare_into(tmp_path, schedules=[schedule], costs=[schedule])
+        suite_methods(50, {}, refined=[fl.KeySchedule(50, [0, 2])])
     with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
-        compare_into(tmp_path, schedules=[schedule, other])
+        compare_into(tmp_path, [schedule, other])
     with pytest.raises(ValueError, match="seeds=0 asked; accepted: a whole number of 1 or more"):
-        compare_into(tmp_path, suite=True, seeds=0)
+        compare_into(tmp_path, [schedule], seeds=0)
     for name in ("a", "b"):
         costs(1).save(tmp_path / name)
     with pytest.raises(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from laws import distance
 from little_memory import entries, little_memory
 from models import state
 from oracle import oracle_instead
+from short_suite import long_but
 from sizes import SQUARE, equal_by_chance, sizes_of
 from systems import KINDS, ROWS, SYSTEMS, System
 from systems.base import Given, of, output
@@ -82,14 +83,13 @@ def row(request):
     assert torch.equal(of(system, pipe), baseline)
 
 
-def rows(fits: Callable[[System], bool] = lambda system: True) -> pytest.MarkDecorator:
-    """All systems: one of each kind in the short suite, the others in the long one."""
+def rows(fits: Callable[[System], bool] = lambda system: True, short: Sequence[str] = KINDS) -> pytest.MarkDecorator:
+    """All systems: those of `short` in the short suite, the others in the long one."""
     names = [name for name, system in ROWS.items() if fits(system)]
-    chosen = [pytest.param(name, marks=() if name in KINDS else pytest.mark.long) for name in names]
-    return pytest.mark.parametrize("row", chosen, indirect=True)
+    return pytest.mark.parametrize("row", long_but([name for name in short if name in names], names), indirect=True)
 
 
-@rows()
+@rows(short=("sd", "ddim", "dit"))
 def test_what_the_row_is_about_matters(row):
     for feature, change in row.system.features.items():
         pipe = row.pipe if isinstance(change, Given) else row.system.build()
@@ -145,7 +145,7 @@ def test_its_features_can_be_recorded(row):
     assert state(row.pipe) == before
 
 
-@rows(lambda system: system.parallel)
+@rows(lambda system: system.parallel, short=("sd", "sdxl-ends-early", "controlnet-part", "ddim", "dit"))
 def test_a_pass_that_broke_off_has_changed_nothing(row):
     """Nor where a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts."""
     system, pipe = row.system, row.pipe
@@ -198,13 +198,15 @@ def test_every_row_is_told_apart():
 def test_a_system_of_each_kind_is_in_the_short_suite():
     def kinds(names) -> set[tuple]:
         """Of each property that changes what propagation does, the values that it has."""
-        found: set[tuple] = {("denoiser", cells_on_page()[name][1]) for name in names}
+        found: set[tuple] = set()
         for system in map(ROWS.get, names):
-            own = {"parallel": system.parallel, "by hand": system.by_hand, "ControlNet": system.controlnets > 0}
-            found |= {*own.items(), ("runs", len(system.runs) > 1), ("few steps", system.calls < 5), ("group", system.group)}
+            found |= {("parallel", system.parallel), ("ControlNet", system.controlnets > 0), ("SDXL", system.size == "sdxl")}
+            found |= {("runs", len(system.runs) > 1), ("few steps", system.calls < 5)}
         return found
 
     assert kinds(KINDS) == kinds(ROWS)
+    denoisers = {cells_on_page()[name][1] for name in KINDS}
+    assert denoisers == {"`UNet2DConditionModel`", "`UNet2DModel`", "`UNet3DConditionModel`", "`DiTTransformer2DModel`"}
 
 
 @pytest.mark.long

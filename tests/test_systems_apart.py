@@ -15,6 +15,7 @@ from diffusers import (
 )
 from laws import CLOSE, distance
 from models import state
+from short_suite import long_but
 from systems import ROWS
 from systems.base import of, output
 from systems.parts import UNET, image, unet
@@ -102,7 +103,9 @@ def zero():
         return pipe, of(ROWS["text2video-zero"], pipe)
 
 
-@pytest.mark.parametrize("at", [0, 2, 3, 9])  # in the first loop, at the end of the second, at both ends of the last
+@pytest.mark.parametrize(
+    "at", long_but((2,), (0, 2, 3, 9))
+)  # in the first loop, at the end of the second, at both ends of the last
 def test_text2video_zero_interrupted_leaves_no_processors_behind(at, zero):
     system, (pipe, baseline) = ROWS["text2video-zero"], zero
     before, processors = state(pipe), pipe.unet.attn_processors
@@ -131,6 +134,7 @@ def test_features_over_log_snr_are_refused_where_time_steps_are_continuous():
         accelerated("stable-video", ROWS["stable-video"].build(), order=fl.Extrapolation(1, axis="log_snr"))
 
 
+@pytest.mark.long
 def test_prior_noise_is_refused_where_no_time_step_is_late():
     system = ROWS["stable-video"]
     pipe = system.build()
@@ -167,7 +171,7 @@ def test_prior_noise_of_image_to_image_has_the_scale_of_the_noise_it_begins_with
     del pipe.scheduler.step
 
 
-@pytest.mark.parametrize("name", ["sd", "dit", "ddim", "sdxl-ends-early"])
+@pytest.mark.parametrize("name", long_but(("sd", "dit"), ("sd", "dit", "ddim", "sdxl-ends-early")))
 def test_prior_noise_serial_is_parallel(name):
     system = ROWS[name]
     pipe = system.build()
@@ -287,28 +291,34 @@ def on_its_own():
             return baseline, output(pipe, ONE)
 
 
-@pytest.mark.parametrize("order", ["before the block", "inside the block"])
-@pytest.mark.parametrize("way", WAYS)
+BEFORE, INSIDE = "before the block", "inside the block"
+IN_ORDERS = [(way, order) for way in WAYS for order in (BEFORE, INSIDE)]
+# Each way in one of the orders, in turn.
+IN_ONE = [(way, (BEFORE, INSIDE)[place % 2]) for place, way in enumerate(WAYS)]
+
+
+@pytest.mark.parametrize(("way", "order"), long_but(IN_ONE, IN_ORDERS))
 def test_ways_of_running_in_both_orders(way, order, tmp_path, on_its_own):
     system, (baseline, expected) = ROWS["sd"], on_its_own
     pipe = system.build()
-    if order == "before the block":
+    if order == BEFORE:
         WAYS[way](pipe, tmp_path)
     with fl.encoder_propagation(pipe, KeySchedule(system.calls, system.keys)) as counts:
-        if order == "inside the block":
+        if order == INSIDE:
             WAYS[way](pipe, tmp_path)
         assert distance(output(pipe, ONE), expected) < CLOSE < distance(baseline, expected)
     assert (counts.encoder_calls, counts.forward_calls, counts.steps) == (2, 2, 6)
     # Two pipelines' weights, and those loaded from the disk at each call, lie at other places, which decides the last bit.
     again = output(pipe, ONE)
     assert distance(again, baseline) < CLOSE
-    if order == "before the block":
+    if order == BEFORE:
         with fl.encoder_propagation(pipe, KeySchedule(system.calls, range(system.calls))):
             every = output(pipe, ONE)
         assert distance(every, again) < CLOSE if way == "sequential offload" else torch.equal(every, again)
 
 
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), pytest.param(torch.bfloat16, 0.2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float16, 0.05), (torch.bfloat16, 0.2)])
 def test_half_precision(dtype, close):
     system = ROWS["sd"]
     pipe = system.build().to(dtype)
@@ -452,9 +462,15 @@ def test_operations_of_a_controlnet_are_counted_and_no_processors_left_behind():
     assert controlnet_flops(pipe, lambda: pipe(**row.call)) > 0 and pipe.unet.attn_processors == kept
 
 
-@pytest.mark.parametrize("make", [lambda: _perturbed(5.0), lambda: _perturbed(1.0), _perturbed_without_telling, _pix2pix])
-def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(make):
-    pipe, call, blocks = make()
+BLOCKS = {
+    "perturbed": lambda: _perturbed(5.0), "perturbed, unguided": lambda: _perturbed(1.0),
+    "perturbed without telling": _perturbed_without_telling, "pix2pix": _pix2pix,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", long_but(("perturbed",), BLOCKS))
+def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(name):
+    pipe, call, blocks = BLOCKS[name]()
     pipe.set_progress_bar_config(disable=True)
     found, layer = {}, "down_blocks.1" if hasattr(pipe, "unet") else "transformer_blocks.0"
     for half in ("conditional", "unconditional", "all"):
@@ -467,6 +483,7 @@ def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(ma
         assert torch.equal(found[half], by_block[half if half in blocks else "conditional"])
 
 
+@pytest.mark.long
 def test_a_video_of_one_frame():
     system = ROWS["text-to-video"]
     pipe, call = system.build(), {**system.call, "num_frames": 1}
@@ -482,7 +499,7 @@ def test_a_video_of_one_frame():
     assert recording.num_samples == 1
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize("name", long_but(("sd",), CUT))
 def test_a_guidance_batch_cut_in_mid_run(name):
     """With two images per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
     system = ROWS[name]

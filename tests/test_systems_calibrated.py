@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import state
 from PIL import Image
+from short_suite import long_but
 from systems import ROWS, options_of
 from systems.base import as_tensor
 from systems.video import stable_video
@@ -29,8 +30,9 @@ def video_pipeline():
 
 
 VIDEO = {key: value for key, value in options_of("stable-video").items() if key != "image"}
+SMALL_VIDEO = {"height": 16, "width": 24, "num_frames": 2}
 CASES = {
-    "text to video": (ROWS["text-to-video"].build, TEXTS[:1], options_of("text-to-video"), 5.0),
+    "text to video": (ROWS["text-to-video"].build, TEXTS[:1], options_of("text-to-video") | SMALL_VIDEO, 5.0),
     "I2VGen-XL": (ROWS["i2vgen-xl"].build, TEXTS[:1], options_of("i2vgen-xl"), 5.0),
     "AnimateDiff": (ROWS["animatediff"].build, TEXTS, options_of("animatediff"), 5.0),
     "AnimateDiff, ControlNet": (ROWS["animatediff-controlnet"].build, TEXTS[:1], options_of("animatediff-controlnet"), 5.0),
@@ -52,12 +54,8 @@ def final(pipe, prompts, call) -> torch.Tensor:
     return found.reshape(len(prompts), -1)
 
 
-# Videos take long: in the short suite, one by a 3D UNet and one that an image is the prompt of.
-LONG = ("I2VGen-XL", "AnimateDiff", "AnimateDiff, ControlNet", "ControlNetUnion")
-
-
 @pytest.mark.filterwarnings("ignore:this run has 5 steps with LCMScheduler")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in CASES])
+@pytest.mark.parametrize("name", long_but(("ControlNet", "text to video"), CASES))
 def test_a_span_to_the_end_costs_what_a_real_run_loses(name):
     build, prompts, options, guidance = CASES[name]
     pipe = build()
@@ -127,6 +125,7 @@ def video_run(pipe, **options):
     return pipe([image(0)], generator=generators((0,)), num_inference_steps=STEPS, **VIDEO, **options)
 
 
+@pytest.mark.long
 def test_a_guidance_that_grows_from_frame_to_frame_is_named_by_the_last_frame():
     options = {"min_guidance_scale": 1.2, "max_guidance_scale": 2.7}
     pipe = video_pipeline()
@@ -143,6 +142,7 @@ def test_a_guidance_that_grows_from_frame_to_frame_is_named_by_the_last_frame():
             video_run(pipe, max_guidance_scale=2.0)
 
 
+@pytest.mark.long
 def test_a_stopped_calibration_of_images_goes_on(tmp_path):
     """Images are told apart by what they show, not by where they lie in memory."""
     pipe, store = video_pipeline(), tmp_path / "costs.safetensors"

@@ -117,6 +117,7 @@ def _train_together(folder: Path) -> None:
     (folder / f"draws_{draws[0]}").write_text(" ".join(map(str, draws)) + "\n" + " ".join(map(str, model.weight.tolist()[0])))
 
 
+@pytest.mark.long
 def test_a_team_is_one_training_with_larger_batches(tmp_path):
     in_processes(2, tmp_path, _train_together, tmp_path)
     (first, weights), (second, same) = ((tmp_path / f"draws_{rank}").read_text().split("\n") for rank in (0, 1))

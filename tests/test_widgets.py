@@ -59,7 +59,7 @@ def lab(made):
 
 
 def test_the_page_gets_nothing_that_json_cannot_carry(lab, recording):
-    lab.schedule = KeySchedule.uniform(STEPS, 2)
+    lab.form = {**lab.form, "steps": 3}
     lab.run()
     explorer = recording_explorer(recording, lab)
     for widget in (lab, explorer):
@@ -145,20 +145,21 @@ def test_messages_that_mean_nothing_do_nothing(lab, wrong):
 
 
 def test_a_run_from_code_fills_the_page_and_the_history(lab, pipe):
-    before = state(pipe)
-    lab.schedule = KeySchedule.paper(STEPS)
+    before, steps, schedule = state(pipe), 8, KeySchedule(8, (0, 3))
+    lab.form = {**lab.form, "steps": steps}
+    lab.schedule = schedule
     pair = lab.run()
-    assert pair.acceleration.schedule == KeySchedule.paper(STEPS) and len(lab.history) == len(lab.rows) == 1
+    assert pair.acceleration.schedule == schedule and len(lab.history) == len(lab.rows) == 1
     assert set(lab.images) == {"baseline", "accelerated", "difference"}
     assert all(shown["address"].startswith("data:image/png;base64,") and shown["alt"] for shown in lab.images.values())
-    assert lab.progress["accelerated"] == {"step": STEPS, "steps": STEPS, "text": f"step {STEPS} of {STEPS}"}
+    assert lab.progress["accelerated"] == {"step": steps, "steps": steps, "text": f"step {steps} of {steps}"}
     assert lab.run_state["state"] == "done" and lab.result["rows"][0][0] == "seconds" and state(pipe) == before
     lab.form = {**lab.form, "order": 1, "prior_noise": 0.003}
     lab.key_steps = [0, 1, 7]
     lab.run()
     assert lab.history["order"].tolist() == [0, 1] and lab.rows[1]["shown"]["reuse"] == "encoder, order 1, noise 0.003"
     answer(lab, {"action": "restore", "run": 1})
-    assert lab.acceleration == Acceleration(KeySchedule.paper(STEPS)) and lab.form["order"] == 0
+    assert lab.acceleration == Acceleration(schedule) and lab.form["order"] == 0
     answer(lab, {"action": "restore", "run": 7})
     assert "run 7 asked; accepted: 1 to 2" in lab.problem["message"]
     answer(lab, {"action": "clear"})
@@ -192,7 +193,7 @@ def test_an_error_is_a_sentence_with_details_and_the_lab_goes_on(lab, pipe):
         or "dog" in lab.problem["message"]
     )
     assert "Traceback" in lab.problem["details"] and lab.run_state["state"] == "error" and state(pipe) == before
-    lab.form = {**lab.form, "prompt": PROMPT}
+    lab.form = {**lab.form, "prompt": PROMPT, "steps": 3}
     lab.run()
     assert lab.problem == {} and len(lab.rows) == 1
 
@@ -215,7 +216,8 @@ def test_nothing_is_run_while_a_setting_is_wrong(lab):
         lab.run()
 
 
-def test_measuring_the_ceiling_fills_its_card(lab):
+def test_measuring_the_ceiling_fills_its_card(lab, monkeypatch):
+    monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     answer(lab, {"action": "measure"})
     assert lab.wait(120) and lab.run_state["state"] == "done"
     card = lab.prediction["cards"][-1]
@@ -290,7 +292,7 @@ def test_no_file_that_is_something_else_is_overwritten(lab, tmp_path):
 
 
 def test_without_widgets_there_is_a_sentence_and_an_image_of_the_state(lab, recording):
-    lab.form = {**lab.form, "prompt": "a large red star at the left on a white background"}
+    lab.form = {**lab.form, "prompt": "a large red star at the left on a white background", "steps": 3}
     lab.run()
     for widget in (lab, recording_explorer(recording, KeySchedule.uniform(10, 3))):
         data, _ = widget._repr_mimebundle_()
@@ -310,8 +312,8 @@ def test_the_static_page_gives_each_column_the_same_digits(lab):
 
 
 def test_what_a_user_writes_is_escaped_in_the_static_page(lab):
-    lab.schedule = KeySchedule(STEPS, (0, 3), "<script>alert(1)</script>")
-    lab.form = {**lab.form, "guidance": 3}
+    lab.form = {**lab.form, "guidance": 3, "steps": 3}
+    lab.schedule = KeySchedule(3, (0, 2), "<script>alert(1)</script>")
     lab.run()
     assert "<script>" not in lab.page()
 
@@ -395,11 +397,11 @@ def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
     other = fl.load_pipeline()
     with torch.no_grad():
         other.unet.conv_in.weight.mul_(1.01)
-    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=6)
+    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=3)
     assert lab.prediction["cards"][0]["value"] == "–" and "nothing was measured on this pipeline" in lab.prediction["note"]
-    assert lab.schedule == KeySchedule.uniform(6, 1) and lab.prediction["cards"][2]["value"] != "–"
-    costs = fl.calibrate(other, [PROMPT], num_inference_steps=6, max_span=4)
-    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=6)
+    assert lab.schedule == KeySchedule.uniform(3, 1) and lab.prediction["cards"][2]["value"] != "–"
+    costs = fl.calibrate(other, [PROMPT], num_inference_steps=3)
+    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=3)
     assert measured.prediction["cards"][0]["value"] != "–"
     assert measured.run().prompt_right is None and "No prompt accuracy" in measured.result["note"]
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import pandas as pd
 import pytest
+from systems import ROWS
 
 import fastdiff_lab as fl
 from fastdiff_lab.comparison import render, workers
@@ -68,12 +69,13 @@ def test_threads_take_turns_on_the_one_pipeline():
     assert len(most) == 8 and max(most) == 1
 
 
+@pytest.mark.long
 def test_a_local_worker_that_dies():
     with pytest.raises(WorkerLostError, match=r"a worker process was killed \(TerminatedWorkerError\)"):
         list(in_workers(lambda shared, number: os.kill(os.getpid(), signal.SIGKILL), None, [(1,), (2,)], n_jobs=2))
 
 
-def test_workers_that_die_again_and_again(pipe, monkeypatch):
+def test_workers_that_die_again_and_again(monkeypatch):
     def dying(*arguments):
         raise WorkerLostError("a worker process was killed (KilledWorker)")
         yield
@@ -83,7 +85,7 @@ def test_workers_that_die_again_and_again(pipe, monkeypatch):
         with pytest.raises(
             WorkerLostError, match="workers were killed 3 times in a row before one had finished a batch of 2; perhaps memory"
         ):
-            fl.compare_images(pipe, {}, PROMPTS, batch_size=2, num_inference_steps=2)
+            fl.compare_images(ROWS["sd"].build(), {}, PROMPTS, batch_size=2, num_inference_steps=2)
 
 
 @pytest.mark.long

@@ -238,8 +238,7 @@ def compare(
     ctx: typer.Context,
     schedules: Annotated[Optional[list[Path]], typer.Argument(help="Files of key schedules to compare.")] = None,
     order: Annotated[int, typer.Option(min=0, max=1, help="Order of the schedules. 0: features reused; 1: extrapolated.")] = 0,
-    suite: Annotated[bool, typer.Option("--suite", help="Every rival at the same numbers of keys, instead of schedules.")] = False,
-    costs: Annotated[Optional[list[Path]], typer.Option(help="With --suite: file of reuse costs; repeat for several.")] = None,
+    suite: cli_options.OldFlag = False,
     prompts: cli_options.Prompts = None,
     count: cli_options.Count = 32,
     seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
@@ -257,23 +256,22 @@ def compare(
     steps: cli_options.Steps = 50,
     guidance: cli_options.Guidance = None,
     scheduler: cli_options.Scheduler = None,
-    output: Annotated[Path, typer.Option(help="Folder for the tables and the figure.")] = Path("runs/compare"),
+    output: Annotated[Path, typer.Option(help="Folder for the tables.")] = Path("runs/compare"),
     store: Annotated[Optional[Path], typer.Option(help="File that keeps each image; without it, in the output folder.")] = None,
 ) -> None:
-    """Compare schedules, or with --suite every rival, and write the tables. The same call resumes."""
+    """Compare schedules, and write the tables. The same call resumes."""
     from ..comparison.compare import brief
-    from ..comparison.suite.result_files import compare_into
+    from ..comparison.result_files import compare_into
     from .parsing import own_or_embedded, prompts_file, refuse_renamed, refuse_unused
 
     refuse_renamed("schedule", schedule, f"its file alone, compare {' '.join(schedule or [])}")
-    if suite:
-        refuse_unused(ctx, "with --suite", ["order"])
+    refuse_renamed("suite", suite, "python -m studies.suite, in a checkout of the repository")
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
     table = compare_into(
-        output, schedules=schedules or [], order=order, suite=suite, costs=costs or [], prompts=prompts_file(prompts), count=count,
-        seeds=seeds, num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None,
-        repeats=repeats, batch_size=batch_size, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_images=real,
+        output, schedules or [], order=order, prompts=prompts_file(prompts), count=count, seeds=seeds,
+        num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None, repeats=repeats,
+        batch_size=batch_size, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_images=real,
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))

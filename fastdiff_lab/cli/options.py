@@ -30,6 +30,7 @@ Prompts = Annotated[
 ]
 Count = Annotated[int, typer.Option(min=1, help="How many captions of scenes, without --prompts.")]
 Old = Annotated[str | None, typer.Option(hidden=True)]
+OldFlag = Annotated[bool, typer.Option("--suite", hidden=True)]
 Olds = Annotated[list[str] | None, typer.Option("--schedule", hidden=True)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default, as many as torch takes.")]
 Order = Annotated[int, typer.Option(min=0, max=1, help="0: features reused; 1: extrapolated.")]

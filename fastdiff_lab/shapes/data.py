@@ -1,7 +1,7 @@
 """Draw scenes as training batches. Training uses seeds below `HELD_OUT`, all reports use seeds from there on.
 
 - `scene_images(seeds)`: a batch of images
-- `held_out_scenes(count, objects)`: scenes that no training has seen
+- `held_out_scenes(count, objects)`, `held_out_prompts(count)`: scenes that no training has seen, and captions of them
 - `calibration_scenes(count)`: others that no training has seen, for calibration
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..inputs.plain_values import whole
 from .scenes import Scene, draw, sample_scene
 
 HELD_OUT = 1_000_000_000
@@ -36,6 +37,20 @@ def scene_images(seeds: Iterable[int], objects: int | None = None) -> Tensor:
 def held_out_scenes(count: int, objects: int | None = None) -> list[Scene]:
     """`count` scenes whose seeds no training uses."""
     return [sample_scene(HELD_OUT + index, objects) for index in range(count)]
+
+
+def held_out_prompts(count: int) -> list[str]:
+    """Captions of scenes that no training uses, half of them with two objects, each once.
+
+    >>> held_out_prompts(2)  # doctest: +SKIP
+    ['a small red circle at the left on a blue background', 'a white star above a large green square on a black background']
+
+    Of an odd `count` the larger half has one object. Raises ValueError below 1.
+    """
+    count = whole("count", count, 1)
+    sizes = {1: count - count // 2, 2: count // 2}
+    found = {size: dict.fromkeys(scene.caption() for scene in held_out_scenes(4 * wanted, size)) for size, wanted in sizes.items()}
+    return [caption for size, wanted in sizes.items() for caption in list(found[size])[:wanted]]
 
 
 def calibration_scenes(count: int) -> list[Scene]:

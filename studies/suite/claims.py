@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..fidelity import paired_difference
+from fastdiff_lab.comparison.fidelity import paired_difference
 
 Pair = tuple[str, dict[str, Any], dict[str, Any]]  # the claim and its two methods
 

@@ -7,14 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from ...inputs.extras import extra
-from ...plot import PETROFF
-
-with extra("lab", "the suite's figure"):
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from fastdiff_lab.plot import PETROFF
 
 PANELS = {
     "forward_calls": "sequential denoiser calls per image",

@@ -2,7 +2,7 @@
 
 - `run_suite(pipe, costs, prompts, ...)`: the table, and the rows per image behind it
 - `suite_images`, `suite_table`: its two halves
-- `held_out_prompts(count)`, `check_held_out(costs, prompts)`: captions that no training and no calibration uses
+- `check_held_out(costs, prompts)`: refuses prompts that costs were measured on
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ...inputs.plain_values import prompts_of, whole
-from ...key_schedule import KeySchedule
-from ...sampling.methods import denoiser_calls
-from ...shapes.data import held_out_scenes
-from ..compare import compare_images, with_costs
+from fastdiff_lab.comparison.compare import compare_images, with_costs
+from fastdiff_lab.inputs.plain_values import prompts_of
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.sampling.methods import denoiser_calls
+
 from .suite_methods import COUNTS, Costs, suite_columns, suite_methods
 
 if TYPE_CHECKING:
@@ -120,17 +120,3 @@ def suite_table(
         pipe, suite_methods(calls, costs, counts, refined), images, num_inference_steps=num_inference_steps, **options
     )
     return suite_columns(calls, costs, counts, refined).merge(found, on="method", validate="one_to_one")
-
-
-def held_out_prompts(count: int) -> list[str]:
-    """Captions of scenes that no training uses, half of them with two objects, each once.
-
-    >>> held_out_prompts(2)  # doctest: +SKIP
-    ['a small red circle at the left on a blue background', 'a white star above a large green square on a black background']
-
-    Of an odd `count` the larger half has one object. Raises ValueError below 1.
-    """
-    count = whole("count", count, 1)
-    sizes = {1: count - count // 2, 2: count // 2}
-    found = {size: dict.fromkeys(scene.caption() for scene in held_out_scenes(4 * wanted, size)) for size, wanted in sizes.items()}
-    return [caption for size, wanted in sizes.items() for caption in list(found[size])[:wanted]]

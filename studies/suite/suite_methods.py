@@ -14,10 +14,10 @@ from itertools import product
 
 import pandas as pd
 
-from ...calibration.derive import derive_schedule
-from ...calibration.reuse_costs import ReuseCosts
-from ...key_schedule import KeySchedule
-from ...sampling.methods import Method
+from fastdiff_lab.calibration.derive import derive_schedule
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.sampling.methods import Method
 
 COUNTS = (5, 7, 9, 13, 17)
 FEWER_STEPS = (5, 7, 9, 13, 17, 25, 37)
