@@ -1,7 +1,7 @@
 """Fit a few scalars per group, so that each group of an accelerated run ends at the baseline's latents.
 
 - `fit_propagation(pipe, schedule, prompts, ...)`: a `PropagationFit`
-- `fitted(pipe, trajectories, config, ...)`: the same on recorded runs
+- `fitted_errors(pipe, trajectory, config, limit)`: what a fit leaves of the error of the images that it is made on
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ..propagation.fit import FITTED_REUSES, PropagationFit
 from ..propagation.offsets import KnownTensors, combined, root_mean_square, shifted
 from ..propagation.row_capacity import RowLimit
 from ..sampling.batches import in_halves
+from ..sampling.finite_values import check_distances
 from ..sampling.run_settings import RunSettings
 from .least_squares import Products, solved
 from .replay import Trajectory, call_for, replayed, seeds_for, seen
@@ -104,7 +105,10 @@ def fit_propagation(
     }  # fmt: skip
     guidance = guidance_of(pipe) if run.guidance_scale is None else run.guidance_scale
     measured_on |= {} if guidance is None else {"guidance_scale": guidance}
-    return fitted(pipe, trajectories, config, RowLimit(max_rows), measured_on, about)
+    fitted = [_FittedRun(pipe, trajectory, config, RowLimit(max_rows)) for trajectory in trajectories]
+    coefficients, bounds = _along(fitted, schedule)
+    blocks = fitted[0].tensors.blocks
+    return PropagationFit(schedule, coefficients, bounds, reuse, config.extrapolation.order, blocks, measured_on, about)
 
 
 def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
@@ -115,29 +119,23 @@ def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
     )  # fmt: skip
 
 
-def fitted(
-    pipe: DiffusionPipeline,
-    trajectories: Sequence[Trajectory],
-    config: PropagationConfig,
-    limit: RowLimit,
-    measured_on: Mapping[str, Any],
-    about: Mapping[str, Any],
-) -> PropagationFit:
-    """The fit of recorded baseline runs."""
-    runs = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories]
-    coefficients: list[tuple[float, ...]] = []
-    bounds: list[float] = []
-    groups = config.schedule.groups()
-    with tqdm(desc="fitting", total=len(groups), leave=False) as bar:
-        for group in groups:
-            scalars, bound = _of_group(runs, group)
-            coefficients.append(scalars)
-            bounds.append(bound)
-            bar.update()
-    blocks = runs[0].tensors.blocks
-    return PropagationFit(
-        config.schedule, tuple(coefficients), tuple(bounds), config.reuse, config.extrapolation.order, blocks, measured_on, about
-    )
+def fitted_errors(pipe: DiffusionPipeline, trajectory: Trajectory, config: PropagationConfig, limit: RowLimit) -> Tensor:
+    """Mean squared difference of the final latents to the baseline's with a fit on these very images, of shape (images,).
+
+    >>> fitted_errors(pipe, trajectory, PropagationConfig(KeySchedule.paper(50)), RowLimit())  # doctest: +SKIP
+    """
+    run = _FittedRun(pipe, trajectory, config, limit)
+    _along([run], config.schedule)
+    errors = run.missing(config.schedule.num_steps).square().mean(dim=1)
+    check_distances(errors, config.schedule.num_steps)
+    return errors
+
+
+def _along(runs: Sequence[_FittedRun], schedule: KeySchedule) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
+    """The scalars of each group, and the largest offset that they give."""
+    groups = tqdm(schedule.groups(), desc="fitting", leave=False)
+    scalars, bounds = zip(*(_of_group(runs, group) for group in groups), strict=True)
+    return scalars, bounds
 
 
 def _of_group(runs: Sequence[_FittedRun], group: range) -> tuple[tuple[float, ...], float]:
@@ -198,7 +196,11 @@ class _FittedRun:
         if not self.columns:
             return None
         self.responses = torch.stack([self._landed(group, shifted(self.ahead, c)) - self.landed for c in self.columns])
-        return Products.of(self.responses, self._by_image(self.trajectory.samples[group.stop]) - self.landed)
+        return Products.of(self.responses, self.missing(group.stop))
+
+    def missing(self, step: int) -> Tensor:
+        """What the latents at the end of the group lack, shape (images, numbers)."""
+        return self._by_image(self.trajectory.samples[step]) - self.landed
 
     def go_on(self, scalars: tuple[float, ...]) -> float:
         """Takes the group's predictions with their offsets; returns the largest offset. Raises ValueError for a scheduler that clips."""
@@ -208,9 +210,9 @@ class _FittedRun:
             return 0.0
         offset = combined(self.columns, scalars)
         self.known |= shifted(self.ahead, offset)
-        moved = torch.einsum("c,cbn->bn", torch.tensor(scalars, dtype=torch.float64, device=self.landed.device), self.responses)
-        astray = (self._landed(group, {}) - self.landed - moved).norm()
-        if float(astray) > LINEAR * float(moved.norm()) + 1e-6 * float(self.landed.norm()):
+        moved = torch.einsum("c,cbn->bn", torch.tensor(scalars, dtype=torch.float64), self.responses)
+        expected, self.landed = self.landed + moved, self._landed(group, {})
+        if float((self.landed - expected).norm()) > LINEAR * float(moved.norm()) + 1e-6 * float(expected.norm()):
             raise ValueError(
                 f"a fit asked with {type(self.pipe.scheduler).__name__}, whose steps are not linear here (clip_sample, thresholding); "
                 "accepted: a scheduler that neither clips nor thresholds"
@@ -233,4 +235,4 @@ class _FittedRun:
         return keys[max(0, keys.index(group.start) - self.config.extrapolation.order)]
 
     def _by_image(self, latents: Tensor) -> Tensor:
-        return by_image(self.pipe, latents, len(self.trajectory.call.prompts)).double()
+        return by_image(self.pipe, latents, len(self.trajectory.call.prompts)).cpu().double()  # not every device has it

@@ -19,11 +19,13 @@ from ..hooks.guided_rows import by_image
 from ..inputs.plain_values import prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
+from ..propagation.config import PropagationConfig
 from ..propagation.extrapolation import Extrapolation
 from ..propagation.row_capacity import RowLimit
 from ..sampling.call_options import takes_guidance
 from ..sampling.finite_values import check_distances
 from ..sampling.run_settings import RunSettings
+from .fitting import fitted_errors
 from .replay import Trajectory, call_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
 
@@ -68,6 +70,7 @@ def refine_schedule(
     order: int = 0,
     reuse: str = "encoder",
     runs: int = 100,
+    fit: bool = False,
     max_rows: int | None = None,
     pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
@@ -84,6 +87,7 @@ def refine_schedule(
         schedule: Where to begin. The number of keys stays.
         prompts: As for `calibrate`, all in one batch; so are the arguments that are not listed here.
         runs: Accelerated runs at most, 1 or more.
+        fit: Fit each schedule on the prompts, as `fit_propagation` does, and compare what is left. Then fit the one that is found.
 
     Raises:
         ValueError: The schedule has another number of steps than the run.
@@ -102,10 +106,12 @@ def refine_schedule(
     trajectory = seen(pipe, call_for(prompts, seeds, slice(None), run), num_steps)
 
     def error(candidate: KeySchedule) -> float:
+        if fit:
+            return float(fitted_errors(pipe, trajectory, PropagationConfig(candidate, order=order, reuse=reuse), limit).mean())
         return float(final_errors(pipe, trajectory, candidate, order=order, reuse=reuse, max_rows=limit).mean())
 
     best, tried = _search(schedule, error, runs)
-    found = f"refined in {tried} runs" if best != schedule else f"of {tried} runs of refinement none came nearer"
+    found = f"refined in {tried} {'fitted ' * fit}runs" if best != schedule else f"of {tried} runs of refinement none came nearer"
     return replace(best, source=f"{schedule.source}, {found}", measured_on=schedule.measured_on)
 
 
@@ -116,6 +122,7 @@ def refine_derived(
     *,
     images: int = 8,
     runs: int = 100,
+    fit: bool = False,
     pipe_kwargs: Mapping[str, Any] | None = None,
 ) -> KeySchedule:
     """Refine a schedule on the first prompts that its costs were measured on.
@@ -124,6 +131,7 @@ def refine_derived(
 
     Args:
         images: How many prompts at most, in one batch.
+        runs, fit: As for `refine_schedule`.
         pipe_kwargs: Those that the costs were measured with. The costs themselves do not hold images and tensors.
 
     Raises:
@@ -139,7 +147,7 @@ def refine_derived(
     guidance = on["guidance_scale"] if takes_guidance(pipe) else None
     return refine_schedule(
         pipe, schedule, costs.about["prompts"][: len(chosen)], seeds=costs.about["seeds"][: len(chosen)], order=costs.order,
-        reuse=str(on["reuse"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs,
+        reuse=str(on["reuse"]), num_inference_steps=int(on["num_inference_steps"]), guidance_scale=guidance, runs=runs, fit=fit,
         pipe_kwargs=given.of(chosen).pipe_kwargs,
     )  # fmt: skip
 

@@ -65,6 +65,7 @@ def sample(
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a small red circle at the left on a blue background'.")],
     keys: cli_options.Keys = None,
     schedule: cli_options.Schedule = None,
+    fit: Annotated[Optional[Path], typer.Option(help="File that `fit` wrote; instead of --keys and --schedule.")] = None,
     order: cli_options.DerivedOrder = None,
     prior_noise: Annotated[float, typer.Option(help="Weight of prior noise injection; the paper's is 0.003.")] = 0.0,
     model: cli_options.Model = None,
@@ -82,21 +83,22 @@ def sample(
     from ..pipelines import load_pipeline
     from ..sampling.methods import Method, denoiser_calls
     from ..sampling.methods import sample as draw
-    from .parsing import check_image, derived_order, key_schedule, own_or_embedded, refuse_unused
+    from .parsing import check_image, fitted, own_or_embedded, propagation, refuse_unused
 
     check_image(output)
     if keys == "none":
         refuse_unused(ctx, "with --keys none", ["order"])
-    schedule_for = key_schedule(keys, schedule)
+    if fit is not None:
+        refuse_unused(ctx, "with --fit", ["keys", "schedule", "order"])
+    propagation_for = propagation(keys, schedule, order) if fit is None else fitted(fit)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-    chosen = schedule_for(denoiser_calls(pipe, steps))
-    method = Method(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
+    method = Method(propagation_for(denoiser_calls(pipe, steps)), prior_noise=prior_noise)
     drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
     drawn.images[0].save(output)
     counts = drawn.counts
     typer.echo(
         f"{output}: {drawn.seconds:.2f} s, {counts.encoder_calls} encoder calls, {counts.decoder_calls} steps decoded in "
-        f"{counts.forward_calls} forwards"
+        f"{counts.forward_calls} forwards" + ", an offset beyond what was seen when fitting" * (counts.images_beyond_fit > 0)
     )
 
 
@@ -157,6 +159,7 @@ def derive(
         int, typer.Option(min=1, max=2, help="Add errors of groups squared (2) or as they are (1: try it for order 1).")
     ] = 2,
     refine: Annotated[int, typer.Option(help="Accelerated runs at most to move keys by; 0 for none.")] = 0,
+    fit: Annotated[bool, typer.Option("--fit", help="With --refine: move keys for a schedule that is fitted afterwards.")] = False,
     images: Annotated[int, typer.Option(help="With --refine: how many of the calibrated prompts to draw.")] = 8,
     threads: cli_options.Threads = None,
     model: cli_options.Model = None,
@@ -176,7 +179,7 @@ def derive(
     refuse_renamed("keys", keys, f"--num-keys {keys}")
     measured = ReuseCosts.load(costs)
     if not refine:
-        refuse_unused(ctx, "without --refine", ["images", "threads", "model", "device", "dtype", "scheduler"])
+        refuse_unused(ctx, "without --refine", ["fit", "images", "threads", "model", "device", "dtype", "scheduler"])
     if num_keys is None:
         refuse_unused(ctx, "without --num-keys", ["refine", "output"])
         typer.echo(schedule_front(measured, reduction=reduction, power=power).drop(columns="cost").to_string(index=False))
@@ -186,7 +189,7 @@ def derive(
     if refine:
         _use(threads)
         pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-        schedule = refine_derived(pipe, measured, schedule, images=images, runs=refine)
+        schedule = refine_derived(pipe, measured, schedule, images=images, runs=refine, fit=fit)
     schedule.save(output)
     typer.echo(f"{output}: {schedule} ({schedule.source})")
 
@@ -237,6 +240,9 @@ def fit(
 def compare(
     ctx: typer.Context,
     schedules: Annotated[Optional[list[Path]], typer.Argument(help="Files of key schedules to compare.")] = None,
+    fit: Annotated[
+        Optional[list[Path]], typer.Option(help="File that `fit` wrote, to be compared too; repeat for several.")
+    ] = None,
     order: Annotated[int, typer.Option(min=0, max=1, help="Order of the schedules. 0: features reused; 1: extrapolated.")] = 0,
     suite: cli_options.OldFlag = False,
     prompts: cli_options.Prompts = None,
@@ -269,7 +275,7 @@ def compare(
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
     table = compare_into(
-        output, schedules or [], order=order, prompts=prompts_file(prompts), count=count, seeds=seeds,
+        output, schedules or [], fits=fit or [], order=order, prompts=prompts_file(prompts), count=count, seeds=seeds,
         num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None, repeats=repeats,
         batch_size=batch_size, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_images=real,
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},

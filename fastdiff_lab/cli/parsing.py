@@ -1,6 +1,7 @@
 """Parse and validate command-line arguments.
 
 - `key_schedule(keys, file)`: key steps by a word, a number, a text or a file
+- `propagation(keys, file, order)`, `fitted(file)`: how a run is accelerated
 - `derived_order(schedule)`, `derived_reuse(schedule)`: the order and the reuse that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
 - `prompts_file(asked)`, `own_or_embedded(guidance, model)`: values of --prompts and --guidance
@@ -22,6 +23,8 @@ from ..calibration.reuse_costs import ReuseCosts
 from ..inputs.files import check_writable, read_prompts
 from ..key_schedule import KeySchedule
 from ..pipelines import EMBEDDED_GUIDANCE
+from ..propagation.config import PropagationConfig
+from ..propagation.fit import PropagationFit
 from ..shapes.data import calibration_scenes
 
 _DIGITS = 18  # of a number of keys
@@ -44,6 +47,26 @@ def key_schedule(keys: str | None, file: Path | None) -> Callable[[int], KeySche
         return lambda calls: KeySchedule.uniform(calls, int(keys))
     given = KeySchedule.load(file) if file is not None else None if keys == "none" else KeySchedule.parse(str(keys))
     return lambda calls: given
+
+
+def propagation(keys: str | None, file: Path | None, order: int | None) -> Callable[[int], PropagationConfig | None]:
+    """Encoder propagation as a function of a run's denoiser calls; None for the baseline.
+
+    Arguments and errors as for `key_schedule`; an order of None is the one that the schedule was derived for.
+    """
+    schedule_for = key_schedule(keys, file)
+
+    def config(calls: int) -> PropagationConfig | None:
+        schedule = schedule_for(calls)
+        return None if schedule is None else PropagationConfig(schedule, derived_order(schedule) if order is None else order)
+
+    return config
+
+
+def fitted(file: Path) -> Callable[[int], PropagationConfig]:
+    """Encoder propagation by the file of a fit."""
+    config = PropagationConfig.of_fit(PropagationFit.load(file))
+    return lambda calls: config
 
 
 def derived_order(schedule: KeySchedule | None) -> int:

@@ -23,6 +23,8 @@ from ..inputs.extras import extra
 from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
+from ..propagation.config import PropagationConfig
+from ..propagation.fit import PropagationFit
 from ..sampling.methods import Method
 from ..sampling.run_settings import RunSettings
 from .costs import of_one_image, operations
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
     from ..sampling.rivals.rival import Around
     from .image_quality.scores import Quality
 
+    Asked = KeySchedule | PropagationFit | Method | Around
 
-def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method | Around], rivals: bool = True) -> dict[str, Method]:
+
+def default_methods(num_steps: int, methods: Mapping[str, Asked], rivals: bool = True) -> dict[str, Method]:
     """Add the baseline to the given methods, and with `rivals` what must stand beside each number of keys.
 
     The rivals are uniform keys, as many steps, and the prediction reused at the same keys.
@@ -62,16 +66,18 @@ def default_methods(num_steps: int, methods: Mapping[str, KeySchedule | Method |
 
 
 def _as_method(name: str, given: Any) -> Method:
-    if not (isinstance(given, KeySchedule | Method) or callable(given)):
+    if not (isinstance(given, KeySchedule | PropagationFit | Method) or callable(given)):
         raise TypeError(
-            f"method {name!r} is {given!r}; accepted: a KeySchedule or a Method, or a function as Method(around=...) takes it"
+            f"method {name!r} is {given!r}; accepted: a KeySchedule, a PropagationFit or a Method, or a function as Method(around=...) "
+            "takes it"
         )
+    given = Method(PropagationConfig.of_fit(given)) if isinstance(given, PropagationFit) else given
     return given if isinstance(given, Method) else Method(given) if isinstance(given, KeySchedule) else Method(around=given)
 
 
 def compare(
     pipe: DiffusionPipeline,
-    methods: Mapping[str, KeySchedule | Method | Around],
+    methods: Mapping[str, Asked],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),
@@ -97,8 +103,8 @@ def compare(
     [5.0, 2.0]
 
     Args:
-        methods: Name -> KeySchedule or `Method`, or a function as `Method(around=...)` takes it. The baseline is added, and with
-            `rivals` uniform keys, fewer steps, and the prediction reused at the same keys.
+        methods: Name -> KeySchedule, PropagationFit or `Method`, or a function as `Method(around=...)` takes it.
+            The baseline is added, and with `rivals` uniform keys, fewer steps, and the prediction reused at the same keys.
         prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
         seeds: Each prompt is run with each seed.
         num_inference_steps: As the pipeline takes it.
@@ -180,7 +186,7 @@ def with_costs(
 
 def compare_images(
     pipe: DiffusionPipeline,
-    methods: Mapping[str, KeySchedule | Method | Around],
+    methods: Mapping[str, Asked],
     prompts: Sequence[Any],
     *,
     seeds: Sequence[int] = (0,),

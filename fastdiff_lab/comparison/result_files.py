@@ -19,6 +19,8 @@ from ..inputs.files import read_prompts, writable_folder, write_text, write_whol
 from ..inputs.plain_values import prompts_of, whole
 from ..key_schedule import KeySchedule
 from ..pipelines import load_pipeline
+from ..propagation.config import PropagationConfig
+from ..propagation.fit import PropagationFit
 from ..sampling.call_options import own_guidance
 from ..sampling.methods import Method, denoiser_calls
 from ..shapes.data import held_out_prompts
@@ -33,6 +35,7 @@ def compare_into(
     folder: Path,
     schedules: Sequence[Path],
     *,
+    fits: Sequence[Path] = (),
     order: int = 0,
     prompts: Path | None = None,
     count: int = 32,
@@ -48,6 +51,7 @@ def compare_into(
 
     Args:
         schedules: Files of `KeySchedule.save`, run with `order`.
+        fits: Files of `PropagationFit.save`.
         prompts: Text file with a prompt per line; None for `count` held-out captions.
         seeds: How many.
         threads: CPU threads; None leaves them.
@@ -58,26 +62,27 @@ def compare_into(
         The table.
 
     Raises:
-        ValueError: No schedules, two files of one name, or a count below 1.
+        ValueError: No schedules and no fits, two files of one name, or a count below 1.
     """
     at = range(whole("seeds", seeds, 1))
     texts = held_out_prompts(count) if prompts is None else read_prompts(prompts)
-    loaded = read_schedules(schedules)
-    if not loaded:
-        raise ValueError("no schedules asked; accepted: files of schedules, one or more")
+    loaded = read_schedules(schedules, others=fits)
+    methods = {name: Method(schedule, order=order) for name, schedule in loaded.items()}
+    methods |= {path.stem: Method(PropagationConfig.of_fit(PropagationFit.load(path))) for path in fits}
+    if not methods:
+        raise ValueError("no schedules asked; accepted: files of schedules or of fits, one or more")
     if threads is not None:
         torch.set_num_threads(threads)
-    methods = {name: Method(schedule, order=order) for name, schedule in loaded.items()}
     of_run = {"seeds": at, "store": store or folder / "images.sqlite", **options}
     return write_comparison(folder, load_pipeline(**(pipeline or {})), methods, texts, **of_run)
 
 
-def read_schedules(paths: Sequence[Path]) -> dict[str, KeySchedule]:
-    """Read files of `KeySchedule.save`, by file name. Raises ValueError for two of the same name."""
-    stems = [path.stem for path in paths]
+def read_schedules(paths: Sequence[Path], others: Sequence[Path] = ()) -> dict[str, KeySchedule]:
+    """Read files of `KeySchedule.save`, by file name. Raises ValueError for two of the same name, `others` among them."""
+    stems = [path.stem for path in (*paths, *others)]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise ValueError(f"two schedule files are named {twice!r}; accepted: files of different names, which name the methods")
+        raise ValueError(f"two files are named {twice!r}; accepted: files of different names, which name the methods")
     return {path.stem: KeySchedule.load(path) for path in paths}
 
 

@@ -79,6 +79,11 @@ class PropagationConfig:
             )
 
     @classmethod
+    def of_fit(cls, fit: PropagationFit) -> PropagationConfig:
+        """A fit with its own schedule, reuse and order."""
+        return cls(fit.schedule, order=fit.order, reuse=fit.reuse, fit=fit)
+
+    @classmethod
     def of(cls, schedule: KeySchedule | PropagationConfig, **options: Any) -> PropagationConfig:
         """A `PropagationConfig` as it is, or one of a schedule and options. Raises TypeError for a config and options together."""
         if not isinstance(schedule, cls):
