@@ -18,7 +18,7 @@ from PIL import Image
 from short_suite import long_but
 from typer.testing import CliRunner
 
-from fastdiff_lab import KeySchedule, derive_schedule
+from fastdiff_lab import KeySchedule, PropagationFit, derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.cli import commands, tour
 from fastdiff_lab.cli.parsing import fitting_keys
@@ -44,7 +44,9 @@ def failed(monkeypatch, capsys, *arguments) -> str:
 
 def test_help_names_every_command():
     shown = invoke("--help").output
-    assert all(command in shown for command in ("tour", "sample", "calibrate", "derive", "compare", "contest", "train", "lab"))
+    assert all(
+        command in shown for command in ("tour", "sample", "calibrate", "derive", "fit", "compare", "contest", "train", "lab")
+    )
 
 
 @pytest.mark.long
@@ -67,6 +69,25 @@ def test_from_measurement_to_image(tmp_path):
     assert result.exit_code == 0 and "3 encoder calls" in result.output  # no warning: order 1 is taken from the file
     with pytest.warns(UserWarning, match="order 1, here 0"):
         assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 6, "--output", image).exit_code == 0
+
+
+def test_a_fit_from_its_schedule_to_an_image(tmp_path):
+    schedule, place, image = tmp_path / "schedule.json", tmp_path / "fit.json", tmp_path / "a.png"
+    KeySchedule(6, (0, 1, 3)).save(schedule)
+    result = invoke("fit", schedule, "--steps", 6, "--count", 2, "--threads", 1, "--output", place)
+    assert result.exit_code == 0 and f"fastdiff-lab sample PROMPT --fit {place}" in result.output
+    assert PropagationFit.load(place).about["seeds"] == [0, 1]
+    result = invoke("sample", PROMPT, "--fit", place, "--steps", 6, "--output", image)
+    assert result.exit_code == 0 and "3 encoder calls" in result.output and image.exists()
+    options = ["--count", 1, "--seeds", 1, "--steps", 6, "--reference", 0, "--repeats", 0, "--output", tmp_path]
+    assert "fit" in invoke("compare", schedule, "--fit", place, *options).output
+    assert set(pd.read_csv(tmp_path / "table.csv")["method"]) >= {"schedule", "fit"}
+
+
+@pytest.mark.parametrize("option", [("--keys", 3), ("--schedule", "schedule.json"), ("--order", 1)])
+def test_a_fit_has_its_own_schedule_and_order(monkeypatch, capsys, tmp_path, option):
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--fit", tmp_path / "fit.json", *option)
+    assert f"{option[0]} asked with --fit, which ignores it" in said
 
 
 def test_a_schedule_file_that_is_none(monkeypatch, capsys, tmp_path):

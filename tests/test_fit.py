@@ -121,6 +121,27 @@ def test_known_tensors_have_names():
     )  # fmt: skip
 
 
+def test_keys_are_moved_by_the_fitted_error():
+    pipe, start = Embeddings(), KeySchedule(STEPS, (0, 1, 3))
+    options = {"num_inference_steps": STEPS, "guidance_scale": 5.0}
+    found = fl.refine_schedule(pipe, start, PROMPTS, runs=4, fit=True, **options)
+    baseline = drawn(pipe)
+
+    def error(schedule):
+        return float((accelerated(fit=fl.fit_propagation(pipe, schedule, PROMPTS, **options))[0] - baseline).square().mean())
+
+    assert error(found) <= error(start) and ("fitted runs" in found.source or "none came nearer" in found.source)
+
+
+def test_compare_takes_a_fit():
+    options = {"num_inference_steps": 3, "repeats": 0, "rivals": False, "guidance_scale": 5.0}
+    pipe, prompts, schedule = fl.load_pipeline(), ["a small red ring on a blue background"], KeySchedule(3, (0, 1))
+    fit = fl.fit_propagation(pipe, schedule, prompts, num_inference_steps=3, guidance_scale=5.0)
+    table = fl.compare(pipe, {"held": schedule, "fitted": fit}, prompts, **options).set_index("method")
+    assert table.loc["fitted", "latent_mse"] < table.loc["held", "latent_mse"]
+    assert table.loc["fitted", "encoder_calls"] == table.loc["held", "encoder_calls"] == 2
+
+
 # ---- what is told, and what is refused
 
 
