@@ -70,6 +70,18 @@ def test_refined_schedules_are_methods_of_what_they_were_measured_with():
     assert columns.loc["features, refined 3, order 1", ["keys", "num_keys"]].tolist() == ["refined", 3.0]
 
 
+def test_fits_are_methods_of_what_they_were_made_with():
+    fit = fl.PropagationFit(fl.KeySchedule(10, (0, 9)), ((0.0,) * 3, ()), (0.0, 0.0))
+    predictions = fl.PropagationFit(
+        fl.KeySchedule(10, (0, 9), "derived, refined in 9 runs"), ((0.0,) * 2, ()), (0.0, 0.0), "prediction"
+    )
+    methods = suite_methods(10, COSTS, (3,), [fit, predictions])
+    assert methods["features, fitted 2, order 0"].propagation.fit == fit
+    assert methods["predictions, refined, fitted 2, order 0"].propagation.fit == predictions
+    with pytest.raises(ValueError, match="a fit for 10 steps given; accepted: fits of schedules of 50 steps"):
+        suite_methods(50, {}, further=[fit])
+
+
 def made_up_seconds(pipe, ways, task, repeats, options):
     """Instead of two more runs of each method, which tests/test_comparison.py times."""
     return pd.DataFrame({"seconds": np.arange(1.0, 1 + len(ways)), "peak_bytes": np.nan}, index=list(ways))
@@ -357,7 +369,7 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
     with pytest.raises(
         ValueError, match="refined schedule .* measured with reuse=None and order=None; accepted: schedules of 50 steps"
     ):
-        suite_methods(50, {}, refined=[fl.KeySchedule(50, [0, 2])])
+        suite_methods(50, {}, further=[fl.KeySchedule(50, [0, 2])])
     with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
         compare_into(tmp_path, [schedule, other])
     with pytest.raises(ValueError, match="seeds=0 asked; accepted: a whole number of 1 or more"):

@@ -15,6 +15,7 @@ from fastdiff_lab.comparison.result_files import read_schedules
 from fastdiff_lab.inputs.files import read_prompts
 from fastdiff_lab.inputs.plain_values import whole
 from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.shapes.data import held_out_prompts
 
 from .result_files import read_costs, write_suite
@@ -22,6 +23,7 @@ from .result_files import read_costs, write_suite
 
 def suite(
     refined: Annotated[list[Path] | None, typer.Argument(help="Files of refined schedules, further methods.")] = None,
+    fit: Annotated[list[Path] | None, typer.Option(help="File of a fit, a further method; repeat for several.")] = None,
     costs: Annotated[list[Path] | None, typer.Option(help="File of reuse costs; repeat for several.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with a prompt per line; by default, captions of scenes.")] = None,
     count: Count = 32,
@@ -47,7 +49,7 @@ def suite(
     table = write_suite(
         output, load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), measured, texts, seeds=at,
         num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None, repeats=repeats,
-        batch_size=batch_size, store=store or output / "images.sqlite", refined=list(schedules.values()),
+        batch_size=batch_size, store=store or output / "images.sqlite", further=[*schedules.values(), *map(PropagationFit.load, fit or [])],
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
 

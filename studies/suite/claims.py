@@ -74,6 +74,7 @@ def _of_derived(count: float) -> Iterator[Pair]:
         yield "refined features over refined predictions", refined, refined | {"kind": "predictions"}
         yield "refined over fewer steps", refined, {"kind": "fewer steps", "num_keys": count}
         yield "refined over uniform keys", refined, ours | {"keys": "uniform"}
+        yield from _of_fitted(ours)
     ours = {"kind": "features", "keys": "derived", "order": 1, "num_keys": count}
     yield "extrapolated at derived keys over reused at the paper's", ours, {"kind": "features", "keys": "paper", "order": 0}
     yield "extrapolated over reused at derived keys", ours, ours | {"order": 0}
@@ -83,6 +84,17 @@ def _of_derived(count: float) -> Iterator[Pair]:
     reused = {"kind": "predictions", "keys": "derived", "order": 0, "num_keys": count}
     yield "predictions at keys derived for features over keys of their own", reused, reused | {"keys": "derived for predictions"}
     yield "predictions at keys derived for features over fewer steps", reused, {"kind": "fewer steps", "num_keys": count}
+
+
+def _of_fitted(ours: dict[str, Any]) -> Iterator[Pair]:
+    """Fitted features and predictions, at derived keys and at those that were refined for the fit."""
+    for keys in ("fitted", "refined, fitted"):
+        fitted = ours | {"keys": keys}
+        predictions = fitted | {"kind": "predictions"}
+        yield f"{keys} over derived keys", fitted, ours
+        yield f"{keys} features over {keys} predictions", fitted, predictions
+        yield f"{keys} over fewer steps", fitted, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
+        yield f"{keys} predictions over fewer steps", predictions, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
 
 
 def _of_noise(methods: pd.DataFrame) -> Iterator[Pair]:

@@ -24,19 +24,29 @@ LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "uniform"): (PETROFF[0], "o"),
     ("features", "derived"): (PETROFF[1], "s"),
     ("features", "refined"): (PETROFF[3], "h"),
+    ("features", "fitted"): ("black", "s"),
+    ("features", "refined, fitted"): ("black", "h"),
     ("features", "paper"): (PETROFF[2], "*"),
     ("predictions", "uniform"): (PETROFF[4], "^"),
     ("predictions", "derived"): (PETROFF[5], "v"),
     ("predictions", OWN): (PETROFF[5], "v"),
     ("predictions", OF_FEATURES): (PETROFF[6], "<"),
     ("predictions", "refined"): (PETROFF[9], "H"),
+    ("predictions", "fitted"): ("0.5", "v"),
+    ("predictions", "refined, fitted"): ("0.5", "H"),
     ("predictions", "paper"): (PETROFF[7], "P"),
     ("fewer steps", ""): ("black", "D"),
     ("deepcache", ""): (PETROFF[8], "X"),
 }
-NAMES = {"paper": "the paper's keys", OWN: "keys derived for them", OF_FEATURES: "keys derived for features"}
+NAMES = {
+    "fitted": "fitted",
+    "refined, fitted": "keys refined for the fit, fitted",
+    "paper": "the paper's keys",
+    OWN: "keys derived for them",
+    OF_FEATURES: "keys derived for features",
+}
 RIVALS = {"fewer steps": "fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
-SINGLE = ("paper", "refined")  # not at every number of keys
+SINGLE = ("paper", "refined", "refined, fitted")  # not at every number of keys
 HOW = {0.0: "reused", 1.0: "extrapolated"}
 
 

@@ -52,7 +52,7 @@ def write_suite(
     place, seeds = writable_folder(Path(folder)), seeds_of(seeds, least=0)
     prompts, guidance = prompts_of(prompts), own_guidance(pipe, guidance_scale)
     of_run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance}
-    counts = {name: options.pop(name) for name in ("counts", "refined") if name in options}
+    counts = {name: options.pop(name) for name in ("counts", "further") if name in options}
     about = {"prompts": prompts, "seeds": list(seeds), "reference_steps": reference_steps, "repeats": repeats} | of_run
     images = suite_images(
         pipe, costs, prompts, seeds=seeds, reference_steps=reference_steps, store=store, **of_run, **counts, **options

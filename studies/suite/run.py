@@ -15,10 +15,9 @@ import pandas as pd
 
 from fastdiff_lab.comparison.compare import compare_images, with_costs
 from fastdiff_lab.inputs.plain_values import prompts_of
-from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.sampling.methods import denoiser_calls
 
-from .suite_methods import COUNTS, Costs, suite_columns, suite_methods
+from .suite_methods import COUNTS, Costs, Further, suite_columns, suite_methods
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -39,7 +38,7 @@ def run_suite(
     n_jobs: int | Client | None = None,
     store: str | Path | None = None,
     counts: Sequence[int] = COUNTS,
-    refined: Sequence[KeySchedule] = (),
+    further: Sequence[Further] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Run all methods of `suite_methods` on each prompt and seed.
 
@@ -57,7 +56,7 @@ def run_suite(
     """
     images = suite_images(
         pipe, costs, prompts, seeds=seeds, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-        reference_steps=reference_steps, batch_size=batch_size, n_jobs=n_jobs, store=store, counts=counts, refined=refined,
+        reference_steps=reference_steps, batch_size=batch_size, n_jobs=n_jobs, store=store, counts=counts, further=further,
     )  # fmt: skip
     table = suite_table(
         pipe,
@@ -67,7 +66,7 @@ def run_suite(
         guidance_scale=guidance_scale,
         repeats=repeats,
         counts=counts,
-        refined=refined,
+        further=further,
     )
     return table, images
 
@@ -79,14 +78,14 @@ def suite_images(
     *,
     num_inference_steps: int = 50,
     counts: Sequence[int] = COUNTS,
-    refined: Sequence[KeySchedule] = (),
+    further: Sequence[Further] = (),
     **options: Any,
 ) -> pd.DataFrame:
     """The rows per image of `run_suite`; arguments as there.
 
     >>> images = suite_images(pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
     """
-    methods, prompts = suite_methods(denoiser_calls(pipe, num_inference_steps), costs, counts, refined), prompts_of(prompts)
+    methods, prompts = suite_methods(denoiser_calls(pipe, num_inference_steps), costs, counts, further), prompts_of(prompts)
     check_held_out(costs, prompts)
     return compare_images(pipe, methods, prompts, num_inference_steps=num_inference_steps, rivals=False, **options)
 
@@ -108,7 +107,7 @@ def suite_table(
     *,
     num_inference_steps: int = 50,
     counts: Sequence[int] = COUNTS,
-    refined: Sequence[KeySchedule] = (),
+    further: Sequence[Further] = (),
     **options: Any,
 ) -> pd.DataFrame:
     """The table of `run_suite` from its rows per image, with costs measured now; arguments as there.
@@ -117,6 +116,6 @@ def suite_table(
     """
     calls = denoiser_calls(pipe, num_inference_steps)
     found = with_costs(
-        pipe, suite_methods(calls, costs, counts, refined), images, num_inference_steps=num_inference_steps, **options
+        pipe, suite_methods(calls, costs, counts, further), images, num_inference_steps=num_inference_steps, **options
     )
-    return suite_columns(calls, costs, counts, refined).merge(found, on="method", validate="one_to_one")
+    return suite_columns(calls, costs, counts, further).merge(found, on="method", validate="one_to_one")

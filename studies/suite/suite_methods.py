@@ -17,6 +17,8 @@ import pandas as pd
 from fastdiff_lab.calibration.derive import derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.propagation.config import PropagationConfig
+from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.sampling.methods import Method
 
 COUNTS = (5, 7, 9, 13, 17)
@@ -27,6 +29,7 @@ ORDERS = (0, 1)
 REUSED = {"encoder": "features", "prediction": "predictions"}
 
 Costs = Mapping[tuple[str, int], ReuseCosts]  # (reuse, order) -> their costs
+Further = KeySchedule | PropagationFit
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Entry:
 
 
 def suite_methods(
-    num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()
+    num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, further: Sequence[Further] = ()
 ) -> dict[str, Method]:
     """All methods by name, the baseline first.
 
@@ -73,17 +76,15 @@ def suite_methods(
         num_steps: Denoiser calls of a run.
         costs: (reuse, order) -> ReuseCosts. Without some costs, there are no methods at keys derived from them.
         counts: Numbers of keys, as far as the run and the costs allow them.
-        refined: Schedules of `refine_schedule`, run with the reuse and order that they were measured with.
+        further: Schedules of `refine_schedule`, run with the reuse and order that they were measured with, and fits.
 
     Raises:
         ValueError: Costs or a refined schedule of another number of steps or order.
     """
-    return {entry.name: entry.method for entry in _entries(num_steps, costs, counts, refined)}
+    return {entry.name: entry.method for entry in _entries(num_steps, costs, counts, further)}
 
 
-def suite_columns(
-    num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, refined: Sequence[KeySchedule] = ()
-) -> pd.DataFrame:
+def suite_columns(num_steps: int, costs: Costs, counts: Sequence[int] = COUNTS, further: Sequence[Further] = ()) -> pd.DataFrame:
     """One row per method of `suite_methods`: method, kind, order, keys, num_keys, noise, key_steps; arguments and errors as there.
 
     >>> suite_columns(50, {}).query("kind == 'fewer steps'")["num_keys"].tolist()
@@ -96,12 +97,12 @@ def suite_columns(
             "method": entry.name, "kind": entry.kind, "order": entry.order, "keys": entry.keys, "num_keys": entry.num_keys,
             "noise": entry.method.prior_noise > 0, "key_steps": "" if entry.method.schedule is None else str(entry.method.schedule),
         }
-        for entry in _entries(num_steps, costs, counts, refined)
+        for entry in _entries(num_steps, costs, counts, further)
     ]  # fmt: skip
     return pd.DataFrame(rows).astype({"order": float, "num_keys": float})
 
 
-def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Sequence[KeySchedule]) -> list[Entry]:
+def _entries(num_steps: int, costs: Costs, counts: Sequence[int], further: Sequence[Further]) -> list[Entry]:
     check_costs(num_steps, costs)
     fewer = [Entry(Method(steps=steps), "fewer steps") for steps in FEWER_STEPS if steps < num_steps]
     deepcache = [Entry(Method(deepcache=interval), "deepcache") for interval in DEEPCACHE_INTERVALS]
@@ -109,7 +110,7 @@ def _entries(num_steps: int, costs: Costs, counts: Sequence[int], refined: Seque
         Entry(Method(), "baseline"),
         *fewer,
         *_at_counts(num_steps, costs, counts),
-        *_of_refined(num_steps, refined),
+        *(_of_fit(num_steps, one) if isinstance(one, PropagationFit) else _of_refined(num_steps, one) for one in further),
         *_of_paper(num_steps, costs),
         *deepcache,
     ]
@@ -141,16 +142,22 @@ def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[
             )
 
 
-def _of_refined(num_steps: int, refined: Sequence[KeySchedule]) -> Iterator[Entry]:
-    for schedule in refined:
-        on = schedule.measured_on or {}
-        reuse, order = on.get("reuse"), on.get("order")
-        if reuse not in REUSED or order not in ORDERS or schedule.num_steps != num_steps:
-            raise ValueError(
-                f"refined schedule {schedule} given, measured with reuse={reuse!r} and order={order!r}; accepted: schedules of "
-                f"{num_steps} steps that refine_schedule made of derived ones"
-            )
-        yield Entry(Method(schedule, reuse=reuse, order=order), REUSED[reuse], "refined")
+def _of_refined(num_steps: int, schedule: KeySchedule) -> Entry:
+    on = schedule.measured_on or {}
+    reuse, order = on.get("reuse"), on.get("order")
+    if reuse not in REUSED or order not in ORDERS or schedule.num_steps != num_steps:
+        raise ValueError(
+            f"refined schedule {schedule} given, measured with reuse={reuse!r} and order={order!r}; accepted: schedules of "
+            f"{num_steps} steps that refine_schedule made of derived ones"
+        )
+    return Entry(Method(schedule, reuse=reuse, order=order), REUSED[reuse], "refined")
+
+
+def _of_fit(num_steps: int, fit: PropagationFit) -> Entry:
+    if fit.schedule.num_steps != num_steps:
+        raise ValueError(f"a fit for {fit.schedule.num_steps} steps given; accepted: fits of schedules of {num_steps} steps")
+    keys = "refined, fitted" if "refined in" in fit.schedule.source else "fitted"
+    return Entry(Method(PropagationConfig.of_fit(fit)), REUSED[fit.reuse], keys)
 
 
 def _schedules(num_steps: int, costs: Costs, reuse: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:
