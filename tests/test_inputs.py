@@ -292,6 +292,7 @@ def test_prompts_and_seeds_of_all_kinds_are_the_same_images_and_costs(together, 
     handle.remove()
 
 
+@pytest.mark.long
 def test_numbers_of_every_kind(pipe, tmp_path):
     kinds = itertools.cycle([np.int64, torch.tensor])
 

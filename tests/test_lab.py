@@ -96,6 +96,7 @@ def test_groups_that_were_not_measured_cost_infinitely_much_and_single_steps_not
         group_costs(costs, KeySchedule(5, (0,)))
 
 
+@pytest.mark.long
 def test_operations_without_guidance_are_half_of_those_with(pipe, predictor):
     count = count_flops(pipe.unet, denoiser_arguments(pipe, PROMPT, 0.0))
     assert predictor.operations[False] == count and predictor.operations[True].total == 2 * count.total
