@@ -16,7 +16,6 @@ from fastdiff_lab.exercises.answer_values import own_copy
 from fastdiff_lab.exercises.checking import EXERCISES, NAMES, verdict
 from fastdiff_lab.exercises.schedules import cost_of, random_costs
 
-FUNCTIONS = pytest.mark.parametrize("name", list(EXERCISES))
 CHEAP = [name for name in EXERCISES if name not in DEAR]
 NOT_SO_DEAR = [name for name in EXERCISES if name != "propagate"]
 
