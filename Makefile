@@ -60,7 +60,7 @@ notebooks: setup
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
 exercises: setup
-	$(BIN)/python -m fastdiff_lab.exercises.sheets notebooks/exercises
+	$(BIN)/python -m teaching.sheets notebooks/exercises
 
 # Nineteen packages of pure Python beside the others (39 MB, seconds), none of which changes a pin: no environment of its own is needed.
 $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
@@ -68,7 +68,7 @@ $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
 	@touch $@
 
 classroom: $(VENV)/.classroom
-	$(BIN)/python -m fastdiff_lab.exercises.classroom assign notebooks/exercises runs/classroom
+	$(BIN)/python -m teaching.classroom assign notebooks/exercises runs/classroom
 
 # With Python 3.11, whose packages all others need too; pins with a marker, which it does not install, are kept.
 lock: setup

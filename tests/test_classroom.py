@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from fastdiff_lab.exercises import classroom
-from fastdiff_lab.exercises.sheets import questions, read_master
+from teaching import classroom
+from teaching.sheets import questions, read_master
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "exercises"
 MASTERS = sorted((FOLDER / "masters").glob("*.py"))

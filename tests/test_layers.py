@@ -15,7 +15,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastdiff_lab"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TESTS = {path.name: path for path in sorted((ROOT / "tests").glob("*.py"))}
-STUDIES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "studies").rglob("*.py"))}
+# What is of the repository, and not installed.
+BESIDE = {
+    path.relative_to(ROOT).as_posix(): path for room in ("studies", "teaching") for path in sorted((ROOT / room).rglob("*.py"))
+}
 # From the ground up: a room knows those of the floors below it, and nothing beside it or above.
 # The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
 FLOORS = [
@@ -195,8 +198,8 @@ def test_only_the_widget_knows_widgets():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_package_does_not_know_studies(name):
-    assert "studies" not in outside(FILES[name], everywhere=True)
+def test_the_package_does_not_know_what_is_not_installed(name):
+    assert not {"studies", "teaching"} & outside(FILES[name], everywhere=True)
 
 
 def test_only_some_files_name_diffusers_models():
@@ -216,9 +219,9 @@ def test_only_hooks_know_the_insides_of_diffusers():
         assert name.startswith("hooks/") or not [module for module in found if module.startswith("diffusers.")], name
 
 
-@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+@pytest.mark.parametrize("name", [*FILES, *BESIDE])
 def test_no_file_unpickles_or_copies_a_forward(name):
-    tree = tree_of(FILES.get(name) or STUDIES[name])
+    tree = tree_of(FILES.get(name) or BESIDE[name])
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -238,9 +241,9 @@ def lines_of(node: ast.FunctionDef | ast.ClassDef) -> int:
     return len(lines) - len(docstrings)
 
 
-@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+@pytest.mark.parametrize("name", [*FILES, *BESIDE])
 def test_functions_classes_and_files_are_small(name):
-    path = FILES.get(name) or STUDIES[name]
+    path = FILES.get(name) or BESIDE[name]
     nodes = list(ast.walk(tree_of(path)))
     assert [node.name for node in nodes if isinstance(node, ast.FunctionDef) and lines_of(node) > 45] == []
     assert [node.name for node in nodes if isinstance(node, ast.ClassDef) and lines_of(node) > 150] == []

@@ -1,4 +1,4 @@
-"""Examinations with otter-grader (extra `classroom`), from the same masters: `python -m fastdiff_lab.exercises.classroom`.
+"""Examinations with otter-grader (extra `classroom`), from the same masters: `python -m teaching.classroom`.
 
 - `assign(folder, output)`: for each sheet the students' notebook, and the zip that grades it
 - `grade(autograder, submissions, seed=)`: points of each submission; hidden tests draw their inputs from the seed
@@ -20,14 +20,13 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 
-from ..inputs.extras import check_installed, extra
-from ..inputs.files import writable_folder, write_text
-from .sheets import read_master
+from fastdiff_lab.inputs.extras import check_installed
+from fastdiff_lab.inputs.files import writable_folder, write_text
 
-with extra("notebooks", "an examination"):
-    import nbformat
+from .sheets import read_master
 
 _SEED = re.compile(r"\bGRADING_SEED = \d+")
 
@@ -124,7 +123,7 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _otter(*arguments: str, timeout: float | None = None) -> None:
     """Run otter in its own process with this package. Raises RuntimeError with otter's words."""
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     ran = subprocess.run(
         [sys.executable, "-m", "otter", *arguments], env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True, text=True, timeout=timeout,
@@ -135,7 +134,7 @@ def _otter(*arguments: str, timeout: float | None = None) -> None:
 
 def main() -> None:
     """The command line: `assign FOLDER OUTPUT`, or `grade ZIP SUBMISSION ... --seed N`."""
-    parser = argparse.ArgumentParser(prog="python -m fastdiff_lab.exercises.classroom", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m teaching.classroom", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     assigning = commands.add_parser("assign", help="make the students' notebooks and the zips that grade them")
     assigning.add_argument("folder", nargs="?", default="notebooks/exercises")
