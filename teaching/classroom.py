@@ -25,6 +25,7 @@ import pandas as pd
 
 from fastdiff_lab.inputs.extras import check_installed
 from fastdiff_lab.inputs.files import writable_folder, write_text
+from fastdiff_lab.inputs.plain_values import whole_number
 
 from .sheets import read_master
 
@@ -73,8 +74,7 @@ def grade(autograder: str | Path, submissions: Sequence[str | Path], *, seed: in
         ValueError: Another seed or zip.
     """
     check_installed("otter", "classroom", "an examination")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 1:
-        raise ValueError(f"seed={seed!r} asked; accepted: a whole number of 1 or more (0 is the seed of the notebooks' own checks)")
+    seed = whole_number("seed", seed, 1, also=" (0 is the seed of the notebooks' own checks)")
     with tempfile.TemporaryDirectory() as folder:
         seeded = _seeded(Path(autograder), Path(folder) / "autograder.zip", seed)
         tables = [_graded(seeded, Path(path), Path(folder), timeout) for path in submissions]

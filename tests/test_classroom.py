@@ -126,7 +126,9 @@ def otter(monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, -1, 1.5, True])
 def test_the_seed_must_not_be_the_notebooks_own(seed, tmp_path, otter):
-    with pytest.raises(ValueError, match=rf"seed={seed} asked; accepted: a whole number of 1 or more \(0 is the seed"):
+    with pytest.raises(
+        ValueError, match=rf"`seed` must be a positive int \(0 is the seed of the notebooks' own checks\), got {seed}"
+    ):
         classroom.grade(foreign(tmp_path), [], seed=seed)
 
 

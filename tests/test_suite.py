@@ -251,7 +251,7 @@ def test_held_out_captions_half_of_two_objects():
     assert len(set(prompts)) == 9 and prompts[:2] == held_out_prompts(9)[:2]
     known = {2: {scene.caption() for scene in held_out_scenes(40, 2)}}
     assert [prompt in known[2] for prompt in prompts] == [False] * 5 + [True] * 4
-    with pytest.raises(ValueError, match="count=0 asked; accepted: a whole number of 1 or more"):
+    with pytest.raises(ValueError, match="`count` must be a positive int, got 0"):
         held_out_prompts(0)
 
 
@@ -356,7 +356,7 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
         suite_methods(50, {}, refined=[fl.KeySchedule(50, [0, 2])])
     with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
         compare_into(tmp_path, [schedule, other])
-    with pytest.raises(ValueError, match="seeds=0 asked; accepted: a whole number of 1 or more"):
+    with pytest.raises(ValueError, match="`seeds` must be a positive int, got 0"):
         compare_into(tmp_path, [schedule], seeds=0)
     for name in ("a", "b"):
         costs(1).save(tmp_path / name)
