@@ -20,14 +20,14 @@ BESIDE = {
     path.relative_to(ROOT).as_posix(): path for room in ("studies", "teaching") for path in sorted((ROOT / room).rglob("*.py"))
 }
 # From the ground up: a room knows those of the floors below it, and nothing beside it or above.
-# The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
 FLOORS = [
     {"inputs"},
     {"plot", "key_schedule", "hooks"},
     {"recording", "propagation"},
     {"sampling"},
     {"calibration"},
-    {"pipelines", "shapes"},
+    {"shapes"},
+    {"pipelines"},
     {"comparison"},
     {"lab", "exercises"},
     {"cli"},
@@ -94,10 +94,9 @@ def test_the_house_has_at_most_sixteen_entries():
 @pytest.mark.parametrize("name", FILES)
 def test_a_room_knows_only_what_is_below(name):
     here = room(name.removesuffix(".py").replace("/", "."))
-    together = {"pipelines", "shapes"}
     for module in own(name):
         there = room(module)
-        assert there == here or {here, there} <= together or FLOOR[there] < FLOOR[here], module
+        assert there == here or FLOOR[there] < FLOOR[here], module
 
 
 def test_imports_are_seen():
@@ -203,9 +202,9 @@ def test_the_package_does_not_know_what_is_not_installed(name):
 
 
 def test_only_some_files_name_diffusers_models():
-    # The architectures at full size and the training in shapes/ name the classes that they build.
+    # The architectures at full size name the classes that they build.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
-    known = ("hooks/", "pipelines.py", "shapes/", "comparison/architectures.py")
+    known = ("hooks/", "pipelines.py", "comparison/architectures.py")
     for name, path in FILES.items():
         used = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
         assert name.startswith(known) or not used & models, name
