@@ -218,7 +218,7 @@ def test_a_store_with_other_costs(tmp_path):
 def test_a_time_budget_shortens_the_spans(monkeypatch, capsys):
     pipe = Embeddings()
     monkeypatch.setattr(
-        "fastdiff_lab.calibration.replay.Trajectory.seconds", property(lambda self: 8.0, lambda self, value: None), raising=False
+        "fastdiff_lab.calibration.replay.Trajectory.seconds", property(lambda self: 6.0, lambda self, value: None), raising=False
     )
     full = Plan(6, 6, 0)
     costs = calibrate(pipe, ["1"], num_inference_steps=6, time_budget=float(full.forward_calls + full.decoder_calls // 2))

@@ -26,7 +26,7 @@ from fastdiff_lab.sampling.methods import sample
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
-OPTIONS = {"num_inference_steps": 6, "pipe_kwargs": {"height": 32, "width": 24}}
+OPTIONS = {"num_inference_steps": 6, "pipe_kwargs": {"height": 32, "width": 32}}
 CALLS = ["encoder_calls", "decoder_calls", "forward_calls"]
 
 

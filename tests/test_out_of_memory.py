@@ -156,10 +156,10 @@ def text_to_image():
 
 def test_calibration_goes_on_with_half_the_rows_and_runs_out_once():
     pipe, prompts, options = text_to_image()
-    expected = fl.calibrate(pipe, prompts, max_span=3, **options)
+    expected = fl.calibrate(pipe, prompts, max_span=4, **options)
     seen = []
     with little_memory(entries(pipe)[1], 8, seen=seen), pytest.warns(UserWarning, match="max_rows=8 to begin"):
-        costs = fl.calibrate(pipe, prompts, max_span=3, **options)
+        costs = fl.calibrate(pipe, prompts, max_span=4, **options)
     assert sum(rows > 8 for rows, _ in seen) == 1
     assert torch.allclose(costs.displacement, expected.displacement, atol=1e-6, equal_nan=True)
     assert torch.allclose(costs.sensitivity, expected.sensitivity, rtol=1e-4)

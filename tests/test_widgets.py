@@ -312,8 +312,8 @@ def test_the_static_page_gives_each_column_the_same_digits(lab):
 
 
 def test_what_a_user_writes_is_escaped_in_the_static_page(lab):
-    lab.form = {**lab.form, "guidance": 3, "steps": 3}
-    lab.schedule = KeySchedule(3, (0, 2), "<script>alert(1)</script>")
+    lab.form = {**lab.form, "guidance": 3, "steps": 5}
+    lab.schedule = KeySchedule(5, (0, 2), "<script>alert(1)</script>")
     lab.run()
     assert "<script>" not in lab.page()
 
@@ -397,11 +397,11 @@ def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
     other = fl.load_pipeline()
     with torch.no_grad():
         other.unet.conv_in.weight.mul_(1.01)
-    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=3)
+    lab = schedule_lab(other, prompt=PROMPT, num_inference_steps=5)
     assert lab.prediction["cards"][0]["value"] == "–" and "nothing was measured on this pipeline" in lab.prediction["note"]
-    assert lab.schedule == KeySchedule.uniform(3, 1) and lab.prediction["cards"][2]["value"] != "–"
-    costs = fl.calibrate(other, [PROMPT], num_inference_steps=3)
-    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=3)
+    assert lab.schedule == KeySchedule.uniform(5, 1) and lab.prediction["cards"][2]["value"] != "–"
+    costs = fl.calibrate(other, [PROMPT], num_inference_steps=5, max_span=3)
+    measured = schedule_lab(other, costs=costs, prompt=PROMPT, num_inference_steps=5)
     assert measured.prediction["cards"][0]["value"] != "–"
     assert measured.run().prompt_right is None and "No prompt accuracy" in measured.result["note"]
 
