@@ -146,7 +146,7 @@ def test_schedules_and_plans_are_pure_python():
         ("sampling/silence.py", {"hooks.private_api"}),
         ("calibration/reuse_costs.py", {"inputs.files", "inputs.plain_values"}),
         ("comparison/workers.py", {"inputs.extras"}),
-        ("comparison/image_quality/distances.py", {"inputs.extras"}),
+        ("comparison/image_quality/distances.py", {"inputs.extras", "inputs.plain_values"}),
         ("comparison/image_quality/networks.py", set()),
         ("lab/session/background_job.py", set()),
         ("lab/session/images.py", set()),

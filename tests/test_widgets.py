@@ -93,8 +93,8 @@ def test_keys_that_are_none_are_refused_with_a_sentence(lab, wrong):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("seed", None, "seed None asked"),
-        ("steps", 0, "steps 0 asked"),
+        ("seed", None, "`seed` must be an int from 0 to 4294967295, got None"),
+        ("steps", 0, "`steps` must be an int from 1 to 1000, got 0"),
         ("order", 5, "order=5 asked"),
         ("prompt", "", "prompt='' asked"),
     ],
@@ -210,7 +210,7 @@ def test_an_error_goes_when_what_it_tells_of_was_changed(lab):
 def test_nothing_is_run_while_a_setting_is_wrong(lab):
     lab.form = {**lab.form, "seed": -1}
     answer(lab, {"action": "run"})
-    assert "nothing is run while a setting is wrong: seed -1 asked" in lab.problem["message"]
+    assert "nothing is run while a setting is wrong: `seed` must be an int" in lab.problem["message"]
     assert lab.run_state["state"] != "running" and lab.wait(60) and not lab.rows
     with pytest.raises(ValueError, match="nothing is run while a setting is wrong"):
         lab.run()
