@@ -13,8 +13,8 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help setup tour test test-all lab notebooks exercises classroom lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
-	@echo "make test      lint, types and tests (about 12 minutes on 2 old cores)"
-	@echo "make test-all  the long checks: every notebook in full, the wheel in an empty environment (longer)"
+	@echo "make test      lint, types and short tests (about 5 minutes on 2 cores)"
+	@echo "make test-all  the long tests: every system and scheduler, notebooks in full, the wheel in an empty environment (longer)"
 	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
@@ -43,12 +43,13 @@ test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long"
 
 # A file's tests share a page or a zip, so a file is one worker's: marks of groups have no effect with pytest 9.2 (pytest-xdist issue 1386).
-# Notebooks run in processes of their own; this one only waits. Without the plugin, because on Python 3.11 a traceback that pytest formats for
+# Notebooks run in processes of their own; this one only waits. The tour's test runs the quickstart, and otter-grader the solutions, so they
+# are not run again. Without the plugin, because on Python 3.11 a traceback that pytest formats for
 # a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
 # (cpython issue 106905).
 test-all: setup $(VENV)/.classroom
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/*.ipynb notebooks/exercises/*.ipynb notebooks/exercises/solutions/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/0[1-9]_*.ipynb notebooks/exercises/*.ipynb
 
 lab: setup
 	$(BIN)/fastdiff-lab lab
@@ -59,7 +60,7 @@ notebooks: setup
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
 exercises: setup
-	$(BIN)/python -m fastdiff_lab.exercises.sheets notebooks/exercises
+	$(BIN)/python -m teaching.sheets notebooks/exercises
 
 # Nineteen packages of pure Python beside the others (39 MB, seconds), none of which changes a pin: no environment of its own is needed.
 $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
@@ -67,7 +68,7 @@ $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
 	@touch $@
 
 classroom: $(VENV)/.classroom
-	$(BIN)/python -m fastdiff_lab.exercises.classroom assign notebooks/exercises runs/classroom
+	$(BIN)/python -m teaching.classroom assign notebooks/exercises runs/classroom
 
 # With Python 3.11, whose packages all others need too; pins with a marker, which it does not install, are kept.
 lock: setup

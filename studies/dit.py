@@ -33,8 +33,9 @@ from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
 from fastdiff_lab.shapes import data
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import COLOURS, SHAPES, Scene, sample_scene
-from fastdiff_lab.shapes.training.denoiser_training import loss_weight, new_scheduler
-from fastdiff_lab.shapes.training.trainer import fit
+
+from .training.denoiser_training import loss_weight, new_scheduler
+from .training.trainer import fit
 
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 NULL_CLASS = 1000  # a constant in DiTPipeline

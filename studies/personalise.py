@@ -36,10 +36,10 @@ from fastdiff_lab.shapes.data import scene_images as drawn_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import sample_scene
 from fastdiff_lab.shapes.text import tokens_of
-from fastdiff_lab.shapes.training.denoiser_training import loss_weight
-from fastdiff_lab.shapes.training.trainer import fit
 
 from .crescent import FIVE, NEW, Keepsake, crescent_overlap, draw_keepsake, outline_overlap
+from .training.denoiser_training import loss_weight
+from .training.trainer import fit
 
 STEPS, GUIDANCE = 50, 5.0
 SEEDS = 4  # images of each new place

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 import torch.distributed as dist
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdiff_lab.comparison.environment import about_run
-from fastdiff_lab.comparison.time_ceiling import ceilings
+from fastdiff_lab.comparison.time_ceiling import at_best, decoder_seconds, encoder_seconds
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.device import synchronize
 from fastdiff_lab.inputs.files import write_text
@@ -45,6 +45,17 @@ def share_of(schedule: KeySchedule, size: int) -> KeySchedule:
     """
     shares = [1 + math.ceil((len(group) - 1) / size) for group in schedule.groups()]
     return KeySchedule(sum(shares), tuple(accumulate(shares[:-1], initial=0)))
+
+
+def time_ceiling(model: nn.Module, arguments: dict[str, Any], schedule: KeySchedule) -> float:
+    """Seconds of a parallel run that only encodes key steps and decodes groups.
+
+    >>> time_ceiling(pipe.unet, denoiser_arguments(pipe, prompt), KeySchedule.paper(50))  # doctest: +SKIP
+    """
+    groups = [len(group) for group in schedule.groups()]
+    return at_best(
+        len(groups), groups, encoder_seconds(model, arguments), {n: decoder_seconds(model, arguments, n) for n in {*groups}}
+    )
 
 
 def measure(pipe: DiffusionPipeline, group: Any, *, num_inference_steps: int = 50, repeats: int = 5) -> dict[str, Any]:
@@ -81,7 +92,7 @@ def measure(pipe: DiffusionPipeline, group: Any, *, num_inference_steps: int = 5
         "processes": size, "schedule": str(schedule), "repeats": repeats,
         "seconds": {name: min(values) for name, values in seconds.items()},
         "time_ceiling_seconds": {
-            str(ranks): ceilings(denoiser_of(pipe), arguments, share_of(schedule, ranks))["parallel"] for ranks in (1, size)
+            str(ranks): time_ceiling(denoiser_of(pipe), arguments, share_of(schedule, ranks)) for ranks in (1, size)
         },
         "latents_differ": float((latents["one process"] - latents["all processes"]).abs().max()),
     }  # fmt: skip

@@ -15,7 +15,7 @@ import torch
 import fastdiff_lab as fl
 from fastdiff_lab.exercises import contest
 from fastdiff_lab.exercises.checking import EXERCISES
-from fastdiff_lab.exercises.sheets import questions, read_master, solution, student
+from teaching.sheets import questions, read_master, solution, student
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "exercises"
 MASTERS = sorted((FOLDER / "masters").glob("*.py"))

@@ -15,7 +15,7 @@ from stand_ins import MACHINE
 from torch import nn
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.comparison.time_ceiling import at_best, ceilings, decoder_seconds, encoder_seconds
+from fastdiff_lab.comparison.time_ceiling import at_best, decoder_seconds, encoder_seconds
 from fastdiff_lab.hooks.flops import FlopCount
 from fastdiff_lab.hooks.patching import replaced_call
 from fastdiff_lab.sampling.methods import Method
@@ -30,6 +30,7 @@ from studies.bench.report import bench_table, write_report
 from studies.bench.timed_methods import BASELINE, bench_methods
 from studies.bench.timing import Stopwatch, Timed, timed_run
 from studies.bench.timings_file import Book
+from studies.scaling import time_ceiling
 
 CASE = Case("embedded", 64, steps=10)
 
@@ -63,9 +64,9 @@ def test_the_decoder_is_timed_without_the_encoder():
 
 def test_the_ceiling_is_the_sum_of_the_halves(monkeypatch):
     schedule = KeySchedule(10, [0, 4])
-    monkeypatch.setattr("fastdiff_lab.comparison.time_ceiling.encoder_seconds", lambda *_: 1.0)
-    monkeypatch.setattr("fastdiff_lab.comparison.time_ceiling.decoder_seconds", lambda model, arguments, size: 10.0 + size)
-    assert ceilings(unet(), {}, schedule) == {"serial": 2 * 1 + 10 * 11, "parallel": 2 * 1 + 14 + 16}
+    monkeypatch.setattr("studies.scaling.encoder_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("studies.scaling.decoder_seconds", lambda model, arguments, size: 10.0 + size)
+    assert time_ceiling(unet(), {}, schedule) == 2 * 1 + 14 + 16
     assert at_best(3, [1, 1, 2], 0.5, {1: 1.0, 2: 1.5}) == 5.0
 
 

@@ -157,7 +157,7 @@ def test_settings_that_were_not_measured_give_a_sentence_and_no_number(page):
     expect(page.locator(".fd-preset-derived")).to_be_disabled()
     page.get_by_label("Guidance scale").fill("500")
     page.get_by_label("Guidance scale").press("Enter")
-    expect(page.locator(".fd-form-error")).to_contain_text("guidance scale 500 asked; accepted: a number from 0 to 100")
+    expect(page.locator(".fd-form-error")).to_contain_text("`guidance_scale` must be a number from 0 to 100, got 500")
     page.get_by_label("Guidance scale").fill("5")
     page.get_by_label("Guidance scale").press("Enter")
     expect(page.locator(".fd-form-error")).to_be_hidden()

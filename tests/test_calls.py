@@ -216,7 +216,7 @@ def panorama(views: int):
     return pipe, TEXT | {"output_type": "latent", "height": 32, "width": 32 + 16 * (views - 1), "view_batch_size": 8}
 
 
-@pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.parametrize("views", long_but((3,), (1, 3)))
 def test_a_panorama_that_puts_its_schedulers_state_back_is_accelerated(views):
     pipe, call = panorama(views)
     plain, before = output(pipe, call), state(pipe)

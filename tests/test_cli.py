@@ -147,7 +147,6 @@ def test_an_output_that_cannot_be_written(monkeypatch, capsys, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("mine")
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, "tour", "--output", blocked)
-    assert "cannot write to the output folder" in failed(monkeypatch, capsys, "train", "--output", blocked)
     KeySchedule.paper(50).save(tmp_path / "mine.json")
     compare = ["compare", tmp_path / "mine.json"]
     assert "cannot write to the output folder" in failed(monkeypatch, capsys, *compare, "--output", blocked)
@@ -252,18 +251,6 @@ def test_the_number_of_keys_that_calibrate_names_can_be_derived():
 def test_unknown_words(monkeypatch, capsys, tmp_path):
     message = failed(monkeypatch, capsys, "sample", "a pink dog", "--output", tmp_path / "a.png", "--steps", 10)
     assert message.startswith("error: the embedded pipeline does not know 'pink'")
-
-
-def test_training_needs_time(monkeypatch, capsys):
-    assert "minutes=0.0 asked; accepted: more than 0" in failed(monkeypatch, capsys, "train", "--minutes", 0)
-
-
-def test_training_needs_its_device(monkeypatch, capsys, tmp_path):
-    folder = tmp_path / "shapes"
-    assert "device='warp' asked; on this machine: cpu (torch knows no device of that name)" in failed(
-        monkeypatch, capsys, "train", "--device", "warp", "--output", folder
-    )
-    assert not folder.exists()
 
 
 @pytest.mark.long

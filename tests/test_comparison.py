@@ -27,7 +27,7 @@ from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import held_out_scenes
 
 PROMPTS = [scene.caption() for scene in held_out_scenes(2, objects=1)]
-OPTIONS = {"num_inference_steps": 6, "pipe_kwargs": {"height": 32, "width": 24}}
+OPTIONS = {"num_inference_steps": 6, "pipe_kwargs": {"height": 32, "width": 32}}
 CALLS = ["encoder_calls", "decoder_calls", "forward_calls"]
 
 
@@ -257,10 +257,10 @@ def test_the_brief_table_calls_identical_images_identical(table):
     ("options", "error", "message"),
     [
         ({"methods": {"mine": 9}}, TypeError, "method 'mine' is 9; accepted: a KeySchedule or a Method"),
-        ({"batch_size": 0}, ValueError, "batch_size=0 asked; accepted: a whole number of 1 or more"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be a positive int, got 0"),
         ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, None, or a Dask client"),
         ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),
-        ({"repeats": -1}, ValueError, "repeats=-1 asked; accepted: a whole number of 0 or more"),
+        ({"repeats": -1}, ValueError, "`repeats` must be an int of 0 or more, got -1"),
         ({"pipe": object()}, TypeError, "has no 'unet' and no 'transformer'"),
     ],
 )

@@ -33,7 +33,7 @@ def test_an_entry_survives_its_file(tmp_path):
         ({"schedule": 3}, "cannot read '3' as a key schedule"),
         ({"order": 1.0}, "order='1.0' given; accepted: 0, 1 or 2"),
         ({"order": 3}, "`order` must be an int from 0 to 2, got 3"),
-        ({"prior_noise": float("nan")}, "prior_noise=nan asked; accepted: a number from 0 to 1"),
+        ({"prior_noise": float("nan")}, "`prior_noise` must be a number from 0 to 1, got nan"),
         ({"image": "cached.png"}, "accepted: schedule, and of"),
         ({"version": 2}, "has version '2'"),
         ({"schema": "x"}, "is no fastdiff_lab.ContestEntry"),
@@ -99,8 +99,8 @@ def test_the_leaderboard_counts_what_the_library_evaluates(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: contest.leaderboard({}, seed=-1), "seed=-1 asked; accepted: a whole number of 0 or more"),
-        (lambda: contest.leaderboard({}, seed=1, images=0), "images=0 asked; accepted: a whole number of 1 or more"),
+        (lambda: contest.leaderboard({}, seed=-1), "`seed` must be an int of 0 or more, got -1"),
+        (lambda: contest.leaderboard({}, seed=1, images=0), "`images` must be a positive int, got 0"),
         (lambda: contest.leaderboard({"derived": ContestEntry(fl.KeySchedule(50, (0,)))}, seed=1), "an entry is called 'derived'"),
     ],
 )

@@ -11,10 +11,11 @@ from short_suite import long_but
 
 import fastdiff_lab
 import studies
+import teaching
 
 MODULES = sorted(
     found.name
-    for package in (fastdiff_lab, studies)
+    for package in (fastdiff_lab, studies, teaching)
     for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     if found.name[-8:] != "__main__"
 )

@@ -12,7 +12,7 @@ from exercise_answers import FOLDER, MASTERS
 
 from fastdiff_lab.exercises import contest
 from fastdiff_lab.exercises.checking import EXERCISES
-from fastdiff_lab.exercises.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
+from teaching.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
 
 SHEETS = pytest.mark.parametrize("path", MASTERS, ids=lambda path: path.stem)
 

@@ -55,7 +55,7 @@ def test_compare_does_not_call_black_images_identical():
     assert "decode" not in vars(pipe.vae)
 
 
-@pytest.mark.parametrize("measure", ["calibrate", "refine"])
+@pytest.mark.parametrize("measure", long_but(("calibrate",), ("calibrate", "refine")))
 def test_calibration_does_not_go_on_with_nan(as_on_a_device, monkeypatch, measure):
     """As a kernel that fails on larger batches: no hook, whose rows would be checked."""
     pipe = ROWS["sd"].build()

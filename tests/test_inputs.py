@@ -20,7 +20,7 @@ from fastdiff_lab import KeySchedule, Method
 from fastdiff_lab.calibration.refine import refine_derived
 from fastdiff_lab.cli.parsing import prompt_lines
 from fastdiff_lab.comparison import render
-from fastdiff_lab.inputs.plain_values import choice, is_whole, listed, number, prompts_of, seeds_of, whole, whole_number
+from fastdiff_lab.inputs.plain_values import choice, is_whole, listed, number, prompts_of, seeds_of, whole_number
 from fastdiff_lab.sampling.methods import generators, sample
 from fastdiff_lab.sampling.run_settings import RunSettings
 
@@ -293,6 +293,7 @@ def test_prompts_and_seeds_of_all_kinds_are_the_same_images_and_costs(together, 
     handle.remove()
 
 
+@pytest.mark.long
 def test_numbers_of_every_kind(pipe, tmp_path):
     kinds = itertools.cycle([np.int64, torch.tensor])
 
@@ -379,8 +380,8 @@ def test_numbers_that_are_none():
         2.5,
         3,
     ]
-    with pytest.raises(ValueError, match="batch_size=0 asked; accepted: a whole number of 1 or more"):
-        whole("batch_size", np.int64(0), 1)
+    with pytest.raises(ValueError, match="`batch_size` must be a positive int, got 0"):
+        whole_number("batch_size", np.int64(0), 1)
     assert listed("keys", pd.Series([1, 2], index=[5, 6]), "numbers") == [1, 2] and prompts_of(np.array(["a"])) == ["a"]
 
 

@@ -8,7 +8,7 @@ import torch
 from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, scene_images
 from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
 from fastdiff_lab.shapes.scenes import draw
-from fastdiff_lab.shapes.training.judge_training import blur, judge_accuracy
+from studies.training.judge_training import blur, judge_accuracy
 
 SEEDS = range(HELD_OUT + 5000, HELD_OUT + 5500)
 

@@ -15,16 +15,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastdiff_lab"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TESTS = {path.name: path for path in sorted((ROOT / "tests").glob("*.py"))}
-STUDIES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "studies").rglob("*.py"))}
+# What is of the repository, and not installed.
+BESIDE = {
+    path.relative_to(ROOT).as_posix(): path for room in ("studies", "teaching") for path in sorted((ROOT / room).rglob("*.py"))
+}
 # From the ground up: a room knows those of the floors below it, and nothing beside it or above.
-# The embedded pipeline and its loading share a floor: `pipelines` loads its tokenizer, its training loads pipelines.
 FLOORS = [
     {"inputs"},
     {"plot", "key_schedule", "hooks"},
     {"recording", "propagation"},
     {"sampling"},
     {"calibration"},
-    {"pipelines", "shapes"},
+    {"shapes"},
+    {"pipelines"},
     {"comparison"},
     {"lab", "exercises"},
     {"cli"},
@@ -91,16 +94,15 @@ def test_the_house_has_at_most_sixteen_entries():
 @pytest.mark.parametrize("name", FILES)
 def test_a_room_knows_only_what_is_below(name):
     here = room(name.removesuffix(".py").replace("/", "."))
-    together = {"pipelines", "shapes"}
     for module in own(name):
         there = room(module)
-        assert there == here or {here, there} <= together or FLOOR[there] < FLOOR[here], module
+        assert there == here or FLOOR[there] < FLOOR[here], module
 
 
 def test_imports_are_seen():
     """A reader that finds nothing would let the test above pass."""
     assert own("propagation/engine.py") >= {"hooks.denoiser", "propagation.checks", "propagation.run_state"}
-    assert "plot" in own("lab/widget/views.py") and "lab.widget.schedule_lab" in own("lab/widget/__init__.py")
+    assert "plot" in own("exercises/figures.py") and "lab.widget.schedule_lab" in own("lab/widget/__init__.py")
 
 
 def test_folders_have_no_circles():
@@ -144,7 +146,7 @@ def test_schedules_and_plans_are_pure_python():
         ("sampling/silence.py", {"hooks.private_api"}),
         ("calibration/reuse_costs.py", {"inputs.files", "inputs.plain_values"}),
         ("comparison/workers.py", {"inputs.extras"}),
-        ("comparison/image_quality/distances.py", {"inputs.extras"}),
+        ("comparison/image_quality/distances.py", {"inputs.extras", "inputs.plain_values"}),
         ("comparison/image_quality/networks.py", set()),
         ("lab/session/background_job.py", set()),
         ("lab/session/images.py", set()),
@@ -195,14 +197,14 @@ def test_only_the_widget_knows_widgets():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_package_does_not_know_studies(name):
-    assert "studies" not in outside(FILES[name], everywhere=True)
+def test_the_package_does_not_know_what_is_not_installed(name):
+    assert not {"studies", "teaching"} & outside(FILES[name], everywhere=True)
 
 
 def test_only_some_files_name_diffusers_models():
-    # The architectures at full size and the training in shapes/ name the classes that they build.
+    # The architectures at full size name the classes that they build.
     models = {n for n in dir(diffusers) if n.endswith("Model") or n.startswith(("Autoencoder", "ControlNet"))}
-    known = ("hooks/", "pipelines.py", "shapes/", "comparison/architectures.py")
+    known = ("hooks/", "pipelines.py", "comparison/architectures.py")
     for name, path in FILES.items():
         used = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
         assert name.startswith(known) or not used & models, name
@@ -216,9 +218,9 @@ def test_only_hooks_know_the_insides_of_diffusers():
         assert name.startswith("hooks/") or not [module for module in found if module.startswith("diffusers.")], name
 
 
-@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+@pytest.mark.parametrize("name", [*FILES, *BESIDE])
 def test_no_file_unpickles_or_copies_a_forward(name):
-    tree = tree_of(FILES.get(name) or STUDIES[name])
+    tree = tree_of(FILES.get(name) or BESIDE[name])
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -238,9 +240,9 @@ def lines_of(node: ast.FunctionDef | ast.ClassDef) -> int:
     return len(lines) - len(docstrings)
 
 
-@pytest.mark.parametrize("name", [*FILES, *STUDIES])
+@pytest.mark.parametrize("name", [*FILES, *BESIDE])
 def test_functions_classes_and_files_are_small(name):
-    path = FILES.get(name) or STUDIES[name]
+    path = FILES.get(name) or BESIDE[name]
     nodes = list(ast.walk(tree_of(path)))
     assert [node.name for node in nodes if isinstance(node, ast.FunctionDef) and lines_of(node) > 45] == []
     assert [node.name for node in nodes if isinstance(node, ast.ClassDef) and lines_of(node) > 150] == []

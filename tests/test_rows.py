@@ -141,7 +141,7 @@ def semantic(edits: int):
     return pipe, call | options | {"edit_threshold": [0.9] * edits, "reverse_editing_direction": [False] * edits}
 
 
-@pytest.mark.parametrize(("edits", "half"), [(1, "conditional"), (2, "unconditional")])
+@pytest.mark.parametrize(("edits", "half"), long_but([(1, "conditional")], [(1, "conditional"), (2, "unconditional")]))
 def test_more_than_two_blocks_of_rows_are_refused(edits, half):
     pipe, call = semantic(edits)
     plain, before = output(pipe, call), state(pipe)

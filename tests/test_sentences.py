@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-FILES = {path.relative_to(ROOT).as_posix(): path for room in ("fastdiff_lab", "studies") for path in (ROOT / room).rglob("*.py")}
+FILES = {
+    path.relative_to(ROOT).as_posix(): path
+    for room in ("fastdiff_lab", "studies", "teaching")
+    for path in (ROOT / room).rglob("*.py")
+}
 MOST = 20
 
 

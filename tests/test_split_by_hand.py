@@ -33,7 +33,10 @@ def changed(value):
     return value + 1 if value.is_floating_point() else (value + 1) % 3
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if conditions(name)])
+CONDITIONED = [name for name in FAMILIES if conditions(name)]
+
+
+@pytest.mark.parametrize("name", long_but(("plain", "sdxl", "motion", "dit"), CONDITIONED))
 def test_every_condition_matters(name):
     pipe, given = denoiser_pipe(name), conditions(name)
     as_given = loop(pipe, 1, given)

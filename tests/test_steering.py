@@ -114,7 +114,7 @@ def test_residuals_of_a_controlnet_as_arguments():
             assert distance(loop(pipe, 6, given), by_hand) < CLOSE
 
 
-@pytest.mark.parametrize("guess", [False, True])
+@pytest.mark.parametrize("guess", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_controlnet_is_evaluated_at_key_steps_only(guess):
     pipe = controlnet_pipeline()
     options = {"image": IMAGE, "guess_mode": guess}

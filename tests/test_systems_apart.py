@@ -332,6 +332,7 @@ def test_half_precision(dtype, close):
     assert torch.equal(of(system, pipe), baseline)
 
 
+@pytest.mark.long
 def test_two_pipelines_in_two_threads():
     names = ("sd", "sdxl")
     pipes = {name: ROWS[name].build() for name in names}
@@ -499,7 +500,8 @@ def test_a_video_of_one_frame():
     assert recording.num_samples == 1
 
 
-@pytest.mark.parametrize("name", long_but(("sd",), CUT))
+@pytest.mark.long
+@pytest.mark.parametrize("name", CUT)
 def test_a_guidance_batch_cut_in_mid_run(name):
     """With two images per prompt: 4 rows before, 2 after, decoded from the features of the right half."""
     system = ROWS[name]

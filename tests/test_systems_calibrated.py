@@ -158,6 +158,7 @@ def test_a_stopped_calibration_of_images_goes_on(tmp_path):
 # ---- refusals
 
 
+@pytest.mark.long
 def test_a_pipeline_that_draws_without_its_generator_is_refused():
     pipe = ROWS["i2vgen-xl"].build()
     del pipe.prepare_image_latents  # the test's own, which always draws alike

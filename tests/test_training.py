@@ -12,12 +12,12 @@ from torch import nn
 from fastdiff_lab.shapes.data import as_tensor
 from fastdiff_lab.shapes.scenes import draw, sample_scene
 from fastdiff_lab.shapes.text import new_tokenizer, tokens_of
-from fastdiff_lab.shapes.training import train
-from fastdiff_lab.shapes.training.autoencoder import crops
-from fastdiff_lab.shapes.training.data_parallel import in_processes
-from fastdiff_lab.shapes.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
-from fastdiff_lab.shapes.training.scene_batches import SceneBatches, objects_of
-from fastdiff_lab.shapes.training.trainer import fit, learning_rate_factor
+from studies.training import train
+from studies.training.autoencoder import crops
+from studies.training.data_parallel import in_processes
+from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
+from studies.training.scene_batches import SceneBatches, objects_of
+from studies.training.trainer import fit, learning_rate_factor
 
 
 @pytest.fixture(autouse=True)
@@ -132,6 +132,19 @@ def test_a_team_is_one_training_with_larger_batches(tmp_path):
     fit(model, loss, name="alone", folder=tmp_path, learning_rate=1e-2, max_steps=5)
     assert torch.allclose(model.weight[0], torch.tensor([float(value) for value in weights.split()]), atol=1e-6)
     assert (tmp_path / "team.safetensors").exists() and not (tmp_path / "team").exists()
+
+
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("mine")
+    for output, options, error, words in (
+        (tmp_path / "a", {"minutes": 0.0}, ValueError, "minutes=0.0 asked; accepted: more than 0"),
+        (tmp_path / "a", {"minutes": 1, "device": "warp"}, ValueError, "device='warp' asked; on this machine: cpu"),
+        (blocked, {"minutes": 1}, OSError, "cannot write to the output folder"),
+    ):
+        with pytest.raises(error, match=words):
+            train.train_pipeline(output, **options)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_team_elsewhere_than_on_the_cpu():

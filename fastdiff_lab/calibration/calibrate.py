@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import identity, in_words, pipeline_digest
-from ..hooks.flops import count_flops
+from ..hooks.flops import flops_once
 from ..hooks.guided_rows import by_image
 from ..inputs.plain_values import choice, prompts_of, whole_number
 from ..key_schedule import KeySchedule
@@ -189,7 +189,7 @@ def _within(
 ) -> Plan:
     """Shorten the spans until the budget fits, and print what the plan takes."""
     arguments = {name: value for name, value in seen_once.arguments.items() if value is not None}
-    flops = count_flops(denoiser_of(pipe), arguments)
+    flops = flops_once(denoiser_of(pipe), arguments)
     per_call = seen_once.seconds / plan.num_steps
     decoder = per_call * (flops.decoder + flops.rest) / flops.total
 

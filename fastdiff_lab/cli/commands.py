@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from . import options as cli_options
 
-GO_ON = ("calibrate", "compare", "train")  # each of these keeps its results
+GO_ON = ("calibrate", "compare")  # each of these keeps its results
 
 
 class _Commands(TyperGroup):
@@ -281,26 +281,6 @@ def compare(
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
-
-
-@app.command()
-def train(
-    output: Annotated[Path, typer.Option(help="Folder for the pipeline; checkpoints go to its folder 'training'.")] = Path(
-        "runs/shapes"
-    ),
-    minutes: Annotated[float, typer.Option(help="Training time in all; the same call resumes.")] = 600.0,
-    device: cli_options.Device = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    processes: Annotated[
-        Optional[int],
-        typer.Option(help="Processes of one thread that train the denoiser together, on the CPU; without it, one per thread."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
-) -> None:
-    """Train the embedded pipeline from nothing: autoencoder, judge, text encoder, denoiser."""
-    from ..shapes.training.train import train_pipeline
-
-    train_pipeline(output, minutes=minutes, device=device, threads=threads, processes=processes, seed=seed)
 
 
 @app.command()

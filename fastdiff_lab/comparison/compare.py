@@ -20,7 +20,7 @@ import pandas as pd
 from ..hooks.denoiser import denoiser_of
 from ..hooks.fingerprint import in_words
 from ..inputs.extras import extra
-from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole
+from ..inputs.plain_values import is_whole, plain, prompts_of, seeds_of, whole_number
 from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts
 from ..propagation.config import PropagationConfig
@@ -133,7 +133,7 @@ def compare(
         TypeError: Prompts, options or a pipeline that cannot be compared.
         ValueError: The same, or a value out of range; both before anything is drawn.
     """
-    repeats = whole("repeats", repeats, 0)  # before hours of drawing
+    repeats = whole_number("repeats", repeats, 0)  # before hours of drawing
     denoiser_of(pipe)
     prompts = prompts_of(prompts)
     asked: dict[str, Any] = {
@@ -171,7 +171,7 @@ def with_costs(
     Returns:
         The table of `compare`.
     """
-    repeats = whole("repeats", repeats, 0)
+    repeats = whole_number("repeats", repeats, 0)
     run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe).of([0])
     seed = int(images["seed"].iloc[0])
     prompt = in_words(images["prompt"].iloc[0]) if prompt is None else prompt
@@ -211,7 +211,7 @@ def compare_images(
         reference, metrics, `prompt_accuracy`. A prompt that is an image stands as a digest.
         `fid` and `kid` belong to all images of a method, and stand in each of its rows.
     """
-    prompts, seeds, batch_size = prompts_of(prompts), seeds_of(seeds, least=0), whole("batch_size", batch_size, 1)
+    prompts, seeds, batch_size = prompts_of(prompts), seeds_of(seeds, least=0), whole_number("batch_size", batch_size, 1)
     check_prompts(pipe, prompts)
     check_is_one_run(pipe, guidance_scale, "comparison")
     _check_metrics(pipe, metrics, prompts)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_classes import sample_argument
 from ..hooks.device import device_of, synchronize
-from ..hooks.flops import count_flops
+from ..hooks.flops import flops_once
 from ..key_schedule import KeySchedule
 from ..propagation.config import PropagationConfig
 from ..propagation.row_capacity import RowLimit
@@ -62,7 +62,7 @@ def announce(
 
 
 def _one_call(pipe: DiffusionPipeline, model: nn.Module, arguments: Mapping[str, Any]) -> OneCall:
-    flops, device = count_flops(model, dict(arguments)), device_of(pipe)
+    flops, device = flops_once(model, arguments), device_of(pipe)
     for _ in range(1 if device.type == "cpu" else 2):  # a device's first call chooses its kernels
         synchronize(device)
         started = time.perf_counter()

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from ..inputs.files import read_prompts, writable_folder, write_text, write_whole
-from ..inputs.plain_values import prompts_of, whole
+from ..inputs.plain_values import prompts_of, whole_number
 from ..key_schedule import KeySchedule
 from ..pipelines import load_pipeline
 from ..propagation.config import PropagationConfig
@@ -64,7 +64,7 @@ def compare_into(
     Raises:
         ValueError: No schedules and no fits, two files of one name, or a count below 1.
     """
-    at = range(whole("seeds", seeds, 1))
+    at = range(whole_number("seeds", seeds, 1))
     texts = held_out_prompts(count) if prompts is None else read_prompts(prompts)
     loaded = read_schedules(schedules, others=fits)
     methods = {name: Method(schedule, order=order) for name, schedule in loaded.items()}

@@ -2,7 +2,6 @@
 
 - `encoder_seconds`, `decoder_seconds`: one half of a forward alone
 - `at_best(encoder_calls, sizes, ...)`: the seconds of a run of nothing else
-- `ceilings(model, arguments, schedule)`: those of a serial and of a parallel run
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from ..hooks.denoiser import split_denoiser
 from ..hooks.denoiser_classes import frames_of, sample_argument
 from ..hooks.device import synchronize
 from ..hooks.patching import replaced_call
-from ..key_schedule import KeySchedule
 
 CALLS_ON_CUDA = 3  # back to back, as in a run, where a device works while the next call is queued
 
@@ -98,17 +96,3 @@ def at_best(encoder_calls: int, sizes: Sequence[int], encoder: float, decoder: M
     9.0
     """
     return encoder_calls * encoder + sum(decoder[size] for size in sizes)
-
-
-def ceilings(model: nn.Module, arguments: dict[str, Any], schedule: KeySchedule) -> dict[str, float]:
-    """Seconds of a serial and of a parallel run that only encode key steps and decode steps or groups.
-
-    >>> ceilings(pipe.unet, denoiser_arguments(pipe, prompt), KeySchedule.paper(50))["parallel"]  # doctest: +SKIP
-    """
-    groups = [len(group) for group in schedule.groups()]
-    encoder = encoder_seconds(model, arguments)
-    decoder = {size: decoder_seconds(model, arguments, size) for size in {1, *groups}}
-    return {
-        name: at_best(len(groups), sizes, encoder, decoder)
-        for name, sizes in (("serial", [1] * schedule.num_steps), ("parallel", groups))
-    }

@@ -3,7 +3,7 @@
 - `check(name, answer)`: try the answer on several inputs; say what was passed, found and expected
 - `show(name, answer)`: draw what the answer does
 - `ContestEntry`: an entry of the contest
-- `contest.leaderboard(entries, seed=)`, `classroom`: for teachers
+- `contest.leaderboard(entries, seed=)`: for teachers
 """
 
 from importlib import import_module

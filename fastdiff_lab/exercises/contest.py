@@ -27,6 +27,7 @@ from ..comparison.fidelity import fidelity
 from ..comparison.render import drawn
 from ..comparison.result_store import Result
 from ..inputs.files import read_json, write_text
+from ..inputs.plain_values import number, whole_number
 from ..key_schedule import KeySchedule
 from ..pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from ..propagation.extrapolation import Extrapolation
@@ -85,9 +86,7 @@ class ContestEntry:
             raise ValueError(
                 f"damping={self.damping!r} asked with order 0, which reuses features; accepted: order 1 or 2, or damping 1"
             )
-        weight = self.prior_noise
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-            raise ValueError(f"prior_noise={str(weight)[:80]} asked; accepted: a number from 0 to 1")
+        number("prior_noise", self.prior_noise, 0, 1)
         self.method()
 
     def method(self) -> Method:
@@ -163,9 +162,7 @@ def leaderboard(
     Raises:
         ValueError: Other numbers, or an entry with the name of a schedule to beat.
     """
-    for name, value, least in (("seed", seed, 0), ("images", images, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r} asked; accepted: a whole number of {least} or more")
+    seed, images = whole_number("seed", seed, 0), whole_number("images", images, 1)
     beside = well_known()
     taken = next((name for name in entries if name in (*beside, BASELINE)), None)
     if taken is not None:

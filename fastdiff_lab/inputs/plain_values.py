@@ -2,7 +2,7 @@
 
 - `listed(name, given, of)`: a list of anything that has an order
 - `whole_number(name, given, ...)`, `number(name, given, ...)`, `choice(name, given, accepted)`: an argument, checked
-- `whole(name, given, least)`, `is_whole(given)`: a whole number
+- `is_whole(given)`: whether it is a whole number
 - `plain(value)`: Python's own value where there is one
 - `prompts_of(given)`, `seeds_of(given, ...)`: prompts and seeds
 """
@@ -57,17 +57,6 @@ def is_whole(given: Any) -> bool:
         return isinstance(given.__index__(), int) and not str(getattr(given, "dtype", "")).endswith("bool")
     except (TypeError, ValueError):  # several numbers, or fractions
         return False
-
-
-def whole(name: str, given: Any, least: int) -> int:
-    """Return a whole number as Python's own. Raises ValueError for anything else, and below `least`.
-
-    >>> whole("batch_size", 4, 1)
-    4
-    """
-    if not is_whole(given) or given < least:
-        raise ValueError(f"{name}={plain(given)!r} asked; accepted: a whole number of {least} or more")
-    return given.__index__()
 
 
 def whole_number(name: str, given: Any, least: int, most: int | None = None, *, also: str = "") -> int:

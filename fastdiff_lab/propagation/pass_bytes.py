@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..hooks.denoiser import Split, split_denoiser
 from ..hooks.denoiser_call import DenoiserCall
-from ..hooks.flops import on_meta
+from ..hooks.flops import on_meta, sizes_of
 from ..hooks.patching import replaced_call
 from ..hooks.peak_memory import Peak, peak_bytes
-from ..hooks.private_api import tree_leaves
 from .cached_calls import cached_calls
 from .extrapolation import REUSED_FEATURES, Extrapolation
 from .feature_cache import Pass, ReusedFeatures
@@ -111,9 +110,8 @@ _counted: weakref.WeakKeyDictionary[nn.Module, dict[Any, PassBytes]] = weakref.W
 
 def bytes_once(model: nn.Module, arguments: Mapping[str, Any], split: Split, extrapolation: Extrapolation) -> PassBytes:
     """Counted once for each model and each size of its arguments: on a large model it takes seconds."""
-    sizes = tuple((tensor.shape, tensor.dtype) for tensor in tree_leaves(dict(arguments)) if isinstance(tensor, Tensor))
     known = _counted.setdefault(model, {})
-    of = (sizes, extrapolation.order, tuple(split.encoder))
+    of = (sizes_of(arguments), extrapolation.order, tuple(split.encoder))
     if of not in known:
         known[of] = bytes_of_pass(model, arguments, split, extrapolation)
     return known[of]

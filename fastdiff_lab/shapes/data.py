@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inputs.plain_values import whole
+from ..inputs.plain_values import whole_number
 from .scenes import Scene, draw, sample_scene
 
 HELD_OUT = 1_000_000_000
@@ -47,7 +47,7 @@ def held_out_prompts(count: int) -> list[str]:
 
     Of an odd `count` the larger half has one object. Raises ValueError below 1.
     """
-    count = whole("count", count, 1)
+    count = whole_number("count", count, 1)
     sizes = {1: count - count // 2, 2: count // 2}
     found = {size: dict.fromkeys(scene.caption() for scene in held_out_scenes(4 * wanted, size)) for size, wanted in sizes.items()}
     return [caption for size, wanted in sizes.items() for caption in list(found[size])[:wanted]]

@@ -1,7 +1,6 @@
-"""The tokenizer and the text encoder of the embedded pipeline.
+"""The tokenizer of the embedded pipeline.
 
 - `new_tokenizer()`: a CLIPTokenizer in which every word of a caption is one token
-- `train_text_encoder(folder, ...)`: a CLIPTextModel that reads captions
 - `CaptionTokenizer`: refuses unknown words, and says which are known
 """
 
@@ -9,20 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from torch import Tensor
+from transformers import CLIPTokenizer
 
-from .scenes import CHOICES, sample_scene, words
-from .training.trainer import fit
+from .scenes import words
 
 MAX_TOKENS = 24
-WIDTH = 128
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -72,54 +66,6 @@ class CaptionTokenizer(CLIPTokenizer):
         return plain
 
 
-class CaptionReader(nn.Module):
-    """The text encoder with one head per attribute on its last token, for training before any image."""
-
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        super().__init__()
-        self.encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, projection_dim=WIDTH,
-                num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
-                bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-            )
-        )  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(choices) + 1) for name, choices in CHOICES.items()})
-
-    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Scores per attribute, shape (batch, choices + 1); the last choice is "not said"."""
-        pooled = self.encoder(tokens).last_hidden_state.mean(dim=1)
-        return {name: head(pooled) for name, head in self.heads.items()}
-
-
 def tokens_of(captions: list[str], tokenizer: CLIPTokenizer) -> Tensor:
     """Token ids, shape (captions, 24), padded as in StableDiffusionPipeline."""
     return tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
-
-
-def said(attributes: list[dict[str, str]]) -> dict[str, Tensor]:
-    """The class of each attribute in each caption; the last class if the caption leaves it open."""
-    return {
-        name: torch.tensor([choices.index(asked[name]) if name in asked else len(choices) for asked in attributes])
-        for name, choices in CHOICES.items()
-    }
-
-
-def train_text_encoder(
-    folder: Path, tokenizer: CLIPTokenizer, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64
-) -> CLIPTextModel:
-    """Train the text encoder to read captions, so that the denoiser need not learn it.
-
-    >>> encoder = train_text_encoder(Path("runs/train"), new_tokenizer(), device="cpu", max_steps=3000, max_seconds=180)  # doctest: +SKIP
-    """
-
-    def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        scenes = [sample_scene(seed) for seed in range(step * batch_size, (step + 1) * batch_size)]
-        scores = model(tokens_of([scene.caption() for scene in scenes], tokenizer).to(device))
-        wanted = said([scene.attributes() for scene in scenes])
-        return sum(functional.cross_entropy(scores[name], wanted[name].to(device)) for name in CHOICES)
-
-    reader = CaptionReader(tokenizer).to(device)
-    return fit(
-        reader, loss, name="text_encoder", folder=folder, learning_rate=2e-3, max_steps=max_steps, max_seconds=max_seconds, ema_decay=0.99
-    ).encoder  # fmt: skip

@@ -13,7 +13,7 @@ from fastdiff_lab.cli.parsing import own_or_embedded
 from fastdiff_lab.comparison.compare import brief
 from fastdiff_lab.comparison.result_files import read_schedules
 from fastdiff_lab.inputs.files import read_prompts
-from fastdiff_lab.inputs.plain_values import whole
+from fastdiff_lab.inputs.plain_values import whole_number
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.shapes.data import held_out_prompts
@@ -43,7 +43,7 @@ def suite(
 ) -> None:
     """Compare features and predictions at uniform, derived and the paper's keys, fewer steps, and DeepCache. The same call resumes."""
     measured, schedules = read_costs(costs or []), read_schedules(refined or [])
-    texts, at = held_out_prompts(count) if prompts is None else read_prompts(prompts), range(whole("seeds", seeds, 1))
+    texts, at = held_out_prompts(count) if prompts is None else read_prompts(prompts), range(whole_number("seeds", seeds, 1))
     if threads is not None:
         torch.set_num_threads(threads)
     table = write_suite(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...inputs.extras import extra
+from ...inputs.plain_values import whole_number
 
 with extra("quality", "FID or KID"):
     from torchmetrics.image.fid import FrechetInceptionDistance
@@ -44,9 +45,8 @@ def kernel_distance(features_a: Tensor, features_b: Tensor, *, subset_size: int 
     """
     _check_features(features_a, features_b)
     fewest = min(len(features_a), len(features_b))
-    size = max(2, fewest // 2) if subset_size is None else subset_size
-    if isinstance(size, bool) or not isinstance(size, int) or not 2 <= size <= fewest:
-        raise ValueError(f"subset_size={size!r} asked; accepted: a whole number from 2 to {fewest}, the images of the smaller set")
+    given = max(2, fewest // 2) if subset_size is None else subset_size
+    size = whole_number("subset_size", given, 2, fewest, also=" (the images of the smaller set)")
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
         torch.default_generator.manual_seed(0)  # torch.manual_seed would reset a GPU's generator too

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ...hooks.denoiser import denoiser_of
-from ...inputs.plain_values import plain
+from ...inputs.plain_values import choice, number, whole_number
 from ...key_schedule import KeySchedule
 from ...pipelines import SCHEDULERS, with_settings_of
 from ...sampling.call_options import own_guidance
@@ -56,14 +55,11 @@ class Settings:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt={self.prompt!r} asked; accepted: a text with words in it")
-        if self.scheduler != OWN and self.scheduler not in SCHEDULERS:
-            raise ValueError(f"scheduler={self.scheduler!r} asked; accepted: {OWN}, {', '.join(SCHEDULERS)}")
-        for name in ("seed", "num_inference_steps"):  # also numpy's numbers
-            object.__setattr__(self, name, plain(getattr(self, name)))
-        _check_whole("seed", self.seed, 0, 2**32 - 1)
-        _check_whole("steps", self.num_inference_steps, 1, MOST_STEPS)
+        choice("scheduler", self.scheduler, (OWN, *SCHEDULERS))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, 2**32 - 1))
+        object.__setattr__(self, "num_inference_steps", whole_number("steps", self.num_inference_steps, 1, MOST_STEPS))
         if self.guidance_scale is not None:
-            _check_number("guidance scale", self.guidance_scale, 0, 100)
+            number("guidance_scale", self.guidance_scale, 0, 100)
 
     @property
     def is_guided(self) -> bool:
@@ -109,18 +105,8 @@ class Acceleration:
             raise ValueError(
                 f"reuse={self.reuse!r} with order={self.order!r} asked; accepted: {' or '.join(REUSED)}, with order 0 or 1"
             )
-        _check_number("prior noise weight", self.prior_noise, 0, 1)
-        _check_number("prior noise start", self.prior_start, 0, 1)
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name} {value!r} asked; accepted: a whole number from {least} to {most}")
-
-
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not least <= value <= most:
-        raise ValueError(f"{name} {value!r} asked; accepted: a number from {least} to {most}")
+        number("prior_noise", self.prior_noise, 0, 1)
+        number("prior_start", self.prior_start, 0, 1)
 
 
 def scheduler_for(own: Any, name: str) -> Any:

@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ..text import WIDTH
+from .text_training import WIDTH
 from .trainer import fit
 
 UNCONDITIONAL_SHARE = 0.1

@@ -15,16 +15,18 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ...inputs.files import writable_folder, write_text, write_whole
-from ...pipelines import check_device
-from ..data import held_out_scenes
-from ..judge import Judge
-from ..text import new_tokenizer, tokens_of, train_text_encoder
+from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
+from fastdiff_lab.pipelines import assemble, check_device
+from fastdiff_lab.shapes.data import held_out_scenes
+from fastdiff_lab.shapes.judge import Judge
+from fastdiff_lab.shapes.text import new_tokenizer, tokens_of
+
 from .autoencoder import train_autoencoder
 from .data_parallel import in_processes
 from .denoiser_training import new_scheduler, train_denoiser
 from .judge_training import train_judge
 from .scene_batches import SceneBatches
+from .text_training import train_text_encoder
 
 # Shares of the training time.
 SHARES = {"autoencoder": 0.05, "judge": 0.05, "text_encoder": 0.02, "denoiser": 0.88}
@@ -118,8 +120,6 @@ def save_pipeline(
     output: Path, vae: AutoencoderTiny, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: nn.Module, judge: Judge
 ) -> None:
     """Write the pipeline in diffusers' format with fp16 weights, and the judge in `judge/`."""
-    from ...pipelines import assemble
-
     parts: dict[str, nn.Module] = {"vae": vae, "text_encoder": text_encoder, "unet": unet}
     halves = {name: copy.deepcopy(part).half().cpu() for name, part in parts.items()}
     pipe = assemble(**halves, tokenizer=tokenizer, scheduler=new_scheduler())

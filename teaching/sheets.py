@@ -1,4 +1,4 @@
-"""Generate the notebooks of students and teachers from one master per sheet: `python -m fastdiff_lab.exercises.sheets FOLDER`.
+"""Generate the notebooks of students and teachers from one master per sheet: `python -m teaching.sheets FOLDER`.
 
 - `student(master)`: the notebook with gaps, hints and folded answers
 - `solution(master)`: the notebook with the answers in place
@@ -18,14 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..inputs.extras import extra
-from ..inputs.files import write_text
+import jupytext
+import nbformat
+from nbconvert.preprocessors import ExecutePreprocessor
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-with extra("notebooks", "writing exercises"):
-    import jupytext
-    import nbformat
-    from nbconvert.preprocessors import ExecutePreprocessor
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from fastdiff_lab.inputs.files import write_text
 
 _MARK = re.compile(r"#\s+(BEGIN|END)\s+(QUESTION|SOLUTION|TESTS)")
 _SOLUTION = re.compile(r"( *)# BEGIN SOLUTION( NO PROMPT)?$")

@@ -1,4 +1,4 @@
-"""Examinations with otter-grader (extra `classroom`), from the same masters: `python -m fastdiff_lab.exercises.classroom`.
+"""Examinations with otter-grader (extra `classroom`), from the same masters: `python -m teaching.classroom`.
 
 - `assign(folder, output)`: for each sheet the students' notebook, and the zip that grades it
 - `grade(autograder, submissions, seed=)`: points of each submission; hidden tests draw their inputs from the seed
@@ -20,14 +20,14 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 
-from ..inputs.extras import check_installed, extra
-from ..inputs.files import writable_folder, write_text
-from .sheets import read_master
+from fastdiff_lab.inputs.extras import check_installed
+from fastdiff_lab.inputs.files import writable_folder, write_text
+from fastdiff_lab.inputs.plain_values import whole_number
 
-with extra("notebooks", "an examination"):
-    import nbformat
+from .sheets import read_master
 
 _SEED = re.compile(r"\bGRADING_SEED = \d+")
 
@@ -74,8 +74,7 @@ def grade(autograder: str | Path, submissions: Sequence[str | Path], *, seed: in
         ValueError: Another seed or zip.
     """
     check_installed("otter", "classroom", "an examination")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 1:
-        raise ValueError(f"seed={seed!r} asked; accepted: a whole number of 1 or more (0 is the seed of the notebooks' own checks)")
+    seed = whole_number("seed", seed, 1, also=" (0 is the seed of the notebooks' own checks)")
     with tempfile.TemporaryDirectory() as folder:
         seeded = _seeded(Path(autograder), Path(folder) / "autograder.zip", seed)
         tables = [_graded(seeded, Path(path), Path(folder), timeout) for path in submissions]
@@ -124,7 +123,7 @@ def points(scores: pd.DataFrame) -> pd.DataFrame:
 
 def _otter(*arguments: str, timeout: float | None = None) -> None:
     """Run otter in its own process with this package. Raises RuntimeError with otter's words."""
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     ran = subprocess.run(
         [sys.executable, "-m", "otter", *arguments], env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True, text=True, timeout=timeout,
@@ -135,7 +134,7 @@ def _otter(*arguments: str, timeout: float | None = None) -> None:
 
 def main() -> None:
     """The command line: `assign FOLDER OUTPUT`, or `grade ZIP SUBMISSION ... --seed N`."""
-    parser = argparse.ArgumentParser(prog="python -m fastdiff_lab.exercises.classroom", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m teaching.classroom", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     assigning = commands.add_parser("assign", help="make the students' notebooks and the zips that grade them")
     assigning.add_argument("folder", nargs="?", default="notebooks/exercises")

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
-from ..data import as_tensor
-from ..scenes import draw, sample_scene
-from ..text import tokens_of
+from fastdiff_lab.shapes.data import as_tensor
+from fastdiff_lab.shapes.scenes import draw, sample_scene
+from fastdiff_lab.shapes.text import tokens_of
+
 from .data_parallel import Team
 
 

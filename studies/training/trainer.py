@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...hooks.private_api import move_towards
-from ...inputs.files import write_whole
+from fastdiff_lab.hooks.private_api import move_towards
+from fastdiff_lab.inputs.files import write_whole
+
 from .data_parallel import Team
 
 

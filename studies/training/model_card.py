@@ -1,4 +1,4 @@
-"""Measure what the embedded pipeline can do: `python -m fastdiff_lab.shapes.training.model_card`."""
+"""Measure what the embedded pipeline can do: `python -m studies.training.model_card`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 from tqdm import tqdm
 
-from ...inputs.extras import extra
-from ...inputs.files import write_text, write_whole
-from ...pipelines import load_pipeline
-from ...sampling.methods import Method, sample
-from ..data import HELD_OUT, held_out_scenes
-from ..judge import load_judge, prompt_accuracy
+from fastdiff_lab.inputs.files import write_text, write_whole
+from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.sampling.methods import Method, sample
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes
+from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
+
 from .judge_training import judge_accuracy
 from .train import contact_sheet
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-
-with extra("cli", "the model card"):
-    import typer
 
 BATCH = 25
 
