@@ -88,7 +88,7 @@ def test_every_rival_is_a_method(embedded):
     for name in ("paper", "uniform 9"):
         for how in ("parallel", "serial", "parallel, order 1", "serial, order 1"):
             assert f"{name}, {how}" in methods
-    assert methods["paper, parallel, 8 steps at once"].max_rows == 16
+    assert methods["paper, parallel, 8 steps at once"].propagation.max_rows == 16
     assert {
         "fewer steps (9)",
         "fewer steps (25)",
@@ -306,7 +306,7 @@ def test_what_could_not_run_is_tried_again_only_if_asked(quick, tmp_path, monkey
     inner, fails = parts.timed_run, [True]
 
     def run(pipe, method, call, steps):
-        if method.deepcache and fails:
+        if method.rivals and fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inner(pipe, method, call, steps)
 

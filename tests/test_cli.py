@@ -84,6 +84,16 @@ def test_a_fit_from_its_schedule_to_an_image(tmp_path):
     assert set(pd.read_csv(tmp_path / "table.csv")["method"]) >= {"schedule", "fit"}
 
 
+def test_training_is_the_repositorys(monkeypatch, capsys, tmp_path):
+    called = []
+    monkeypatch.setattr(os, "execve", lambda *given: called.append(given))
+    assert invoke("train", "--minutes", 1, "--help").exit_code == 0
+    assert called[0][1][1:] == ["-m", "studies.training", "--minutes", "1", "--help"]
+    assert (Path(called[0][2]["PYTHONPATH"].split(os.pathsep)[0]) / "studies" / "training" / "__main__.py").exists()
+    monkeypatch.setattr(commands, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    assert "accepted: the same command in a clone of the repository" in failed(monkeypatch, capsys, "train")
+
+
 @pytest.mark.parametrize("option", [("--keys", 3), ("--schedule", "schedule.json"), ("--order", 1)])
 def test_a_fit_has_its_own_schedule_and_order(monkeypatch, capsys, tmp_path, option):
     said = failed(monkeypatch, capsys, "sample", PROMPT, "--fit", tmp_path / "fit.json", *option)

@@ -166,6 +166,8 @@ def test_what_stands_nearly_alone(name, known):
         ("hooks/denoiser.py", {"key_schedule"}),
         ("sampling/call_options.py", {"sampling.methods", "propagation"}),
         ("sampling/output_image.py", {"sampling.methods", "propagation"}),
+        ("sampling/run_settings.py", {"sampling.methods", "propagation"}),
+        ("sampling/rivals/rival.py", {"sampling.methods", "propagation", "hooks"}),
         ("calibration/derive.py", {"calibration.calibrate", "calibration.replay", "propagation", "sampling"}),
         ("calibration/replay.py", {"calibration.calibrate", "calibration.derive", "calibration.reuse_costs"}),
         ("calibration/calibrate.py", {"calibration.derive", "recording"}),

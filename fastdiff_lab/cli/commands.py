@@ -283,6 +283,16 @@ def compare(
     typer.echo(brief(table).to_string(index=False))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def train(ctx: typer.Context) -> None:
+    """Train the embedded pipeline from nothing, in a clone of the repository (--help says more)."""
+    root = Path(__file__).parents[2]
+    if not (root / "studies" / "training").is_dir():
+        raise FileNotFoundError("training asked, which is not installed; accepted: the same command in a clone of the repository")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+    os.execve(sys.executable, [sys.executable, "-m", "studies.training", *ctx.args], environment)
+
+
 @app.command()
 def contest(
     entries: Annotated[Path, typer.Argument(help="Folder of the entries, .json files that ContestEntry.save wrote.")],

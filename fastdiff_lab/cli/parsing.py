@@ -69,9 +69,9 @@ def fitted(file: Path) -> Callable[[int], PropagationConfig]:
     return lambda calls: config
 
 
-def derived_order(schedule: KeySchedule | None) -> int:
+def derived_order(schedule: KeySchedule) -> int:
     """The order that a schedule was derived for, by default 0. Raises ValueError if a file names another."""
-    found = ((schedule and schedule.measured_on) or {}).get("order", 0)
+    found = (schedule.measured_on or {}).get("order", 0)
     if isinstance(found, bool) or found not in (0, 1):
         raise ValueError(f"the schedule says that it was measured with order {str(found)[:80]!r}; accepted: 0 or 1, or say --order")
     return int(found)
