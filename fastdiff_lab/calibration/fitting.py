@@ -62,9 +62,9 @@ def fit_propagation(
     >>> len(fl.fit_propagation(fl.load_pipeline(), schedule, prompts, num_inference_steps=3).coefficients[1])
     4
 
-    At a key step the latent, the predictions of this key step and of the two before, and those decoded ahead are known. A linear
-    combination of them is added to each prediction of the group. Its scalars are found by least squares over the images, group
-    after group along the accelerated run, through the pipeline's own guidance and scheduler. Using a fit costs next to nothing.
+    Known at a key step are the latent, the last three key steps' predictions, and those decoded ahead. A linear combination of
+    them is added to each prediction of the group. Least squares over the images finds its scalars, group after group along the
+    accelerated run. Guidance and scheduler are the pipeline's own. Using a fit costs next to nothing.
 
     Args:
         pipe: A pipeline that makes one denoiser call per time-step.
@@ -83,7 +83,8 @@ def fit_propagation(
         The fit, with what it was made on.
 
     Raises:
-        ValueError: An option is out of range, the call is not one run, the schedule is for other steps, or the scheduler clips.
+        ValueError: An option is out of range, or the call is not one run.
+            The schedule is for other steps, or the scheduler clips.
         RuntimeError: The pipeline is accelerated at the moment.
     """
     prompts, batch_size = prompts_of(prompts), whole_number("batch_size", batch_size, 1)
@@ -159,8 +160,8 @@ def weights_of(squared: np.ndarray) -> np.ndarray:
 class _FittedRun:
     """An accelerated run along which the scalars are found, group after group.
 
-    `known`: step -> prediction, corrected, as far as the groups are fitted. `ahead`, `columns`, `landed`, `responses`: of the group
-    that is fitted now, its predictions, known tensors, latents at its end, and how each known tensor moves these.
+    `known`: step -> prediction, corrected, as far as the groups are fitted. The rest is of the group that is fitted now. `ahead`:
+    its predictions. `columns`: its known tensors. `landed`: the latents at its end. `responses`: how each known tensor moves these.
     """
 
     pipe: DiffusionPipeline
@@ -230,7 +231,7 @@ class _FittedRun:
         return self._by_image(replayed(engine, self.trajectory, group.stop - 1, group.stop)[group.stop])
 
     def _first_evaluated(self, group: range) -> int:
-        """The key step from which on the denoiser runs, so that as many key steps are behind the group as its order looks back to."""
+        """The key step from which on the denoiser runs: extrapolation looks back to as many key steps as its order."""
         keys = self.config.schedule.keys
         return keys[max(0, keys.index(group.start) - self.config.extrapolation.order)]
 
