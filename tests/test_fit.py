@@ -134,9 +134,9 @@ def test_keys_are_moved_by_the_fitted_error():
 
 
 def test_compare_takes_a_fit():
-    options = {"num_inference_steps": 3, "repeats": 0, "rivals": False, "guidance_scale": 5.0}
-    pipe, prompts, schedule = fl.load_pipeline(), ["a small red ring on a blue background"], KeySchedule(3, (0, 1))
-    fit = fl.fit_propagation(pipe, schedule, prompts, num_inference_steps=3, guidance_scale=5.0)
+    options = {"num_inference_steps": 5, "repeats": 0, "rivals": False, "guidance_scale": 5.0}
+    pipe, prompts, schedule = fl.load_pipeline(), ["a small red ring on a blue background"], KeySchedule(5, (0, 1))
+    fit = fl.fit_propagation(pipe, schedule, prompts, num_inference_steps=5, guidance_scale=5.0)
     table = fl.compare(pipe, {"held": schedule, "fitted": fit}, prompts, **options).set_index("method")
     assert table.loc["fitted", "latent_mse"] < table.loc["held", "latent_mse"]
     assert table.loc["fitted", "encoder_calls"] == table.loc["held", "encoder_calls"] == 2
