@@ -90,7 +90,7 @@ def sample(
     schedule_for = key_schedule(keys, schedule)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = schedule_for(denoiser_calls(pipe, steps))
-    options = {} if chosen is None else {"order": derived_order(chosen) if order is None else order}
+    options: dict[str, Any] = {} if chosen is None else {"order": derived_order(chosen) if order is None else order}
     method = Method(chosen, prior_noise=prior_noise, **options)
     drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
     drawn.images[0].save(output)

@@ -91,7 +91,7 @@ def seconds_of(method: Method, call: OneCall, num_steps: int) -> float:
 def bytes_of(method: Method, model: nn.Module, arguments: Mapping[str, Any], images: int) -> int:
     """Estimate the bytes that a batch needs beside the weights; `arguments` are those of one image."""
     rows = len(arguments[sample_argument(model)])
-    config = method.propagation or PropagationConfig(KeySchedule(1, [0]))  # the baseline: no step shares a forward
+    config = method.propagation or PropagationConfig(KeySchedule(1, (0,)))  # the baseline: no step shares a forward
     longest = max(map(len, config.schedule.groups())) if config.is_parallel else 1
     limit = RowLimit(None if config.max_rows is None else max(rows, config.max_rows // images))
     return images * limit.bytes_told(model, arguments, longest, config.extrapolation, images)

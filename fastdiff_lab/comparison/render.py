@@ -76,7 +76,7 @@ def drawn(
 def _settings(pipe: DiffusionPipeline, run: RunSettings) -> str:
     """What a result depends on beside method, prompt and seed: fingerprints of the weights and adapters, and the scheduler's config."""
     device = device_of(pipe).type
-    options = {"num_inference_steps": run.num_inference_steps, "guidance_scale": run.guidance_scale}
+    options: dict[str, Any] = {"num_inference_steps": run.num_inference_steps, "guidance_scale": run.guidance_scale}
     options |= {"pipe_kwargs": run.words} if run.words else {}  # a store finds images from before there were any
     about = [type(pipe).__name__, type(pipe.scheduler).__name__, scheduler_config(pipe), options, device]
     return pipeline_digest(pipe) + steering(pipe) + json.dumps(about, sort_keys=True, default=str)
