@@ -254,6 +254,14 @@ SEEDS = {
 FEW = {"num_inference_steps": 3, "pipe_kwargs": SIZE}
 
 
+def test_the_pipelines_own_guidance_scale_is_stored(pipe):
+    """Stable Diffusion's is 7.5, and nothing warns where its runs have it too."""
+    costs = fl.calibrate(pipe, TEXTS[:1], **FEW)
+    assert costs.measured_on["guidance_scale"] == 7.5
+    with fl.encoder_propagation(pipe, fl.derive_schedule(costs, 3)):
+        pipe(TEXTS[0], num_inference_steps=3, output_type="latent", **SIZE)
+
+
 @pytest.mark.parametrize("prompts", ["generator", "filtered column"])
 def test_refinement_takes_prompts_of_every_kind(prompts, pipe):
     """As comparison and calibration do, below: what can be read once only is read once."""
@@ -261,6 +269,7 @@ def test_refinement_takes_prompts_of_every_kind(prompts, pipe):
     assert schedule.keys == (0,)
 
 
+@pytest.mark.filterwarnings("ignore:.* keeps something from call to call")
 def test_prompts_and_seeds_of_all_kinds_are_the_same_texts_and_numbers(pipe, tmp_path):
     """The first kind is drawn and measured; what the others ask for is found in the stores."""
     kept, file = tmp_path / "kept.sqlite", tmp_path / "costs.safetensors"
