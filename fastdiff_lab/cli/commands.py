@@ -80,6 +80,7 @@ def sample(
 ) -> None:
     """Draw one image with the accelerated sampler."""
     from ..pipelines import load_pipeline
+    from ..sampling.finite_values import check_latents, finite_decoder
     from ..sampling.methods import Method, denoiser_calls
     from ..sampling.methods import sample as draw
     from .parsing import check_image, derived_order, key_schedule, own_or_embedded, refuse_unused
@@ -91,7 +92,10 @@ def sample(
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
     chosen = schedule_for(denoiser_calls(pipe, steps))
     method = Method(chosen, order=derived_order(chosen) if order is None else order, prior_noise=prior_noise)
-    drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
+    of = "baseline" if chosen is None else f"schedule {chosen}"
+    with finite_decoder(pipe, of):
+        drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
+    check_latents(drawn.latents, [(prompt, seed)], of)
     drawn.images[0].save(output)
     counts = drawn.counts
     typer.echo(
