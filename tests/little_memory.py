@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -29,8 +30,9 @@ def little_memory(module: torch.nn.Module, most: int, error: BaseException = FUL
         if len(given) > most:
             raise type(error)(*error.args)  # a new one: a traceback holds on to tensors
 
-    look.__module__ = "torch"  # it stands for the allocator; a user's hook would be checked, which decodes more
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
+    # It stands for the allocator; a user's hook would be checked, which decodes more.
+    of_torch = FunctionType(look.__code__, globals() | {"__name__": "torch"}, closure=look.__closure__)
+    handle = module.register_forward_pre_hook(of_torch, with_kwargs=True)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ own, since torch takes a backend of this kind once per process. `test_pretend_de
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sys
@@ -20,7 +21,7 @@ from typing import Any
 
 import torch
 from models import conditions, denoiser_pipe
-from systems import ROWS, System
+from systems import ROWS, System, options_of
 from systems.base import as_tensor, of
 from systems.parts import normal
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.fingerprint import identity
+from fastdiff_lab.sampling.call_options import in_a_batch
+from fastdiff_lab.sampling.methods import generators
 
 NAME = "pretend"
 ATEN = torch.ops.aten
@@ -130,12 +133,13 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
 
     found = {
         "record": fl.record, "serial": propagated(parallel_decoding=False), "prediction": propagated(reuse="prediction"),
+        "decoder": propagated(reuse="decoder"),
         "serial, order 1": propagated(order=1, parallel_decoding=False),
     }  # fmt: skip
     if system.parallel:
         found |= {"parallel": propagated(), "parallel, order 1": propagated(order=1), "few rows": _few_rows(propagated)}
     if system.name == "ledits":  # it reads maps of attention at every step
-        del found["prediction"]
+        del found["prediction"], found["decoder"]
     if system.name not in NO_PRIOR_NOISE:
         found["prior noise"] = fl.prior_noise_injection
     return found
@@ -223,57 +227,65 @@ def _difference(found: Any, expected: Any) -> float:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """`calibrate` and `compare` of a system whose call takes prompts: how far its tables there are from those here, and how often it waits.
+    """`calibrate` and `compare` of a system that is called with prompts or class labels, there and here.
 
-    `runs`: denoiser runs of `calibrate` there; `waits`: of the host in them; `waits of a run`: of a baseline.
+    `costs`, `table`: how far what they give there is from what they give here. Of both: `runs` of the pipeline there, `waits` of the host in
+    them, and waits of the `baseline` that is called alike.
     """
-    system, prompts = ROWS[name], ["a red circle", "a white ring"]
+    system = ROWS[name]
+    prompts = [3, 700] if "class_labels" in system.call else ["a red circle", "a white ring"]
+    further = {key: value for key, value in options_of(name).items() if key != "output_type"}
     options = {"num_inference_steps": 6, "guidance_scale": 5.0}
-    costs, tables, runs = [], [], 0
+    call = options | in_a_batch(further, [{}, {}])
+    jobs = {
+        "calibrate": lambda pipe: fl.calibrate(pipe, prompts, max_span=3, order=1, pipe_kwargs=further, **options),
+        "compare": lambda pipe: fl.compare(
+            pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, repeats=0, pipe_kwargs=further, **options
+        ),
+    }
+    found, told = {job: [] for job in jobs}, {}
     with _plain_kernels():
         for pipe in (system.build(), moved(system.build())):
             with Machine():
                 WAITS.clear()
-                of(system, pipe)
-                of_a_run = len(WAITS)
-                WAITS.clear()
-                with _counted_runs(pipe) as seen:
-                    costs.append(fl.calibrate(pipe, prompts, max_span=3, order=1, **options))
-                runs, waits = len(seen), len(WAITS)
-                tables.append(fl.compare(pipe, {"keys": KeySchedule(6, [0, 2])}, prompts, repeats=0, **options))
+                pipe(prompts, generator=generators([0, 1]), **call)
+                baseline = len(WAITS)
+                for job, do in jobs.items():
+                    WAITS.clear()
+                    with _counted_runs(pipe) as runs:
+                        found[job].append(do(pipe))
+                    told[job] = {"runs": len(runs), "waits": len(WAITS), "baseline": baseline}
+    costs, tables = found["calibrate"], found["compare"]
     names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
     numbers = [table.set_index("method")[names].replace(float("inf"), 999.0) for table in tables]
-    return {
+    return told | {
         "costs": float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max()),
         "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()),
-        "runs": runs, "waits": waits, "waits of a run": of_a_run,
-    }  # fmt: skip
+    }
 
 
 @contextmanager
 def _counted_runs(pipe: Any) -> Iterator[list[int]]:
-    """The list grows by one at each run, which sets the scheduler's time-steps."""
+    """The list grows by one at each call of the pipeline."""
     runs: list[int] = []
-    inner = pipe.scheduler.set_timesteps
+    kind = type(pipe)
+    inner = kind.__call__
 
+    @functools.wraps(inner)
     def counted(*args: Any, **kwargs: Any) -> Any:
         runs.append(1)
         return inner(*args, **kwargs)
 
-    pipe.scheduler.set_timesteps = counted
+    kind.__call__ = counted
     try:
         yield runs
     finally:
-        del pipe.scheduler.set_timesteps
+        kind.__call__ = inner
 
 
 def changed(order: int) -> dict[str, Any]:
     """What is said where the text, made anew at every step, changes at a step that is no key; and how often the host waits without that."""
-    pipe, text = denoiser_pipe(), conditions()["encoder_hidden_states"]
-    for module in pipe.unet.modules():
-        module._parameters |= {
-            name: nn.Parameter(OnDevice(weight.data), False) for name, weight in module._parameters.items() if weight is not None
-        }
+    pipe, text = _denoiser_there(), conditions()["encoder_hidden_states"]
     waits = []
 
     def run(change_at: int) -> str:
@@ -294,14 +306,48 @@ def changed(order: int) -> dict[str, Any]:
     return {"said": said | {str(step): run(step) for step in (2, 4, 6)}, "waits": of_steps}
 
 
-def _loop(pipe: Any, given: Callable[[int], dict[str, Any]]) -> None:
+def astray(parallel: bool) -> dict[str, Any]:
+    """What is said of NaN, by the step from which on there is some; when it is said, and how often the host waits at each step."""
+    pipe, text = _denoiser_there(), OnDevice(conditions()["encoder_hidden_states"])
+    said, begun, waits = {}, {}, []
+
+    def given(step: int) -> dict[str, Any]:
+        waits.append(len(WAITS))
+        return {"encoder_hidden_states": text}
+
+    for spoilt_at in (4, 6, 9):
+        waits.clear()
+        try:
+            with Machine(), torch.no_grad(), fl.encoder_propagation(pipe, KeySchedule(10, [0, 1, 4]), parallel_decoding=parallel):
+                _loop(pipe, given, spoilt_at)
+        except ValueError as error:
+            said[spoilt_at] = str(error)
+        begun[spoilt_at] = len(waits)
+    return {"said": said, "begun": begun, "waits": [after - before for before, after in itertools.pairwise(waits)]}
+
+
+def _denoiser_there() -> Any:
+    pipe = denoiser_pipe()
+    for module in pipe.unet.modules():
+        module._parameters |= {
+            name: nn.Parameter(OnDevice(weight.data), False) for name, weight in module._parameters.items() if weight is not None
+        }
+    return pipe
+
+
+def _loop(pipe: Any, given: Callable[[int], dict[str, Any]], spoilt_at: int | None = None) -> None:
     pipe.scheduler.set_timesteps(10, device=f"{NAME}:0")
     sample = OnDevice(normal(2, 4, 8, 8))
     for step, timestep in enumerate(pipe.scheduler.timesteps):
+        sample = sample * (float("nan") if step == spoilt_at else 1.0)
         sample = pipe.unet(sample, timestep=timestep, **given(step)).sample
 
 
-SPECIAL: dict[str, Callable[[str], dict[str, Any]]] = {"measured": measured, "changed": lambda order: changed(int(order))}
+SPECIAL: dict[str, Callable[[str], dict[str, Any]]] = {
+    "measured": measured,
+    "changed": lambda order: changed(int(order)),
+    "astray": lambda way: astray(way == "parallel"),
+}
 
 
 def main(names: list[str]) -> None:

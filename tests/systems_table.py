@@ -196,8 +196,7 @@ def lines(built: Mapping[str, list[str]]) -> Iterator[str]:
     yield FULL.rstrip("\n")
     yield from (full_size_row(name) for name in dict.fromkeys(system.size for system in SYSTEMS if system.size))
     yield APART.rstrip("\n")
-    yield from (f"| {refused.title} | {refused.why} | {refused.names} |" for refused in REFUSED)
-    yield from (f"| {title} | {why} | the number of calls |" for title, why in LATER)
+    yield from (f"| {refused.title} | {refused.why} | {refused.names} |" for refused in (*REFUSED, *LATER))
 
 
 def page(built: Mapping[str, list[str]]) -> str:

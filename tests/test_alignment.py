@@ -1,4 +1,4 @@
-"""The suite on other processors: weights at other places in memory."""
+"""The suite on other processors: weights at other places in memory, and other numbers of threads."""
 
 from __future__ import annotations
 
@@ -15,21 +15,35 @@ from torch import nn
 TESTS = Path(__file__).parent
 # Where weights are loaded, saved or copied a second time, and what comes of it is compared. All other files were run so by hand.
 SENSITIVE = ("test_quality.py", "test_pipelines.py", "test_shared_parts.py")
+# Sums over several threads are added in another order.
+LAWS = ("test_every_step_a_key.py", "test_serial_is_parallel.py", "test_split_by_hand.py", "test_pipelines.py")
 
 
-def outcome(*options: str) -> subprocess.CompletedProcess:
-    """The sensitive tests in a process of their own."""
-    files = [str(TESTS / name) for name in SENSITIVE]
+def outcome(names: tuple[str, ...], *options: str, threads: int = 1) -> subprocess.CompletedProcess:
+    """Some files of tests in a process of their own."""
+    files = [str(TESTS / name) for name in (*names, f"{Path(__file__).name}::{test_as_many_threads_as_asked.__name__}")]
     call = [sys.executable, "-m", "pytest", "-q", "-m", "not long", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *files]
     paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return subprocess.run(call, env=variables | {"PYTHONPATH": paths}, cwd=TESTS.parent, capture_output=True, text=True)
+    variables |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.run(call, env=variables, cwd=TESTS.parent, capture_output=True, text=True)
 
 
 @pytest.mark.long
 def test_no_result_depends_on_where_weights_lie():
-    run = outcome("-p", "misaligned")
+    run = outcome(SENSITIVE, "-p", "misaligned")
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("threads", [2, 4])
+def test_no_law_depends_on_the_number_of_threads(threads):
+    run = outcome(LAWS, threads=threads)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
+
+def test_as_many_threads_as_asked():
+    assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
 
 
 def test_moved_weights_are_the_same_at_another_place():

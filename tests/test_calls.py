@@ -9,10 +9,12 @@ import torch
 from diffusers import DDIMInverseScheduler, StableDiffusionPanoramaPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from models import state
 from short_suite import long_but
-from systems.base import output
-from systems.parts import UNET, built, scheduler
+from systems import ROWS
+from systems.base import of, output
+from systems.parts import SIZE, UNET, built, scheduler
+from systems.refused import LATER
 from systems.stable_diffusion import LATENT, TEXT, stable_diffusion
-from systems.steered import with_lora
+from systems.steered import EDGES, lora_weights, steered, with_lora
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
@@ -82,6 +84,7 @@ class OtherTimes(ByHand):
 
 
 CALL = {"prompt": "a red circle"}
+SQUARE = {"height": 32, "width": 32}  # self-attention guidance takes no other
 REFUSED = {
     TwoTiles: "calls its denoiser again at time-step 831, before the next one .665.",
     EveryOther: "step 1 of EveryOther comes at time-step 499, not at the scheduler's next one .665.",
@@ -156,8 +159,36 @@ def test_a_loop_by_hand_with_a_call_for_each_half_of_the_guidance():
 @pytest.mark.parametrize("kind", [TwoTiles, EveryOther, OtherTimes])
 def test_such_runs_are_not_recorded(kind):
     pipe = stable_diffusion(kind)
-    with pytest.raises(ValueError, match="time-step"), fl.record(pipe, half="all"):
+    with pytest.raises(ValueError, match="time-step") as caught, fl.record(pipe, half="all"):
         output(pipe, CALL)
+    assert "encoder_propagation" not in str(caught.value)  # there is none to be left
+
+
+@pytest.mark.parametrize("refused", LATER, ids=lambda refused: refused.title)
+def test_pipelines_that_are_refused_in_mid_run(refused):
+    pipe = refused.build()
+    call = {name: value for name, value in LATENT.items() if name not in SIZE} | SQUARE
+    plain, before, processors = output(pipe, call), state(pipe), dict(pipe.unet.attn_processors)
+    for way in WAYS:
+        for schedule in (KEYS, ALL):
+            with fl.encoder_propagation(pipe, schedule, **way), pytest.raises(ValueError, match=refused.words):
+                output(pipe, call)
+            assert state(pipe) == before and pipe.unet.attn_processors == processors
+    with pytest.raises(ValueError, match=refused.words), fl.record(pipe, half="all"):
+        output(pipe, call)
+    assert pipe.unet.attn_processors == processors and torch.equal(output(pipe, call), plain)
+
+
+@pytest.mark.filterwarnings("ignore:this run has 3 steps")
+@pytest.mark.parametrize("steps", [3, 6])
+def test_runs_of_different_lengths_in_one_call_are_refused(steps):
+    """FreeInit's first iteration has half of the steps: whatever schedule is given, no advice leads in a circle."""
+    pipe = ROWS["animatediff-free-init"].build()
+    pipe.enable_free_init(num_iters=2, use_fast_sampling=True)
+    words = r"FreeInit with use_fast_sampling.*accepted: enable_free_init\(use_fast_sampling=False\)"
+    for schedule in (KeySchedule(steps, range(steps)), KeySchedule(steps, (0, 2))):
+        with fl.encoder_propagation(pipe, schedule, parallel_decoding=False), pytest.raises(ValueError, match=words):
+            of(ROWS["animatediff-free-init"], pipe)
 
 
 def test_time_steps_that_go_up_are_a_run_if_the_scheduler_says_so():
@@ -291,6 +322,46 @@ def test_a_denoiser_replaced_in_the_block():
             output(pipe, LATENT)
 
 
+def at_step(change):
+    """The call with a callback that does `change[step](pipe)` after a step."""
+
+    def callback(pipe, step, time_step, kept):
+        change.get(step, lambda pipe: None)(pipe)
+        return kept
+
+    return LATENT | {"callback_on_step_end": callback}
+
+
+@pytest.mark.parametrize("way", ["block", "handle"])
+@pytest.mark.parametrize("parallel", [True, False])
+def test_a_denoiser_replaced_in_mid_run(way, parallel):
+    """The steps before it, all of them keys, are the baseline's, and those after it are the other denoiser's own."""
+    pipe, other = stable_diffusion(), built(lambda: UNet2DConditionModel(**UNET), seed=7)
+    own, call, schedule = pipe.unet, at_step({2: lambda pipe: setattr(pipe, "unet", other)}), KeySchedule(STEPS, (0, 1, 2))
+    plain = output(pipe, call)
+    pipe.unet = own
+    with pytest.warns(UserWarning, match="the denoiser of StableDiffusionPipeline was replaced inside it"):
+        if way == "block":
+            with fl.encoder_propagation(pipe, schedule, parallel_decoding=parallel):
+                found = output(pipe, call)
+        else:
+            handle = fl.apply_encoder_propagation(pipe, schedule, parallel_decoding=parallel)
+            found = output(pipe, call)
+            handle.remove()
+    assert (found - plain).abs().max() < 1e-10
+
+
+def test_a_denoiser_that_comes_back_in_mid_run_is_refused():
+    pipe, other = stable_diffusion(), built(lambda: UNet2DConditionModel(**UNET), seed=7)
+    own = pipe.unet
+    call = at_step({1: lambda pipe: setattr(pipe, "unet", other), 3: lambda pipe: setattr(pipe, "unet", own)})
+    with (
+        fl.encoder_propagation(pipe, KEYS),
+        pytest.raises(ValueError, match="step 2 of StableDiffusionPipeline comes at time-step"),
+    ):
+        output(pipe, call)
+
+
 def test_a_step_that_is_always_evaluated_anew_says_why():
     pipe = stable_diffusion()
 
@@ -403,6 +474,74 @@ def test_weights_written_without_a_trace_in_mid_run(write, parallel):
     assert counts.encoder_calls == len(KEYS.keys)
 
 
+def hot_swapped(pipe):
+    weights = {name: 1.5 * value for name, value in lora_weights(stable_diffusion().unet).items()}
+    pipe.load_lora_weights(weights, adapter_name="style", hotswap=True)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_load_lora_weights_hot_swaps_in_mid_run(parallel):
+    found = []
+    for changes in ({KEYS.keys[1] - 1: hot_swapped}, {}):
+        with fl.encoder_propagation(pipe := with_lora(), KEYS, parallel_decoding=parallel) as counts:
+            found.append(output(pipe, at_step(changes)))
+        assert counts.encoder_calls == len(KEYS.keys)
+    assert (found[0] - found[1]).abs().max() > 1e-3  # the new weights are those from the key on
+    with pytest.raises(ValueError, match="weights were written over|a weight, an adapter"):
+        with fl.encoder_propagation(pipe := with_lora(), KEYS, parallel_decoding=parallel):
+            output(pipe, at_step({KEYS.keys[1]: hot_swapped}))
+
+
+def layer_of(model):
+    return model.down_blocks[0].resnets[0]
+
+
+def put(owner, name):
+    setattr(owner, name, copy.deepcopy(getattr(owner, name)))
+
+
+OF_A_MODEL = {
+    "in place": lambda model: layer_of(model).conv1.weight.mul_(1.3),
+    "through data": lambda model: [weight.data.mul_(1.01) for weight in model.parameters()],
+    "another weight": lambda model: put(layer_of(model).conv1, "weight"),
+    "another layer": lambda model: put(layer_of(model), "conv1"),
+}
+
+
+@pytest.mark.parametrize("change", OF_A_MODEL.values(), ids=OF_A_MODEL)
+@pytest.mark.parametrize("parallel", [True, False])
+def test_weights_of_a_controlnet_changed_in_mid_run(change, parallel):
+    def drawn(changed_at):
+        pipe = steered()
+        with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel) as counts:
+            found = output(pipe, at_step({changed_at: lambda pipe: change(pipe.controlnet)}) | {"image": EDGES})
+        assert counts.controlnet_calls == len(KEYS.keys)
+        return found
+
+    key = KEYS.keys[1]
+    with pytest.raises(ValueError, match="its ControlNet's call differs .*: a weight|weights were written over"):
+        drawn(key)
+    drawn(key - 1)  # seen at the key
+
+
+@pytest.mark.parametrize("name", ["another weight", "another layer"])
+def test_parts_of_a_denoiser_replaced_in_mid_run(name):
+    call = at_step({KEYS.keys[1]: lambda pipe: OF_A_MODEL[name](pipe.unet)})
+    with pytest.raises(ValueError, match="step 4 .*a weight"), fl.encoder_propagation(pipe := stable_diffusion(), KEYS):
+        output(pipe, call)
+    with fl.encoder_propagation(pipe := stable_diffusion(), KEYS, parallel_decoding=False) as counts:
+        output(pipe, call)
+    assert counts.encoder_calls == 3  # the step after the change is a key by itself
+
+
+@pytest.mark.parametrize("block", ["mid_block", "conv_norm_out"])
+def test_blocks_replaced_in_mid_run_are_refused(block):
+    call = at_step({KEYS.keys[1]: lambda pipe: put(pipe.unet, block)})
+    with pytest.raises(RuntimeError, match=rf"'{block}' was replaced inside the encoder_propagation block"):
+        with fl.encoder_propagation(pipe := stable_diffusion(), KEYS, parallel_decoding=False):
+            output(pipe, call)
+
+
 def test_fused_lora_is_seen_in_mid_run():
     def callback(pipe, step, time_step, kept):
         if step == KEYS.keys[1]:
@@ -416,6 +555,7 @@ def test_fused_lora_is_seen_in_mid_run():
         output(pipe, LATENT | {"callback_on_step_end": callback})
 
 
+@pytest.mark.filterwarnings("ignore:the prior_noise_injection block")
 def test_a_copied_scheduler_is_plain():
     pipe = stable_diffusion()
     with fl.prior_noise_injection(pipe):

@@ -144,3 +144,17 @@ def test_latents_that_are_not_numbers():
     with pytest.raises(ValueError, match=r"the latents that step 6 \(time-step \d+\) gets hold NaN"):
         with fl.encoder_propagation(pipe, KEYS):
             run(pipe, callback_on_step_end=spoil)
+
+
+def test_a_last_prediction_that_is_no_number():
+    """No later step would get it."""
+    pipe = pipeline()
+
+    def spoil(pipe, step, timestep, values):
+        if step == 8:
+            pipe.unet.conv_out.bias.data[0] = torch.nan
+        return values
+
+    with pytest.raises(ValueError, match=r"the numbers that step 9 \(time-step \d+\) predicts hold NaN"):
+        with fl.encoder_propagation(pipe, KeySchedule(10, [0, 9])):
+            run(pipe, callback_on_step_end=spoil)

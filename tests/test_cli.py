@@ -18,7 +18,7 @@ from PIL import Image
 from short_suite import long_but
 from typer.testing import CliRunner
 
-from fastdiff_lab import KeySchedule, PropagationFit, derive_schedule
+from fastdiff_lab import KeySchedule, PropagationFit, derive_schedule, load_pipeline
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.cli import commands, tour
 from fastdiff_lab.cli.parsing import fitting_keys
@@ -385,3 +385,19 @@ def test_the_contest_is_scored_and_a_broken_entry_does_not_stop_it(monkeypatch, 
     rows = {line.split()[1]: line for line in result.output.splitlines() if line[:1].isdigit()}
     assert {"ada", "uniform", "derived", "the"} == set(rows) and "True" in rows["ada"] and "False" in rows["uniform"]
     assert "refused: eve: eve.json is no fastdiff_lab.ContestEntry" in result.output
+
+
+@pytest.mark.parametrize("keys", ["none", "0,2 of 6"])
+@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+def test_an_image_of_no_numbers_is_not_written(keys, part, tmp_path, monkeypatch, capsys):
+    def spoilt(*args, **kwargs):
+        pipe = load_pipeline(*args, **kwargs)
+        weight = pipe.unet.conv_out.bias if part == "unet" else next(pipe.vae.decoder.parameters())
+        weight.data[0] = float("nan")
+        return pipe
+
+    monkeypatch.setattr("fastdiff_lab.pipelines.load_pipeline", spoilt)
+    said = failed(monkeypatch, capsys, "sample", PROMPT, "--keys", keys, "--steps", 6, "--output", tmp_path / "a.png")
+    assert "hold NaN or infinite values" in said or "the autoencoder AutoencoderTiny gave NaN or infinite values" in said
+    assert not (tmp_path / "a.png").exists()

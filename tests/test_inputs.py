@@ -255,6 +255,14 @@ SEEDS = {
 FEW = {"num_inference_steps": 3, "pipe_kwargs": SIZE}
 
 
+def test_the_pipelines_own_guidance_scale_is_stored(pipe):
+    """Stable Diffusion's is 7.5, and nothing warns where its runs have it too."""
+    costs = fl.calibrate(pipe, TEXTS[:1], **FEW)
+    assert costs.measured_on["guidance_scale"] == 7.5
+    with fl.encoder_propagation(pipe, fl.derive_schedule(costs, 3)):
+        pipe(TEXTS[0], num_inference_steps=3, output_type="latent", **SIZE)
+
+
 @pytest.mark.parametrize("prompts", ["generator", "filtered column"])
 def test_refinement_takes_prompts_of_every_kind(prompts, pipe):
     """As comparison and calibration do, below: what can be read once only is read once."""
@@ -275,6 +283,7 @@ TOGETHER = list(zip(PROMPTS, [*SEEDS, "list"], strict=True))
 FEW_TOGETHER = [("list", "list"), ("filtered column", "column"), ("generator", "tensor")]
 
 
+@pytest.mark.filterwarnings("ignore:.* keeps something from call to call")
 @pytest.mark.parametrize("together", [FEW_TOGETHER, pytest.param(TOGETHER, marks=pytest.mark.long)], ids=len)
 def test_prompts_and_seeds_of_all_kinds_are_the_same_images_and_costs(together, pipe, tmp_path):
     """The first kind is drawn and measured; what the others ask for is found in the stores."""

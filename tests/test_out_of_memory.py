@@ -179,6 +179,16 @@ def test_calibration_goes_on_with_half_the_images():
     assert costs.displacement.isfinite().any(dim=-1)[:, 0, :-1].all()  # of both images, at each key
 
 
+def test_refinement_goes_on_with_half_the_images():
+    """Its own untouched run draws all prompts at once."""
+    pipe, prompts, options = text_to_image()
+    start = KeySchedule(5, [0, 3])
+    expected = fl.refine_schedule(pipe, start, prompts, runs=6, **options)
+    with little_memory(pipe.unet.conv_in, 2), pytest.warns(UserWarning, match="memory ran out with 2 images .* batch_size=1"):
+        found = fl.refine_schedule(pipe, start, prompts, runs=6, **options)
+    assert found == expected
+
+
 def test_comparison_goes_on_with_half_of_rows_or_images():
     pipe, prompts, options = text_to_image()
     methods, columns = {"keys": KeySchedule(5, [0, 2])}, ["method", "mse", "latent_mse", "encoder_calls"]

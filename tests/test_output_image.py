@@ -47,12 +47,26 @@ def scaled():
     return pipe
 
 
+class Watermark:
+    """As invisible-watermark writes it into SDXL's images; that package is not needed to see that it is."""
+
+    def apply_watermark(self, images):
+        return images.clamp(-1, 1).flip(-1) * 0.5
+
+
+def watermarked():
+    pipe = ROWS["sdxl"].build()
+    pipe.watermark = Watermark()
+    return pipe
+
+
 def further(name):
     return {key: value for key, value in options_of(name).items() if key != "output_type"}
 
 
 PIPELINES = {
     "text to image": (ROWS["sd"].build, SIZE), "with a safety checker": (checked, SIZE), "latents with a mean": (scaled, SIZE),
+    "with a watermark": (watermarked, SIZE),
     "image to image": (ROWS["sd-img2img"].build, further("sd-img2img")), "inpainting": (ROWS["sd-inpaint"].build, further("sd-inpaint")),
     "ends early": (ROWS["sdxl-ends-early"].build, further("sdxl-ends-early")),
 }  # fmt: skip
@@ -85,6 +99,26 @@ def test_what_the_safety_checker_takes_away_stays_away(tmp_path):
     assert (table["mse"] == 0).all() and (table["latent_mse"] > 0).any()  # both images are black
     pair = PairRunner(pipe, preview_every=0).run(Settings(TEXTS[0], num_inference_steps=6), Acceleration(KeySchedule(6, [0, 2])))
     assert not any(np.asarray(image).any() for image in pair.images.values())
+
+
+def test_a_watermark_stays_in_accelerated_images():
+    images = []
+    for build in (watermarked, ROWS["sdxl"].build):
+        drawn = sample(build(), Method(KeySchedule(5, [0, 2])), TEXTS[:1], [0], num_inference_steps=5, pipe_kwargs=SIZE)
+        images.append(np.asarray(drawn.images[0], dtype=float))
+    assert np.abs(images[0] - (images[1][:, ::-1] / 2 + 63.75)).max() <= 1 < np.abs(images[0] - images[1]).max()
+
+
+def test_images_are_decoded_one_by_one_off_the_cpu(monkeypatch):
+    pipe, rows = ROWS["sd"].build(), []
+    together = sample(pipe, Method(), TEXTS, [0, 1], num_inference_steps=3, pipe_kwargs=SIZE)
+    monkeypatch.setattr("fastdiff_lab.sampling.batches.device_of", lambda pipe: torch.device("cuda"))
+    handle = pipe.vae.decoder.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    alone = sample(pipe, Method(), TEXTS, [0, 1], num_inference_steps=3, pipe_kwargs=SIZE)
+    handle.remove()
+    assert rows == [1, 1] and not pipe.vae.use_slicing
+    for one, other in zip(together.images, alone.images, strict=True):
+        assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
 def test_previews_are_decoded_as_the_pipeline_decodes():

@@ -117,10 +117,11 @@ def split_by_hand(model: OwnUNet, keys: tuple[int, ...]):
 def test_serial_is_parallel_is_the_split_by_hand(pipe):
     baseline, by_hand = sampled(pipe), sampled(pipe, predict=split_by_hand(pipe.unet, KEYS.keys))
     assert distance(by_hand, baseline) > 1e-4
-    for options, forwards in (({"parallel_decoding": False}, 6), ({}, 3), ({"max_rows": 4}, 4)):
+    # Its classes are none of diffusers': in each run two steps are decoded alone, too.
+    for options, forwards, more in (({"parallel_decoding": False}, 6, 0), ({}, 3, 2), ({"max_rows": 4}, 4, 2)):
         with fl.encoder_propagation(pipe, KEYS, **options) as counts:
             assert distance(sampled(pipe), by_hand) < 1e-10
-        assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (3, 6, forwards)
+        assert (counts.encoder_calls, counts.decoder_calls, counts.forward_calls) == (3, 6 + more, forwards + more)
 
 
 def test_serial_is_parallel_with_extrapolated_features(pipe):

@@ -98,6 +98,7 @@ def test_rows_that_are_repeated_keep_their_order_of_memory():
             assert channels_last(history.at([3.0, 4.0, 5.0], [feature] * (place + 1)))
 
 
+@pytest.mark.filterwarnings("ignore:.* keeps something from call to call")
 @pytest.mark.parametrize("order", [0, 1])
 def test_the_decoder_of_a_channels_last_model_gets_channels_last(order):
     pipe, kept = pipeline(dtype=torch.float32), []

@@ -15,7 +15,7 @@ from systems import KINDS, ROWS
 HERE = Path(__file__).parent
 # More waits than the baseline has, in each run: its time-steps are read when it begins, what was left open when it ends. A recording
 # is read when its run ends, each of its statistics. A wait at every step would be 5 more, since runs have 6 steps or more.
-MORE = {"record": 8, "calibrate": 6}
+MORE = {"record": 8, "calibrate": 6, "compare": 6}
 MORE_OF_OTHERS = 4
 SHORT = "sd:parallel, order 1+few rows+record+entering"
 SOME = ("sd:parallel+prior noise", "t2i-adapter:parallel+serial", "ldm-text:parallel, order 1")
@@ -46,7 +46,7 @@ def check(name: str, report: dict) -> None:
 @pytest.fixture(scope="module")
 def short():
     """All that the short suite asks, of one process."""
-    return reports(SHORT, "changed:0", "changed:1")
+    return reports(SHORT, "changed:0", "changed:1", "astray:parallel", "astray:serial")
 
 
 def test_on_another_device(short):
@@ -74,22 +74,39 @@ def test_what_changes_in_mid_run_is_told_when_the_run_ends(short):
         assert sum(report["waits"]) <= MORE_OF_OTHERS and report["waits"].count(0) >= 7
 
 
+@pytest.mark.parametrize("way", ["parallel", "serial"])
+def test_nan_is_told_when_the_run_ends(way, short):
+    """Also where a run would go on from it to a black image; no step waits for it."""
+    report = short[f"astray:{way}"]
+    assert "error" not in report, report["error"]
+    assert report["said"] == {step: f"the latents that step {step} gets hold NaN or infinite values" for step in ("4", "6", "9")}
+    assert set(report["begun"].values()) == {10}
+    assert report["waits"].count(0) >= 7
+
+
 def check_measured(report: dict) -> None:
     assert "error" not in report, report["error"]
     assert report["costs"] < 1e-6 and report["table"] < 1e-6
-    # Each replayed run is read as a run of its own is, and twice more; a wait at every step would be six more.
-    assert report["waits"] <= report["runs"] * (report["waits of a run"] + MORE["calibrate"])
+    # A replayed run is read as the baseline is, and twice more; of a drawn image also its latents. A wait at every step would be six more.
+    for job in ("calibrate", "compare"):
+        told = report[job]
+        assert told["runs"] > 6 and told["waits"] <= told["runs"] * (told["baseline"] + MORE[job]), (job, told)
+
+
+MEASURED = ("sd", "sdxl", "controlnet", "lora", "dit")
 
 
 @pytest.mark.long
 def test_calibration_and_comparison_on_another_device():
-    check_measured(reports("measured:sd")["measured:sd"])
+    found = reports(*(f"measured:{name}" for name in MEASURED))
+    for report in found.values():
+        check_measured(report)
 
 
 def some_ways(name: str, place: int) -> str:
-    """Two ways for a system of each kind, one for the others."""
+    """Four ways for a system of each kind, two for the others."""
     known = list(ways(ROWS[name]))
-    chosen = {known[2 * place % len(known)], known[(2 * place + (name in KINDS)) % len(known)]}
+    chosen = {known[(2 * place + further) % len(known)] for further in range(4 if name in KINDS else 2)}
     return f"{name}:{'+'.join(sorted(chosen))}"
 
 

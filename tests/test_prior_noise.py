@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from models import SCHEDULERS, denoiser_pipe, pipeline, run, scheduler
@@ -67,6 +70,39 @@ def test_no_weight_changes_nothing_and_weight_does():
     with fl.prior_noise_injection(pipe):
         assert float((run(pipe) - baseline).abs().max()) > 1e-3
     assert torch.equal(run(pipe), baseline) and "step" not in vars(pipe.scheduler)
+
+
+NOTHING = {
+    "no call": (lambda pipe: None, {}, "its scheduler made no step inside it"),
+    "no late step": (
+        lambda pipe: run(pipe),
+        {"below": 0.0005},
+        r"no step was below time-step 0.5 \(from 901 to 1\); give a larger",
+    ),
+    "no time for it": (lambda pipe: run(pipe), {"below": 0.0}, None),
+    "no weight": (lambda pipe: run(pipe), {"weight": 0.0}, None),
+    "added": (lambda pipe: run(pipe), {}, None),
+}
+
+
+@pytest.mark.parametrize(("inside", "options", "words"), NOTHING.values(), ids=NOTHING)
+def test_a_block_that_added_nothing_says_so(inside, options, words, recwarn):
+    pipe = pipeline()
+    with fl.prior_noise_injection(pipe, **options):
+        inside(pipe)
+    said = [str(warning.message) for warning in recwarn if "prior_noise_injection" in str(warning.message)]
+    assert len(said) == (words is not None)
+    assert words is None or re.search(f"the prior_noise_injection block of StableDiffusionPipeline added nothing: {words}", said[0])
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float16, np.float64, torch.tensor])
+def test_the_weight_may_be_a_number_of_numpy_or_torch(number):
+    pipe = pipeline()
+    drawn = []
+    for kind in (float, number):
+        with fl.prior_noise_injection(pipe, weight=kind(0.25), below=kind(0.5)):
+            drawn.append(run(pipe))
+    assert torch.equal(*drawn)
 
 
 def test_two_injections_nested():

@@ -26,11 +26,13 @@ from fastdiff_lab.hooks.private_api import (
     execution_device_of,
     forward_hooks,
     free_init_of,
+    global_forward_hooks,
     guidance_scale_of,
     hook_tables,
     is_compiled_whole,
     move_towards,
     num_time_steps_of,
+    part_tables,
     submodule,
     take_off_offloading,
     tree_leaves,
@@ -81,6 +83,21 @@ def test_hooks_stand_in_their_tables():
     assert [len(table) for table in hook_tables(module)] == [1, 1, 1]
     hook_tables(module)[1].clear()
     assert forward_hooks(module) == [before]
+
+
+def test_hooks_of_all_modules_stand_in_their_tables():
+    before, after = (lambda module, args: None), (lambda module, args, output: None)
+    handles = [nn.modules.module.register_module_forward_hook(after), nn.modules.module.register_module_forward_pre_hook(before)]
+    assert global_forward_hooks() == [before, after]
+    for handle in handles:
+        handle.remove()
+    assert global_forward_hooks() == []
+
+
+def test_children_and_weights_stand_in_their_tables():
+    module = nn.Sequential(nn.Linear(1, 1, bias=False))
+    assert part_tables(module) == ({"0": module[0]}, {})
+    assert part_tables(module[0]) == ({}, {"weight": module[0].weight, "bias": None})
 
 
 def test_children_are_found_without_asking_for_an_attribute():

@@ -50,6 +50,7 @@ def test_parallel_decoding_is_serial_decoding(name, guidance, noise):
     assert distance(serial, run(pipe, **options)) > 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.* keeps something from call to call")
 def test_a_cap_limits_the_rows_that_are_decoded_at_once():
     pipe = pipeline()
     rows = []

@@ -247,7 +247,11 @@ def test_a_store_tells_pipelines_apart_by_all_that_makes_an_image():
     next(iter(pipe.text_encoder.parameters())).data[-1] += 1  # the last row: a word that was learned
     rows = pipeline_digest(pipe)
     pipe.controlnet = controlnet(seed=4)
-    assert len({digest, words, rows, pipeline_digest(pipe)}) == 4
+    digests = {digest, words, rows, pipeline_digest(pipe)}
+    for processor in (drawn, equal):  # two plain functions
+        pipe.unet.set_attn_processor(processor)
+        digests.add(pipeline_digest(pipe))
+    assert len(digests) == 6
 
 
 class Combined(DiffusionPipeline):
@@ -297,6 +301,7 @@ def test_a_scheduler_that_was_replaced_while_noise_is_injected():
         drawn(pipe)
 
 
+@pytest.mark.filterwarnings("ignore:the prior_noise_injection block")
 def test_noise_is_not_injected_twice_under_another_layer():
     pipe = stable_diffusion()
     with fl.prior_noise_injection(pipe), replaced_method(pipe.scheduler, "step", lambda inner: inner):

@@ -120,15 +120,17 @@ def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
     )  # fmt: skip
 
 
-def fitted_errors(pipe: DiffusionPipeline, trajectory: Trajectory, config: PropagationConfig, limit: RowLimit) -> Tensor:
+def fitted_errors(
+    pipe: DiffusionPipeline, trajectories: Sequence[Trajectory], config: PropagationConfig, limit: RowLimit
+) -> Tensor:
     """Mean squared difference of the final latents to the baseline's with a fit on these very images, of shape (images,).
 
-    >>> fitted_errors(pipe, trajectory, PropagationConfig(KeySchedule.paper(50)), RowLimit())  # doctest: +SKIP
+    >>> fitted_errors(pipe, [trajectory], PropagationConfig(KeySchedule.paper(50)), RowLimit())  # doctest: +SKIP
     """
-    run = _FittedRun(pipe, trajectory, config, limit)
-    _along([run], config.schedule)
-    errors = run.missing(config.schedule.num_steps).square().mean(dim=1)
-    check_distances(errors, config.schedule.num_steps)
+    runs, last = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories], config.schedule.num_steps
+    _along(runs, config.schedule)
+    errors = torch.cat([run.missing(last).square().mean(dim=1) for run in runs])
+    check_distances(errors, last)
     return errors
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +23,7 @@ from ..propagation.checks import check_is_one_run, check_prompts
 from ..propagation.config import PropagationConfig
 from ..propagation.extrapolation import Extrapolation
 from ..propagation.row_capacity import RowLimit
+from ..sampling.batches import in_halves
 from ..sampling.call_options import takes_guidance
 from ..sampling.finite_values import check_distances
 from ..sampling.run_settings import RunSettings
@@ -85,7 +87,8 @@ def refine_schedule(
 
     Args:
         schedule: Where to begin. The number of keys stays.
-        prompts: As for `calibrate`, all in one batch; so are the arguments that are not listed here.
+        prompts: As for `calibrate`, in one batch, or in smaller ones where memory runs out.
+            Arguments that are not listed here are as there.
         runs: Accelerated runs at most, 1 or more.
         fit: Fit each schedule on the prompts, as `fit_propagation` does, and compare what is left. Then fit the one that is found.
 
@@ -103,12 +106,16 @@ def refine_schedule(
             f"the schedule is for {schedule.num_steps} steps, the run makes {num_steps}; use schedule.rescaled({num_steps})"
         )
     limit = RowLimit(max_rows)
-    trajectory = seen(pipe, call_for(prompts, seeds, slice(None), run), num_steps)
+    parts = in_halves(
+        pipe, [slice(0, len(prompts))], lambda part: seen(pipe, call_for(prompts, seeds, part, run), num_steps)
+    )  # fmt: skip
+    trajectories = [trajectory for _, trajectory in parts]
 
     def error(candidate: KeySchedule) -> float:
         if fit:
-            return float(fitted_errors(pipe, trajectory, PropagationConfig(candidate, order=order, reuse=reuse), limit).mean())
-        return float(final_errors(pipe, trajectory, candidate, order=order, reuse=reuse, max_rows=limit).mean())
+            return float(fitted_errors(pipe, trajectories, PropagationConfig(candidate, order=order, reuse=reuse), limit).mean())
+        of_parts = [final_errors(pipe, one, candidate, order=order, reuse=reuse, max_rows=limit) for one in trajectories]
+        return float(torch.cat(of_parts).mean())
 
     best, tried = _search(schedule, error, runs)
     found = f"refined in {tried} {'fitted ' * fit}runs" if best != schedule else f"of {tried} runs of refinement none came nearer"

@@ -81,6 +81,7 @@ def sample(
 ) -> None:
     """Draw one image with the accelerated sampler."""
     from ..pipelines import load_pipeline
+    from ..sampling.finite_values import check_latents, finite_decoder
     from ..sampling.methods import Method, denoiser_calls
     from ..sampling.methods import sample as draw
     from .parsing import check_image, fitted, own_or_embedded, propagation, refuse_unused
@@ -92,8 +93,14 @@ def sample(
         refuse_unused(ctx, "with --fit", ["keys", "schedule", "order"])
     propagation_for = propagation(keys, schedule, order) if fit is None else fitted(fit)
     pipe = load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler)
-    method = Method(propagation_for(denoiser_calls(pipe, steps)), prior_noise=prior_noise)
-    drawn = draw(pipe, method, [prompt], [seed], num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model))
+    accelerated = propagation_for(denoiser_calls(pipe, steps))
+    of = "baseline" if accelerated is None else f"schedule {accelerated.schedule}"
+    with finite_decoder(pipe, of):
+        drawn = draw(
+            pipe, Method(accelerated, prior_noise=prior_noise), [prompt], [seed], num_inference_steps=steps,
+            guidance_scale=own_or_embedded(guidance, model),
+        )  # fmt: skip
+    check_latents(drawn.latents, [(prompt, seed)], of)
     drawn.images[0].save(output)
     counts = drawn.counts
     typer.echo(

@@ -1,7 +1,7 @@
 """What acts on a denoiser beside its weights: attention processors, and the scales of adapters.
 
 - `processor_of(module)`, `processors(model)`: attention processors
-- `row_mixing(pipe)`: what mixes the rows of a batch; `foreign_parts(split)`: what may do so
+- `row_mixing(pipe, split)`: what mixes the rows of a batch
 - `attention_store(model)`: what stores attention maps
 - `processors_kept(model)`, `put_back_processors(model, before)`: a run that is broken off leaves no processors behind
 - `adapter_scales(model)`: where the scales of LoRA, IP-Adapter and FreeU stand
@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from .denoiser import Split, denoiser_of, inner_loop
 from .device import read_checks
-from .private_api import LORA_STATE, GatedSelfAttentionDense, forward_hooks, submodule, write_count
+from .private_api import LORA_STATE, GatedSelfAttentionDense, part_tables, submodule, write_count
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
-# Whose code keeps the rows of a batch apart, but for what `row_mixing` knows.
-_KNOWN = ("torch", "diffusers", "transformers", "accelerate", "peft", "xformers", "tomesd", "fastdiff_lab")
 _SEEN_PER_TENSOR = 64
 _SEEN_WEIGHTS = 64
 _FREEU = ("s1", "s2", "b1", "b2")
@@ -50,12 +47,17 @@ def processors(model: nn.Module) -> list[tuple[nn.Module, Any]]:
     return [(module, processor) for module, processor in found if processor is not None]
 
 
-def row_mixing(pipe: DiffusionPipeline) -> str | None:
-    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one."""
+def row_mixing(pipe: DiffusionPipeline, split: Split) -> str | None:
+    """What mixes the rows of a batch, if anything does: an attention processor, or a pipeline that will install one.
+
+    Those of single pipelines do no harm in the encoder (self-attention guidance), which gets the rows of one step only.
+    """
     if inner_loop(pipe) is not None:
         return type(pipe).__name__
-    kinds = {type(processor) for _, processor in processors(denoiser_of(pipe))}
-    return next((kind.__name__ for kind in sorted(kinds, key=str) if _mixes_rows(kind)), None)
+    encoder = {module for child in split.encoder.values() for module in child.modules()}
+    found = [(module in encoder, type(processor)) for module, processor in processors(denoiser_of(pipe))]
+    mixing = {kind.__name__ for is_encoder, kind in found if _is_named_so(kind) or (not is_encoder and _mixes_rows(kind))}
+    return min(mixing, default=None)
 
 
 def attention_store(model: nn.Module) -> str | None:
@@ -65,37 +67,11 @@ def attention_store(model: nn.Module) -> str | None:
 
 def _mixes_rows(kind: type) -> bool:
     """Processors of single pipelines look at the whole batch: they share, replace or collect attention."""
-    return kind.__name__.startswith(_ROW_MIXING) or kind.__module__.startswith("diffusers.pipelines.")
+    return _is_named_so(kind) or kind.__module__.startswith("diffusers.pipelines.")
 
 
-def foreign_parts(split: Split) -> tuple[str, ...]:
-    """What works inside the decoder and is not of a known package: attention processors, forward hooks, replaced forwards.
-
-    >>> foreign_parts(split_denoiser(pipe.unet))  # doctest: +SKIP
-    ()
-
-    Nothing tells whether such a part keeps the rows of a batch apart. The encoder's never gets rows of several steps.
-    """
-    modules = [module for child in split.decoder.values() for module in child.modules()]
-    found: dict[str, None] = {}
-    for module in modules:
-        parts = [*forward_hooks(module), vars(module).get("forward")]
-        processor = processor_of(module)
-        parts += [] if processor is None else [type(processor)]
-        found |= {_name_of(part): None for part in parts if part is not None and not _is_known(part)}
-    return tuple(found)
-
-
-def _is_known(part: Any) -> bool:
-    while isinstance(part, partial):
-        part = part.func
-    return getattr(part, "__module__", None) in (None, "") or part.__module__.partition(".")[0] in _KNOWN
-
-
-def _name_of(part: Any) -> str:
-    while isinstance(part, partial):
-        part = part.func
-    return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__name__)}"
+def _is_named_so(kind: type) -> bool:
+    return kind.__name__.startswith(_ROW_MIXING)
 
 
 @contextmanager
@@ -118,7 +94,7 @@ def put_back_processors(model: nn.Module, before: list[tuple[nn.Module, Any]]) -
     """
     now = dict(processors(model))
     for module, processor in before:
-        if now.get(module) is not processor and type(now.get(module)).__name__.startswith(_ROW_MIXING):
+        if now.get(module) is not processor and _mixes_rows(type(now.get(module))):
             module.set_processor(processor)  # type: ignore[operator]
 
 
@@ -225,10 +201,18 @@ class Steered:
         self.scales_at = adapter_scales(model)
         self.attending = [module for module, _ in processors(model)]
         self.weights = [weight for weight in model.parameters() if not weight.is_inference()]
+        self.places = [
+            (table, name)
+            for module in model.modules()
+            for table in part_tables(module)
+            for name, part in table.items()
+            if not getattr(part, "is_meta", False)  # offloading brings another object at each call
+        ]
         self.values = WeightValues(model)
 
     def now(self) -> list:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
         attention = [id(processor_of(module)) for module in self.attending]
         versions = sum(write_count(weight) or 0 for weight in self.weights)
-        return [adapters, attention, versions, *(_rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]
+        parts = hash(tuple(id(table.get(name)) for table, name in self.places))  # a layer or a weight may be another object
+        return [adapters, attention, versions, parts, *(_rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

@@ -109,7 +109,8 @@ def pipeline_digest(pipe: DiffusionPipeline) -> str:
     ):  # what is added to a model comes last: new words, adapters
         digest.update(values.tobytes())
     words = {name: part.get_added_vocab() for name, part in parts.items() if hasattr(part, "get_added_vocab")}
-    kinds = [type(processor).__name__ for _, processor in processors(denoiser_of(pipe))]
+    attention = [processor for _, processor in processors(denoiser_of(pipe))]
+    kinds = [getattr(processor, "__qualname__", type(processor).__name__) for processor in attention]  # a plain function's own
     kinds += [type(module).__name__ for module in denoiser_of(pipe).modules()]  # token merging changes them
     digest.update(json.dumps([words, kinds], sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Every private API of torch, diffusers, accelerate and peft that the package uses; each has a test that fails when it is gone.
 
-- torch: `CALL_SLOT`, `call_of`, `is_compiled_whole`, `unwrapped`, `submodule`, `hook_tables`, `forward_hooks`, `write_count`, `move_towards`;
-  `TorchDispatchMode`, `tree_leaves`
+- torch: `CALL_SLOT`, `call_of`, `is_compiled_whole`, `unwrapped`, `submodule`, `part_tables`, `hook_tables`, `forward_hooks`,
+  `global_forward_hooks`, `write_count`, `move_towards`; `TorchDispatchMode`, `tree_leaves`
 - diffusers' classes that it does not export: `CacheMixin`, `GatedSelfAttentionDense`, `MultiControlNetUnionModel`
 - diffusers' pipelines: `guidance_scale_of`, `num_time_steps_of`, `execution_device_of`, `free_init_of`, `PROGRESS_BAR`
 - offloading: `take_off_offloading`, `weights_elsewhere`
@@ -53,6 +53,11 @@ def submodule(module: nn.Module, name: str) -> nn.Module | None:
     return module._modules.get(name)
 
 
+def part_tables(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    """A module's own tables of children and of weights, by name."""
+    return module._modules, module._parameters
+
+
 def hook_tables(module: nn.Module) -> tuple[dict[int, Callable], ...]:
     """A module's own tables of hooks: before its forward, after it, and of its backward pass."""
     return module._forward_pre_hooks, module._forward_hooks, module._backward_hooks
@@ -61,6 +66,12 @@ def hook_tables(module: nn.Module) -> tuple[dict[int, Callable], ...]:
 def forward_hooks(module: nn.Module) -> list[Callable]:
     """The hooks that run before and after a module's forward."""
     return [hook for table in hook_tables(module)[:2] for hook in table.values()]
+
+
+def global_forward_hooks() -> list[Callable]:
+    """The hooks that run before and after the forward of every module."""
+    tables = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
+    return [hook for table in tables for hook in table.values()]
 
 
 def write_count(tensor: Tensor) -> int | None:

@@ -179,7 +179,7 @@ class RunTracker:
             )
         return (
             f"step {run.step} of {kind} comes at time-step {value}, not at the scheduler's next one ({expected}): steps were left out, or go "
-            "another way. Leave the blocks of other accelerators (encoder_propagation) first, or make this call outside the block"
+            "another way, which is not supported; make this call outside the block"
         )
 
     def begin_loop(self, planned: Tensor) -> None:

@@ -1,7 +1,7 @@
 """What is looked at when a run begins, and at its calls: refusals, and warnings where propagation does no good.
 
 - `check_length`, `check_parts`, `check_rows_stay_apart`, `check_attention_runs`,
-  `check_finite`, `check_is_one_run`, `check_prompts`: refusals
+  `check_is_one_run`, `check_prompts`: refusals
 - `guidance_of(pipe)`: the guidance scale of the run at hand
 - `time_steps_in_words(timesteps)`: as measurements say on which time-steps they were made
 - `warn_of_another_run`, `warn_of_few_steps`, `warn_of_rounding`: warnings
@@ -20,9 +20,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.adapters import attention_store, row_mixing
-from ..hooks.denoiser import controlnet_of, denoiser_of, several_runs
+from ..hooks.denoiser import Split, controlnet_of, denoiser_of, several_runs
 from ..hooks.private_api import free_init_of, guidance_scale_of
-from ..hooks.run_tracking import time_step_value
 from ..key_schedule import KeySchedule
 from .config import PropagationConfig
 
@@ -136,9 +135,9 @@ def warn_of_rounding(model: nn.Module, asked: str, lost: str) -> None:
         warnings.warn(f"{asked} asked in bfloat16: {lost}; take float32 or float16 for it (pipe.to(torch.float32))", stacklevel=3)
 
 
-def check_rows_stay_apart(pipe: DiffusionPipeline, parallel: bool) -> None:
+def check_rows_stay_apart(pipe: DiffusionPipeline, split: Split, parallel: bool) -> None:
     """Raises ValueError where the steps that parallel decoding puts into one batch would mix."""
-    mixing = row_mixing(pipe) if parallel else None
+    mixing = row_mixing(pipe, split) if parallel else None
     if mixing is not None:
         raise ValueError(f"{mixing} mixes the rows of a batch, so steps cannot share one; use parallel_decoding=False")
 
@@ -199,13 +198,6 @@ def check_is_one_run(pipe: DiffusionPipeline, guidance_scale: float | None, aske
             f"guidance_scale={guidance_scale} asked of {kind}, which takes none; accepted: guidance_scale=None"
             + (f", with {' and '.join(others)} in pipe_kwargs" if others else "")
         )
-
-
-def check_finite(sample: Tensor, step: int, timestep: Any) -> None:
-    """Raises ValueError for latents with NaN or infinite values."""
-    # Only where looking costs nothing: on a device, each look would make the host wait for it.
-    if sample.device.type == "cpu" and not torch.isfinite(sample).all():
-        raise ValueError(f"the latents that step {step} (time-step {time_step_value(timestep)}) gets hold NaN or infinite values")
 
 
 def check_prompts(pipe: DiffusionPipeline, prompts: Sequence[Any]) -> None:

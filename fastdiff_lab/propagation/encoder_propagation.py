@@ -59,8 +59,10 @@ def encoder_propagation(
             of the up blocks are reused. With "prediction" nothing runs between keys. In a UNet the two give the same images, as the
             prediction depends on the up blocks' output only. So two rows of the paper's Table 14 are one method here.
         parallel_decoding: Decode all steps of a group in one batch. The prediction at a non-key step does not depend on that step's
-            latent (Fig. 4). False decodes each step alone: the same result with less memory. Attention processors,
+            latent (Fig. 4). False decodes each step alone: the same result with less memory. Classes, attention processors,
             hooks and forwards in the decoder that are not diffusers' are checked: two steps of each run are decoded alone.
+            Attention stores and counters get the rows of several steps in one call, which a warning says. Those in the
+            encoder are called at key steps only.
         max_rows: The most rows decoded at once, 1 or more (two rows per image with guidance). None: no limit on the CPU; elsewhere as
             many as fit into the memory that is free when a run begins. Where memory still runs out, this and later groups go on with
             half the rows, and a warning.
@@ -75,8 +77,8 @@ def encoder_propagation(
 
     Raises:
         TypeError, ValueError: For a pipeline or options that cannot be accelerated.
-        ValueError: At a run's first step, if the schedule does not fit the run. At a later step, if text, rows or adapter scales
-            changed since the key step.
+        ValueError: At a run's first step, if the schedule does not fit the run. At a later step, if text, rows, weights or
+            adapter scales changed since the key step, or for NaN. On a device, NaN and some changes are told when the run ends.
         RuntimeError: For a pipeline that is accelerated already.
     """
     config = PropagationConfig.of(
@@ -117,8 +119,8 @@ def apply_encoder_propagation(
 
 def _applied(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int) -> PropagationHandle:
     check_not_accelerated(pipe)
-    check_rows_stay_apart(pipe, config.is_parallel)
     engine = PropagationEngine(pipe, config)
+    check_rows_stay_apart(pipe, engine.split, config.is_parallel)
     _warn_of_other_use(pipe, config, stacklevel)
     if config.reuse == "encoder":
         warn_of_few_steps(pipe, config.schedule, stacklevel)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..hooks.callers import is_called_by
 from ..hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
 from ..hooks.denoiser_call import DenoiserCall
-from ..hooks.denoiser_output import own
+from ..hooks.denoiser_output import own, sample_of
 from ..hooks.run_tracking import RunTracker
-from .checks import check_attention_runs, check_finite, check_length, check_parts, check_rows_stay_apart, warn_of_another_run
+from .checks import check_attention_runs, check_length, check_parts, check_rows_stay_apart, warn_of_another_run
 from .config import PropagationConfig
 from .controlnet_cache import ReusedResiduals
 from .counts import Counts, Usage
@@ -55,7 +55,7 @@ class PropagationEngine:
         self.split, self.ranks = split_denoiser(self.model, config.encoder_blocks), Ranks(config.process_group)
         self.reuse = REUSES[config.reuse]
         self.tracker = RunTracker(pipe)
-        self.residuals = ReusedResiduals(self.tracker, config.schedule)
+        self.residuals = ReusedResiduals(self.controlnet, self.tracker, config.schedule)
         self.counts, self.usage = Counts(), Usage()
         self.run: RunState | None = None
 
@@ -70,14 +70,18 @@ class PropagationEngine:
             self.usage.others_calls += 1
             return inner(*args, **kwargs)
         self.usage.was_called = True
+        check_parts(self.pipe, self.model, self.controlnet, self.split.encoder | self.split.decoder)  # also in mid-run
         call = DenoiserCall.of(self.model, args, kwargs)
         _, is_new = self.tracker.current(call.timestep)
         if is_new or self.run is None:
             self.begin_run(call)
         assert self.run is not None
         _, step, _ = self.tracker.advance(call.timestep)
-        check_finite(call.sample, step, call.timestep)
+        later = self.run.conditions.later
+        later.check_finite(call.sample, step, call.timestep)
         prediction = self.prediction(self.run, step, call, inner)
+        if self.run.is_last(step):
+            later.check_finite(sample_of(prediction), step, call.timestep, "numbers", "predicts")
         self.end_step(self.run, step)
         return prediction
 
@@ -100,9 +104,9 @@ class PropagationEngine:
             raise ValueError(
                 f"a fit asked of {type(self.pipe).__name__}, which goes through its time-steps in several loops; leave it out"
             )
-        check_rows_stay_apart(self.pipe, self.config.is_parallel)  # pipelines may install processors when they are called
+        # Pipelines may install processors when they are called.
+        check_rows_stay_apart(self.pipe, self.split, self.config.is_parallel)
         check_attention_runs(self.model, self.config.reuse)
-        check_parts(self.pipe, self.model, self.controlnet, self.reuse.children(self.split))
         if self.ranks.size > 1:
             self.ranks.check_same("schedule", str(schedule))
             self.ranks.check_same("latents", looked_at(call.sample), alike)

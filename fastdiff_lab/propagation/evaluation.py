@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..hooks.denoiser_call import DenoiserCall
 from ..hooks.denoiser_output import per_step, sample_of
+from ..hooks.kept_state import KeptState
 from .checks import is_near
 from .counts import Counts
 from .feature_cache import Pass
@@ -90,12 +92,27 @@ class Evaluation:
             )
 
     def check_rows_stay_apart(self, together: dict[int, Tensor]) -> None:
-        """Decodes steps of a batch alone, once in a run, and raises ValueError if one differs: something mixes the rows."""
-        names, self.run.unproven = ", ".join(self.run.unproven), ()
+        """Decodes steps of a batch alone, once in a run.
+
+        Raises ValueError if one differs: something mixes the rows. Warns of what keeps something from call to call.
+        """
+        parts, self.run.unproven = self.run.unproven, {}
         for step, sample in together.items():
+            before = {name: KeptState(of_name) for name, of_name in parts.items()}
             alone = self.forward((step,), is_key=False, is_last=False)
             if not is_near(sample, sample_of(alone)):
                 raise ValueError(
-                    f"step {step} decoded alone differs from the same step in a batch with others: {names} mixes the rows of a batch; "
-                    "use parallel_decoding=False"
+                    f"step {step} decoded alone differs from the same step in a batch with others: {', '.join(parts)} mixes the rows of a "
+                    "batch; use parallel_decoding=False"
                 )
+        keeping = [name for name, state in before.items() if KeptState(parts[name]) != state]
+        if keeping:
+            _warn_of_collectors(keeping)
+
+
+def _warn_of_collectors(names: list[str]) -> None:
+    warnings.warn(
+        f"{', '.join(names)} keeps something from call to call, and parallel decoding gives it the rows of several steps in one. What it "
+        "collects or counts is not that of single steps. To check the rows, two steps were decoded twice; use parallel_decoding=False",
+        stacklevel=2,
+    )

@@ -60,9 +60,9 @@ class PropagationHandle:
         """Makes the pipeline as it was; called again, does nothing. Warns if nothing was accelerated."""
         if self._engine is None:
             return
-        is_broken_off, why = self._engine.run is not None, self.why_nothing_accelerated()
-        self._leave(is_broken_off)
-        if why is not None and not is_broken_off:
+        why = self.why_nothing_accelerated()
+        self._leave()
+        if why is not None:
             warnings.warn(why, stacklevel=2)
 
     def __enter__(self) -> PropagationHandle:
@@ -71,13 +71,13 @@ class PropagationHandle:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave(is_broken_off=kind is not None)
 
-    def _leave(self, is_broken_off: bool) -> None:
-        """Text2Video-Zero and PAG leave their own attention processors behind where a run is broken off."""
+    def _leave(self, is_broken_off: bool = False) -> None:
+        """Text2Video-Zero, PAG and SAG leave their own attention processors behind where a run is broken off, also in mid-block."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
         with self._layers:
-            if is_broken_off or inner_loop(engine.pipe) is not None:
+            if is_broken_off or engine.run is not None or inner_loop(engine.pipe) is not None:
                 put_back_processors(engine.model, self._processors)
 
     def why_nothing_accelerated(self) -> str | None:

@@ -37,6 +37,7 @@ class _Injection:
         self.values: list[float] = []
         self.below_time_step = 0.0
         self.last: float | None = None
+        self.has_added = False
 
     def step(self, inner: Callable, args: tuple, kwargs: dict) -> Any:
         call = self.signature.bind(*args, **kwargs)
@@ -47,7 +48,7 @@ class _Injection:
         value = self.values[min(step, len(self.values) - 1)]
         if value < self.below_time_step and value != self.last and is_first_stage(self.scheduler):
             call.arguments["sample"] = sample + self.weight * self.sample_scale() * self.initial
-            self.last = value
+            self.last, self.has_added = value, True
         return inner(*call.args, **call.kwargs)
 
     def begin_run(self, timesteps: Tensor, sample: Tensor) -> None:
@@ -66,6 +67,14 @@ class _Injection:
         self.initial = sample / self.initial_scale()
         self.below_time_step = self.below * self.scheduler.config.num_train_timesteps
         self.last = None
+
+    def why_nothing_added(self) -> str | None:
+        """Why no step got noise, though some was asked; None if one did."""
+        if self.has_added or not (self.weight and self.below):
+            return None
+        if not self.values:
+            return "its scheduler made no step inside it; call this pipeline there"
+        return f"no step was below time-step {self.below_time_step:g} (from {self.values[0]:g} to {self.values[-1]:g}); give a larger below"
 
     def in_sigma_space(self) -> bool:
         """Euler, Heun, LMS, KDPM2 carry samples of standard deviation sqrt(sigma^2 + 1); all others of about 1."""
@@ -93,9 +102,10 @@ def prior_noise_injection(pipe: DiffusionPipeline, *, weight: float = 0.003, bel
     `weight`: the paper's alpha, 0 to 1. `below`: the paper's tau as a share of the training time-steps: noise is added at
     time-steps under `below` times 1,000 (the paper's t < 25 of 50 steps), once per time-step.
 
-    Afterwards, also after an exception, the scheduler is as it was. Raises ValueError for values out of range and for
-    Text2Video-Zero. At a run's first step it does so for continuous time-steps (Stable Video Diffusion's). Raises RuntimeError inside
-    another such block.
+    Afterwards, also after an exception, the scheduler is as it was. A block that added nothing warns at its end.
+
+    Raises ValueError for values out of range and for Text2Video-Zero. At a run's first step it does so for continuous time-steps (Stable
+    Video Diffusion's). Raises RuntimeError inside another such block.
     """
     if hasattr(pipe.scheduler.step, _MARK):
         raise RuntimeError("prior noise is injected into this pipeline already; leave the outer prior_noise_injection block first")
@@ -108,7 +118,10 @@ def prior_noise_injection(pipe: DiffusionPipeline, *, weight: float = 0.003, bel
     with replaced_method(pipe.scheduler, "step", lambda inner: lambda *a, **k: injection.step(inner, a, k)):
         setattr(pipe.scheduler.step, _MARK, True)
         yield
+    why = injection.why_nothing_added()
     if pipe.scheduler is not injection.scheduler:
         warnings.warn(
             "pipe.scheduler was replaced inside the prior_noise_injection block; the runs of the new one got no noise", stacklevel=3
         )
+    elif why is not None:
+        warnings.warn(f"the prior_noise_injection block of {type(pipe).__name__} added nothing: {why}", stacklevel=3)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..hooks.adapters import foreign_parts
 from ..hooks.denoiser import Split, controlnet_of, denoiser_of
 from ..hooks.denoiser_call import DenoiserCall
+from ..hooks.foreign_parts import foreign_parts
 from ..key_schedule import KeySchedule
 from .config import PropagationConfig
 from .key_conditions import KeyConditions
@@ -49,14 +49,14 @@ class RunState:
     planner: BatchPlanner = field(init=False)
     conditions: KeyConditions = field(init=False)
     ahead: dict[int, Any] = field(default_factory=dict, init=False)  # step -> prediction that is known already
-    unproven: tuple[str, ...] = field(default=(), init=False)  # what may mix the rows of a batch, until that is checked
+    unproven: dict[str, list[Any]] = field(default_factory=dict, init=False)  # what may mix rows, until that is checked
 
     def __post_init__(self) -> None:
         self.reuse = REUSES[self.config.reuse](self.split, self.config.extrapolation)
         self.planner = BatchPlanner(self.schedule, self.share)
         self.conditions = KeyConditions(denoiser_of(self.pipe), controlnet_of(self.pipe) is not None)
         if self.config.is_parallel:
-            self.unproven = foreign_parts(self.split)
+            self.unproven = foreign_parts(denoiser_of(self.pipe), self.split)
 
     @property
     def children(self) -> dict[str, nn.Module]:

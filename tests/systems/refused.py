@@ -22,6 +22,7 @@ from diffusers import (
     StableCascadeUNet,
     StableDiffusion3Pipeline,
     StableDiffusionControlNetXSPipeline,
+    StableDiffusionSAGPipeline,
     UnCLIPPipeline,
     UVit2DModel,
     VersatileDiffusionTextToImagePipeline,
@@ -151,4 +152,12 @@ REFUSED = (
     ),
 )  # fmt: skip
 # Refused in mid-run, when it is seen: no error on entering.
-LATER = (("Self-attention guidance (SAG)", "it calls its UNet twice for each time-step, the second time with another image"),)
+LATER = (
+    Refused(
+        "Self-attention guidance (SAG)",
+        lambda: stable_diffusion(StableDiffusionSAGPipeline),
+        "it calls its UNet twice for each time-step, the second time with another image",
+        "StableDiffusionSAGPipeline calls its denoiser again at time-step .*Several calls at one time-step .* are not supported",
+        "the time-step that is called again",
+    ),
+)
