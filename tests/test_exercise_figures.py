@@ -29,8 +29,8 @@ def in_short(draw, answer):
         return draw(answer)
 
 
-# A curve of a run's features, a batch, a path through costs.
-@pytest.mark.parametrize("name", long_but(("relative_change", "decode_group", "best_keys"), EXERCISES))
+# A curve, a batch, a path through costs.
+@pytest.mark.parametrize("name", long_but(("key_of_each_step", "decode_group", "best_keys"), EXERCISES))
 def test_answers_are_drawn_with_words_for_those_who_do_not_see(name):
     assert show(name, answer(name)).data.startswith('<img alt="')
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models import state
+from short_suite import long_but
 from systems import ROWS, options_of
 from transformers import BatchFeature
 
@@ -72,7 +73,7 @@ PIPELINES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", long_but(("text to image", "latents with a mean", "ends early"), PIPELINES))
 def test_images_and_latents_are_the_pipelines_own(name):
     build, options = PIPELINES[name]
     pipe = build()

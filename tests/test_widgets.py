@@ -216,6 +216,7 @@ def test_nothing_is_run_while_a_setting_is_wrong(lab):
         lab.run()
 
 
+@pytest.mark.long
 def test_measuring_the_ceiling_fills_its_card(lab, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     answer(lab, {"action": "measure"})
@@ -385,6 +386,7 @@ def test_a_recording_without_runs_is_refused():
         recording_explorer(fl.Recording())
 
 
+@pytest.mark.long
 def test_the_measured_change_stands_above_the_strip(pipe, recording):
     lab = schedule_lab(pipe, recording=recording, num_inference_steps=10)
     spans = lab.profiles["change"]["spans"]
@@ -393,6 +395,7 @@ def test_the_measured_change_stands_above_the_strip(pipe, recording):
     assert lab.profiles["change"]["spans"] == [] and lab.profiles["change"]["note"] == "The recording has 10 steps, this run 12."
 
 
+@pytest.mark.long
 def test_another_pipeline_has_no_prediction_until_it_is_measured(pipe):
     other = fl.load_pipeline()
     with torch.no_grad():
