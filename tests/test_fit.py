@@ -115,7 +115,8 @@ def test_batches_give_the_same_fit():
 
 
 def test_known_tensors_have_names():
-    assert columns_of(KeySchedule(9, (0, 1, 3, 5)), "encoder")[3] == ("latent", "key", "older 1", "older 2", "ahead")
+    assert columns_of(KeySchedule(9, (0, 1, 3, 5)), "encoder")[1] == ("latent", "key", "older 1", "ahead")
+    assert columns_of(KeySchedule(9, (0, 1, 3, 5)), "encoder")[3] == ("latent", "key", "older 1", "older 2", "missed", "ahead")
     assert columns_of(KeySchedule(4, (0, 2)), "prediction", blocks=2)[1] == (
         "latent", "key, block 0", "key, block 1", "older 1, block 0", "older 1, block 1"
     )  # fmt: skip
@@ -261,7 +262,7 @@ def test_a_fit_survives_its_file(tmp_path):
             "coefficients of .0, 1, 1, 1. known tensors and 4 bounds given; accepted for 0,1,3,5",
         ),
         ({"coefficients": "none"}, "accepted: for each group a list of numbers"),
-        ({"coefficients": [[], ["a"] * 4, [0] * 5, [0] * 5]}, "coefficients"),
+        ({"coefficients": [[], ["a"] * 4, [0] * 6, [0] * 6]}, "coefficients"),
         ({"bounds": [0.0, -1.0, 1.0, 1.0]}, "bounds"),
         ({"bounds": [0.0, float("nan"), 1.0, 1.0]}, "bounds"),
         ({"reuse": "decoder"}, "`reuse` must be one of encoder, prediction"),

@@ -28,15 +28,16 @@ _FIELDS = ("schedule", "coefficients", "bounds", "reuse", "order", "blocks", "me
 def columns_of(schedule: KeySchedule, reuse: str, blocks: int = 1) -> tuple[tuple[str, ...], ...]:
     """The names of the known tensors of each group, none for a group of one step.
 
-    >>> columns_of(KeySchedule(5, (0, 1, 3)), "encoder")[1]
-    ('latent', 'key', 'older 1', 'ahead')
+    >>> columns_of(KeySchedule(5, (0, 2, 3)), "encoder")[0]
+    ('latent', 'key', 'ahead')
 
     `blocks`: how many predictions a step has; several where the pipeline does not tell its guidance scale.
     """
-    found = []
+    found, before = [], range(1)
     for place, group in enumerate(schedule.groups()):
         older = [f"older {back}" for back in range(1, min(place, OLDER_KEYS) + 1)]
-        of_predictions = ["key", *older, *(["ahead"] if reuse == "encoder" else [])]
+        decoded = [*(["missed"] if len(before) > 1 else []), "ahead"] if reuse == "encoder" else []
+        of_predictions, before = ["key", *older, *decoded], group
         several = [name if blocks == 1 else f"{name}, block {block}" for name in of_predictions for block in range(blocks)]
         found.append(("latent", *several) if len(group) > 1 else ())
     return tuple(found)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class KnownTensors:
     """The known tensors of each group of a run, in the order of `columns_of`.
 
-    All are known at the key step: the latent, the predictions of this key step and of the earlier ones, and those decoded ahead.
+    All are known at the key step. They are the latent, the predictions of this key step and of the earlier ones, what the last
+    prediction of the group before has missed, and what is decoded ahead.
 
     Args:
         pipe: The pipeline that makes the run.
@@ -37,6 +38,7 @@ class KnownTensors:
     def __init__(self, pipe: DiffusionPipeline, reuse: str) -> None:
         self.pipe, self.reuse = pipe, reuse
         self.older: deque[list[Tensor]] = deque(maxlen=OLDER_KEYS)  # predictions of earlier key steps, the last one first
+        self.before: list[Tensor] = []  # the last prediction of the group before, if that was decoded ahead
         self.rows, self.rows_of_image, self.blocks = 0, 1, 1
 
     def of_group(self, call: DenoiserCall, ahead: Mapping[int, Any]) -> list[Tensor]:
@@ -52,8 +54,10 @@ class KnownTensors:
         known += key
         known += [before - now for older in self.older for before, now in zip(older, key, strict=True)]
         if self.reuse == "encoder":
+            known += [last - now for last, now in zip(self.before, key, strict=bool(self.before))]
             known += [now - sum(others, now) / len(ahead) for now, *others in zip(key, *later, strict=True)]
         self.older.appendleft(key)
+        self.before = later[-1] if later else []
         return known if later else []
 
     def _predicted(self, value: Any, call: DenoiserCall) -> list[Tensor]:
