@@ -35,7 +35,7 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.fingerprint import identity
 from fastdiff_lab.sampling.call_options import in_a_batch
-from fastdiff_lab.sampling.methods import generators
+from fastdiff_lab.sampling.methods import first_arguments, generators, one_image
 
 NAME = "pretend"
 ATEN = torch.ops.aten
@@ -227,13 +227,12 @@ def _difference(found: Any, expected: Any) -> float:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """`calibrate` and `compare` of a system that is called with prompts or class labels, there and here.
+    """`calibrate` and `compare` of a system that is called with prompts, there and here.
 
-    `costs`, `table`: how far what they give there is from what they give here. Of both: `runs` of the pipeline there, `waits` of the host in
-    them, and waits of the `baseline` that is called alike.
+    `costs`, `table`: how far what they give there is from what they give here. Of both: `runs` of the pipeline there and how many came to
+    their end, `waits` of the host in them, waits of the `baseline` that is called alike, and of a `look` at its first denoiser call.
     """
-    system = ROWS[name]
-    prompts = [3, 700] if "class_labels" in system.call else ["a red circle", "a white ring"]
+    system, prompts = ROWS[name], ["a red circle", "a white ring"]
     further = {key: value for key, value in options_of(name).items() if key != "output_type"}
     options = {"num_inference_steps": 6, "guidance_scale": 5.0}
     call = options | in_a_batch(further, [{}, {}])
@@ -250,11 +249,13 @@ def measured(name: str) -> dict[str, Any]:
                 WAITS.clear()
                 pipe(prompts, generator=generators([0, 1]), **call)
                 baseline = len(WAITS)
+                first_arguments(denoiser_of(pipe), one_image(pipe, prompts[0], pipe_kwargs=further, **options))
+                look = len(WAITS) - baseline
                 for job, do in jobs.items():
                     WAITS.clear()
                     with _counted_runs(pipe) as runs:
                         found[job].append(do(pipe))
-                    told[job] = {"runs": len(runs), "waits": len(WAITS), "baseline": baseline}
+                    told[job] = {"runs": len(runs), "ended": sum(runs), "waits": len(WAITS), "baseline": baseline, "look": look}
     costs, tables = found["calibrate"], found["compare"]
     names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
     numbers = [table.set_index("method")[names].replace(float("inf"), 999.0) for table in tables]
@@ -266,15 +267,17 @@ def measured(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _counted_runs(pipe: Any) -> Iterator[list[int]]:
-    """The list grows by one at each call of the pipeline."""
+    """The list grows by one entry at each call of the pipeline: 1 if it came to its end."""
     runs: list[int] = []
     kind = type(pipe)
     inner = kind.__call__
 
     @functools.wraps(inner)
     def counted(*args: Any, **kwargs: Any) -> Any:
-        runs.append(1)
-        return inner(*args, **kwargs)
+        runs.append(0)
+        output = inner(*args, **kwargs)
+        runs[-1] = 1
+        return output
 
     kind.__call__ = counted
     try:
