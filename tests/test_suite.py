@@ -162,7 +162,7 @@ def test_the_methods_of_fifty_steps():
                 derived.schedule, reuse="prediction", order=order
             )
             assert len(methods[f"predictions, derived for predictions {count}, order {order}"].schedule.keys) == count
-    assert methods["predictions, paper 9, order 1"] == Method(fl.KeySchedule.paper(50), "prediction", 1)
+    assert methods["predictions, paper 9, order 1"] == Method(fl.KeySchedule.paper(50), reuse="prediction", order=1)
     noisy = columns[columns["noise"]]
     assert sorted(zip(noisy["keys"], noisy["order"], noisy["num_keys"], strict=True)) == [
         (keys, order, count)
