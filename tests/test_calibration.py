@@ -60,7 +60,7 @@ def test_a_span_costs_what_a_real_run_loses(name, order):
 
     for key in (calls - 3, calls - 5):  # the longest span is one of five steps
         # Every step before is a key, so the key before lies one step back.
-        measured = costs.displacement[:, costs.gaps.index(1 if order else 0), key, calls - key]
+        measured = costs.displacement[:, costs.gaps.index(1 if order and key else 0), key, calls - key]
         found = lost(range(key + 1))
         assert found.min() > 1e-4
         assert torch.allclose(measured.double(), found, rtol=1e-4)

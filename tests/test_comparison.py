@@ -256,7 +256,7 @@ def test_the_brief_table_calls_identical_images_identical(table):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"methods": {"mine": 9}}, TypeError, "method 'mine' is 9; accepted: a KeySchedule or a Method"),
+        ({"methods": {"mine": 9}}, TypeError, "method 'mine' is 9; accepted: a KeySchedule, a PropagationFit or a Method"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be a positive int, got 0"),
         ({"n_jobs": 0}, ValueError, "n_jobs=0 asked; accepted: 1 or more, -1 for all cores, None, or a Dask client"),
         ({"seeds": ["a"]}, ValueError, "seed='a' asked; accepted: a whole number from 0 to"),

@@ -134,7 +134,7 @@ def test_methods_are_stored_as_before(method):
         (
             {"order": 1},
             TypeError,
-            "a method with order=1 and no schedule asked; accepted: a schedule, with encoder_blocks, max_rows",
+            "a method with order=1 and no schedule asked; accepted: a schedule, with encoder_blocks, fit, max_rows",
         ),
         ({"schedule": PAPER, "interval": 3}, TypeError, "a method with interval=3 asked; accepted: a schedule, with"),
         ({"schedule": PAPER, "reuse": "noise"}, ValueError, "`reuse` must be one of encoder"),

@@ -370,7 +370,7 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
         ValueError, match="refined schedule .* measured with reuse=None and order=None; accepted: schedules of 50 steps"
     ):
         suite_methods(50, {}, further=[fl.KeySchedule(50, [0, 2])])
-    with pytest.raises(ValueError, match="two schedule files are named 'mine'; accepted: files of different names"):
+    with pytest.raises(ValueError, match="two files are named 'mine'; accepted: files of different names"):
         compare_into(tmp_path, [schedule, other])
     with pytest.raises(ValueError, match="`seeds` must be a positive int, got 0"):
         compare_into(tmp_path, [schedule], seeds=0)

@@ -47,7 +47,7 @@ class ReusedResiduals:
     def call(self, inner: Callable, args: tuple, kwargs: dict) -> tuple[Any, bool]:
         """The residuals for the coming step, and whether the ControlNet was evaluated for them.
 
-        Raises ValueError if the call at a non-key step differs from the key step's, such as by its scale or weights.
+        Raises ValueError if the call at a non-key step differs from the key step's in its scale or its weights.
         """
         arguments = dict(zip(("sample", "timestep", "encoder_hidden_states", "controlnet_cond"), args, strict=False)) | kwargs
         run, is_new = self.tracker.current(arguments["timestep"])

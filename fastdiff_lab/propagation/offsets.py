@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class KnownTensors:
     """The known tensors of each group of a run, in the order of `columns_of`.
 
-    All are known at the key step. They are the latent, the predictions of this key step and of the earlier ones, what the last
-    prediction of the group before has missed, and what is decoded ahead.
+    All are known at the key step: the latent, the predictions of this key step and of earlier ones, what is decoded ahead. And what
+    the last prediction of the group before has missed.
 
     Args:
         pipe: The pipeline that makes the run.
