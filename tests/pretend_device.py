@@ -34,6 +34,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.fingerprint import identity
+from fastdiff_lab.propagation.fit import columns_of
 from fastdiff_lab.sampling.call_options import in_a_batch
 from fastdiff_lab.sampling.methods import first_arguments, generators, one_image
 
@@ -140,6 +141,8 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
         found |= {"parallel": propagated(), "parallel, order 1": propagated(order=1), "few rows": _few_rows(propagated)}
     if system.name == "ledits":  # it reads maps of attention at every step
         del found["prediction"], found["decoder"]
+    if system.name == "sd":
+        found["fitted"] = propagated(fit=_some_fit(keys))
     if system.name not in NO_PRIOR_NOISE:
         found["prior noise"] = fl.prior_noise_injection
     return found
@@ -147,6 +150,12 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
 
 # Continuous time-steps, where nothing says which are late, or a scheduler that is replaced in mid-run: refused, and tested elsewhere.
 NO_PRIOR_NOISE = ("stable-video", "text2video-zero", "consistency")
+
+
+def _some_fit(keys: KeySchedule) -> fl.PropagationFit:
+    """Scalars that change the result, and bounds that shorten the offsets."""
+    groups = columns_of(keys, "encoder")
+    return fl.PropagationFit(keys, tuple((0.01,) * len(names) for names in groups), (0.005,) * len(groups))
 
 
 def _few_rows(propagated: Callable) -> Callable[[Any], Any]:

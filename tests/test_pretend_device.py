@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # is read when its run ends, each of its statistics. A wait at every step would be 5 more, since runs have 6 steps or more.
 MORE = {"record": 8, "calibrate": 6, "compare": 5}
 MORE_OF_OTHERS = 4
-SHORT = "sd:parallel, order 1+few rows+record+entering"
+SHORT = "sd:parallel, order 1+few rows+fitted+record+entering"
 SOME = ("sd:parallel+prior noise", "t2i-adapter:parallel+serial", "ldm-text:parallel, order 1")
 
 
