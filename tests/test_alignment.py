@@ -25,7 +25,8 @@ def outcome(names: tuple[str, ...], *options: str, threads: int = 1) -> subproce
     call = [sys.executable, "-m", "pytest", "-q", "-m", "not long", "-p", "no:cacheprovider", "-p", "no:xdist", *options, *files]
     paths = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    variables |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads)}
+    # Threads that wait passively: with another test beside this one, spinning ones would slow both tenfold.
+    variables |= {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(call, env=variables, cwd=TESTS.parent, capture_output=True, text=True)
 
 
