@@ -37,6 +37,7 @@ from fastdiff_lab.hooks.fingerprint import identity
 from fastdiff_lab.propagation.fit import columns_of
 from fastdiff_lab.sampling.call_options import in_a_batch
 from fastdiff_lab.sampling.methods import first_arguments, generators, one_image
+from fastdiff_lab.sampling.run_settings import RunSettings
 
 NAME = "pretend"
 ATEN = torch.ops.aten
@@ -258,7 +259,7 @@ def measured(name: str) -> dict[str, Any]:
                 WAITS.clear()
                 pipe(prompts, generator=generators([0, 1]), **call)
                 baseline = len(WAITS)
-                first_arguments(denoiser_of(pipe), one_image(pipe, prompts[0], pipe_kwargs=further, **options))
+                first_arguments(denoiser_of(pipe), one_image(pipe, prompts[0], RunSettings(pipe_kwargs=further, **options)))
                 look = len(WAITS) - baseline
                 for job, do in jobs.items():
                     WAITS.clear()

@@ -109,7 +109,7 @@ def test_what_cannot_be_graded_is_said_and_does_not_stop_the_others(tmp_path):
     scores = classroom.grade(autograder, submissions, seed=2, timeout=45)
     assert scores["submission"].tolist() == ["broken", "missing", "endless"] and scores["points"].tolist() == [0, 0, 0]
     assert scores["said"].iloc[:2].str.startswith("not graded: otter run failed: ").all()
-    assert "timed out after 90 seconds" in scores["said"].iloc[2]
+    assert "timed out after 45 seconds" in scores["said"].iloc[2]
 
 
 def foreign(tmp_path: Path) -> Path:
