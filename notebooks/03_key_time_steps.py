@@ -39,6 +39,7 @@ from fastdiff_lab import plot
 from fastdiff_lab.comparison.compare import BASELINE
 from fastdiff_lab.comparison.render import drawn
 from fastdiff_lab.sampling.methods import Method, generators
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.comparison.fidelity import fidelity, mean_psnr
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.data import calibration_scenes
@@ -169,7 +170,7 @@ pd.DataFrame(rows, columns=columns).style.hide(axis="index")
 # %%
 prompts = held_out_prompts(6)
 methods = {BASELINE: Method(), **{name: Method(schedule) for name, schedule in schedules.items()}}
-results = drawn(pipe, methods, [(prompt, 0) for prompt in prompts], options)
+results = drawn(pipe, methods, [(prompt, 0) for prompt in prompts], RunSettings(**options))
 images = {name: [result.image for result in found] for name, found in results.items()}
 {name: found[0].counts["encoder_calls"] for name, found in results.items()}
 
