@@ -135,15 +135,14 @@ def ways(system: System) -> dict[str, Callable[[Any], Any]]:
 
     found = {
         "record": fl.record, "serial": propagated(parallel_decoding=False), "prediction": propagated(reuse="prediction"),
-        "decoder": propagated(reuse="decoder"),
         "serial, order 1": propagated(order=1, parallel_decoding=False),
     }  # fmt: skip
     if system.parallel:
         found |= {"parallel": propagated(), "parallel, order 1": propagated(order=1), "few rows": _few_rows(propagated)}
     if system.name == "ledits":  # it reads maps of attention at every step
-        del found["prediction"], found["decoder"]
+        del found["prediction"]
     if system.name == "sd":
-        found["fitted"] = propagated(fit=_some_fit(keys))
+        found |= {"decoder": propagated(reuse="decoder"), "fitted": propagated(fit=_some_fit(keys))}
     if system.name not in NO_PRIOR_NOISE:
         found["prior noise"] = fl.prior_noise_injection
     return found
