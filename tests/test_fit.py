@@ -210,6 +210,7 @@ def test_a_scheduler_that_clips_is_refused():
     ("options", "words"),
     [
         ({"reuse": "decoder"}, "`reuse` must be one of encoder, prediction, got 'decoder'"),
+        ({"order": fl.Extrapolation(1, damping=0.5)}, "`order` must be an int from 0 to 2, got Extrapolation"),
         ({"schedule": KeySchedule(STEPS + 2, (0, 1))}, "the run makes 7 denoiser calls and 7 scheduler steps; accepted: 9 of each"),
         ({"schedule": KeySchedule(STEPS - 2, (0, 1))}, "the schedule is for 5 steps, this run has 7 time-steps"),
         ({"prompts": []}, "0 prompts given"),

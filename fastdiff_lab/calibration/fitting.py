@@ -1,7 +1,7 @@
 """Fit a few scalars per group, so that each group of an accelerated run ends at the baseline's latents.
 
 - `fit_propagation(pipe, schedule, prompts, ...)`: a `PropagationFit`
-- `fitted_errors(pipe, trajectory, config, limit)`: what a fit leaves of the error of the images that it is made on
+- `fitted_errors(pipe, trajectories, config, limit)`: what a fit leaves of the error of the images that it is made on
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def fit_propagation(
     """
     prompts, batch_size = prompts_of(prompts), whole_number("batch_size", batch_size, 1)
     seeds = seeds_for(prompts, seeds)
-    config = PropagationConfig(schedule, order=order, reuse=choice("reuse", reuse, FITTED_REUSES))
+    order, reuse = whole_number("order", order, 0, 2), choice("reuse", reuse, FITTED_REUSES)
+    config, limit = PropagationConfig(schedule, order=order, reuse=reuse), RowLimit(max_rows)
     check_is_one_run(pipe, guidance_scale, "a fit")
     check_prompts(pipe, prompts)
     run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts), "a fit")
@@ -106,10 +107,9 @@ def fit_propagation(
     }  # fmt: skip
     guidance = guidance_of(pipe) if run.guidance_scale is None else run.guidance_scale
     measured_on |= {} if guidance is None else {"guidance_scale": guidance}
-    fitted = [_FittedRun(pipe, trajectory, config, RowLimit(max_rows)) for trajectory in trajectories]
+    fitted = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories]
     coefficients, bounds = _along(fitted, schedule)
-    blocks = fitted[0].tensors.blocks
-    return PropagationFit(schedule, coefficients, bounds, reuse, config.extrapolation.order, blocks, measured_on, about)
+    return PropagationFit(schedule, coefficients, bounds, reuse, order, fitted[0].tensors.blocks, measured_on, about)
 
 
 def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
@@ -146,15 +146,15 @@ def _of_group(runs: Sequence[_FittedRun], group: range) -> tuple[tuple[float, ..
     products = [run.products(group) for run in runs]
     if products[0] is None:
         for run in runs:
-            run.go_on(())
+            run.go_on(group, ())
         return (), 0.0
     joined = Products.joined([one for one in products if one is not None])
     scalars = tuple(map(float, solved(joined, weights_of(joined.squared))))
-    return scalars, max(run.go_on(scalars) for run in runs)
+    return scalars, max(run.go_on(group, scalars) for run in runs)
 
 
 def weights_of(squared: np.ndarray) -> np.ndarray:
-    """The weights of images in the fit, by what is missing of each: one that is lost anyway must not decide for all others."""
+    """The weights of images by what is missing of each, shape (images,): one lost image must not decide for all others."""
     return 1 / np.sqrt(squared.clip(min=1e-30))
 
 
@@ -205,9 +205,8 @@ class _FittedRun:
         """What the latents at the end of the group lack, shape (images, numbers)."""
         return self._by_image(self.trajectory.samples[step]) - self.landed
 
-    def go_on(self, scalars: tuple[float, ...]) -> float:
+    def go_on(self, group: range, scalars: tuple[float, ...]) -> float:
         """Takes the group's predictions with their offsets; returns the largest offset. Raises ValueError for a scheduler that clips."""
-        group = range(min(self.ahead), max(self.ahead) + 1)
         if not self.columns:
             self.known |= self.ahead
             return 0.0

@@ -31,10 +31,10 @@ class Products:
 
     @classmethod
     def of(cls, responses: Tensor, missing: Tensor) -> Products:
-        """Of columns with shape (columns, images, numbers), and what is missing with shape (images, numbers)."""
-        columns, target = responses.double().transpose(0, 1), missing.double()
-        found = (columns @ columns.mT, (columns @ target[:, :, None])[..., 0], target.square().sum(1))
-        return cls(*(tensor.cpu().numpy() for tensor in found))
+        """Of columns with shape (columns, images, numbers), and what is missing with shape (images, numbers), in float64 on the CPU."""
+        columns = responses.transpose(0, 1)
+        found = (columns @ columns.mT, (columns @ missing[:, :, None])[..., 0], missing.square().sum(1))
+        return cls(*(tensor.numpy() for tensor in found))
 
     @classmethod
     def joined(cls, parts: list[Products]) -> Products:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+ROUNDING = 1e-3  # relative: another batch changes an offset by less, and leaves nothing that was seen
+
+
 class KnownTensors:
     """The known tensors of each group of a run, in the order of `columns_of`.
 
@@ -102,7 +105,7 @@ class GroupOffsets:
 
     def _bounded(self, offset: Tensor, bound: float) -> Tensor:
         size = root_mean_square(offset)
-        self.beyond.append(size > bound)
+        self.beyond.append(size > bound * (1 + ROUNDING))
         return offset * (bound / size.clamp_min(1e-30)).clamp_max(1).view(-1, *[1] * (offset.dim() - 1))
 
     def images_beyond(self) -> int:
