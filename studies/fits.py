@@ -1,10 +1,11 @@
-"""Compare fitted with reused features and predictions: `python -m studies.fits`.
+"""Compare fitted with reused features and predictions, and with DeepCache: `python -m studies.fits`.
 
 - `compare_fits(pipe, costs, fitted_on, prompts, ...)`: at each number of keys, beside fewer steps
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
+from .deepcache_fit import fit_deepcache
 from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
 from .suite.run import check_held_out
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 
 COUNTS = (5, 7, 9, 13, 17, 25)
+KINDS: dict[str, dict[str, Any]] = {"features": {}, "extrapolated features": {"order": 1}, "predictions": {"reuse": "prediction"}}
 OURS = "features, fitted"
 
 
@@ -47,7 +50,7 @@ def compare_fits(
     guidance_scale: float | None = None,
     **kept: Any,
 ) -> pd.DataFrame:
-    """Reuse features and predictions at derived keys, without and with a fit, on the same images.
+    """Reuse features and predictions at derived keys, and DeepCache, without and with a fit, on the same images.
 
     >>> fitted_on = [scene.caption() for scene in calibration_scenes(8)]
     >>> compare_fits(pipe, embedded_costs(), fitted_on, held_out_prompts(32), seeds=[0, 1])  # doctest: +SKIP
@@ -56,7 +59,7 @@ def compare_fits(
         costs: Of order 0, of runs of `num_inference_steps`. None of `prompts` is theirs.
         fitted_on: Prompts of the fits, with seeds 0, 1, 2, ...
         counts: Numbers of keys.
-        refinement: Fitted runs that move the keys of features; 0 for none. Other arguments as for `compare_images`.
+        refinement: Fitted runs that move the keys, for each kind; 0 for none. Other arguments as for `compare_images`.
 
     Returns:
         The columns of `compare_rules` without the order. The lead is that of fitted features at derived keys.
@@ -77,17 +80,21 @@ def compare_fits(
 def _ways(
     pipe: DiffusionPipeline, derived: KeySchedule, fitted_on: Sequence[str], refinement: int, run: dict[str, Any]
 ) -> dict[str, Method]:
-    # Without `measured_on`, so that the deliberate use for predictions does not warn.
-    schedules = {"": replace(derived, measured_on=None)}
-    if refinement:
-        schedules[", refined"] = refine_schedule(pipe, schedules[""], fitted_on, runs=refinement, fit=True, **run)
+    start = replace(derived, measured_on=None)  # so that the deliberate use for predictions does not warn
     methods: dict[str, Method] = {}
-    for reuse, kind in (("encoder", "features"), ("prediction", "predictions")):
-        methods[kind] = Method(schedules[""], reuse=reuse)
+    for kind, options in KINDS.items():
+        schedules = {"": start}
+        if refinement:
+            schedules[", refined"] = refine_schedule(pipe, start, fitted_on, runs=refinement, fit=True, **options, **run)
+        methods[kind] = Method(start, **options)
         for name, schedule in schedules.items():
-            fit = fit_propagation(pipe, schedule, fitted_on, reuse=reuse, **run)
+            fit = fit_propagation(pipe, schedule, fitted_on, **options, **run)
             methods[f"{kind}{name}, fitted"] = Method(PropagationConfig.of_fit(fit))
-    return methods | {"fewer steps": Method(steps=len(derived.keys))}
+    count, steps = len(derived.keys), derived.num_steps
+    interval = math.ceil(steps / count)  # as many whole evaluations as keys, where that is possible
+    methods["DeepCache"] = Method(deepcache=interval)
+    methods["DeepCache, fitted"] = Method(around=fit_deepcache(pipe, interval, fitted_on, **run))
+    return methods | {"fewer steps": Method(steps=count)}
 
 
 def main(

@@ -10,7 +10,7 @@ from systems import ROWS
 import fastdiff_lab as fl
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 from studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
-from studies.fits import compare_fits
+from studies.fits import KINDS, compare_fits
 from studies.key_rules import compare_rules, rules
 from studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
@@ -179,10 +179,8 @@ def test_fits_beside_what_they_correct(pipe):
     costs = fl.calibrate(pipe, PROMPTS[:2], max_span=4, **STEPS)
     new = [scene.caption() for scene in held_out_scenes(2, objects=1)]
     table = compare_fits(pipe, costs, PROMPTS[:2], new, counts=(3,), refinement=2, **STEPS).set_index("rule")
-    kinds = ("features", "predictions")
-    assert set(table.index) == {f"{kind}{name}" for kind in kinds for name in ("", ", fitted", ", refined, fitted")} | {
-        "fewer steps"
-    }
+    of_kinds = {f"{kind}{name}" for kind in KINDS for name in ("", ", fitted", ", refined, fitted")}
+    assert set(table.index) == of_kinds | {"DeepCache", "DeepCache, fitted", "fewer steps"}
     assert (table["images"] == 2).all() and table.loc["features", "psnr"] != table.loc["features, fitted", "psnr"]
     with pytest.raises(ValueError, match="asked both to fit on and to compare on"):
         compare_fits(pipe, costs, new, new, counts=(3,), **STEPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import replace
 from functools import cache
 
@@ -78,12 +79,61 @@ def test_the_scalars_are_the_best_ones(name):
             assert best < error((*others, moved)) * (1 + 1e-5)  # the ridge
 
 
-@pytest.mark.parametrize("options", [{}, {"reuse": "prediction"}, {"order": 1}])
+def without_offsets(fit):
+    return replace(fit, coefficients=tuple((0.0,) * len(group) for group in fit.coefficients))
+
+
+@pytest.mark.parametrize("options", [{}, {"reuse": "prediction"}, {"order": 2}])
 def test_a_fit_of_zeros_is_no_fit(options):
     fit = fit_of(**options)
-    zeros = replace(fit, coefficients=tuple((0.0,) * len(group) for group in fit.coefficients))
-    assert torch.equal(accelerated(fit=zeros)[0], without(fit))
+    assert torch.equal(accelerated(fit=without_offsets(fit))[0], without(fit))
     assert distance(accelerated(fit=fit)[0], without(fit)) > 1e-3
+
+
+def test_lines_through_the_last_two_keys_are_order_1():
+    fit = fit_of(order=1)
+    keys, steps = fit.schedule.keys, fit.schedule.num_steps
+    last = [[key for key in keys if key <= step] for step in range(steps)]
+    slopes = [(step - seen[-1]) / (seen[-1] - seen[-2]) if len(seen) > 1 else 0.0 for step, seen in enumerate(last)]
+    lagrange = replace(without_offsets(fit), lines=tuple((name, tuple((1.0, slope) for slope in slopes)) for name, _ in fit.lines))
+    assert distance(accelerated(fit=lagrange)[0], without(fit)) < CLOSE
+
+
+def features_of_the_baseline():
+    """Name -> what enters the decoder at each step, seen by torch's own hooks."""
+    pipe, found = Embeddings(), defaultdict(list)
+    for place, block in enumerate(pipe.unet.up_blocks):
+
+        def see(_, args, kwargs, place=place):
+            if place == 0:
+                found["up_blocks.0 hidden_states"].append(kwargs["hidden_states"].clone())
+            for i, skip in enumerate(kwargs["res_hidden_states_tuple"]):
+                found[f"up_blocks.{place} res_hidden_states_tuple {i}"].append(skip.clone())
+
+        block.register_forward_pre_hook(see, with_kwargs=True)
+    drawn(pipe)
+    for block in pipe.unet.up_blocks:
+        block._forward_pre_hooks.clear()
+    return found
+
+
+def test_lines_are_the_best_ones():
+    """A moved scalar of any feature and step brings the feature no nearer to the baseline's."""
+    features, lines = features_of_the_baseline(), fit_of(order=1).lines
+    assert features.keys() == dict(lines).keys()
+    for name, steps in lines:
+        of_steps = features[name]
+        for step, (share, along) in enumerate(steps):
+            seen = [key for key in schedule_of("ddim").keys if key <= step]
+            older = of_steps[seen[-2]] if len(seen) > 1 else of_steps[seen[-1]]
+            newest, true = of_steps[seen[-1]], of_steps[step]
+
+            def error(a, b, newest=newest, older=older, true=true):
+                return float((a * newest + b * (newest - older) - true).double().square().sum())
+
+            best = error(share, along)
+            assert best <= min(error(share + 1e-2, along), error(share - 1e-2, along))
+            assert best <= min(error(share, along + 1e-2), error(share, along - 1e-2))
 
 
 def test_with_every_step_a_key_a_fit_changes_nothing():
@@ -101,6 +151,13 @@ def test_serial_is_parallel_with_a_fit(name):
     assert counts.encoder_calls == 4 and counts.forward_calls == counts.decoder_calls == fit_of(name).schedule.num_steps
     assert distance(serial, parallel) < CLOSE
     assert distance(accelerated(name, max_rows=12)[0], parallel) < CLOSE
+
+
+def test_serial_is_parallel_on_lines():
+    fit = fit_of(order=1)
+    parallel, _ = accelerated(fit=fit)
+    assert distance(accelerated(fit=fit, parallel_decoding=False)[0], parallel) < CLOSE
+    assert distance(accelerated(fit=fit, max_rows=12)[0], parallel) < CLOSE
 
 
 @pytest.mark.parametrize("options", [{}, {"reuse": "prediction"}, {"order": 1}])
@@ -197,6 +254,15 @@ def test_another_pipeline_is_told():
             drawn(pipe)
 
 
+def test_lines_of_another_model_are_refused():
+    fit = fit_of(order=1)
+    other = replace(fit, lines=tuple((name.replace("up_blocks", "blocks"), steps) for name, steps in fit.lines))
+    with pytest.raises(
+        ValueError, match="no line for 'up_blocks.0 hidden_states', which enters this decoder; accepted: blocks.0 hid"
+    ):
+        accelerated(fit=other)
+
+
 def test_a_scheduler_that_clips_is_refused():
     pipe = Embeddings()
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, clip_sample=True, clip_sample_range=0.5)
@@ -247,8 +313,9 @@ def test_ctrl_c_leaves_the_pipeline_as_it_was():
 # ---- files
 
 
-def test_a_fit_survives_its_file(tmp_path):
-    fit = fit_of()
+@pytest.mark.parametrize("options", [{}, {"order": 1}])
+def test_a_fit_survives_its_file(tmp_path, options):
+    fit = fit_of(**options)
     fit.save(tmp_path / "fit.json")
     found = fl.PropagationFit.load(tmp_path / "fit.json")
     assert found == fit and found.measured_on == fit.measured_on and found.about == fit.about
@@ -274,6 +341,14 @@ def test_a_fit_survives_its_file(tmp_path):
         ({"schedule": [0]}, "schedule=.0. given; accepted: names with values"),
         ({"more": 1}, "field 'more' is unknown"),
         ({"version": 2}, "has version '2' of fastdiff_lab.PropagationFit; accepted: 1"),
+        ({"lines": "none"}, "lines='none' given; accepted: for each feature its name"),
+        (
+            {"lines": [["up_blocks.0 hidden_states", [[1.0, 0.0]]]]},
+            "accepted: for each feature its name, and two numbers for each step",
+        ),
+        ({"lines": [["a", [[1.0, float("inf")]] * STEPS]]}, "lines"),
+        ({"lines": [["a", [[1.0, 0.0]] * STEPS]]}, "1 lines given with reuse='encoder' and order=0; accepted: none"),
+        ({"order": 1}, "0 lines given with reuse='encoder' and order=1; accepted: one for each feature"),
         ({"schema": "fastdiff_lab.KeySchedule"}, "is no fastdiff_lab.PropagationFit"),
     ],
 )

@@ -25,12 +25,14 @@ from ..key_schedule import KeySchedule
 from ..propagation.checks import check_is_one_run, check_prompts, guidance_of, time_steps_in_words
 from ..propagation.config import PropagationConfig
 from ..propagation.engine import PropagationEngine
-from ..propagation.fit import FITTED_REUSES, PropagationFit
+from ..propagation.fit import FITTED_REUSES, PropagationFit, takes_lines
+from ..propagation.lines import Lines
 from ..propagation.offsets import KnownTensors, combined, root_mean_square, shifted
 from ..propagation.row_capacity import RowLimit
 from ..sampling.batches import in_halves
 from ..sampling.finite_values import check_distances
 from ..sampling.run_settings import RunSettings
+from .fitted_lines import fit_lines
 from .least_squares import Products, solved
 from .replay import Trajectory, call_for, replayed, seeds_for, seen
 
@@ -65,6 +67,7 @@ def fit_propagation(
     Known at a key step are the latent, the last three key steps' predictions, and those decoded ahead. A linear combination of
     them is added to each prediction of the group. Least squares over the images finds its scalars, group after group along the
     accelerated run. Guidance and scheduler are the pipeline's own. Using a fit costs next to nothing.
+    With order 1, features follow lines that are fitted first: two scalars for each feature and step.
 
     Args:
         pipe: A pipeline that makes one denoiser call per time-step.
@@ -107,9 +110,11 @@ def fit_propagation(
     }  # fmt: skip
     guidance = guidance_of(pipe) if run.guidance_scale is None else run.guidance_scale
     measured_on |= {} if guidance is None else {"guidance_scale": guidance}
-    fitted = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories]
+    fitted = _fitted_runs(pipe, trajectories, config, limit)
     coefficients, bounds = _along(fitted, schedule)
-    return PropagationFit(schedule, coefficients, bounds, reuse, order, fitted[0].tensors.blocks, measured_on, about)
+    return PropagationFit(
+        schedule, coefficients, bounds, reuse, order, fitted[0].tensors.blocks, fitted[0].lines, measured_on, about
+    )  # fmt: skip
 
 
 def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
@@ -127,11 +132,19 @@ def fitted_errors(
 
     >>> fitted_errors(pipe, [trajectory], PropagationConfig(KeySchedule.paper(50)), RowLimit())  # doctest: +SKIP
     """
-    runs, last = [_FittedRun(pipe, trajectory, config, limit) for trajectory in trajectories], config.schedule.num_steps
+    runs, last = _fitted_runs(pipe, trajectories, config, limit), config.schedule.num_steps
     _along(runs, config.schedule)
     errors = torch.cat([run.missing(last).square().mean(dim=1) for run in runs])
     check_distances(errors, last)
     return errors
+
+
+def _fitted_runs(
+    pipe: DiffusionPipeline, trajectories: Sequence[Trajectory], config: PropagationConfig, limit: RowLimit
+) -> list[_FittedRun]:
+    has_lines = takes_lines(config.reuse, config.extrapolation.order)
+    lines = fit_lines(pipe, trajectories, config.schedule) if has_lines else ()
+    return [_FittedRun(pipe, trajectory, config, limit, lines) for trajectory in trajectories]
 
 
 def _along(runs: Sequence[_FittedRun], schedule: KeySchedule) -> tuple[tuple[tuple[float, ...], ...], tuple[float, ...]]:
@@ -170,6 +183,7 @@ class _FittedRun:
     trajectory: Trajectory
     config: PropagationConfig
     limit: RowLimit
+    lines: Lines = ()
     known: dict[int, Any] = field(default_factory=dict)
     tensors: KnownTensors = field(init=False)
     ahead: dict[int, Any] = field(default_factory=dict, init=False)
@@ -227,7 +241,8 @@ class _FittedRun:
         begin = self._first_evaluated(group) if evaluates else group.stop
         before = {step: value for step, value in self.known.items() if step < begin}
         engine = PropagationEngine(
-            self.pipe, self.config, known=last | before | dict(others), limit=self.limit, offsets=self if evaluates else None
+            self.pipe, self.config, known=last | before | dict(others), limit=self.limit, lines=self.lines,
+            offsets=self if evaluates else None,
         )  # fmt: skip
         return self._by_image(replayed(engine, self.trajectory, group.stop - 1, group.stop)[group.stop])
 

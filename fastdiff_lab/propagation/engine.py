@@ -20,6 +20,7 @@ from .counts import Counts, Usage
 from .distributed import Ranks, alike, looked_at
 from .evaluation import Evaluation
 from .feature_cache import ReusedFeatures
+from .lines import Lines
 from .offsets import GroupOffsets, Offsets
 from .reuse import REUSES
 from .row_capacity import RowLimit
@@ -38,6 +39,7 @@ class PropagationEngine:
         known: Step -> prediction that is given instead of being evaluated (calibration).
         limit: The most rows decoded at once, where several engines share what they learn; None for the config's.
         offsets: Sees and corrects the predictions of groups instead of the config's fit (fitting).
+        lines: Those of the fit that is made (fitting).
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class PropagationEngine:
         known: Mapping[int, Any] | None = None,
         limit: RowLimit | None = None,
         offsets: Offsets | None = None,
+        lines: Lines = (),
     ) -> None:
         self.pipe, self.config, self.known, self.offsets = pipe, config, known or {}, offsets
+        self.lines = lines if config.fit is None else config.fit.lines
         self.limit = RowLimit(config.max_rows) if limit is None else limit
         self.model, self.controlnet = denoiser_of(pipe), controlnet_of(pipe)
         self.split, self.ranks = split_denoiser(self.model, config.encoder_blocks), Ranks(config.process_group)
@@ -116,7 +120,7 @@ class PropagationEngine:
             self.limit.fitting = self.ranks.least(self.limit.fitting)
         of_run = schedule if run.start is None else schedule.part(run.start, run.start + run.num_steps)
         offsets = self.offsets if self.config.fit is None else GroupOffsets(self.pipe, self.config.fit)
-        self.run = RunState(self.pipe, self.config, of_run, run.planned, self.split, self.ranks.share, offsets)
+        self.run = RunState(self.pipe, self.config, of_run, run.planned, self.split, self.ranks.share, offsets, self.lines)
 
     def prediction(self, run: RunState, step: int, call: DenoiserCall, inner: Callable) -> Any:
         """The prediction of a step, which is evaluated unless it is known already."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..hooks.batch_rows import first_rows, repeat_rows
 from ..hooks.denoiser_output import sample_of
 from .extrapolation import REUSED_FEATURES, Extrapolation, History
+from .lines import FittedLines, Lines, feature_name
 
 # How hosts name what an up block or a transformer block gets from the encoder, in the order of its positional arguments.
 _ENTRY = ("hidden_states", "res_hidden_states_tuple")
@@ -52,15 +53,20 @@ class ReusedFeatures:
 
     `reused`: names of the children in the order of the host's calls. `passing`: those whose output has the shape of their input, and goes to
     the next reused child only.
-    `extrapolation`: how what enters the decoder follows from what entered it at the last key steps.
+    `extrapolation`: how what enters the decoder follows from what entered it at the last key steps. `lines`: a fit's, used instead.
     """
 
     def __init__(
-        self, reused: tuple[str, ...], passing: frozenset[str] = frozenset(), extrapolation: Extrapolation = REUSED_FEATURES
+        self,
+        reused: tuple[str, ...],
+        passing: frozenset[str] = frozenset(),
+        extrapolation: Extrapolation = REUSED_FEATURES,
+        lines: Lines = (),
     ) -> None:
         self.first, self.last, self.passing = reused[0], reused[-1], passing
         self.extrapolation = extrapolation
         self.entered = History(extrapolation)
+        self.lines = FittedLines(lines) if lines else None
         self.mine = threading.local()
         self.called: set[str] = set()
         self.kept: dict[str, Any] = {}
@@ -170,8 +176,11 @@ class ReusedFeatures:
         if now.is_key:
             self.entered.values[-1][entry] = value
         values = [seen[entry] for seen in self.entered.values]
-        # FreeU writes into the hidden states that it gets; those of the key step are still needed, so they are copied even there.
-        return self.entered.at(now.places, values) if now.times > 1 or not now.is_key else _copied(value, is_bottleneck)
+        if (
+            now.times == 1 and now.is_key
+        ):  # FreeU writes into the hidden states that it gets; those of the key step are still needed
+            return _copied(value, is_bottleneck)
+        return self.entered.at(now.places, values) if self.lines is None else self.lines.at(feature_name(entry), now.places, values)
 
 
 def _copied(value: Any, is_bottleneck: bool) -> Any:

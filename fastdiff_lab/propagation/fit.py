@@ -16,13 +16,14 @@ from typing import Any
 from ..inputs.files import read_json, write_text
 from ..inputs.plain_values import choice, number, whole_number
 from ..key_schedule import KeySchedule
+from .lines import Lines, checked_lines
 
 SCHEMA = "fastdiff_lab.PropagationFit"
 VERSION = 1
 FITTED_REUSES = ("encoder", "prediction")
 OLDER_KEYS = 2  # earlier key steps whose predictions are known tensors
 MAX_BLOCKS = 4
-_FIELDS = ("schedule", "coefficients", "bounds", "reuse", "order", "blocks", "measured_on", "about")
+_FIELDS = ("schedule", "coefficients", "bounds", "reuse", "order", "blocks", "lines", "measured_on", "about")
 
 
 def columns_of(schedule: KeySchedule, reuse: str, blocks: int = 1) -> tuple[tuple[str, ...], ...]:
@@ -61,6 +62,7 @@ class PropagationFit:
         reuse: "encoder" or "prediction", as it was fitted with.
         order: 0, 1 or 2, as it was fitted with.
         blocks: How many predictions each step has: 1, or all blocks of rows where the pipeline does not tell its guidance scale.
+        lines: Two scalars for each feature and step, for order 1 of "encoder"; else none.
         measured_on: Model, scheduler, guidance scale, steps and number of images. Using the fit elsewhere warns.
         about: Prompts, seeds and versions.
 
@@ -74,6 +76,7 @@ class PropagationFit:
     reuse: str = "encoder"
     order: int = 0
     blocks: int = 1
+    lines: Lines = ()
     measured_on: Mapping[str, Any] = field(default_factory=dict, compare=False)
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -82,11 +85,21 @@ class PropagationFit:
         whole_number("order", self.order, 0, 2)
         whole_number("blocks", self.blocks, 1, MAX_BLOCKS)
         _check_numbers(self.coefficients, self.bounds)
+        self._check_lines()
         expected = [len(names) for names in columns_of(self.schedule, self.reuse, self.blocks)]
         if [len(group) for group in self.coefficients] != expected or len(self.bounds) != len(expected):
             raise ValueError(
                 f"coefficients of {[len(group) for group in self.coefficients]} known tensors and {len(self.bounds)} bounds given; "
                 f"accepted for {self.schedule}: {expected}, and {len(expected)} bounds"
+            )
+
+    def _check_lines(self) -> None:
+        object.__setattr__(self, "lines", checked_lines(self.lines, self.schedule.num_steps))
+        asked = takes_lines(self.reuse, self.order)
+        if bool(self.lines) != asked:
+            raise ValueError(
+                f"{len(self.lines)} lines given with reuse={self.reuse!r} and order={self.order}; "
+                f"accepted: {'one for each feature' if asked else 'none'}"
             )
 
     def check_same(self, schedule: KeySchedule, reuse: str, order: int) -> None:
@@ -101,12 +114,12 @@ class PropagationFit:
 
     def digest(self) -> str:
         """A fingerprint of the scalars and bounds: results are stored under it."""
-        return hashlib.sha256(repr((self.coefficients, self.bounds)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.coefficients, self.bounds, self.lines)).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """The fit as readable JSON with a schema version."""
         document = {"schema": SCHEMA, "version": VERSION, "schedule": json.loads(self.schedule.to_json())}
-        values = {name: getattr(self, name) for name in _FIELDS[1:6]}
+        values = {name: getattr(self, name) for name in _FIELDS[1:7]}
         return json.dumps(document | values | {"measured_on": dict(self.measured_on), "about": dict(self.about)})
 
     @classmethod
@@ -125,6 +138,11 @@ class PropagationFit:
     def load(cls, path: str | Path) -> PropagationFit:
         """Read a file that `save` wrote. Raises FileNotFoundError, or ValueError that names what is wrong."""
         return _from_document(read_json(Path(path), str(path), SCHEMA, VERSION), str(path))
+
+
+def takes_lines(reuse: str, order: int) -> bool:
+    """Whether a fit has lines. The parabola of order 2 is not fitted, and offsets follow older predictions themselves."""
+    return reuse == "encoder" and order == 1
 
 
 def _check_numbers(coefficients: Any, bounds: Any) -> None:

@@ -15,6 +15,7 @@ from ..hooks.denoiser import Split
 from ..hooks.denoiser_output import as_given, own, sample_of
 from .extrapolation import Extrapolation, History
 from .feature_cache import Pass, ReusedFeatures
+from .lines import Lines
 from .planner import PlannedPass
 
 Place = Callable[[int], float]  # of a step, on the axis of extrapolation
@@ -33,8 +34,8 @@ class EncoderReuse:
         """Those of the decoder's children that get reused features."""
         return split.entries
 
-    def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
-        self.features = ReusedFeatures(tuple(split.encoder), split.passing, extrapolation)
+    def __init__(self, split: Split, extrapolation: Extrapolation, lines: Lines) -> None:
+        self.features = ReusedFeatures(tuple(split.encoder), split.passing, extrapolation, lines)
 
     def clear(self) -> None:
         """Drops what was seen at key steps."""
@@ -67,7 +68,7 @@ class DecoderReuse(EncoderReuse):
     def entries(split: Split) -> tuple[str, ...]:
         return ()
 
-    def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
+    def __init__(self, split: Split, extrapolation: Extrapolation, lines: Lines) -> None:
         self.features = ReusedFeatures(split.entries, extrapolation=extrapolation)
 
     def evaluations(self, now: Pass) -> tuple[int, int]:
@@ -81,7 +82,7 @@ class PredictionReuse(EncoderReuse):
     def entries(split: Split) -> tuple[str, ...]:
         return ()
 
-    def __init__(self, split: Split, extrapolation: Extrapolation) -> None:
+    def __init__(self, split: Split, extrapolation: Extrapolation, lines: Lines) -> None:
         # Every child passes its output on: no feature is kept.
         self.features = ReusedFeatures(tuple(split.encoder), frozenset(split.encoder), extrapolation)
         self.history = History(extrapolation)

@@ -16,6 +16,7 @@ from ..hooks.foreign_parts import foreign_parts
 from ..key_schedule import KeySchedule
 from .config import PropagationConfig
 from .key_conditions import KeyConditions
+from .lines import Lines
 from .offsets import Offsets
 from .planner import BatchPlanner, Share
 from .reuse import REUSES, EncoderReuse
@@ -36,6 +37,7 @@ class RunState:
         split: Encoder and decoder of its denoiser.
         share: The part of each pass that this process decodes.
         offsets: Corrects the predictions of its groups; None without a fit.
+        lines: A fit's, for the features between keys; none for those of the config.
     """
 
     pipe: DiffusionPipeline
@@ -45,6 +47,7 @@ class RunState:
     split: Split
     share: Share
     offsets: Offsets | None = None
+    lines: Lines = ()
     reuse: EncoderReuse = field(init=False)
     planner: BatchPlanner = field(init=False)
     conditions: KeyConditions = field(init=False)
@@ -52,7 +55,7 @@ class RunState:
     unproven: dict[str, list[Any]] = field(default_factory=dict, init=False)  # what may mix rows, until that is checked
 
     def __post_init__(self) -> None:
-        self.reuse = REUSES[self.config.reuse](self.split, self.config.extrapolation)
+        self.reuse = REUSES[self.config.reuse](self.split, self.config.extrapolation, self.lines)
         self.planner = BatchPlanner(self.schedule, self.share)
         self.conditions = KeyConditions(denoiser_of(self.pipe), controlnet_of(self.pipe) is not None)
         if self.config.is_parallel:

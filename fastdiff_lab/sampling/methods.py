@@ -68,7 +68,7 @@ class Method:
             More steps than the baseline's are DDIM from the first training time-step on, which converges to the exact solution.
         deepcache: Instead of a schedule, DeepCache with this interval, 1 or more.
         token_merging: Share of tokens merged by tomesd, at most 0.75; 0 for none. Not with DeepCache.
-        around: A rival of your own: a function of the pipeline that gives a context manager, in which the pipeline is accelerated.
+        around: A rival of your own: a `Rival`, or a function of the pipeline that gives a context manager, in which it is accelerated.
             It may yield `Counts` of what was evaluated; if not, each denoiser call counts as evaluated whole.
         name: What results of `around` are stored under. Give another one when the function changes.
         options: Of `encoder_propagation`: `reuse`, `order`, `parallel_decoding`, `max_rows`, `encoder_blocks`.
@@ -148,7 +148,7 @@ def _rivals(deepcache: int | None, token_merging: float, around: Around | None, 
     return (
         *([] if deepcache is None else [DeepCache(deepcache)]),
         *([TokenMerging(token_merging)] if token_merging else []),
-        *([] if around is None else [OwnRival(around, name)]),
+        *([] if around is None else [around if isinstance(around, Rival) else OwnRival(around, name)]),
     )
 
 

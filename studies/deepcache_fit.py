@@ -1,0 +1,170 @@
+"""A fit for DeepCache, so that this control has what ours has.
+
+- `fit_deepcache(pipe, interval, prompts, ...)`: a `FittedDeepCache`, a method's rival
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastdiff_lab.calibration.fitting import weights_of
+from fastdiff_lab.calibration.least_squares import Products, solved
+from fastdiff_lab.calibration.replay import Call, Trajectory, seen
+from fastdiff_lab.hooks.denoiser import denoiser_of
+from fastdiff_lab.hooks.denoiser_call import DenoiserCall
+from fastdiff_lab.hooks.denoiser_output import as_given, sample_of
+from fastdiff_lab.hooks.patching import replaced_call
+from fastdiff_lab.hooks.private_api import guidance_scale_of
+from fastdiff_lab.propagation.counts import Counts
+from fastdiff_lab.propagation.fit import OLDER_KEYS
+from fastdiff_lab.propagation.offsets import combined, root_mean_square
+from fastdiff_lab.sampling.rivals.deepcache import DeepCache
+from fastdiff_lab.sampling.run_settings import RunSettings
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+Offset = Callable[[int, list[Tensor]], Tensor]  # of a step, from its known tensors
+
+
+@dataclass(frozen=True)
+class FittedDeepCache(DeepCache):
+    """DeepCache, whose cached steps each get an offset: known tensors, times scalars. For Stable Diffusion's pipeline with guidance.
+
+    >>> method = Method(around=fit_deepcache(pipe, 5, prompts, guidance_scale=5.0))  # doctest: +SKIP
+
+    Known at a cached step are the latent, the prediction, and its differences to the prediction before and to those of the last two
+    whole evaluations.
+
+    Args:
+        interval: As for `DeepCache`.
+        scalars: For each step one for each known tensor; none for a whole evaluation.
+        bounds: For each step the largest offset that was seen when fitting, as its root mean square.
+    """
+
+    scalars: tuple[tuple[float, ...], ...]
+    bounds: tuple[float, ...]
+
+    @contextmanager
+    def __call__(self, pipe: DiffusionPipeline) -> Iterator[Counts]:
+        with super().__call__(pipe) as counts, _corrected(pipe, self.interval, self.offset):
+            yield counts
+
+    def offset(self, step: int, known: list[Tensor]) -> Tensor:
+        """The offset of each image at a step, shape (images, ...), no larger than when fitting."""
+        found = combined(known, self.scalars[step])
+        share = (self.bounds[step] / root_mean_square(found).clamp_min(1e-30)).clamp_max(1)
+        return found * share.view(-1, *[1] * (found.dim() - 1))
+
+    def about(self) -> dict[str, Any]:
+        digest = hashlib.sha256(repr((self.scalars, self.bounds)).encode()).hexdigest()[:16]
+        return super().about() | {"deepcache_fit": digest}
+
+
+@dataclass
+class _Known:
+    """The known tensors of each step of one run. `whole`: guided predictions of whole evaluations; `before`: of the step before."""
+
+    whole: deque[Tensor] = field(default_factory=lambda: deque(maxlen=OLDER_KEYS))
+    before: Tensor | None = None
+
+    def at(self, latent: Tensor, prediction: Tensor) -> list[Tensor]:
+        assert self.before is not None
+        return [latent, prediction, self.before - prediction, *(other - prediction for other in self.whole)]
+
+
+@contextmanager
+def _corrected(pipe: DiffusionPipeline, interval: int, offset: Offset) -> Iterator[None]:
+    """Add an offset to the prediction of each cached step of each run in the block."""
+    model = denoiser_of(pipe)
+
+    def correcting(inner: Callable) -> Callable:
+        known = _Known()
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal known
+            given = DenoiserCall.of(model, args, kwargs)
+            step = pipe.scheduler.timesteps.tolist().index(int(given.timestep))
+            known = _Known() if step == 0 else known
+            output = inner(*args, **kwargs)
+            corrected, guided = _of_step(pipe, step, step % interval == 0, known, given.sample, sample_of(output), offset)
+            known.before = guided
+            return as_given(output, corrected)
+
+        return call
+
+    with replaced_call(model, correcting):
+        yield
+
+
+def _of_step(
+    pipe: DiffusionPipeline, step: int, is_whole: bool, known: _Known, rows: Tensor, output: Tensor, offset: Offset
+) -> tuple[Tensor, Tensor]:
+    """The rows of a prediction with their offset, and the guided prediction of each image."""
+    negative, positive = output.chunk(2)
+    guided = negative + guidance_scale_of(pipe) * (positive - negative)
+    if is_whole:
+        known.whole.appendleft(guided)
+        return output, guided
+    moved = offset(step, known.at(rows[: len(guided)], guided))
+    return output + torch.cat([moved] * 2), guided + moved
+
+
+def fit_deepcache(
+    pipe: DiffusionPipeline,
+    interval: int,
+    prompts: Sequence[str],
+    *,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+) -> FittedDeepCache:
+    """Fit the offsets of cached steps on a few images: after each step, the latents are the baseline's.
+
+    >>> fit_deepcache(pipe, 5, [scene.caption() for scene in calibration_scenes(8)], guidance_scale=5.0)  # doctest: +SKIP
+
+    Step after step along the accelerated run, in one batch, with seeds 0, 1, 2, ...
+    """
+    run = RunSettings(num_inference_steps, guidance_scale).on(pipe, len(prompts), "a fit")
+    call = Call(tuple(prompts), tuple(range(len(prompts))), run.arguments())
+    fitting = _Fitting(pipe, seen(pipe, call, num_inference_steps))
+    with DeepCache(interval)(pipe), _corrected(pipe, interval, fitting.offset):
+        call.run(pipe)
+    steps = range(num_inference_steps)
+    return FittedDeepCache(
+        interval, tuple(fitting.scalars.get(i, ()) for i in steps), tuple(fitting.bounds.get(i, 0.0) for i in steps)
+    )
+
+
+@dataclass
+class _Fitting:
+    """Finds the scalars of each cached step when the run comes to it."""
+
+    pipe: DiffusionPipeline
+    trajectory: Trajectory
+    scalars: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    bounds: dict[int, float] = field(default_factory=dict)
+
+    def offset(self, step: int, known: list[Tensor]) -> Tensor:
+        latent, prediction, *_ = known
+        landed = self.landed(step, latent, prediction)
+        missing = (self.trajectory.samples[step + 1] - landed).flatten(1).double()
+        moves = torch.stack([self.landed(step, latent, prediction + column) - landed for column in known]).flatten(2).double()
+        products = Products.of(moves, missing)
+        self.scalars[step] = tuple(map(float, solved(products, weights_of(products.squared))))
+        found = combined(known, self.scalars[step])
+        self.bounds[step] = float(root_mean_square(found).max())
+        return found
+
+    def landed(self, step: int, latent: Tensor, prediction: Tensor) -> Tensor:
+        """The latents that a copy of the scheduler goes on to."""
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        return scheduler.step(prediction, scheduler.timesteps[step], latent)[0]

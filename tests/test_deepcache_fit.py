@@ -1,0 +1,53 @@
+"""A fit for DeepCache: the control has what ours has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from laws import distance
+from models import state
+from systems import ROWS
+
+from fastdiff_lab.sampling.methods import Method, sample
+from studies.deepcache_fit import fit_deepcache
+
+PROMPTS = ["a large red star on a blue background", "a small white ring on a green background"]
+RUN = {"num_inference_steps": 8, "guidance_scale": 5.0}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return ROWS["sd"].build()
+
+
+@pytest.fixture(scope="module")
+def fit(pipe):
+    return fit_deepcache(pipe, 3, PROMPTS, **RUN)
+
+
+def latents(pipe, method):
+    return sample(pipe, method, PROMPTS, [0, 1], **RUN).latents
+
+
+def test_scalars_of_zero_are_deepcache_alone(pipe, fit):
+    zeros = replace(fit, scalars=tuple((0.0,) * len(of_step) for of_step in fit.scalars))
+    assert torch.equal(latents(pipe, Method(around=zeros)), latents(pipe, Method(deepcache=3)))
+
+
+def test_a_fit_comes_nearer_than_deepcache_alone(pipe, fit):
+    before, baseline = state(pipe), latents(pipe, Method())
+    fitted, alone = (distance(latents(pipe, method), baseline) for method in (Method(around=fit), Method(deepcache=3)))
+    assert fitted < 0.8 * alone and state(pipe) == before
+    assert [len(of_step) > 0 for of_step in fit.scalars] == [step % 3 > 0 for step in range(8)]
+
+
+def test_calls_and_names_are_those_of_deepcache_and_of_the_fit(pipe, fit):
+    counts = sample(pipe, Method(around=fit), PROMPTS, [0, 1], **RUN).counts
+    assert (counts.encoder_calls, counts.decoder_calls) == (3, 8)
+    about = Method(around=fit).about()
+    assert (
+        about["deepcache"] == 3
+        and about["deepcache_fit"] != Method(around=replace(fit, bounds=(1.0,) * 8)).about()["deepcache_fit"]
+    )
