@@ -26,6 +26,7 @@ from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
 from .deepcache_fit import fit_deepcache
+from .fitted_costs import fitted_costs
 from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
 from .suite.run import check_held_out
 
@@ -73,17 +74,27 @@ def compare_fits(
             f"{sorted(set(fitted_on) & set(prompts))[0]!r} asked both to fit on and to compare on; accepted: one of them"
         )
     run = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    ways = {count: _ways(pipe, derive_schedule(costs, count), fitted_on, refinement, run) for count in counts}
+    for_fits = fitted_costs(pipe, costs)
+    ways = {
+        count: _ways(pipe, derive_schedule(costs, count), derive_schedule(for_fits, count), fitted_on, refinement, run)
+        for count in counts
+    }
     return compare_ways(pipe, ways, prompts, ours=OURS, **run, **kept)
 
 
 def _ways(
-    pipe: DiffusionPipeline, derived: KeySchedule, fitted_on: Sequence[str], refinement: int, run: dict[str, Any]
+    pipe: DiffusionPipeline,
+    derived: KeySchedule,
+    for_fits: KeySchedule,
+    fitted_on: Sequence[str],
+    refinement: int,
+    run: dict[str, Any],
 ) -> dict[str, Method]:
-    start = replace(derived, measured_on=None)  # so that the deliberate use for predictions does not warn
+    # Without `measured_on`, so that the deliberate use for predictions does not warn.
+    start, other = (replace(schedule, measured_on=None) for schedule in (derived, for_fits))
     methods: dict[str, Method] = {}
     for kind, options in KINDS.items():
-        schedules = {"": start}
+        schedules = {"": start, ", derived for fits": other}
         if refinement:
             schedules[", refined"] = refine_schedule(pipe, start, fitted_on, runs=refinement, fit=True, **options, **run)
         methods[kind] = Method(start, **options)

@@ -8,9 +8,13 @@ import torch
 from systems import ROWS
 
 import fastdiff_lab as fl
+from fastdiff_lab.calibration.replay import Call, seen
+from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 from studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
+from studies.fit_ablation import WITHOUT, ablation
 from studies.fits import KINDS, compare_fits
+from studies.fitted_costs import _Spans, fitted_costs
 from studies.key_rules import compare_rules, rules
 from studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
@@ -179,8 +183,38 @@ def test_fits_beside_what_they_correct(pipe):
     costs = fl.calibrate(pipe, PROMPTS[:2], max_span=4, **STEPS)
     new = [scene.caption() for scene in held_out_scenes(2, objects=1)]
     table = compare_fits(pipe, costs, PROMPTS[:2], new, counts=(3,), refinement=2, **STEPS).set_index("rule")
-    of_kinds = {f"{kind}{name}" for kind in KINDS for name in ("", ", fitted", ", refined, fitted")}
+    of_kinds = {f"{kind}{name}" for kind in KINDS for name in ("", ", fitted", ", derived for fits, fitted", ", refined, fitted")}
     assert set(table.index) == of_kinds | {"DeepCache", "DeepCache, fitted", "fewer steps"}
     assert (table["images"] == 2).all() and table.loc["features", "psnr"] != table.loc["features, fitted", "psnr"]
     with pytest.raises(ValueError, match="asked both to fit on and to compare on"):
         compare_fits(pipe, costs, new, new, counts=(3,), **STEPS)
+
+
+@MEASURED
+def test_what_makes_a_fit(pipe):
+    new = [scene.caption() for count in (1, 2) for scene in held_out_scenes(1, objects=count)]
+    few = {"images": (1,), "guidances": (2.0,), "schedulers": ("euler",)}
+    own, keys = pipe.scheduler, fl.KeySchedule(8, (0, 1, 4))
+    table = ablation(pipe, keys, calibration_scenes(4), new, **few, **STEPS).set_index(["question", "rule"])
+    assert pipe.scheduler is own and not table.index.has_duplicates
+    known = table.loc["known tensors", "psnr"]
+    assert set(known.index) == {"reused", "fitted", *(f"without {name}" for name in WITHOUT)} and known.nunique() > 5
+    assert (table.loc["guidance 2", "psnr"] != table.loc["seeds", "psnr"].loc[["reused", "fitted"]]).all()
+    assert {question for question, _ in table.index} == {
+        "images", "known tensors", "seeds", "order", "guidance 2", "captions of 1 objects", "captions of 2 objects", "scheduler euler",
+    }  # fmt: skip
+
+
+@MEASURED
+def test_costs_that_know_of_a_fit(pipe):
+    costs = fl.calibrate(pipe, PROMPTS[:2], max_span=4, **STEPS)
+    found = fitted_costs(pipe, costs)
+    share = found.displacement / costs.displacement
+    assert share[..., 2:].nan_to_num(0.5).max() < 1 and share[..., 2:].nan_to_num(0.5).min() > 0
+    run = RunSettings(8, 5.0).on(pipe, 2, "a fit")
+    spans = _Spans(pipe, seen(pipe, Call(tuple(PROMPTS[:2]), (0, 1), run.arguments()), 8), 4)
+    spans.decode(3)
+    for length in (2, 3, 4):  # the closed form of DDIM is what real runs measured
+        missing, _ = spans.missing(3, length)
+        ratio = missing.norm(dim=1) / costs.displacement[:, 0, 3, length].double()
+        assert ratio == pytest.approx(np.ones(2) * float(ratio[0]), rel=1e-3) and float(ratio[0]) == pytest.approx(1, rel=1e-3)

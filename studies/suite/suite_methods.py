@@ -24,7 +24,7 @@ from fastdiff_lab.sampling.methods import Method
 COUNTS = (5, 7, 9, 13, 17)
 FEWER_STEPS = (5, 7, 9, 13, 17, 25, 37)
 DEEPCACHE_INTERVALS = (2, 3, 5)
-PRIOR_NOISE = 0.003
+PRIOR_NOISE, NOISE_AT = 0.003, 9  # keys; and at the paper's
 ORDERS = (0, 1)
 REUSED = {"encoder": "features", "prediction": "predictions"}
 
@@ -133,10 +133,10 @@ def check_costs(num_steps: int, costs: Costs) -> None:
 
 
 def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[Entry]:
-    """Features without and with prior noise, and predictions, at every number of keys."""
+    """Features and predictions at every number of keys; features with prior noise at one."""
     for count, order, reuse in product((count for count in counts if count < num_steps), ORDERS, REUSED):
         for keys, schedule in _schedules(num_steps, costs, reuse, order, count):
-            noises = (0.0, PRIOR_NOISE) if reuse == "encoder" else (0.0,)
+            noises = (0.0, PRIOR_NOISE) if reuse == "encoder" and count == NOISE_AT else (0.0,)
             yield from (
                 Entry(Method(schedule, reuse=reuse, order=order, prior_noise=noise), REUSED[reuse], keys) for noise in noises
             )

@@ -1,0 +1,77 @@
+# All that the documents say of the embedded pipeline, measured anew: make -j2 -f studies/measure.mk
+# Most of two days on 2 cores. What is there already is kept: remove a file to measure it again. A run that was stopped goes on.
+# Images are drawn by one thread each. What is timed runs alone: make -f studies/measure.mk timed
+PYTHON := .venv/bin/python
+CLI := .venv/bin/fastdiff-lab
+C := data/calibration/ddim-50
+D := data/calibration/dpm-solver++-20
+export OMP_NUM_THREADS ?= 1
+ONE := --threads 1
+
+.PHONY: drawn timed
+.SECONDARY:
+drawn: $(C)/encoder-0.safetensors data/ablation/fits.csv data/ablation/fit_makings.csv runs/suite/ddim-50/table.csv \
+  runs/suite/dpm-solver++-20/table.csv data/ablation/rules.csv data/ablation/published.csv data/ablation/extrapolations.csv \
+  data/suite/scene_distance.csv data/personalised/dreambooth.csv data/personalised/custom-diffusion.csv
+
+# ---- calibration
+$(C)/encoder-%.safetensors:
+	$(CLI) calibrate $@ --order $* $(ONE)
+$(C)/prediction-%.safetensors:
+	$(CLI) calibrate $@ --order $* --reuse prediction $(ONE)
+data/calibration/ddim-50-guidance-%/encoder-0.safetensors:
+	mkdir -p $(@D)
+	$(CLI) calibrate $@ --guidance $* --count 4 $(ONE)
+$(D)/encoder-%.safetensors:
+	$(CLI) calibrate $@ --order $* --count 8 --steps 20 --scheduler dpm-solver++ $(ONE)
+$(D)/prediction-%.safetensors:
+	$(CLI) calibrate $@ --order $* --reuse prediction --count 8 --steps 20 --scheduler dpm-solver++ $(ONE)
+
+of_ddim := $(foreach name,encoder-0 encoder-1 prediction-0 prediction-1,$(C)/$(name).safetensors)
+of_dpm := $(foreach name,encoder-0 encoder-1 prediction-0 prediction-1,$(D)/$(name).safetensors)
+of_guidances := $(foreach scale,2 7.5,data/calibration/ddim-50-guidance-$(scale)/encoder-0.safetensors)
+
+# ---- fits
+data/ablation/fits.csv: $(C)/encoder-0.safetensors
+	$(PYTHON) -m studies.fits $@ --seeds 4 --images 16 --refinement 60 $(ONE) --store runs/fits.sqlite
+data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
+	$(PYTHON) -m studies.fit_ablation $@ $(ONE) --store runs/fit_makings.sqlite
+
+# ---- suites
+fits := $(foreach keys,5 7 9 13 17,runs/fits/features-$(keys).json runs/fits/predictions-$(keys).json)
+runs/fits/derived-%.json: $(C)/encoder-0.safetensors
+	mkdir -p $(@D)
+	$(CLI) derive $< --num-keys $* --output $@
+runs/fits/features-%.json: runs/fits/derived-%.json
+	$(CLI) fit $< --count 16 $(ONE) --output $@
+runs/fits/predictions-%.json: runs/fits/derived-%.json
+	$(CLI) fit $< --count 16 --reuse prediction $(ONE) --output $@
+
+suite = $(PYTHON) -m studies.suite --seeds 4 --store runs/$(1).sqlite $(foreach file,$(2),--costs $(file)) \
+  $(foreach file,$(3),--fit $(file)) $(4)
+ddim = $(call suite,ddim-50,$(of_ddim),$(fits),$(1))
+dpm = $(call suite,dpm-20,$(of_dpm),,--steps 20 --scheduler dpm-solver++ $(1))
+runs/suite/ddim-50/table.csv: $(of_ddim) $(fits)
+	$(call ddim,--repeats 0 $(ONE) --output $(@D))
+runs/suite/dpm-solver++-20/table.csv: $(of_dpm)
+	$(call dpm,--repeats 0 $(ONE) --output $(@D))
+
+# ---- ablation
+data/ablation/rules.csv: $(of_ddim)
+	$(PYTHON) -m studies.key_rules $@ $(ONE) --store runs/rules.sqlite
+data/ablation/published.csv: $(of_ddim)
+	$(PYTHON) -m studies.published_keys $@ $(ONE) --store runs/published.sqlite
+data/ablation/extrapolations.csv: $(of_ddim) $(of_guidances)
+	$(PYTHON) -m studies.ablation $(C) --output data/ablation $(foreach file,$(of_guidances),--other-costs $(file)) $(ONE)
+data/suite/scene_distance.csv: $(C)/encoder-0.safetensors
+	$(PYTHON) -m studies.scene_distance $@ $(ONE)
+data/personalised/%.csv: $(C)/encoder-0.safetensors
+	$(PYTHON) -m studies.personalise $* $(ONE)
+
+# ---- timed, one after the other and with nothing beside them, on the images that are drawn
+.NOTPARALLEL: timed
+timed: drawn
+	$(call ddim,--repeats 7 --threads 2 --output data/suite/ddim-50)
+	$(call dpm,--repeats 7 --threads 2 --output data/suite/dpm-solver++-20)
+	$(PYTHON) -m studies.bench
+	$(PYTHON) -m studies.bench.overheads
