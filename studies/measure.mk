@@ -74,4 +74,4 @@ timed: drawn
 	$(call ddim,--repeats 7 --threads 2 --output data/suite/ddim-50)
 	$(call dpm,--repeats 7 --threads 2 --output data/suite/dpm-solver++-20)
 	$(PYTHON) -m studies.bench
-	$(PYTHON) -m studies.bench.overheads
+	$(PYTHON) -m studies.bench.overheads --output data/bench/overheads.json

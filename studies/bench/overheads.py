@@ -1,25 +1,29 @@
 """Measure the library's own cost on the embedded pipeline, as ratios in one run: `python -m studies.bench.overheads`.
 
-- `measure(pipe, ...)`: hooks with every step a key, recording, memory of an image
+- `measure(pipe, ...)`: hooks with every step a key, fitting and using a fit, recording, memory of an image
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 
+from fastdiff_lab.calibration.fitting import fit_propagation
 from fastdiff_lab.comparison.environment import about_run
 from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.inputs.files import write_text
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.recording.record import record
 from fastdiff_lab.sampling.methods import Method, denoiser_calls, sample
+from fastdiff_lab.shapes.data import calibration_scenes
 
 from .full_pipelines import PROMPT
 
@@ -47,21 +51,30 @@ def memory(pipe: DiffusionPipeline, methods: dict[str, Method], options: dict[st
     return found
 
 
-def every_step_a_key(pipe: DiffusionPipeline, steps: int = 20, repeats: int = 15) -> dict[str, float]:
-    """Seconds with every step a key by seconds of the baseline: of the fastest runs, and the median of pairs.
+def in_turns(pipe: DiffusionPipeline, method: Method, beside: Method, steps: int, pairs: int) -> dict[str, float]:
+    """Seconds of a method by seconds of another: of the fastest runs, and the median of pairs.
 
     Noise only adds time, so the fastest runs are compared. The two take turns at going first.
     """
-    methods = {"baseline": Method(), "keys": Method(KeySchedule.uniform(steps, steps))}
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for turn in range(repeats + 1):
-        for name in sorted(methods, reverse=bool(turn % 2)):
-            spent = sample(pipe, methods[name], [PROMPT], [0], num_inference_steps=steps).seconds
+    methods, seconds = (beside, method), ([], [])
+    for turn in range(pairs + 1):
+        for place in (0, 1) if turn % 2 else (1, 0):
+            spent = sample(pipe, methods[place], [PROMPT], [0], num_inference_steps=steps).seconds
             if turn:
-                seconds[name].append(spent)
-    pairs = [b / a for a, b in zip(seconds["baseline"], seconds["keys"], strict=True)]
-    fastest = min(seconds["keys"]) / min(seconds["baseline"])
-    return {"of_the_fastest": fastest, "median_of_pairs": statistics.median(pairs), "pairs": repeats}
+                seconds[place].append(spent)
+    ratios = [one / other for other, one in zip(*seconds, strict=True)]
+    return {"of_the_fastest": min(seconds[1]) / min(seconds[0]), "median_of_pairs": statistics.median(ratios), "pairs": pairs}
+
+
+def fit_cost(pipe: DiffusionPipeline, options: dict[str, Any], pairs: int, images: int = 8) -> dict[str, Any]:
+    """Seconds of fitting the paper's keys, and those of sampling with the fit by those without."""
+    steps, prompts = options["num_inference_steps"], [scene.caption() for scene in calibration_scenes(images)]
+    schedule = KeySchedule.of_paper(denoiser_calls(pipe, steps))
+    started = time.perf_counter()
+    fit = fit_propagation(pipe, schedule, prompts, **options)
+    seconds = time.perf_counter() - started
+    ratio = in_turns(pipe, Method(PropagationConfig.of_fit(fit)), Method(schedule), steps, pairs)
+    return {"fitting_seconds": seconds, "images": images, "sampling": ratio}
 
 
 def recording_cost(pipe: DiffusionPipeline, options: dict[str, Any], repeats: int) -> float:
@@ -77,14 +90,15 @@ def recording_cost(pipe: DiffusionPipeline, options: dict[str, Any], repeats: in
 
 
 def measure(pipe: DiffusionPipeline, *, num_inference_steps: int = 50, repeats: int = 7) -> dict[str, Any]:
-    """Measure the cost of propagation's and recording's hooks, and the memory of an image.
+    """Measure the cost of propagation's and recording's hooks and of a fit, and the memory of an image.
 
     >>> measure(load_pipeline(), repeats=3)["every_step_a_key"]  # doctest: +SKIP
     """
-    options = {"num_inference_steps": num_inference_steps}
+    options, pairs = {"num_inference_steps": num_inference_steps}, 2 * repeats + 1
     return about_run(pipe) | {
         "repeats": repeats,
-        "every_step_a_key": every_step_a_key(pipe),
+        "every_step_a_key": in_turns(pipe, Method(KeySchedule.uniform(20, 20)), Method(), steps=20, pairs=pairs),
+        "fit": fit_cost(pipe, options, pairs),
         "recording_statistics": recording_cost(pipe, options, repeats),
         "peak_bytes": memory(pipe, _methods(denoiser_calls(pipe, num_inference_steps)), options),
     }
@@ -95,7 +109,7 @@ def main(
     repeats: Annotated[int, typer.Option(help="Timed runs per method.")] = 7,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Print what propagation's and recording's hooks cost on the embedded pipeline, and the memory of an image."""
+    """Print what hooks, recording and a fit cost on the embedded pipeline, and the memory of an image."""
     torch.set_num_threads(threads)
     result = json.dumps(measure(load_pipeline(), repeats=repeats), indent=2, default=str)
     typer.echo(result)
