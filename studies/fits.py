@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 import typer
 
+from fastdiff_lab import plot
 from fastdiff_lab.calibration.derive import derive_schedule
 from fastdiff_lab.calibration.fitting import fit_propagation
 from fastdiff_lab.calibration.refine import refine_schedule
@@ -26,6 +27,7 @@ from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
 from .deepcache_fit import fit_deepcache
+from .fit_figure import plot_fits
 from .fitted_costs import fitted_costs
 from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
 from .suite.run import check_held_out
@@ -126,6 +128,8 @@ def main(
         refinement=refinement, guidance_scale=EMBEDDED_GUIDANCE, store=store,
     )  # fmt: skip
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    drawn = plot.png(plot_fits(table, plot.figure(12, 5)))
+    write_whole(output.with_suffix(".png"), lambda place: place.write_bytes(drawn))
     typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
 
 
