@@ -45,7 +45,7 @@ def fitted_costs(pipe: DiffusionPipeline, costs: ReuseCosts) -> ReuseCosts:
     """
     run = RunSettings(costs.num_steps, costs.measured_on["guidance_scale"]).on(pipe, costs.num_images, "a fit")
     call = Call(tuple(costs.about["prompts"]), tuple(costs.about["seeds"]), run.arguments())
-    spans = _Spans(pipe, seen(pipe, call, costs.num_steps), costs.max_span)
+    spans = _Spans(pipe, seen(pipe, call, costs.num_steps), costs.max_span, str(costs.measured_on["reuse"]))
     kept = np.ones((costs.num_images, costs.num_steps, costs.max_span + 1), dtype=np.float32)
     for key in trange(costs.num_steps, desc="spans", leave=False):
         spans.decode(key)
@@ -62,6 +62,7 @@ class _Spans:
     pipe: Any
     trajectory: Trajectory
     longest: int
+    reuse: str = "encoder"
     ahead: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +74,9 @@ class _Spans:
     def decode(self, key: int) -> None:
         """The whole span from this key, behind the baseline."""
         steps = self.trajectory.num_steps
+        if self.reuse == "prediction":
+            self.ahead[key] = self.predicted(key).expand(self.longest, -1, -1)
+            return
         keys = [*range(key + 1), *([key + self.longest] if key + self.longest < steps else [])]
         engine = PropagationEngine(
             self.pipe,
@@ -108,12 +112,17 @@ class _Spans:
     def latents(self, step: int) -> Tensor:
         return self.trajectory.samples[step].flatten(1).double()
 
+    def predicted(self, step: int) -> Tensor:
+        return self.trajectory.outputs[step].flatten(1).double()
+
     def columns(self, key: int, length: int) -> list[Tensor]:
         """The known tensors of a group, if the keys before it stand as far apart as it is long."""
         predicted, before = self.ahead[key], [key - back * length for back in range(1, OLDER_KEYS + 1)]
-        older = [self.trajectory.outputs[step].flatten(1).double() - predicted[0] for step in before if step >= 0]
+        known = [self.latents(key), predicted[0], *(self.predicted(step) - predicted[0] for step in before if step >= 0)]
+        if self.reuse == "prediction":
+            return known
         missed = [self.ahead[before[0]][length - 1] - predicted[0]] if before[0] >= 0 else []
-        return [self.latents(key), predicted[0], *older, *missed, predicted[0] - predicted[:length].mean(0)]
+        return [*known, *missed, predicted[0] - predicted[:length].mean(0)]
 
 
 def main(

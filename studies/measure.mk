@@ -34,6 +34,8 @@ of_guidances := $(foreach scale,2 7.5,data/calibration/ddim-50-guidance-$(scale)
 # ---- fits
 data/ablation/fits.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.fits $@ --seeds 4 --images 16 --refinement 60 $(ONE) --store runs/fits.sqlite
+data/ablation/kinds.csv: $(C)/encoder-0.safetensors $(C)/prediction-0.safetensors
+	$(PYTHON) -m studies.kinds_of_steps $@ --threads 2
 data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.fit_ablation $@ $(ONE) --store runs/fit_makings.sqlite
 
@@ -70,7 +72,7 @@ data/personalised/%.csv: $(C)/encoder-0.safetensors
 
 # ---- timed, one after the other and with nothing beside them, on the images that are drawn
 .NOTPARALLEL: timed
-timed: drawn
+timed: drawn data/ablation/kinds.csv
 	$(call ddim,--repeats 7 --threads 2 --output data/suite/ddim-50)
 	$(call dpm,--repeats 7 --threads 2 --output data/suite/dpm-solver++-20)
 	$(PYTHON) -m studies.bench

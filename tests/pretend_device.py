@@ -240,6 +240,7 @@ def measured(name: str) -> dict[str, Any]:
 
     `costs`, `table`: how far what they give there is from what they give here. Of both: `runs` of the pipeline there and how many came to
     their end, `waits` of the host in them, waits of the `baseline` that is called alike, and of a `look` at its first denoiser call.
+    `compared`: how many tensors that first call has.
     """
     system, prompts = ROWS[name], ["a red circle", "a white ring"]
     further = {key: value for key, value in options_of(name).items() if key != "output_type"}
@@ -258,13 +259,14 @@ def measured(name: str) -> dict[str, Any]:
                 WAITS.clear()
                 pipe(prompts, generator=generators([0, 1]), **call)
                 baseline = len(WAITS)
-                first_arguments(denoiser_of(pipe), one_image(pipe, prompts[0], RunSettings(pipe_kwargs=further, **options)))
-                look = len(WAITS) - baseline
+                first = first_arguments(denoiser_of(pipe), one_image(pipe, prompts[0], RunSettings(pipe_kwargs=further, **options)))
+                look, compared = len(WAITS) - baseline, _tensors(first)
                 for job, do in jobs.items():
                     WAITS.clear()
                     with _counted_runs(pipe) as runs:
                         found[job].append(do(pipe))
                     told[job] = {"runs": len(runs), "ended": sum(runs), "waits": len(WAITS), "baseline": baseline, "look": look}
+                told["calibrate"]["compared"] = compared
     costs, tables = found["calibrate"], found["compare"]
     names = ["psnr", "ssim", "latent_mse", "encoder_calls"]
     numbers = [table.set_index("method")[names].replace(float("inf"), 999.0) for table in tables]
@@ -272,6 +274,12 @@ def measured(name: str) -> dict[str, Any]:
         "costs": float((costs[0].displacement - costs[1].displacement).nan_to_num().abs().max()),
         "table": float((numbers[0] - numbers[1]).abs().to_numpy().max()),
     }
+
+
+def _tensors(value: Any) -> int:
+    if isinstance(value, dict | list | tuple):
+        return sum(map(_tensors, value.values() if isinstance(value, dict) else value))
+    return int(isinstance(value, torch.Tensor))
 
 
 @contextmanager

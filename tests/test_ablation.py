@@ -19,6 +19,7 @@ from studies.fit_figure import LINES, STAIRS, plot_fits
 from studies.fits import KINDS, compare_fits
 from studies.fitted_costs import _Spans, fitted_costs
 from studies.key_rules import compare_rules, rules
+from studies.kinds_of_steps import fronts, gains
 from studies.published_keys import OPTIMISED, compare_published, noise_levels, published_keys
 
 PROMPTS = [scene.caption() for scene in calibration_scenes(4)]
@@ -229,3 +230,17 @@ def test_the_figure_of_fits_has_a_line_for_each_way_and_a_stair_for_each_gain():
     nearness, stairs = plot_fits(table.set_axis(["num_keys", "rule", "psnr"], axis=1), plot.figure(12, 5)).axes
     assert [line.get_label() for line in nearness.lines] == list(LINES)
     assert [text.get_text() for text in stairs.texts] == [f"{29.0 + rules.index(rule):.1f}" for rule in STAIRS]
+
+
+def test_mixed_kinds_are_never_worse_than_one_alone():
+    generator = np.random.default_rng(0)
+    errors = {kind: np.cumsum(generator.random((9, 5)), axis=1) for kind in ("features", "predictions")}
+    for found in errors.values():
+        found[:, 0], found[:, 1] = np.inf, 0.0
+    seconds = {"features": 1 + np.arange(5.0), "predictions": np.full(5, 2.0)}
+    prices = np.logspace(-3, 3, 20)
+    table = fronts(errors, seconds, prices)
+    for price in prices:
+        best = {kinds: (found["error"] + price * found["seconds"]).min() for kinds, found in table.groupby("kinds")}
+        assert best["features and predictions"] <= min(best["features"], best["predictions"]) + 1e-9
+    assert (gains(table, 1024)["gain_db"] > -1e-6).any()
