@@ -98,7 +98,8 @@ IN_SHORT = ("text to video", "Stable Video Diffusion", "ControlNet", "SDXL", "im
 
 @pytest.mark.filterwarnings("ignore:this run has . steps with")
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in IN_SHORT else pytest.mark.long) for name in FITTED])
-def test_a_fit_comes_nearer(name):
+@pytest.mark.parametrize("order", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_fit_comes_nearer(name, order):
     """On the prompts that it was fitted on; serial and parallel alike."""
     build, prompts, options, guidance = FITTED[name]
     pipe = build()
@@ -107,12 +108,12 @@ def test_a_fit_comes_nearer(name):
     calls = getattr(pipe, "_num_timesteps", STEPS)
     schedule = KeySchedule(calls, (0, 2))
     fit = fl.fit_propagation(
-        pipe, schedule, prompts, guidance_scale=guidance, num_inference_steps=STEPS, pipe_kwargs=further(options)
-    )
+        pipe, schedule, prompts, guidance_scale=guidance, num_inference_steps=STEPS, pipe_kwargs=further(options), order=order
+    )  # fmt: skip
     assert state(pipe) == before and torch.equal(final(pipe, prompts, call), baseline)
     found = {}
     for way, more in {"held": {}, "fitted": {"fit": fit}, "serial": {"fit": fit, "parallel_decoding": False}}.items():
-        with fl.encoder_propagation(pipe, schedule, **more):
+        with fl.encoder_propagation(pipe, schedule, order=order, **more):
             found[way] = final(pipe, prompts, call)
     assert (found["fitted"] - baseline).norm() < (found["held"] - baseline).norm()
     assert torch.allclose(found["serial"], found["fitted"], rtol=1e-6, atol=1e-8)
