@@ -36,6 +36,9 @@ FLOORS = [
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
+PLOT = {f"plot.{name}" for name in ("drawing", "images", "output", "schematics", "schematics_of_calibration", "style", "tables")}
+
+
 def resolved(name: str, module: str | None, level: int) -> str:
     """The module that a relative import of a file names, as seen from the package: `propagation.engine`."""
     package = name.split("/")[:-1]
@@ -139,7 +142,7 @@ def test_schedules_and_plans_are_pure_python():
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("plot.py", {"inputs.extras"}),
+        *((name, {"inputs.extras", *PLOT}) for name in FILES if name.startswith("plot/")),
         ("inputs/plain_values.py", set()),
         ("hooks/patching.py", {"hooks.private_api"}),
         ("propagation/extrapolation.py", {"inputs.plain_values"}),

@@ -1,35 +1,18 @@
-"""Plot tables on matplotlib Axes. No function here keeps a state or shows a figure.
-
-- `change_over_steps`, `norm_by_layer`, `norm_spread`: the paper's Fig. 3 from `analysis` tables
-- `layer_map`: every layer at every step as a heat map, from the same tables
-- `pca_strip`: the paper's Fig. 2 from `pca_maps`
-- `similarity_matrix`: every step against every other, from `step_similarity`
-- `key_strips`: key steps and their groups, one row per schedule
-- `group_errors`: a bar per group, as high as its error
-- `span_costs`: the reuse cost of every span, and a schedule as a path through it
-- `image_grid`: images of several methods, with their difference to the first
-- `html_image(figure, alt)`, `png_address(figure)`: a figure as an HTML image with alternative text, and its address alone
-- `png(figure)`: the bytes of its image
-"""
+"""Tables on matplotlib Axes: features over steps, schedules, reuse costs."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from .inputs.extras import extra
+from ..inputs.extras import extra
+from .style import BANDS, PART_COLOURS, PART_DASHES, PART_HATCHES, PETROFF
 
 with extra("lab", "fastdiff_lab.plot"):
-    import matplotlib as mpl
     import seaborn as sns
     from matplotlib.axes import Axes
     from matplotlib.colors import LogNorm
@@ -38,17 +21,6 @@ with extra("lab", "fastdiff_lab.plot"):
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator
     from matplotlib.transforms import ScaledTranslation
-
-PETROFF = mpl.color_sequences["petroff10"]
-PART_DASHES = {"encoder": "", "decoder": (4, 1.5), "": (1, 1)}
-PART_COLOURS = {"encoder": PETROFF[0], "decoder": PETROFF[1], "": PETROFF[2]}
-PART_HATCHES = {"encoder": "", "decoder": "//", "": ".."}
-BANDS = ("#b8cbe6", "#e4e4e4")
-
-
-def figure(width: float = 8.0, height: float = 4.0) -> Figure:
-    """An empty figure on white, readable in dark notebooks; sizes in inches."""
-    return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
 def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = (), label: str = "change per step") -> Axes:
@@ -189,41 +161,3 @@ def span_costs(costs: np.ndarray, ax: Axes, *, keys: Sequence[int] = (), label: 
     ax.set(xlabel="next key step (or the end)", ylabel="key step whose features are reused")
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     return ax
-
-
-def image_grid(images: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
-    """A column per method, two rows per prompt: the image, and its difference to the first method's."""
-    names = list(images)
-    count = len(images[names[0]])
-    axes = target.subplots(2 * count, len(names), squeeze=False)
-    for column, name in enumerate(names):
-        axes[0][column].set_title(name, fontsize="small")
-        for row in range(count):
-            image, reference = (np.asarray(images[method][row], dtype=float) for method in (name, names[0]))
-            axes[2 * row][column].imshow(image.astype(np.uint8), interpolation="nearest")
-            axes[2 * row + 1][column].imshow(np.abs(image - reference).astype(np.uint8), interpolation="nearest")
-    for ax in axes.flat:
-        ax.set(xticks=[], yticks=[])
-    for row in range(count):
-        axes[2 * row + 1][0].set_ylabel("difference", fontsize="x-small")
-    return target
-
-
-def html_image(target: Figure | Path, alt: str) -> str:
-    """The figure, or a PNG file, as an HTML image with alternative text. It survives export and dark themes."""
-    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="{png_address(target)}">'
-
-
-def png_address(target: Figure | Path) -> str:
-    """The figure, or a PNG file, as the address of an HTML image."""
-    content = target.read_bytes() if isinstance(target, Path) else png(target)
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def png(target: Figure) -> bytes:
-    """The figure as a PNG of 110 dots per inch."""
-    drawn, buffer = io.BytesIO(), io.BytesIO()
-    target.savefig(drawn, format="png", dpi=110)
-    # 256 colours are enough for a figure, and keep notebooks small.
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
