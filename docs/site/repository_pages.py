@@ -1,0 +1,101 @@
+"""The repository's pages as they stand, read as pages of the site.
+
+- README.md is the first page, and names the others.
+- A link to a folder or a file that is no page leads to the public repository, or is plain text without one.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+PAGES = """
+
+```{toctree}
+:hidden:
+:caption: Learn
+
+notebooks/00_quickstart
+notebooks/01_sampling_loop
+notebooks/02_encoder_and_decoder_features
+notebooks/03_key_time_steps
+notebooks/04_encoder_propagation
+notebooks/05_parallel_decoding_and_prior_noise
+notebooks/06_derive_a_schedule
+notebooks/07_is_it_worth_it
+notebooks/08_your_own_model
+notebooks/09_interactive_lab
+```
+
+```{toctree}
+:hidden:
+:caption: Exercises
+
+notebooks/exercises/1_hooks_and_features
+notebooks/exercises/2_propagation
+notebooks/exercises/3_schedules
+docs/teaching
+```
+
+```{toctree}
+:hidden:
+:caption: Use
+
+docs/install
+docs/using
+docs/fitting
+docs/systems
+docs/adding-a-model
+docs/scaling
+docs/errors
+api
+```
+
+```{toctree}
+:hidden:
+:caption: Check
+
+docs/results
+docs/benchmarks
+docs/quality
+data/shapes/README
+```
+
+```{toctree}
+:hidden:
+:caption: More
+
+docs/glossary
+CONTRIBUTING
+CHANGELOG
+```
+"""
+LINK = re.compile(r"(?<!!)\[([^]]*)\]\(([^)\s#:]+)((?:#[^)]*)?)\)")
+FILES = {".md", ".ipynb", ".csv", ".png", ".json"}  # pages, and what readers take with them
+
+
+def link(folder: str, source: Path, address: str, found: re.Match[str]) -> str:
+    """One link, as it stands if it leads to a page or a small file."""
+    text, target, anchor = found.groups()
+    path = posixpath.normpath(posixpath.join(folder, target))
+    if path == "README.md":
+        return f"[{text}]({posixpath.relpath('index.md', folder or '.')}{anchor})"
+    if (source / path).suffix in FILES and (source / path).is_file():
+        return found[0]
+    return f"[{text}]({address}/blob/HEAD/{path})" if address else text
+
+
+def read(app: Sphinx, name: str, content: list[str]) -> None:
+    folder, address = posixpath.dirname(name), app.config.html_theme_options.get("repository_url", "")
+    if name != "api":
+        content[0] = LINK.sub(lambda found: link(folder, Path(app.srcdir), address, found), content[0])
+    if name == "index":
+        content[0] += PAGES
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
