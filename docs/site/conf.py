@@ -12,7 +12,7 @@ project = "fastdiff_lab"
 author = "the fastdiff_lab contributors"
 html_title = "fastdiff_lab"
 
-# The source folder holds links to the repository's files (Makefile). README.md is its index.md.
+# The source folder is a copy of the repository's pages (Makefile). README.md is its index.md.
 root_doc = "index"
 exclude_patterns = [
     "conf.py",
@@ -42,11 +42,16 @@ add_module_names = False
 html_theme = "sphinx_book_theme"
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
+html_favicon = "favicon.svg"
+html_sidebars = {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]}
 html_math_renderer = "mathml"
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
-html_theme_options = {"use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "show_toc_level": 2}
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True,
+}  # fmt: skip
 
 # A public address, such as https://github.com/owner/fastdiff_lab, brings the launch buttons and the links to files.
 repository = os.environ.get("FASTDIFF_REPOSITORY", "").rstrip("/")

@@ -2,6 +2,7 @@
 
 - README.md is the first page, and names the others.
 - A link to a folder or a file that is no page leads to the public repository, or is plain text without one.
+- Tables of pandas have no heading without words.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import posixpath
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 PAGES = """
@@ -96,6 +98,14 @@ def read(app: Sphinx, name: str, content: list[str]) -> None:
         content[0] += PAGES
 
 
+def without_empty_headings(app: Sphinx, page: nodes.document, name: str) -> None:
+    for table in list(page.findall(nodes.raw)):
+        html = re.sub(r"<th([^>]*)>(?:&nbsp;|\s)*</th>", r"<td\1></td>", table.astext())
+        if html != table.astext():
+            table.replace_self(nodes.raw("", html, format="html"))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", read)
+    app.connect("doctree-resolved", without_empty_headings)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -72,10 +72,6 @@ def verdict(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _cell(text: str) -> nbformat.NotebookNode:
-    return nbformat.from_dict({"cell_type": "markdown", "metadata": {}, "source": text})
-
-
 def _prepared(notebook: nbformat.NotebookNode, said: list[str]) -> nbformat.NotebookNode:
     """Without progress bars and links to other notebooks, which a browser cannot open; verdict and next step added."""
     for cell in notebook.cells:
@@ -83,8 +79,9 @@ def _prepared(notebook: nbformat.NotebookNode, said: list[str]) -> nbformat.Note
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         else:
             cell.source = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", cell.source)
+    notebook, new_cell = nbformat.v4.upgrade(notebook), nbformat.v4.new_markdown_cell
     lines = ["**What this run measured**", *(f"{place}. {sentence}" for place, sentence in enumerate(said, 1))]
-    notebook.cells = [*([_cell("\n\n".join(lines))] if said else []), *notebook.cells, _cell(NEXT)]
+    notebook.cells = [*([new_cell("\n\n".join(lines))] if said else []), *notebook.cells, new_cell(NEXT)]
     notebook.metadata["title"] = "fastdiff_lab: the tour"
     return notebook
 
