@@ -10,7 +10,7 @@ TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup tour test test-all lab notebooks exercises classroom site lock
+.PHONY: help setup tour test test-all lab notebooks exercises classroom slides site lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
 	@echo "make test      lint, types and short tests (about 5 minutes on 2 cores)"
@@ -19,6 +19,7 @@ help:
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
 	@echo "make classroom install otter-grader and make the notebooks and grading zips of an examination in runs/classroom"
+	@echo "make slides    draw eight slides and a handout for a lesson in runs/slides (a minute)"
 	@echo "make site      install Sphinx and build notebooks, documents and API reference as a site in runs/site (2 minutes)"
 	@echo "               with REPOSITORY=https://github.com/owner/name, the site has launch buttons and links to it"
 	@echo "make CPU=1 ... the first time: torch without CUDA, for Linux without a GPU (2 GB instead of 6)"
@@ -71,6 +72,9 @@ $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
 
 classroom: $(VENV)/.classroom
 	$(BIN)/python -m teaching.classroom assign notebooks/exercises runs/classroom
+
+slides: setup
+	$(BIN)/python -m teaching.slides runs/slides
 
 # Pure Python but SQLAlchemy, beside the others; Sphinx and docutils are the versions of the examinations.
 $(VENV)/.site: $(VENV)/.ready requirements-site.lock
