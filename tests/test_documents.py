@@ -168,6 +168,22 @@ def test_the_glossary_is_short_and_linked():
     assert all(f"({folder}glossary.md)" in (ROOT / page).read_text() for page, folder in linking.items())
 
 
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", heading)).lower().replace(" ", "-") for heading in headings}
+
+
+def test_links_of_the_documents_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())]
+    for page, link in links:
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists() and (not anchor or anchor in anchors(target)), f"{page.name}: {link}"
+    assert len(links) > 80
+
+
 def test_the_map_fits_on_one_screen():
     lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
     assert len(lines) <= 50 and max(map(len, lines)) <= 132
