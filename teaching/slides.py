@@ -93,19 +93,23 @@ def loop(run: Run) -> Figure:
         for place, (step, image) in enumerate(zip(SHOWN, images, strict=True)):
             ax = figure.add_axes((0.1 + 0.112 * place, 0.48 - 0.46 * row, 0.108, 0.42))
             ax.imshow(image)
-            ax.set(xticks=[], yticks=[], title=f"step {step + 1}" if not row else "", ylabel=name if not place else "")
+            ax.set(xticks=[], yticks=[])
+            if row == 0:
+                ax.set_title(f"step {step + 1}", fontsize=13)
+            if place == 0:
+                ax.set_ylabel(name, fontsize=13)
     return figure
 
 
 def halves(run: Run) -> Figure:
     """The mean relative change of encoder and decoder over the steps."""
     figure = Figure(figsize=(9, 4.2))
-    ax = figure.add_axes((0.1, 0.14, 0.72, 0.82))
+    ax = figure.add_axes((0.1, 0.14, 0.86, 0.82))
     mean = run.change.groupby(["part", "step"])["value"].mean()
     for part, colour, dash in (("encoder", plot.PETROFF[0], "-"), ("decoder", plot.PETROFF[1], "--")):
-        ax.plot(mean[part], color=colour, linestyle=dash, linewidth=3)
-        ax.text(STEPS, mean[part].iloc[-1] * (1.1 if part == "encoder" else 0.9), part, va="center", fontsize=14)
-    ax.set(xlabel="step", ylabel="relative change from the step before", yscale="log", xlim=(0, STEPS - 1))
+        ax.plot(mean[part], color=colour, linestyle=dash, linewidth=3, label=part)
+    ax.legend(frameon=False, fontsize=14)
+    ax.set(xlabel="step", ylabel="relative change from the step before", xlim=(0, STEPS - 1), ylim=(0, None))
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -139,7 +143,7 @@ def slide(figure: Figure, title: str, sentence: str) -> Figure:
     figure.set_size_inches(wide, high)
     left, low = (wide - width) / 2, 0.18 * high + (0.6 * high - height) / 2
     for ax in figure.axes:
-        x, y, across, up = ax.get_position().bounds
+        x, y, across, up = ax.get_position(original=True).bounds
         ax.set_position(((left + x * width) / wide, (low + y * height) / high, across * width / wide, up * height / high))
     figure.text(0.05, 0.95, textwrap.fill(title, 48), fontsize=2.1 * wide, weight="bold", va="top")
     figure.text(0.05, 0.08, textwrap.fill(sentence, 80), fontsize=1.5 * wide, va="center")
