@@ -18,27 +18,18 @@ PAGES = """
 
 ```{toctree}
 :hidden:
+:glob:
 :caption: Learn
 
-notebooks/00_quickstart
-notebooks/01_sampling_loop
-notebooks/02_encoder_and_decoder_features
-notebooks/03_key_time_steps
-notebooks/04_encoder_propagation
-notebooks/05_parallel_decoding_and_prior_noise
-notebooks/06_derive_a_schedule
-notebooks/07_is_it_worth_it
-notebooks/08_your_own_model
-notebooks/09_interactive_lab
+notebooks/*
 ```
 
 ```{toctree}
 :hidden:
+:glob:
 :caption: Exercises
 
-notebooks/exercises/1_hooks_and_features
-notebooks/exercises/2_propagation
-notebooks/exercises/3_schedules
+notebooks/exercises/*
 docs/teaching
 ```
 
