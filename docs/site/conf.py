@@ -48,6 +48,7 @@ html_math_renderer = "mathml"
 html_show_sphinx = False
 html_copy_source = False
 html_show_sourcelink = False
+html_use_index = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "use_download_button": False, "use_fullscreen_button": False, "show_toc_level": 2, "home_page_in_toc": True,
