@@ -108,7 +108,7 @@ def halves(run: Run) -> Figure:
     mean = run.change.groupby(["part", "step"])["value"].mean()
     for part, colour, dash in (("encoder", plot.PETROFF[0], "-"), ("decoder", plot.PETROFF[1], "--")):
         ax.plot(mean[part], color=colour, linestyle=dash, linewidth=3, label=part)
-    ax.legend(frameon=False, fontsize=14)
+    ax.legend(frameon=False, fontsize=14, loc="upper left")
     ax.set(xlabel="step", ylabel="relative change from the step before", xlim=(0, STEPS - 1), ylim=(0, None))
     ax.spines[["top", "right"]].set_visible(False)
     return figure
