@@ -10,7 +10,7 @@ TORCH_FOR_CPU := https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE := 1
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup tour test test-all lab notebooks exercises classroom lock
+.PHONY: help setup tour test test-all lab notebooks exercises classroom slides site lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
 	@echo "make test      lint, types and short tests (about 5 minutes on 2 cores)"
@@ -19,6 +19,9 @@ help:
 	@echo "make notebooks write the notebooks from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
 	@echo "make classroom install otter-grader and make the notebooks and grading zips of an examination in runs/classroom"
+	@echo "make slides    draw eight slides and a handout for a lesson in runs/slides (a minute)"
+	@echo "make site      install Sphinx and build notebooks, documents and API reference as a site in runs/site (2 minutes)"
+	@echo "               with REPOSITORY=https://github.com/owner/name, the site has launch buttons and links to it"
 	@echo "make CPU=1 ... the first time: torch without CUDA, for Linux without a GPU (2 GB instead of 6)"
 	@echo "make lock      write requirements.lock anew from what is installed in $(VENV)"
 
@@ -47,7 +50,7 @@ test: setup
 # are not run again. Without the plugin, because on Python 3.11 a traceback that pytest formats for
 # a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
 # (cpython issue 106905).
-test-all: setup $(VENV)/.classroom
+test-all: setup $(VENV)/.classroom $(VENV)/.site
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/0[1-9]_*.ipynb notebooks/exercises/*.ipynb
 
@@ -70,8 +73,20 @@ $(VENV)/.classroom: $(VENV)/.ready requirements-classroom.lock
 classroom: $(VENV)/.classroom
 	$(BIN)/python -m teaching.classroom assign notebooks/exercises runs/classroom
 
+slides: setup
+	$(BIN)/python -m teaching.slides runs/slides
+
+# Pure Python but SQLAlchemy, beside the others; Sphinx and docutils are the versions of the examinations.
+$(VENV)/.site: $(VENV)/.ready requirements-site.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-site.lock
+	@touch $@
+
+# A copy, because a link would be followed to a place outside of the source. Nothing is executed.
+site: $(VENV)/.site
+	PYTHON=$(BIN)/python FASTDIFF_REPOSITORY=$(REPOSITORY) docs/site/build runs/site
+
 # With Python 3.11, whose packages all others need too; pins with a marker, which it does not install, are kept.
 lock: setup
-	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' | grep -v -x -F -f requirements-classroom.lock > requirements.lock.part
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | grep -v -i -E '^(nvidia|triton|cuda)' | sed 's/+cpu$$//' | grep -v -x -F -f requirements-classroom.lock | grep -v -x -F -f requirements-site.lock > requirements.lock.part
 	grep ';' requirements.lock >> requirements.lock.part
 	mv requirements.lock.part requirements.lock

@@ -17,38 +17,41 @@ from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"
 HEAD = """# Systems
 
-Made by `python tests/systems_table.py` from the list in [tests/systems](../tests/systems); a test fails if this page says anything else.
+Made by `python tests/systems_table.py` from the list in [tests/systems](../tests/systems). A test fails if this page says anything
+else.
 
-A system stands here only if `tests/test_systems.py` runs the **real pipeline class** of diffusers 0.42.1 end to end, at a tiny size, built
-from configs with every all-zero parameter drawn anew. For every row it shows
+A system stands here only if `tests/test_systems.py` runs the **real pipeline class** of diffusers 0.42.1 end to end. It is built at
+a tiny size from configs, with every all-zero parameter drawn anew. The tests show for every row:
 
-1. that the row is about something: the output changes by more than 0.001 when any of what stands under *matters* is changed;
-2. that with every step a key the output is the baseline's, bit for bit;
-3. that serial and parallel decoding give the same (to 1e-10 in float64; to the number in the last column where pipeline or scheduler compute
-   in float32), with features reused and extrapolated;
-4. that non-key steps are those of a forward split by hand, which lives in the tests ([oracle.py](../tests/oracle.py)), unless the last
-   column says otherwise;
-5. that encoder, decoder and ControlNet were evaluated as often as the schedule says;
-6. that recording its features (`fl.record`) changes nothing;
-7. that afterwards denoiser, scheduler and pipeline have the attributes and hooks they had, and the next run is bit-identical.
+1. What stands under *matters* does: changing any of it changes the output by more than 0.001.
+2. With every step a key, the output is the baseline's, bit for bit.
+3. Serial and parallel decoding give the same, with features reused and extrapolated. They agree to 1e-10 in float64. Where pipeline
+   or scheduler compute in float32, they agree to the number in the last column.
+4. Non-key steps are those of a forward split by hand in the tests ([oracle.py](../tests/oracle.py)), unless the last column says
+   otherwise.
+5. Encoder, decoder and ControlNet were evaluated as often as the schedule says.
+6. Recording its features (`fl.record`) changes nothing.
+7. Afterwards denoiser, scheduler and pipeline have the attributes and hooks they had. The next run is bit-identical.
 
-Where the paper (or its code) has a key list for a system, the list itself is run too, at the paper's number of steps. These are facts about
-the sampler's mechanics. **They say nothing about images**: how faithful a schedule is to the baseline has to be measured on trained
-weights (`fastdiff-lab compare`).
+If the paper or its code has a key list, the tests run it at the paper's number of steps. These are facts about the sampler's
+mechanics. **They say nothing about images**. How faithful a schedule is has to be measured on trained weights (`fastdiff-lab
+compare`).
 
 *Reused*: what is evaluated at key steps only. *Ceiling*: how many times fewer operations a run at full size needs with the keys
-given, counted on the meta device from the model card's config (guidance on where the system has it). It is a limit by arithmetic, not a time.
+given. It is counted on the meta device from the model card's config, with guidance where the system has it. It is a limit by
+arithmetic, not a time.
 """
 FULL = """
 ## Full sizes
 
-Parameters tell whether a config is the published one: where a number was published, `tests/test_full_size.py` compares. A ControlNet's
-operations count with the encoder's. What is missing to 100 % is neither encoder nor decoder and runs at every step: the embeddings, and in
-IF-I-XL the projection of the text from 4096 to 2816 channels and its pooling.
+Parameters tell whether a config is the published one. Where a number was published, `tests/test_full_size.py` compares. A
+ControlNet's operations count with the encoder's. What is missing to 100 % runs at every step and is neither encoder nor decoder:
+the embeddings. In IF-I-XL these include the projection of the text from 4096 to 2816 channels and its pooling.
 
-DiT-XL/2 has more weights here than the 675,129,632 of the original. diffusers gives every block its own embedding of time-step and class.
-That makes 27 copies too many, each of (256 + 1) x 1152 + (1152 + 1) x 1152 + 1001 x 1152 = 2,777,472 weights. The fixed embedding of the
-places is no parameter here, which takes 256 x 1152 = 294,912 away. So 675,129,632 + 27 x 2,777,472 - 294,912 = 749,826,464.
+DiT-XL/2 has more weights here than the 675,129,632 of the original. diffusers gives every block its own embedding of time-step and
+class. That makes 27 copies too many. Each has (256 + 1) x 1152 + (1152 + 1) x 1152 + 1001 x 1152 = 2,777,472 weights. The fixed
+embedding of the places is no parameter here, which takes 256 x 1152 = 294,912 away. So 675,129,632 + 27 x 2,777,472 - 294,912 =
+749,826,464.
 
 | denoiser | parameters | published | GMACs per call | encoder and bottleneck | decoder |
 |---|---|---|---|---|---|
@@ -56,14 +59,20 @@ places is no parameter here, which takes 256 x 1152 = 294,912 away. So 675,129,6
 APART = """
 ## Ways of running
 
-`tests/test_systems_apart.py`: fp16, bf16, channels_last, attention and VAE slicing and tiling, model offload, sequential offload (weights on
-disk), group offload by blocks and by leaves, the offloads switched on before and inside the block; two pipelines in two threads; LoRA scales
-and image-to-image strengths changed between runs. `tests/test_shared_parts.py`: pipelines that share a UNet or ControlNet with one that is
-accelerated (`from_pipe`, `**pipe.components`) run as the baseline, also in other threads. None of this was run on a GPU: there was none.
+`tests/test_systems_apart.py` runs
+
+- fp16, bf16, channels_last, attention and VAE slicing and tiling;
+- model offload, sequential offload (weights on disk) and group offload by blocks and by leaves;
+- these offloads switched on before and inside the block;
+- two pipelines in two threads;
+- LoRA scales and image-to-image strengths changed between runs.
+
+`tests/test_shared_parts.py` runs pipelines that share a UNet or ControlNet with an accelerated one (`from_pipe`,
+`**pipe.components`). They run as the baseline, also in other threads. None of this was run on a GPU: there was none.
 
 ## What cannot work
 
-The error says so on entering the block, and where to go on.
+The error comes on entering the block and says where to go on.
 
 | pipeline | why | the error names |
 |---|---|---|
@@ -73,28 +82,32 @@ DATA = PAGE.parent.parent / "data"
 TRAINED = """
 ## Trained on the embedded pipeline
 
-The rows above say that the mechanics are right; these say what becomes of the images. One new object, a blue crescent, learned from five
-images by DreamBooth and by Custom Diffusion (2,500 steps each, about half an hour on one CPU thread:
-`python -m studies.personalise dreambooth` or `custom-diffusion`), then drawn in eight scenes that were not among the five, four
-images each, DDIM 50, guidance 5. *Outline* and *object*: overlap (intersection over union) with the crescent at its best place and size,
-in any colour and in its own; a blue disc of its size has about 0.5. *Likeness*: cosine of our judge's features to those of the scene as it
-would be drawn. PSNR: to the baseline, of the averaged error. The derived keys were derived before the training.
+The rows above say that the mechanics are right. These say what becomes of the images. The pipeline learned one new object, a blue
+crescent, from five images by DreamBooth and by Custom Diffusion. Each took 2,500 steps, about half an hour on one CPU thread:
+`python -m studies.personalise dreambooth` or `custom-diffusion`. Then it drew the object in eight other scenes, four images each,
+DDIM 50, guidance 5.
+
+- *Outline*: overlap (intersection over union) with the crescent at its best place and size, in any colour. *Object*: the same in
+  its own colour. A blue disc of its size has about 0.5.
+- *Likeness*: cosine of our judge's features to those of the scene as it would be drawn.
+- *PSNR*: to the baseline, of the averaged error. The derived keys were derived before the training.
 """
 
 DIT = """
 ### A small DiT: where should its encoder end?
 
-A class-conditional DiT of 12 blocks (5.7 M weights in [data/dit](../data/dit); 95 minutes on one CPU thread, `python -m
-studies.dit train`) on the embedded autoencoder's latents, 24 classes of colour and shape. `python -m studies.dit
-sweep` splits it after each number of blocks: 48 images, DDIM 50, guidance 4, PSNR of the averaged error to the baseline. The paper's
-share, 18 of 28, is 8 of 12. With all 12 blocks reused the prediction is reused: the rival.
+The model is a class-conditional DiT of 12 blocks on the embedded autoencoder's latents, with 24 classes of colour and shape. Its
+5.7 M weights ([data/dit](../data/dit)) took 95 minutes on one CPU thread (`python -m studies.dit train`). `python -m studies.dit
+sweep` splits it after each number of blocks: 48 images, DDIM 50, guidance 4. PSNR is of the averaged error to the baseline. The
+paper's share, 18 of 28, is 8 of 12. With all 12 blocks reused, the prediction is reused: the control.
 
 ![PSNR to the baseline against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
 
-**Where it is split hardly matters for fidelity here**: at uniform keys the PSNR moves by 1.7 dB at most between 1 and
-11 blocks, so the later the cheaper, down to a quarter of the operations with 9 keys. Decoding a last block for each step is worth 1.6 dB
-over reused predictions with 17 keys and 1.0 dB with 25, nothing with 9. The paper's 9 keys, dense early and sparse late, get better with
-every block that is reused. One model, one seed of the noise: no more than a hint for larger ones.
+**Where it is split hardly matters for fidelity here**. At uniform keys the PSNR moves by 1.7 dB at most between 1 and 11 blocks. So
+the later the cheaper, down to a quarter of the operations with 9 keys. Compared with reused predictions, decoding a last block for
+each step is worth 1.6 dB with 17 keys. It is worth 1.0 dB with 25 and nothing with 9. The paper's 9 keys are dense early and sparse
+late. They get better with every block that is reused. This is one model and one seed of the noise: no more than a hint for larger
+ones.
 """
 
 

@@ -97,6 +97,12 @@ def test_examinations_need_pins_beside_the_lock_and_change_none():
         assert (further | pins())[name] in requirement.specifier
 
 
+def test_the_site_needs_pins_beside_the_lock_and_changes_none():
+    further, classroom = pins("requirements-site.lock"), pins("requirements-classroom.lock")
+    assert not set(further) & set(pins()) and {"sphinx", "myst-nb", "sphinx-book-theme"} <= set(further)
+    assert all(further[name] == classroom[name] for name in set(further) & set(classroom))
+
+
 def test_the_lock_is_what_is_installed():
     locked = pins(python=f"{sys.version_info[0]}.{sys.version_info[1]}")
     for name in declared("dev"):

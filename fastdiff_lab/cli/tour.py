@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -11,15 +10,14 @@ import pandas as pd
 
 from ..comparison.compare import brief
 from ..inputs.extras import extra
-from ..inputs.files import writable_folder, write_text
+from ..inputs.files import writable_folder
 from ..key_schedule import KeySchedule
 from ..pipelines import check_source
 from ..sampling.methods import generators
+from .tour_page import export, verdict
 
 with extra("notebooks", "the tour"):
-    import nbformat
     import papermill
-    from nbconvert import HTMLExporter
 
 PAGE = "tour.html"
 QUICKSTART = "00_quickstart.ipynb"
@@ -75,26 +73,17 @@ def run_tour(output: Path, **parameters: object) -> Path:
         )  # fmt: skip
     except (papermill.PapermillExecutionError, KeyboardInterrupt) as stop:
         if notebook.exists():
-            print(f"stopped; as far as it got: {os.path.relpath(export(notebook))}")
+            export(notebook, part / PAGE, [])
+            print(f"stopped; as far as it got: {os.path.relpath(part / PAGE)}")
         if isinstance(stop, KeyboardInterrupt):
             raise
         raise ValueError(f"the notebook stopped with {stop.ename}: {stop.evalue}; its cells so far are in {part}") from None
-    export(notebook)
+    table = pd.read_csv(part / "table.csv")
+    said = verdict(table)
+    export(notebook, part / PAGE, said)
     for file in sorted(path for path in part.iterdir() if path.is_file()):  # the page is the last one
         file.replace(folder / file.name)
     shutil.rmtree(part)  # with JupyterLab's checkpoints
     page = folder / PAGE
-    print(brief(pd.read_csv(folder / "table.csv")).to_string(index=False))
-    print(f"page: {os.path.relpath(page)}")
-    return page
-
-
-def export(notebook: Path) -> Path:
-    """Export an executed notebook as one HTML page that needs no network."""
-    exporter = HTMLExporter(template_name="lab", embed_images=True)
-    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    # The template loads MathJax, RequireJS, Mermaid and widgets from the network, but the notebook needs none.
-    body = re.sub(r"<script\b(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>", "", body, flags=re.DOTALL)
-    page = notebook.with_name(PAGE)
-    write_text(page, body)
+    print(brief(table).to_string(index=False), *said, f"page: {os.path.relpath(page)}", sep="\n")
     return page
