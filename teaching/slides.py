@@ -188,8 +188,8 @@ def handout(path: Path) -> None:
         ax = first.add_axes((0.06, low, 0.88, 0.26))
         ax.imshow(_pixels(schematics()[name]))
         ax.axis("off")
-    said = [f"{place}. {sentence}" for place, (_, sentence) in enumerate(TEXTS.values(), 1)]
-    first.text(0.08, 0.29, "\n".join(textwrap.fill(line, 84) for line in said), fontsize=11, va="top", linespacing=1.6)
+    said = [f"{place}. {title.replace(QUESTION, '')} {sentence}" for place, (title, sentence) in enumerate(TEXTS.values(), 1)]
+    first.text(0.08, 0.29, "\n".join(textwrap.fill(line, 90) for line in said), fontsize=10, va="top", linespacing=1.6)
     high = 0.95
     for heading, paragraphs in _blocks():
         text = "\n".join(textwrap.fill(line, 98, subsequent_indent="  ") for line in paragraphs)
