@@ -15,11 +15,13 @@ from torch import Tensor
 
 from ...comparison.fidelity import fidelity
 from ...hooks.device import synchronize
+from ...hooks.exclusive_use import kept_to_this_thread
 from ...hooks.fingerprint import identity
 from ...propagation.prior_noise import prior_noise_injection
 from ...sampling.finite_values import check_latents
 from ...sampling.methods import Method, Sampled, decode, denoiser_calls, sample
 from ...shapes.judge import prompt_accuracy
+from ...shapes.text import without_punctuation
 from .settings import Acceleration, Settings, scheduler_for, using
 from .watching import Cancelled, watched
 
@@ -70,7 +72,7 @@ class PairRunner:
 
     >>> PairRunner(pipe).run(Settings("a red ring on a blue background"), Acceleration(KeySchedule.paper(50))).psnr  # doctest: +SKIP
 
-    While a run lasts, nothing else may call the pipeline.
+    While a run lasts, calls of the pipeline from elsewhere are refused.
 
     Args:
         preview_every: Steps between previews, 0 for none. Previews change neither result nor seconds.
@@ -89,9 +91,15 @@ class PairRunner:
         report: Callable[[Progress], object] = lambda progress: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Pair:
-        """Run the schedule beside the baseline. Raises Cancelled when asked to stop, and what the pipeline raises."""
+        """Run the schedule beside the baseline.
+
+        Raises Cancelled when asked to stop, RuntimeError if another thread uses the pipeline, and what the pipeline raises.
+        """
         settings = settings.on(self.pipe)
-        with using(self.pipe, scheduler_for(self.own, settings.scheduler)):
+        with (
+            kept_to_this_thread(self.pipe, f"the lab's run of {settings.prompt[:80]!r}"),
+            using(self.pipe, scheduler_for(self.own, settings.scheduler)),
+        ):
             draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
             known, baseline = self._baseline(settings, draw)
             report(Progress(BASELINE, draw.steps, draw.steps, baseline.images[0]))
@@ -164,12 +172,17 @@ class _Drawing:
             drawn = sample(self.pipe, method, [self.settings.prompt], [self.settings.seed], **self.settings.options)
         if self.cancelled():
             raise Cancelled
+        if {step, drawn.counts.steps} != {self.steps}:
+            raise RuntimeError(
+                f"the {side} run made {drawn.counts.steps} denoiser calls and {step} scheduler steps, {self.steps} were asked; "
+                "something else used the pipeline meanwhile, so nothing of it is kept"
+            )
         return replace(drawn, seconds=drawn.seconds - spent)
 
 
 def _prompt_right(images: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:
     try:
-        right = prompt_accuracy(list(images.values()), [prompt] * len(images))["all"]
+        right = prompt_accuracy(list(images.values()), [without_punctuation(prompt)] * len(images))["all"]
     except (ValueError, FileNotFoundError):  # not a caption of a scene
         return None
     return dict(zip(images, map(bool, right), strict=True))

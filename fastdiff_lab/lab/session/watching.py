@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ...hooks.callers import is_called_by
 from ...hooks.denoiser import denoiser_of
 from ...hooks.patching import replaced_call, replaced_method
 
@@ -46,7 +47,8 @@ def watched(pipe: DiffusionPipeline, on_step: Callable[[Tensor], object], cancel
 
     def denoise(inner: Callable) -> Callable:
         def call(*args: Any, **kwargs: Any) -> Any:
-            check()
+            if is_called_by(pipe):
+                check()
             return inner(*args, **kwargs)
 
         return call
