@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
 import threading
 
 import numpy as np
@@ -18,7 +20,7 @@ from fastdiff_lab.calibration.derive import group_costs
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.comparison.architectures import FULL_SIZE, full_size
 from fastdiff_lab.hooks.flops import count_flops
-from fastdiff_lab.lab.session.background_job import Later, Worker
+from fastdiff_lab.lab.session.background_job import Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
 from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
@@ -326,12 +328,35 @@ def test_one_job_at_a_time_that_can_be_cancelled():
     assert worker.wait(10) and said == ["stopped", False]
 
 
-def test_what_was_asked_many_times_is_done_once():
-    done, made = threading.Event(), []
-    later = Later(lambda: (made.append(1), done.set()), seconds=0.05)
-    for _ in range(5):
-        later.ask()
-    assert done.wait(10) and made == [1]
+def test_an_interrupt_of_an_idle_kernel_cancels_the_work_and_one_of_a_cell_does_not():
+    begun, said = threading.Event(), []
+
+    def job(cancelled):
+        begun.set()
+        while not cancelled():
+            begun.wait(0.001)
+        said.append("stopped")
+
+    async def kernel():
+        worker = Worker()
+        worker.start(job)
+        while signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            await asyncio.sleep(0.01)
+        kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # as ipykernel does around a cell
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, kept)
+        assert worker.is_running
+        signal.raise_signal(signal.SIGINT)
+        assert worker.wait(10) and said == ["stopped"]
+        while signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            await asyncio.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as ipykernel does
+    try:
+        asyncio.run(asyncio.wait_for(kernel(), 60))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------------------------------------------- full size

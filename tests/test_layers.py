@@ -148,7 +148,9 @@ def test_schedules_and_plans_are_pure_python():
         ("comparison/workers.py", {"inputs.extras"}),
         ("comparison/image_quality/distances.py", {"inputs.extras", "inputs.plain_values"}),
         ("comparison/image_quality/networks.py", set()),
-        ("lab/session/background_job.py", set()),
+        ("lab/session/background_job.py", {"lab.session.interrupts"}),
+        ("lab/session/interrupts.py", set()),
+        ("lab/session/undo.py", set()),
         ("lab/session/images.py", set()),
     ],
 )

@@ -78,6 +78,7 @@ def kept_to_this_thread(pipe: DiffusionPipeline, by: str) -> Iterator[None]:
         _uses[model] = use
     if is_inner:
         yield
+        _check_alone(pipe, use)
         return
     try:
         with replaced_call(model, lambda inner: _guarded(inner, pipe, use)):

@@ -8,14 +8,15 @@ function keyStrip(model, bin) {
   const cells = h("div", { class: "fd-cells", role: "group", "aria-label": "Key steps. " + STRIP_HELP });
   const scale = h("div", { class: "fd-scale", "aria-hidden": "true" });
   const help = h("p", { class: "fd-help", text: STRIP_HELP });
-  const state = { keys: [], steps: 0, focus: 0, drag: null };
+  const state = { keys: [], steps: 0, focus: 0, drag: null, gesture: 0 };
 
   const sorted = (keys) => [...new Set([0, ...keys])].sort((a, b) => a - b);
   const change = (keys) => {
     state.keys = sorted(keys);
     paint();
-    put(model, "key_steps", state.keys);
+    put(model, { key_steps: state.keys, gesture: state.gesture });
   };
+  const begin = () => (state.gesture = Math.floor(Math.random() * 1e9) + 1); // what is done until the next is undone as one
   const toggle = (step) => {
     if (step === 0) return; // the first step always is a key
     change(state.keys.includes(step) ? state.keys.filter((key) => key !== step) : [...state.keys, step]);
@@ -34,13 +35,12 @@ function keyStrip(model, bin) {
   function build() {
     state.steps = model.get("num_steps");
     state.focus = Math.min(state.focus, state.steps - 1);
-    cells.style.setProperty("--fd-steps", state.steps);
     cells.replaceChildren(
       ...Array.from({ length: state.steps }, (_, step) =>
         h("button", { type: "button", class: "fd-cell", role: "checkbox", dataset: { step } }),
       ),
     );
-    const every = [1, 2, 5, 10, 20, 50, 100].find((gap) => state.steps / gap <= 12) ?? 200;
+    const every = [1, 2].find((gap) => state.steps / gap <= 12) ?? 5;
     const marks = Array.from({ length: Math.ceil(state.steps / every) }, (_, place) => place * every);
     scale.replaceChildren(
       ...marks.map((step) => h("span", { style: `left:${((step + 0.5) / state.steps) * 100}%`, text: String(step) })),
@@ -74,10 +74,12 @@ function keyStrip(model, bin) {
   cells.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     const step = stepAt(event);
+    begin();
+    state.focus = step;
+    if (afterTyping(model, () => toggle(step))) return;
     const isKey = state.keys.includes(step);
     state.drag = { step, moved: false, mode: !isKey ? "set" : event.shiftKey ? "clear" : "move" };
     cells.setPointerCapture(event.pointerId);
-    state.focus = step;
     if (state.drag.mode !== "move") toggle(step);
   });
   cells.addEventListener("pointermove", (event) => {
@@ -122,7 +124,8 @@ function keyStrip(model, bin) {
       PageUp: () => focus(before),
       ...(by && { [event.key]: () => (event.shiftKey && state.keys.includes(at) ? move(at, at + by) && focus(at + by) : focus(at + by)) }),
     }[event.key];
-    if (!act) return;
+    if (!act || event.ctrlKey || event.metaKey) return;
+    begin();
     event.preventDefault();
     event.stopPropagation();
     act();
@@ -140,6 +143,20 @@ function keyStrip(model, bin) {
   return { cells, scale, help };
 }
 
+let fdKeysAsked = 0; // the last request whose answer are other key steps
+/** If a field was just left, or an answer with other keys is on its way, acts once it is there; returns whether it waits. */
+function afterTyping(model, act) {
+  if (document.activeElement?.matches(".fd-keys-number")) document.activeElement.blur();
+  if (isDone(model, fdKeysAsked)) return false;
+  const wait = () => {
+    if (!isDone(model, fdKeysAsked)) return;
+    model.off("change:heard", wait);
+    act();
+  };
+  model.on("change:heard", wait);
+  return true;
+}
+
 /** One profile above the strip: the error of each group, or the measured change at each step, on a logarithmic axis. */
 function profileChart(model, bin) {
   const bars = h("div", { class: "fd-bars", role: "img" });
@@ -153,7 +170,7 @@ function profileChart(model, bin) {
     const had = choices.contains(document.activeElement);
     choices.replaceChildren(
       ...Object.entries(profiles).map(([key, { title }]) => {
-        const input = { type: "radio", name, value: key, checked: key === chosen, on: { change: () => put(model, "profile", key) } };
+        const input = { type: "radio", name, value: key, checked: key === chosen, on: { change: () => put(model, { profile: key }) } };
         return h("label", { class: "fd-segment" }, h("input", input), title);
       }),
     );
