@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-
 from teaching import classroom
 from teaching.sheets import questions, read_master
 

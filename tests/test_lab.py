@@ -22,11 +22,12 @@ from fastdiff_lab.comparison.architectures import FULL_SIZE, full_size
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.lab.session.background_job import Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
+from fastdiff_lab.lab.session.clean_estimate import clean_estimate
 from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
 from fastdiff_lab.lab.session.paired_run import ACCELERATED, BASELINE, PairRunner
 from fastdiff_lab.lab.session.prediction import Predictor
-from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.lab.session.settings import Acceleration, Settings, scheduler_for
 from fastdiff_lab.lab.session.watching import Cancelled, watched
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 
@@ -188,7 +189,7 @@ def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe, mo
 def test_watching_sees_every_step_and_changes_nothing(pipe):
     method = Method(KeySchedule(8, (0, 3)))
     plain, before, seen = sample(pipe, method, [PROMPT], [0], **SHORT.options), state(pipe), []
-    with watched(pipe, lambda latents: seen.append(latents.clone()), lambda: False):
+    with watched(pipe, lambda latents, clean: seen.append(latents.clone()), lambda: False):
         again = sample(pipe, method, [PROMPT], [0], **SHORT.options)
     assert len(seen) == 8 and torch.equal(again.latents, plain.latents) and torch.equal(seen[-1], plain.latents)
     assert state(pipe) == before
@@ -200,7 +201,7 @@ def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(p
     before, schedule, seen = state(pipe), KeySchedule(16, (0, 1)), []
     counts = None
     with pytest.raises(Cancelled):
-        with watched(pipe, lambda latents: seen.append(1), lambda: len(seen) >= step):
+        with watched(pipe, lambda latents, clean: seen.append(1), lambda: len(seen) >= step):
             with fl.encoder_propagation(pipe, schedule) as counts:
                 pipe(PROMPT, num_inference_steps=16)
     assert len(seen) == step and counts.forward_calls <= 2
@@ -209,9 +210,33 @@ def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(p
 
 def test_a_cancel_before_the_first_call_evaluates_nothing(pipe):
     with pytest.raises(Cancelled):
-        with watched(pipe, lambda latents: None, lambda: True), fl.encoder_propagation(pipe, KeySchedule.uniform(5, 2)) as counts:
+        with (
+            watched(pipe, lambda latents, clean: None, lambda: True),
+            fl.encoder_propagation(pipe, KeySchedule.uniform(5, 2)) as counts,
+        ):
             pipe(PROMPT, num_inference_steps=5)
     assert counts.forward_calls <= 1 and counts.steps <= 1
+
+
+KINDS = [("own", "epsilon"), ("own", "v_prediction"), ("own", "sample"), ("euler", "epsilon"), ("euler", "v_prediction")]
+
+
+@pytest.mark.parametrize(("scheduler", "kind"), long_but(KINDS, [*KINDS, ("dpm-solver++", "epsilon"), ("pndm", "v_prediction")]))
+def test_the_clean_latents_are_those_of_the_scheduler_and_of_the_definition(pipe, scheduler, kind):
+    ours = scheduler_for(pipe.scheduler, scheduler)
+    ours = type(ours).from_config(ours.config, prediction_type=kind)
+    ours.set_timesteps(8)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, 4, 6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    for step, timestep in enumerate(ours.timesteps[:3]):
+        in_sigma_space = scheduler == "euler"
+        sigma = float(ours.sigmas[step]) if in_sigma_space else float((1 / ours.alphas_cumprod[int(timestep)] - 1) ** 0.5)
+        signal = 1 / math.sqrt(sigma**2 + 1)
+        sample = (clean + sigma * noise) * (1 if in_sigma_space else signal)
+        prediction = {"epsilon": noise, "sample": clean, "v_prediction": signal * (noise - sigma * clean)}[kind]
+        found = clean_estimate(ours, prediction, timestep, sample)
+        ours.step(prediction, timestep, sample)
+        torch.testing.assert_close(found(), clean, rtol=1e-6, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +256,8 @@ def test_previews_change_no_bit(pipe, unwatched, acceleration):
     for side in ("baseline", "accelerated"):
         assert torch.equal(getattr(plain, side).latents, getattr(previewed, side).latents)
         assert getattr(plain, side).images[0].tobytes() == getattr(previewed, side).images[0].tobytes()
+    assert list(previewed.films[BASELINE]) == [1, 2, 3, 4, 5]
+    assert previewed.films[ACCELERATED][5].tobytes() == previewed.accelerated.images[0].tobytes()
     images = [progress for progress in shown if progress.image is not None]
     assert {progress.side for progress in images} == {BASELINE, ACCELERATED} and len(images) == 2 * 5
     assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(6), 5]

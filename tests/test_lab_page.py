@@ -353,6 +353,22 @@ def test_an_error_is_a_sentence_with_its_traceback_folded(page, lab, embedded):
     assert problem.locator("b").count() == 0
 
 
+def test_the_scrubber_shows_what_both_runs_predicted_on_their_way(page, lab):
+    lab.form = {**lab.form, "steps": 12}
+    lab.key_steps = [0, 5]
+    lab.run()
+    slider, tile = page.locator(".fd-film-slider"), page.locator(".fd-side-accelerated .fd-over")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("^12 of 12 .the images themselves"))
+    assert tile.is_hidden()
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^5 of 12 .reuses key step 0.: baseline .*PSNR \d"))
+    expect(tile).to_be_visible()
+    assert page.evaluate("(tile) => tile.style.backgroundImage.startsWith('url(\"data:image/png')", tile.element_handle())
+    page.keyboard.press("End")
+    expect(tile).to_be_hidden()
+
+
 def test_presets_and_measure_keep_the_focus(page, lab, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     page.locator(".fd-preset-uniform").click()

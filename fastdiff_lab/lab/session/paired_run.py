@@ -22,6 +22,7 @@ from ...sampling.finite_values import check_latents
 from ...sampling.methods import Method, Sampled, decode, denoiser_calls, sample
 from ...shapes.judge import prompt_accuracy
 from ...shapes.text import without_punctuation
+from .images import small
 from .settings import Acceleration, Settings, scheduler_for, using
 from .watching import Cancelled, watched
 
@@ -35,12 +36,15 @@ KEPT_BASELINES = 32
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: `side` is "baseline" or "accelerated"; `image` is decoded after `step` steps, if any."""
+    """Where a run is: `side` is "baseline" or "accelerated"; `image` is the clean one predicted after `step` steps, if any."""
 
     side: str
     step: int
     steps: int
     image: Image.Image | None = None
+
+
+Film = dict[int, Image.Image]  # step -> the clean image that was predicted then, small; the last is the image itself
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Pair:
 
     `latent_error` is the root mean square difference of the final latents. `psnr` is in dB, infinite for identical images.
     `prompt_right` says for each of the two whether the judge finds every attribute of the prompt; None if it cannot judge.
-    `baseline_was_known` says that the baseline was not run again.
+    `baseline_was_known` says that the baseline was not run again. `films` has the clean images that each predicted on its way.
     """
 
     settings: Settings
@@ -61,6 +65,7 @@ class Pair:
     ssim: float
     prompt_right: dict[str, bool] | None
     baseline_was_known: bool
+    films: dict[str, Film]
 
     @property
     def images(self) -> dict[str, Image.Image]:
@@ -82,7 +87,7 @@ class PairRunner:
     def __init__(self, pipe: DiffusionPipeline, *, preview_every: int = 5, judged: bool = False) -> None:
         self.pipe, self.preview_every, self.judged = pipe, preview_every, judged
         self.own = pipe.scheduler
-        self.baselines: OrderedDict[Any, Sampled] = OrderedDict()
+        self.baselines: OrderedDict[Any, tuple[Sampled, Film]] = OrderedDict()
 
     def run(
         self,
@@ -101,13 +106,14 @@ class PairRunner:
             using(self.pipe, scheduler_for(self.own, settings.scheduler)),
         ):
             draw = _Drawing(self.pipe, settings, self.preview_every, report, cancelled)
-            known, baseline = self._baseline(settings, draw)
+            known, (baseline, film) = self._baseline(settings, draw)
             report(Progress(BASELINE, draw.steps, draw.steps, baseline.images[0]))
-            accelerated = draw.accelerated(acceleration)
+            accelerated, other = draw.accelerated(acceleration)
         report(Progress(ACCELERATED, draw.steps, draw.steps, accelerated.images[0]))
-        return self._judged(settings, acceleration, baseline, accelerated, known)
+        pair = self._judged(settings, acceleration, baseline, accelerated, known)
+        return replace(pair, films={BASELINE: film, ACCELERATED: other})
 
-    def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, Sampled]:
+    def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, tuple[Sampled, Film]]:
         key = (settings, tuple(identity(self.pipe).values()))  # and the pipeline, whose weights may have changed
         known = key in self.baselines
         if not known:
@@ -126,7 +132,7 @@ class PairRunner:
             right = _prompt_right({BASELINE: baseline.images[0], ACCELERATED: accelerated.images[0]}, settings.prompt)
         return Pair(
             settings, acceleration, baseline, accelerated, math.sqrt(float(difference)), float(near["psnr"]), float(near["ssim"]),
-            right, known,
+            right, known, {},
         )  # fmt: skip
 
 
@@ -144,10 +150,10 @@ class _Drawing:
         self.pipe, self.settings, self.preview_every, self.report, self.cancelled = pipe, settings, preview_every, report, cancelled
         self.steps = denoiser_calls(pipe, settings.num_inference_steps)
 
-    def baseline(self) -> Sampled:
+    def baseline(self) -> tuple[Sampled, Film]:
         return self._watched(BASELINE, Method())
 
-    def accelerated(self, acceleration: Acceleration) -> Sampled:
+    def accelerated(self, acceleration: Acceleration) -> tuple[Sampled, Film]:
         schedule = replace(acceleration.schedule, measured_on=None)  # the lab itself tells this
         with ExitStack() as stack:
             if acceleration.prior_noise:
@@ -155,16 +161,20 @@ class _Drawing:
                 stack.enter_context(noise)
             return self._watched(ACCELERATED, Method(schedule, reuse=acceleration.reuse, order=acceleration.order))
 
-    def _watched(self, side: str, method: Method) -> Sampled:
+    def _watched(self, side: str, method: Method) -> tuple[Sampled, Film]:
         spent, step = 0.0, 0
+        film: Film = {}
 
-        def seen(latents: Tensor) -> None:
+        def seen(latents: Tensor, clean: Callable[[], Tensor]) -> None:
             nonlocal spent, step
             step += 1
             synchronize(latents.device)
             started = time.perf_counter()
             shown = self.preview_every and step % self.preview_every == 0 and step < self.steps
-            self.report(Progress(side, step, self.steps, decode(self.pipe, latents[:1])[0] if shown else None))
+            image = decode(self.pipe, clean()[:1])[0] if shown else None
+            if image is not None:
+                film[step] = small(image)
+            self.report(Progress(side, step, self.steps, image))
             spent += time.perf_counter() - started
 
         self.report(Progress(side, 0, self.steps))
@@ -177,7 +187,7 @@ class _Drawing:
                 f"the {side} run made {drawn.counts.steps} denoiser calls and {step} scheduler steps, {self.steps} were asked; "
                 "something else used the pipeline meanwhile, so nothing of it is kept"
             )
-        return replace(drawn, seconds=drawn.seconds - spent)
+        return replace(drawn, seconds=drawn.seconds - spent), film | {self.steps: small(drawn.images[0])}
 
 
 def _prompt_right(images: dict[str, Image.Image], prompt: str) -> dict[str, bool] | None:

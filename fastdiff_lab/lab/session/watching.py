@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,13 @@ from torch import Tensor
 from ...hooks.callers import is_called_by
 from ...hooks.denoiser import denoiser_of
 from ...hooks.patching import replaced_call, replaced_method
+from .clean_estimate import clean_estimate
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+
+
+OnStep = Callable[[Tensor, Callable[[], Tensor]], object]
 
 
 class Cancelled(Exception):
@@ -21,10 +26,10 @@ class Cancelled(Exception):
 
 
 @contextmanager
-def watched(pipe: DiffusionPipeline, on_step: Callable[[Tensor], object], cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Show `on_step` the latents after each step, and ask `cancelled` around each, inside the block.
+def watched(pipe: DiffusionPipeline, on_step: OnStep, cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Show `on_step` the latents after each step and a function of the clean ones, and ask `cancelled` around each, inside the block.
 
-    >>> with watched(pipe, lambda latents: print(latents.std()), cancelled=event.is_set):  # doctest: +SKIP
+    >>> with watched(pipe, lambda latents, clean: print(latents.std(), clean().std()), cancelled=event.is_set):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background")
 
     Enter it before `encoder_propagation`. A run stops after the current denoiser call, or within a group at its next step.
@@ -36,10 +41,14 @@ def watched(pipe: DiffusionPipeline, on_step: Callable[[Tensor], object], cancel
             raise Cancelled
 
     def step(inner: Callable) -> Callable:
+        signature = inspect.signature(inner)
+
         def call(*args: Any, **kwargs: Any) -> Any:
             check()
+            given = signature.bind(*args, **kwargs).arguments
+            clean = clean_estimate(pipe.scheduler, given["model_output"], given["timestep"], given["sample"])
             output = inner(*args, **kwargs)
-            on_step(output[0])
+            on_step(output[0], clean)
             check()
             return output
 

@@ -66,6 +66,7 @@ class LabTraits(Page):
     image_baseline = traitlets.Dict().tag(sync=True)
     image_accelerated = traitlets.Dict().tag(sync=True)
     image_difference = traitlets.Dict().tag(sync=True)
+    film = traitlets.Dict().tag(sync=True)
     out_of_date = traitlets.Bool(False).tag(sync=True)
     result = traitlets.Dict().tag(sync=True)
     last_run: Any = traitlets.Instance(RunRow, allow_none=True).tag(sync=True, **widget_serialization)

@@ -14,7 +14,7 @@ from PIL import Image
 from ...key_schedule import KeySchedule
 from ...recording.analysis import KINDS, feature_change, feature_norm, pca_maps, step_similarity
 from ...recording.recording import Recording
-from ..session.images import data_address
+from ..session.images import data_address, tiled
 from .assets import module
 from .explorer_page import explorer_page
 from .fallback import display_both, with_fallback
@@ -89,7 +89,8 @@ class RecordingExplorer(Page):
         alike = step_similarity(self._recording, layer)
         low = float(alike.min())
         grey = np.round((alike[::-1] - low) / max(1 - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
-        tiles, columns = _tiled(pca_maps(self._recording, layer, steps=range(self._recording.num_steps)))
+        maps = pca_maps(self._recording, layer, steps=range(self._recording.num_steps))
+        tiles, columns = tiled([Image.fromarray(np.round(one * 255).astype(np.uint8)) for one in maps])
         return (
             titles[0] | {"address": data_address(Image.fromarray(grey), MOST_PIXELS), "low": low},
             titles[1] | {"address": data_address(tiles, MOST_PIXELS), "columns": columns},
@@ -128,16 +129,6 @@ def _of(table: pd.DataFrame, layer: str, steps: int) -> list[float | None]:
     """A layer's value at each step, mean over samples; None where there is none."""
     values = table[table["layer"] == layer].groupby("step")["value"].mean()
     return [float(f"{values[step]:.4g}") if step in values.index and math.isfinite(values[step]) else None for step in range(steps)]
-
-
-def _tiled(maps: np.ndarray) -> tuple[Image.Image, int]:
-    """Maps (steps, height, width, 3) as tiles of one image, row by row, and the number of columns."""
-    steps, height, width, _ = maps.shape
-    columns = math.ceil(math.sqrt(steps))
-    rows = math.ceil(steps / columns)
-    padded = np.concatenate([maps, np.zeros((rows * columns - steps, height, width, 3))])
-    tiles = padded.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-    return Image.fromarray(np.round(tiles * 255).astype(np.uint8)), columns
 
 
 def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab | None = None) -> RecordingExplorer:

@@ -81,12 +81,16 @@ class Running:
         words = f"step {step} of {steps}"
         if step == 0:  # remove what the last run left
             page.image_accelerated, page.image_difference, page.result = {}, {}, {}
-            page.progress_accelerated = {}
+            page.progress_accelerated, page.film = {}, {}
             if side == BASELINE:
                 page.image_baseline = {}
         setattr(page, f"progress_{side}", {"step": step, "steps": steps, "text": words})
         if progress.image is not None:
-            setattr(page, f"image_{side}", {"address": data_address(progress.image), "alt": f"{side} run after {words}"})
+            setattr(
+                page,
+                f"image_{side}",
+                {"address": data_address(progress.image), "alt": f"{side} run: the clean image predicted after {words}"},
+            )
 
     def _show_timing(self, done: int, of: int) -> None:
         self.page.run_state = {"state": "running", "text": f"Timing encoder and decoder: {done} of {of} group sizes"}
@@ -95,5 +99,5 @@ class Running:
         entry, page = self.runs.add(pair, prediction), self.page
         for name, image in views.images(pair).items():
             setattr(page, f"image_{name}", image)
-        page.result = views.result(pair, prediction)
+        page.result, page.film = views.result(pair, prediction), views.film(pair)
         page.last_run = RunRow(row=views.row(entry, pair), before=page.last_run)

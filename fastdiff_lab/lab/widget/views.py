@@ -6,17 +6,20 @@ import math
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from ...calibration.reuse_costs import ReuseCosts
+from ...comparison.fidelity import fidelity
 from ...key_schedule import KeySchedule
 from ...recording.analysis import feature_change
 from ...recording.recording import Recording
-from ..session.images import data_address, difference
+from ..session.images import data_address, difference, tiled
 from ..session.paired_run import ACCELERATED, BASELINE, Pair
 from ..session.prediction import Prediction, Predictor
 
 LOWEST, HIGHEST = 1e-3, 3.0  # errors outside are not drawn
 IN_ROWS = 256  # pixels of images in the table of runs
+FILM_PIXELS = 4096
 JUDGED = "does the judge find every attribute of the prompt?"
 NO_COSTS = "No reuse costs fit these settings."
 NOT_JUDGED = (
@@ -177,6 +180,26 @@ def images(pair: Pair, most: int = 512) -> dict[str, dict[str, str]]:
         ACCELERATED: {"address": data_address(shown[ACCELERATED], most), "alt": f"accelerated run: {prompt}"},
         "difference": {"address": data_address(apart, most), "alt": words},
     }
+
+
+def film(pair: Pair) -> dict[str, Any]:
+    """The clean images that both runs predicted on their way, as tiles, and how near they were to each other and to the end."""
+    steps = list(pair.films[BASELINE])
+    seen = {side: list(pair.films[side].values()) for side in (BASELINE, ACCELERATED)}
+    tiles = {side: tiled(images) for side, images in seen.items()}
+    ends = {side: [_psnr(image, images[-1]) for image in images] for side, images in seen.items()}
+    apart = [_psnr(*both) for both in zip(*seen.values(), strict=True)]
+    said = [
+        f"baseline {one} to its end, accelerated {other} to its end, {between} to each other"
+        for one, other, between in zip(*ends.values(), apart, strict=True)
+    ]
+    addresses = {side: data_address(tile, FILM_PIXELS) for side, (tile, _) in tiles.items()}
+    keys = list(pair.acceleration.schedule.keys)
+    return {"steps": steps, "columns": tiles[BASELINE][1], "said": said, "keys": keys, **addresses}
+
+
+def _psnr(image: Image.Image, reference: Image.Image) -> str:
+    return psnr_words(float(fidelity([image], [reference]).iloc[0]["psnr"]))
 
 
 COLUMNS = [

@@ -86,8 +86,6 @@ const MAPS_SHOWN = 8;
 /** The maps of a few steps: the chosen one, the key that it reuses, and others between. */
 function mapsChart({ address, columns, title }, steps) {
   const root = h("div", { class: "fd-maps", role: "img" });
-  const rows = Math.ceil(steps / columns);
-  const share = (place, count) => (count > 1 ? (place / (count - 1)) * 100 : 0);
   const move = (keys, step) => {
     const wanted = new Set([step, keys.findLast((key) => key <= step) ?? 0]);
     for (let place = 0; place < MAPS_SHOWN && wanted.size < Math.min(steps, MAPS_SHOWN); place += 1) {
@@ -95,9 +93,8 @@ function mapsChart({ address, columns, title }, steps) {
     }
     root.replaceChildren(
       ...[...wanted].sort((a, b) => a - b).map((at) => {
-        const where = `${share(at % columns, columns)}% ${share(Math.floor(at / columns), rows)}%`;
-        const tile = h("span", { class: "fd-tile", style: `background-position:${where};background-size:${columns * 100}% ${rows * 100}%` });
-        tile.style.backgroundImage = `url("${address}")`;
+        const tile = h("span", { class: "fd-tile" });
+        showTile(tile, { address, place: at, columns, count: steps });
         const mark = keys.includes(at) ? " ◆" : "";
         return h("span", { class: at === step ? "fd-map fd-map-chosen" : "fd-map" }, tile, h("small", { text: `${at}${mark}` }));
       }),

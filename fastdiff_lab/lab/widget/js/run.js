@@ -26,7 +26,8 @@ function runPanel(model, bin, answers) {
     old.textContent = model.get("out_of_date") ? "Images and numbers below are of other keys or settings." : "";
     pictures.classList.toggle("fd-is-old", model.get("out_of_date"));
   });
-  for (const name of Object.keys(SIDE_TITLES)) pictures.append(side(model, bin, name));
+  const parts = Object.fromEntries(Object.keys(SIDE_TITLES).map((name) => [name, side(model, bin, name)]));
+  pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts));
   watch(model, bin, ["result"], () => metrics.replaceChildren(resultTable(model.get("result"))));
   const actions = h("div", { class: "fd-actions" }, run, cancel, said, old);
   return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics));
@@ -39,6 +40,7 @@ function side(model, bin, name) {
   const blank = h("div", { class: "fd-blank", text: "not run yet" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": `${SIDE_TITLES[name]}: progress` });
   const words = h("span", { class: "fd-progress-text" });
+  const tile = h("div", { class: "fd-image fd-over", hidden: true, role: "img", "aria-label": `${SIDE_TITLES[name]}: clean image predicted at the step of the slider` });
   const track = name === "difference" ? null : h("div", { class: "fd-track" }, bar, words);
   watch(model, bin, [`image_${name}`], () => {
     const { address = "", alt = "" } = model.get(`image_${name}`);
@@ -55,7 +57,13 @@ function side(model, bin, name) {
       words.textContent = text;
     });
   }
-  return h("figure", { class: `fd-side fd-side-${name}` }, h("figcaption", { text: SIDE_TITLES[name] }), image, blank, track);
+  const shown = h("div", { class: "fd-frame" }, image, blank, tile);
+  const overlay = (given) => {
+    tile.hidden = !given;
+    if (given) showTile(tile, given);
+  };
+  const root = h("figure", { class: `fd-side fd-side-${name}` }, h("figcaption", { text: SIDE_TITLES[name] }), shown, track);
+  return { root, overlay };
 }
 
 function resultTable({ rows = [], note = "" }) {
