@@ -19,10 +19,10 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.calibration.derive import group_costs
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.comparison.architectures import FULL_SIZE, full_size
+from fastdiff_lab.hooks.clean_estimate import clean_estimate
 from fastdiff_lab.hooks.flops import count_flops
 from fastdiff_lab.lab.session.background_job import Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
-from fastdiff_lab.lab.session.clean_estimate import clean_estimate
 from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
 from fastdiff_lab.lab.session.paired_run import ACCELERATED, BASELINE, PairRunner

@@ -391,6 +391,29 @@ def test_a_run_sends_itself_and_not_those_before_it(page, lab):
     assert max(sent) < 1.1 * min(sent)  # the first also makes the baseline
 
 
+@pytest.mark.parametrize("by", ["mouse", "keyboard"])
+def test_what_belongs_to_a_step_is_shown_together(by, chromium, lab, recording):
+    lab.use_preset("paper")
+    explorer = recording_explorer(recording, lab)
+    with shown(chromium, lab, explorer) as page:
+        if by == "mouse":
+            cell(page, 28).hover()
+        else:
+            cell(page, 0).focus()
+            page.keyboard.press("End")
+        step = 28 if by == "mouse" else 49
+        key = 25 if by == "mouse" else 35
+        words = page.locator(".fd-readout")
+        expect(words).to_contain_text(re.compile(rf"^Step {step} \(time-step \d+\) reuses the features of step {key}\. .* \d+ %"))
+        expect(page.locator(".fd-reused")).to_have_attribute("data-step", str(key))
+        expect(page.locator(".fd-bar-looked-at")).to_have_count(1)
+        expect(page.locator(".fd-explorer .fd-map-chosen small")).to_have_text(str(step))
+        page.mouse.move(5, 5)
+        page.locator(".fd-run").focus()
+        expect(words).to_have_text("")
+        expect(page.locator(".fd-explorer .fd-map-chosen small")).to_have_text("0 ◆")
+
+
 # ---------------------------------------------------------------------------------------------------- the explorer
 
 

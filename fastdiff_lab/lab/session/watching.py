@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...hooks.callers import is_called_by
+from ...hooks.clean_estimate import clean_estimate
 from ...hooks.denoiser import denoiser_of
 from ...hooks.patching import replaced_call, replaced_method
-from .clean_estimate import clean_estimate
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

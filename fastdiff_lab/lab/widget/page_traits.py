@@ -44,6 +44,7 @@ class LabTraits(Page):
 
     _esm = module("lab")
 
+    name = traitlets.Unicode().tag(sync=True)
     key_steps = traitlets.List(traitlets.Int()).tag(sync=True)
     gesture = traitlets.Int(0).tag(sync=True)
     can_undo = traitlets.Bool(False).tag(sync=True)

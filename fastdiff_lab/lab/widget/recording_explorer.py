@@ -36,6 +36,7 @@ class RecordingExplorer(Page):
 
     _esm = module("explorer")
 
+    follows = traitlets.Unicode().tag(sync=True)
     key_steps = traitlets.List(traitlets.Int()).tag(sync=True)
     form = traitlets.Dict().tag(sync=True)
     fields: Any = traitlets.List().tag(sync=True)
@@ -147,6 +148,7 @@ def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab
         raise ValueError("nothing was recorded: no run was finished inside the record block")
     explorer = RecordingExplorer(recording, _keys_of(schedule))
     if isinstance(schedule, ScheduleLab):
+        explorer.follows = schedule.name
         traitlets.dlink((schedule, "key_steps"), (explorer, "key_steps"))
     return explorer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pandas as pd
 
@@ -49,7 +50,7 @@ class ScheduleLab(LabTraits):
         self._tuning = Tuning(self._predictor, _beginning(self._predictor, settings))
         self._runs, self._recording = History(), recording
         self._running = Running(self, self._runner, self._runs)
-        super().__init__()
+        super().__init__(name=uuid4().hex)  # explorers follow it by that
         self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
         self._show()
         self.observe(self._on_form, "form")

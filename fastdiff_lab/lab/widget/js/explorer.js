@@ -4,11 +4,11 @@ function renderExplorer({ model, el }) {
   const bin = [];
   const figures = h("div", { class: "fd-figures" });
   const note = h("p", { class: "fd-note", role: "status" });
-  let charts = [];
+  let [charts, looked] = [[], null];
   const steps = () => model.get("time_steps").length;
   const move = () => {
     const keys = model.get("key_steps").filter((key) => key < steps());
-    const step = Math.min(steps() - 1, Math.max(0, model.get("form").step ?? 0));
+    const step = Math.min(steps() - 1, Math.max(0, looked ?? model.get("form").step ?? 0));
     charts.forEach((chart) => chart.move(keys, step));
     note.textContent = stepSentence(step, keys, model.get("time_steps"));
   };
@@ -35,6 +35,10 @@ function renderExplorer({ model, el }) {
     move();
   });
   watch(model, bin, ["key_steps", "form"], move);
+  hearLooking(model, bin, (step) => {
+    looked = step;
+    move();
+  });
   const answers = connection(model, bin);
   const root = h("div", { class: "fd-lab fd-explorer" }, answers.sign, form(model, bin).root, note, problem(model, bin, "explorer"), figures);
   followTheme(root, bin);

@@ -3,15 +3,16 @@
 function renderLab({ model, el }) {
   const bin = [];
   const answers = connection(model, bin);
-  const { cells, scale, help } = keyStrip(model, bin);
-  const { bars, axis, choices } = profileChart(model, bin);
+  const looking = lookedAt(model);
+  const { cells, scale, help } = keyStrip(model, bin, looking);
+  const { bars, axis, choices } = profileChart(model, bin, looking);
   const strip = h("div", { class: "fd-strip" }, bars, cells, scale);
   const gutter = h("div", { class: "fd-gutter" }, axis, h("span", { text: "key steps" }), h("span", { text: "step" }));
   const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
   watch(model, bin, ["num_steps"], () => strip.style.setProperty("--fd-steps", model.get("num_steps")));
   const { list, note, spoken } = cards(model, bin);
   const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), presets(model, bin));
-  const below = h("div", { class: "fd-actions fd-below" }, help, choices);
+  const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
   const root = h(
     "div",
     { class: "fd-lab" },
@@ -20,7 +21,7 @@ function renderLab({ model, el }) {
     h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
     files(model, bin),
     h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), ...settingsForm(model, bin)),
-    runPanel(model, bin, answers),
+    runPanel(model, bin, answers, looking),
     history(model, bin),
   );
   followTheme(root, bin);

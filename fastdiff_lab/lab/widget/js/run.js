@@ -1,6 +1,6 @@
 // The run: buttons, both images with their progress, their difference, and what came out.
 
-function runPanel(model, bin, answers) {
+function runPanel(model, bin, answers, looking) {
   let asked = 0;
   const run = button("Run", "fd-run fd-primary", () => {
     asked = ask(model, { action: "run" });
@@ -27,7 +27,7 @@ function runPanel(model, bin, answers) {
     pictures.classList.toggle("fd-is-old", model.get("out_of_date"));
   });
   const parts = Object.fromEntries(Object.keys(SIDE_TITLES).map((name) => [name, side(model, bin, name)]));
-  pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts));
+  pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts, looking));
   watch(model, bin, ["result"], () => metrics.replaceChildren(resultTable(model.get("result"))));
   const actions = h("div", { class: "fd-actions" }, run, cancel, said, old);
   return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics));

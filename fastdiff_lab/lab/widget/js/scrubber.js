@@ -1,6 +1,6 @@
 // The scrubber: the clean image that both runs predicted after each step, over the images. When is the picture decided?
 
-function scrubber(model, bin, parts) {
+function scrubber(model, bin, parts, looking) {
   const id = freshId("scrubber");
   const label = h("label", { for: id, text: "Clean image predicted after step" });
   const slider = h("input", { id, type: "range", class: "fd-film-slider", min: 0, step: 1 });
@@ -8,7 +8,8 @@ function scrubber(model, bin, parts) {
   const root = h("div", { class: "fd-film" }, label, slider, words);
   const draw = () => {
     const { steps = [], columns = 1, said = [], keys = [] } = model.get("film");
-    const place = Number(slider.value);
+    const seen = looking.step === null ? -1 : steps.findIndex((done) => done > looking.step);
+    const place = seen < 0 ? Number(slider.value) : seen; // the first image after the step that is looked at
     const isEnd = !steps.length || place === steps.length - 1;
     for (const name of ["baseline", "accelerated"]) parts[name].overlay(isEnd ? null : { address: model.get("film")[name], place, columns, count: steps.length });
     parts.difference.root.classList.toggle("fd-of-the-end", !isEnd);
@@ -19,6 +20,7 @@ function scrubber(model, bin, parts) {
     slider.setAttribute("aria-valuetext", words.textContent);
   };
   slider.addEventListener("input", draw);
+  looking.whenChanged(draw);
   watch(model, bin, ["film"], () => {
     const { steps = [] } = model.get("film");
     root.hidden = steps.length < 2;

@@ -4,7 +4,7 @@ const STRIP_HELP =
   "Click: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
   "Keyboard: arrows, Space, Shift+arrow moves a key, Page Up and Down jump to the next.";
 
-function keyStrip(model, bin) {
+function keyStrip(model, bin, looking) {
   const cells = h("div", { class: "fd-cells", role: "group", "aria-label": "Key steps. " + STRIP_HELP });
   const scale = h("div", { class: "fd-scale", "aria-hidden": "true" });
   const help = h("p", { class: "fd-help", text: STRIP_HELP });
@@ -108,6 +108,14 @@ function keyStrip(model, bin) {
   cells.addEventListener("focusin", (event) => {
     if (event.target.dataset.step === undefined) return;
     state.focus = Number(event.target.dataset.step);
+    looking.set(state.focus);
+  });
+  cells.addEventListener("focusout", () => looking.set(null));
+  cells.addEventListener("pointermove", (event) => looking.set(stepAt(event)));
+  cells.addEventListener("pointerleave", () => looking.set(null));
+  looking.whenChanged((step) => {
+    const key = step === null ? null : state.keys.findLast((one) => one <= step);
+    [...cells.children].forEach((cell, at) => cell.classList.toggle("fd-reused", at === key && at !== step));
   });
   cells.addEventListener("keydown", (event) => {
     const at = state.focus;
@@ -158,7 +166,7 @@ function afterTyping(model, act) {
 }
 
 /** One profile above the strip: the error of each group, or the measured change at each step, on a logarithmic axis. */
-function profileChart(model, bin) {
+function profileChart(model, bin, looking) {
   const bars = h("div", { class: "fd-bars", role: "img" });
   const axis = h("div", { class: "fd-axis", "aria-hidden": "true" });
   const choices = h("div", { class: "fd-segments", role: "radiogroup", "aria-label": "Above the strip" });
@@ -177,6 +185,11 @@ function profileChart(model, bin) {
     if (had) choices.querySelector("input:checked")?.focus();
     drawBars(bars, axis, profiles[chosen], model.get("num_steps"));
   });
+  looking.whenChanged((step) => {
+    for (const bar of bars.querySelectorAll(".fd-bar")) {
+      bar.classList.toggle("fd-bar-looked-at", step !== null && Number(bar.dataset.from) <= step && step < Number(bar.dataset.to));
+    }
+  });
   return { bars, axis, choices };
 }
 
@@ -194,7 +207,7 @@ function drawBars(bars, axis, profile, steps) {
     const height = value > 0 ? Math.max(1.5, onLog(value, low, high) * 100) : 0;
     const where = to - from > 1 ? `steps ${from} to ${to - 1}` : `step ${from}`;
     const place = `left:${(from / steps) * 100}%;width:${((to - from) / steps) * 100}%;height:${height}%`;
-    return h("b", { class: "fd-bar", style: place, title: `${where}: ${value > 0 ? value.toPrecision(2) : "0"} ${unit}` });
+    return h("b", { class: "fd-bar", dataset: { from, to }, style: place, title: `${where}: ${value > 0 ? value.toPrecision(2) : "0"} ${unit}` });
   });
   bars.replaceChildren(...lines, ...drawn);
   bars.setAttribute("aria-label", `${profile.title}, ${unit}, logarithmic axis. ${profile.summary ?? ""}`);
