@@ -6,6 +6,7 @@ import asyncio
 import math
 import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,10 @@ from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
 from fastdiff_lab.lab.session.paired_run import ACCELERATED, BASELINE, PairRunner
 from fastdiff_lab.lab.session.prediction import Predictor
+from fastdiff_lab.lab.session.race import Race
 from fastdiff_lab.lab.session.settings import Acceleration, Settings, scheduler_for
 from fastdiff_lab.lab.session.watching import Cancelled, watched
+from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 
 PROMPT = "a large red star at the left on a white background"
@@ -308,6 +311,28 @@ def test_a_cancelled_pair_leaves_the_pipeline_and_keeps_no_half_baseline(pipe):
     assert not runner.baselines and state(pipe) == before
     expected = sample(pipe, Method(), [PROMPT], [0], **SHORT.options).latents
     assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).baseline.latents, expected)
+
+
+def test_a_race_is_run_by_methods_that_take_the_time_of_the_accelerated_run(pipe, predictor):
+    runner, before = PairRunner(pipe, preview_every=0), state(pipe)
+    settings, acceleration = Settings(PROMPT, num_inference_steps=12, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 2, 6)))
+    fit = fl.fit_propagation(pipe, acceleration.schedule, [PROMPT], num_inference_steps=12, guidance_scale=5.0)
+    race, seen = Race(runner, predictor, [fit]), []
+    pair = runner.run(settings, acceleration)
+    timed = replace(pair, baseline=replace(pair.baseline, seconds=4.0), accelerated=replace(pair.accelerated, seconds=1.0))
+    others = race.others(timed)
+    paper = f"the paper's, {len(KeySchedule.of_paper(12).keys)} keys"
+    names = ["derived, 3 keys", "prediction reused, 3 keys", "3 plain steps", paper, "fitted, encoder, 3 keys"]
+    assert list(others) == names
+    assert others["3 plain steps"] == Method(steps=3) and others["prediction reused, 3 keys"].propagation.reuse == "prediction"
+    assert others["fitted, encoder, 3 keys"].propagation.fit == fit
+    finishes = race.run(settings, acceleration, lambda done, of: seen.append((done, of)))
+    assert finishes[0].name == "yours, 3 keys" and finishes[0].image.tobytes() == pair.accelerated.images[0].tobytes()
+    assert finishes[-1].name == "the baseline" and finishes[-1].psnr == math.inf and seen[-1] == (5, 6) and len(finishes) == 7
+    alone = sample(pipe, Method(PropagationConfig.of_fit(fit)), [PROMPT], [0], **settings.options)
+    assert finishes[-2].image.tobytes() == alone.images[0].tobytes() and state(pipe)[0] == before[0]
+    with pytest.raises(Cancelled):
+        race.run(settings, acceleration, cancelled=lambda: len(seen) > 7, report=lambda done, of: seen.append((done, of)))
 
 
 # ---------------------------------------------------------------------------------------------------- history and images

@@ -369,6 +369,20 @@ def test_the_scrubber_shows_what_both_runs_predicted_on_their_way(page, lab):
     expect(tile).to_be_hidden()
 
 
+def test_a_race_shows_a_lane_for_each_method_and_the_finish_line(page, lab):
+    lab.form = {**lab.form, "steps": 12}
+    page.locator(".fd-race").click()
+    expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "done")
+    lanes = page.locator(".fd-lane")
+    expect(lanes).to_have_count(6)
+    expect(lanes.first.locator(".fd-lane-name")).to_contain_text("yours, ")
+    expect(page.locator(".fd-race-section .fd-note")).to_contain_text("Nearest to the baseline: ")
+    bar, line = (lanes.first.locator(f".fd-{name}") for name in ("lane-bar", "finish"))
+    assert bar.evaluate("node => node.style.width") == line.evaluate("node => node.style.left")  # its time is the finish line
+    page.wait_for_timeout(7000)
+    assert layout_faults(page) == []
+
+
 def test_presets_and_measure_keep_the_focus(page, lab, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.lab.session.ceiling.SIZES", (1, 2))
     page.locator(".fd-preset-uniform").click()

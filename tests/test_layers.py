@@ -184,6 +184,7 @@ def test_what_stands_nearly_alone(name, known):
             {"lab.session.paired_run", "lab.session.history", "lab.session.watching", "plot", "recording", "comparison"},
         ),
         ("lab/session/paired_run.py", {"lab.session.prediction", "lab.session.history", "plot", "recording", "calibration"}),
+        ("lab/session/race.py", {"lab.session.history", "plot", "recording", "calibration"}),
         ("lab/session/history.py", {"lab.session.watching", "plot", "recording", "calibration", "comparison"}),
     ],
 )

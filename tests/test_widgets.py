@@ -416,7 +416,7 @@ def test_the_page_asks_nothing_of_other_machines_and_reads_no_text_as_html():
         assert code.count("export default") == 1 and "innerHTML" not in code and "insertAdjacentHTML" not in code
         assert set(re.findall(r"https?://[^\s\"')]+", code)) <= {"http://www.w3.org/2000/svg"}
         assert not re.search(r"^import |[^.]import\(|fetch\(|XMLHttpRequest", code, flags=re.MULTILINE)
-    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 12
+    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 13
 
 
 # ---------------------------------------------------------------------------------------------------- the explorer

@@ -113,6 +113,15 @@ class PairRunner:
         pair = self._judged(settings, acceleration, baseline, accelerated, known)
         return replace(pair, films={BASELINE: film, ACCELERATED: other})
 
+    def sample(self, settings: Settings, method: Method, cancelled: Callable[[], bool] = lambda: False) -> Sampled:
+        """Run another method with the same settings. Raises what `run` raises."""
+        settings = settings.on(self.pipe)
+        with ExitStack() as stack:
+            stack.enter_context(kept_to_this_thread(self.pipe, f"the lab's race with {settings.prompt[:80]!r}"))
+            stack.enter_context(using(self.pipe, scheduler_for(self.own, settings.scheduler)))
+            stack.enter_context(watched(self.pipe, lambda latents, clean: None, cancelled))
+            return sample(self.pipe, method, [settings.prompt], [settings.seed], **settings.options)
+
     def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, tuple[Sampled, Film]]:
         key = (settings, tuple(identity(self.pipe).values()))  # and the pipeline, whose weights may have changed
         known = key in self.baselines

@@ -105,11 +105,7 @@ class Tuning:
     def _with_keys(self, number: Any) -> KeySchedule:
         steps = self.now.schedule.num_steps
         number = min(max(1, number if isinstance(number, int) else len(self.now.schedule.keys)), steps)
-        costs = self.predictor.fitting(self.now.settings, self.now.acceleration).costs
-        if costs is None:
-            return KeySchedule.uniform(steps, number)
-        schedules = self.predictor.front(costs)["schedule"]
-        return schedules[max(number, int(schedules.index.min()))]
+        return self.predictor.best(self.now.settings, self.now.acceleration, number)
 
     def _with_steps_of(self, schedule: KeySchedule) -> Settings:
         settings = self.now.settings

@@ -11,7 +11,7 @@ from .session_files import beside_notebook, uploaded_schedule
 # The part of the page where an action's error is shown.
 WHERE = {
     "run": "run", "cancel": "run", "measure": "prediction", "preset": "keys", "num_keys": "keys", "undo": "keys", "redo": "keys",
-    "save": "files", "load": "files", "export": "runs", "restore": "runs", "clear": "runs",
+    "save": "files", "load": "files", "export": "runs", "restore": "runs", "clear": "runs", "race": "race",
 }  # fmt: skip
 
 
@@ -35,6 +35,7 @@ def _actions(lab: Any, content: dict[str, Any]) -> dict[str, Callable[[], object
         "run": lambda: lab.is_running or lab.start(),  # a second click on Run asks for nothing more
         "cancel": lab.cancel,
         "measure": lambda: lab.is_running or lab.measure_ceiling(),
+        "race": lambda: lab.is_running or lab.start_race(),
         "preset": lambda: lab.use_preset(content.get("name")),
         "num_keys": lambda: lab.use_num_keys(content.get("value"), content.get("gesture")),
         "undo": lab.undo,

@@ -68,6 +68,7 @@ class LabTraits(Page):
     image_accelerated = traitlets.Dict().tag(sync=True)
     image_difference = traitlets.Dict().tag(sync=True)
     film = traitlets.Dict().tag(sync=True)
+    race = traitlets.Dict().tag(sync=True)
     out_of_date = traitlets.Bool(False).tag(sync=True)
     result = traitlets.Dict().tag(sync=True)
     last_run: Any = traitlets.Instance(RunRow, allow_none=True).tag(sync=True, **widget_serialization)

@@ -12,6 +12,7 @@ from ..session.history import History
 from ..session.images import data_address
 from ..session.paired_run import BASELINE, Pair, PairRunner, Progress
 from ..session.prediction import Prediction
+from ..session.race import Race
 from ..session.settings import Acceleration, Settings
 from ..session.watching import Cancelled
 from . import views
@@ -50,6 +51,20 @@ class Running:
             return "The ceiling by time was measured."
 
         self._work(time, "Timing encoder and decoder …", where="prediction")
+
+    def race(self, race: Race, settings: Settings, acceleration: Acceleration) -> None:
+        """Start a race and return at once. Raises RuntimeError while the pipeline is in use, here or elsewhere."""
+
+        def run(cancelled: Asked) -> str:
+            finishes = race.run(settings, acceleration, self._show_race, cancelled)
+            self.page.race = views.race(finishes)
+            return "The race was run."
+
+        self.page.race = {}
+        self._work(run, "Race …", where="race")
+
+    def _show_race(self, done: int, of: int) -> None:
+        self.page.run_state = {"state": "running", "text": f"Race: {done} of {of} methods"}
 
     def result(self) -> Pair:
         """Wait for the run and return its result, or raise what stopped it."""

@@ -12,11 +12,13 @@ import pandas as pd
 from ...calibration.reuse_costs import ReuseCosts
 from ...hooks.fingerprint import differences
 from ...key_schedule import KeySchedule
+from ...propagation.fit import PropagationFit
 from ...recording.recording import Recording
 from ..session.history import History
 from ..session.paired_run import Pair, PairRunner
 from ..session.prediction import Prediction, Predictor
 from ..session.prompts import prompt_note
+from ..session.race import Race
 from ..session.settings import Acceleration, Settings, scheduler_for, seen_with
 from ..session.tuning import FIRST_OPTIONS, Tuned, Tuning
 from . import fields, views
@@ -44,12 +46,14 @@ class ScheduleLab(LabTraits):
         recording: Recording | None,
         settings: Settings,
         preview_every: int,
+        fits: Sequence[PropagationFit],
     ) -> None:
         self._predictor = Predictor(pipe, costs, settings)
         self._runner = PairRunner(pipe, preview_every=preview_every, judged=self._predictor.embedded)
         self._tuning = Tuning(self._predictor, _beginning(self._predictor, settings))
         self._runs, self._recording = History(), recording
         self._running = Running(self, self._runner, self._runs)
+        self._race = Race(self._runner, self._predictor, fits)
         super().__init__(name=uuid4().hex)  # explorers follow it by that
         self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
         self._show()
@@ -103,8 +107,7 @@ class ScheduleLab(LabTraits):
 
     def start(self) -> None:
         """Start a run and return at once. Raises RuntimeError while the pipeline is in use, ValueError for a wrong setting."""
-        if self.form_error:
-            raise ValueError(f"nothing is run while a setting is wrong: {self.form_error['message']}")
+        self._check_form()
         self._running.start(self.settings, self.acceleration, self.predict())
 
     def run(self) -> Pair:
@@ -123,6 +126,11 @@ class ScheduleLab(LabTraits):
     def measure_ceiling(self) -> None:
         """Start timing both halves of the denoiser, for the time ceiling, and return at once."""
         self._running.measure(self._predictor.halves, self.settings, self.refresh)
+
+    def start_race(self) -> None:
+        """Start a race of methods that take the time of these key steps, and return at once. Raises what `start` raises."""
+        self._check_form()
+        self._running.race(self._race, self.settings, self.acceleration)
 
     def save(self, path: str = "schedule.json", *, replace: bool = False) -> None:
         """Write the schedule as JSON. Raises ValueError for a path without .json, or a file that is no schedule.
@@ -229,7 +237,7 @@ class ScheduleLab(LabTraits):
         prediction = self.predict()
         costs = self._predictor.fitting(self.settings, self.acceleration).costs
         shown = views.cards(prediction)
-        elsewhere = "" if costs is None else self._measured_elsewhere()
+        elsewhere = "" if costs is None else _measured_elsewhere(self._runner, self._now)
         self.prediction = shown | {"note": f"{shown['note']} {elsewhere}".strip()}
         self.profiles = views.profiles(prediction, self.schedule, self._recording)
         self.front = views.front(self._predictor, costs, self.schedule)
@@ -237,15 +245,19 @@ class ScheduleLab(LabTraits):
         self.schedule_text = f"{self.schedule} — {self.schedule.source or 'no source given'}"
         self.time_steps = self._predictor.time_steps(self.settings)
 
-    def _measured_elsewhere(self) -> str:
-        """A sentence for a schedule that was derived from other measurements."""
-        measured_on = self.schedule.measured_on
-        if measured_on is None:
-            return ""
-        here = seen_with(self._runner.pipe, scheduler_for(self._runner.own, self.settings.scheduler))
-        use = {name: self._now.options[name] for name in ("reuse", "order")}
-        found = differences(measured_on, here, guidance_scale=self.settings.guidance_scale, **use)
-        return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
+    def _check_form(self) -> None:
+        if self.form_error:
+            raise ValueError(f"nothing is run while a setting is wrong: {self.form_error['message']}")
+
+
+def _measured_elsewhere(runner: PairRunner, now: Tuned) -> str:
+    """A sentence for a schedule that was derived from other measurements."""
+    if now.schedule.measured_on is None:
+        return ""
+    here = seen_with(runner.pipe, scheduler_for(runner.own, now.settings.scheduler))
+    use = {name: now.options[name] for name in ("reuse", "order")}
+    found = differences(now.schedule.measured_on, here, guidance_scale=now.settings.guidance_scale, **use)
+    return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
 
 
 def _beginning(predictor: Predictor, settings: Settings) -> Settings:
@@ -264,6 +276,7 @@ def schedule_lab(
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
     preview_every: int = 5,
+    fits: Sequence[PropagationFit] = (),
 ) -> ScheduleLab:
     """Tune the key steps of a text-to-image pipeline with the mouse, and see at once their cost and error.
 
@@ -277,6 +290,7 @@ def schedule_lab(
         recording: From `record`, to show the measured change above the strip.
         prompt: To begin with; so are `num_inference_steps` and `guidance_scale`, by default that of the costs.
         preview_every: Steps between intermediate images; 0 for none, since a large autoencoder takes its time.
+        fits: From `fit_propagation`, to race with.
 
     Raises:
         ValueError: A setting out of range.
@@ -284,4 +298,4 @@ def schedule_lab(
         RuntimeError: A pipeline that is in use, such as by the run of another lab.
     """
     settings = Settings(prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-    return ScheduleLab(pipe, costs=costs, recording=recording, settings=settings, preview_every=preview_every)
+    return ScheduleLab(pipe, costs=costs, recording=recording, settings=settings, preview_every=preview_every, fits=fits)

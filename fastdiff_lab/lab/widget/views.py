@@ -16,6 +16,7 @@ from ...recording.recording import Recording
 from ..session.images import data_address, difference, tiled
 from ..session.paired_run import ACCELERATED, BASELINE, Pair
 from ..session.prediction import Prediction, Predictor
+from ..session.race import Finish
 
 LOWEST, HIGHEST = 1e-3, 3.0  # errors outside are not drawn
 IN_ROWS = 256  # pixels of images in the table of runs
@@ -196,6 +197,18 @@ def film(pair: Pair) -> dict[str, Any]:
     addresses = {side: data_address(tile, FILM_PIXELS) for side, (tile, _) in tiles.items()}
     keys = list(pair.acceleration.schedule.keys)
     return {"steps": steps, "columns": tiles[BASELINE][1], "said": said, "keys": keys, **addresses}
+
+
+def race(finishes: list[Finish]) -> dict[str, Any]:
+    """The lanes of a race, the first of which sets the finish line, and who won."""
+    lanes = [
+        {"name": one.name, "seconds": one.seconds, "time": f"{one.seconds:.2f} s", "psnr": psnr_words(one.psnr),
+         "address": data_address(one.image, IN_ROWS)}
+        for one in finishes
+    ]  # fmt: skip
+    best = max(finishes[:-1], key=lambda one: one.psnr)
+    note = f"Nearest to the baseline: {best.name} ({psnr_words(best.psnr)}). One image, and one run each, whose seconds vary: no proof."
+    return {"lanes": lanes, "finish": finishes[0].seconds, "note": note}
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> str:

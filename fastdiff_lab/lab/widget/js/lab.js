@@ -22,6 +22,7 @@ function renderLab({ model, el }) {
     files(model, bin),
     h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), ...settingsForm(model, bin)),
     runPanel(model, bin, answers, looking),
+    raceSection(model, bin),
     history(model, bin),
   );
   followTheme(root, bin);
