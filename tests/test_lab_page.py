@@ -362,11 +362,24 @@ def test_the_scrubber_shows_what_both_runs_predicted_on_their_way(page, lab):
     assert tile.is_hidden()
     slider.focus()
     page.keyboard.press("Home")
-    expect(slider).to_have_attribute("aria-valuetext", re.compile(r"^5 of 12 .reuses key step 0.: baseline .*PSNR \d"))
+    expect(slider).to_have_attribute(
+        "aria-valuetext", re.compile(r"^5 of 12 .reuses key step 0.: PSNR in dB: baseline to its end \d")
+    )
     expect(tile).to_be_visible()
     assert page.evaluate("(tile) => tile.style.backgroundImage.startsWith('url(\"data:image/png')", tile.element_handle())
     page.keyboard.press("End")
     expect(tile).to_be_hidden()
+
+
+def test_measured_runs_stand_on_the_chart_and_a_click_restores_them(page, lab):
+    lab.form = {**lab.form, "steps": 50, "seed": 3}
+    lab.key_steps = [0, 10, 20, 30]
+    lab.run()
+    lab.use_preset("paper")
+    point = page.locator(".fd-measured")
+    expect(point).to_have_count(1)
+    point.click()
+    expect(page.locator(".fd-schedule-text")).to_contain_text("0,10,20,30 of 50")
 
 
 def test_a_race_shows_a_lane_for_each_method_and_the_finish_line(page, lab):

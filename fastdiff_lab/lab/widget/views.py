@@ -191,7 +191,7 @@ def film(pair: Pair) -> dict[str, Any]:
     ends = {side: [_psnr(image, images[-1]) for image in images] for side, images in seen.items()}
     apart = [_psnr(*both) for both in zip(*seen.values(), strict=True)]
     said = [
-        f"baseline {one} to its end, accelerated {other} to its end, {between} to each other"
+        f"PSNR in dB: baseline to its end {one}, accelerated to its end {other}, to each other {between}"
         for one, other, between in zip(*ends.values(), apart, strict=True)
     ]
     addresses = {side: data_address(tile, FILM_PIXELS) for side, (tile, _) in tiles.items()}
@@ -212,7 +212,7 @@ def race(finishes: list[Finish]) -> dict[str, Any]:
 
 
 def _psnr(image: Image.Image, reference: Image.Image) -> str:
-    return psnr_words(float(fidelity([image], [reference]).iloc[0]["psnr"]))
+    return psnr_text(float(fidelity([image], [reference]).iloc[0]["psnr"]))
 
 
 COLUMNS = [
@@ -253,7 +253,14 @@ def row(entry: dict[str, Any], pair: Pair) -> dict[str, Any]:
     values["psnr"] = min(entry["psnr"], _IDENTICAL)
     seen = {name: part["address"] for name, part in images(pair, IN_ROWS).items()}
     title = f"{keys_text(entry['keys'])}, {psnr_words(entry['psnr'])}, {shown['ratio']}×"
-    return {"run": entry["run"], "values": values, "shown": shown, "title": title, **seen}
+    return {
+        "run": entry["run"],
+        "steps": pair.acceleration.schedule.num_steps,
+        "values": values,
+        "shown": shown,
+        "title": title,
+        **seen,
+    }
 
 
 def presets(schedule: KeySchedule, has_costs: bool) -> list[dict[str, Any]]:

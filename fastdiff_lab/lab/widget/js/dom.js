@@ -2,7 +2,7 @@
 
 /** An element: attributes (`on` for listeners, `text` for its text, `dataset`), then children. Text is never read as HTML. */
 function h(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "image"].includes(tag);
+  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "image", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "on") for (const [event, listener] of Object.entries(value)) node.addEventListener(event, listener);

@@ -42,21 +42,42 @@ const FRONT = { width: 300, height: 168, left: 44, right: 10, top: 10, bottom: 3
 
 function frontChart(model, bin) {
   const figure = h("figure", { class: "fd-front" });
-  watch(model, bin, ["front"], () => {
+  let latest = 0;
+  watch(model, bin, ["front", "last_run", "cleared"], async () => {
+    const drawing = ++latest;
     const front = model.get("front");
     if (!front.best?.length) {
       figure.replaceChildren(h("p", { class: "fd-empty", text: "No front: nothing was measured with these settings." }));
       return;
     }
-    figure.replaceChildren(frontDrawing(front), frontLegend(front));
+    const svg = frontDrawing(front);
+    figure.replaceChildren(svg, frontLegend(front));
+    const runs = (await runsOf(model)).filter(({ steps }) => steps === front.steps);
+    if (drawing === latest) svg.append(...runs.map((run) => measuredPoint(model, front, run)));
   });
   return figure;
 }
 
+/** Where so many keys with such an error stand in the chart. */
+function frontPlace({ low, high, steps }, keys, error) {
+  const { width, height, left, right, top, bottom } = FRONT;
+  const x = left + ((keys - 1) / Math.max(1, steps - 1)) * (width - left - right);
+  return [x, height - bottom - onLog(error, low, high) * (height - top - bottom)];
+}
+
+/** A run beside what was predicted; a click restores its settings and keys, as does its button in the table. */
+function measuredPoint(model, front, { run, title, values }) {
+  const error = Math.max(values.latent_error, front.low);
+  const [x, y] = frontPlace(front, values.keys, error);
+  const point = h("path", { class: "fd-measured", d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8`, on: { click: () => ask(model, { action: "restore", run }) } });
+  point.append(h("title", { text: `run ${run}: ${title}, measured error ${values.latent_error.toPrecision(2)}` }));
+  return point;
+}
+
 function frontDrawing({ best, uniform, paper, here, low, high, steps, summary }) {
   const { width, height, left, right, top, bottom } = FRONT;
-  const x = (keys) => left + ((keys - 1) / Math.max(1, steps - 1)) * (width - left - right);
-  const y = (error) => height - bottom - onLog(error, low, high) * (height - top - bottom);
+  const x = (keys) => frontPlace({ low, high, steps }, keys, high)[0];
+  const y = (error) => frontPlace({ low, high, steps }, 1, error)[1];
   const line = (points) => points.map(([keys, error], place) => `${place ? "L" : "M"}${x(keys).toFixed(1)} ${y(error).toFixed(1)}`).join("");
   const ticks = decades(low, high).flatMap((value) => [
     h("line", { class: "fd-grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
@@ -83,7 +104,7 @@ function frontLegend({ rows }) {
   return h(
     "table",
     { class: "fd-legend" },
-    ...rows.map(([kind, label, value]) =>
+    ...[...rows, ["measured", "× measured runs", ""]].map(([kind, label, value]) =>
       h("tr", {}, h("th", { scope: "row" }, h("i", { class: `fd-swatch fd-swatch-${kind}` }), label), h("td", { text: value })),
     ),
   );
