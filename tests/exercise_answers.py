@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from teaching.sheets import questions, read_master, solution, student
 
 import fastdiff_lab as fl
 from fastdiff_lab.exercises import contest
 from fastdiff_lab.exercises.checking import EXERCISES
+from teaching.sheets import questions, read_master, solution, student
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "exercises"
 MASTERS = sorted((FOLDER / "masters").glob("*.py"))

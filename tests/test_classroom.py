@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
 from teaching import classroom
 from teaching.sheets import questions, read_master
 

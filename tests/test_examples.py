@@ -7,11 +7,11 @@ import importlib
 import pkgutil
 
 import pytest
-import teaching
 from short_suite import long_but
 
 import fastdiff_lab
 import studies
+import teaching
 
 MODULES = sorted(
     found.name

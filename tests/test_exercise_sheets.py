@@ -9,10 +9,10 @@ import sys
 import nbformat
 import pytest
 from exercise_answers import FOLDER, MASTERS
-from teaching.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
 
 from fastdiff_lab.exercises import contest
 from fastdiff_lab.exercises.checking import EXERCISES
+from teaching.sheets import generate, questions, read_master, solution, student, with_solution, without_solution
 
 SHEETS = pytest.mark.parametrize("path", MASTERS, ids=lambda path: path.stem)
 
