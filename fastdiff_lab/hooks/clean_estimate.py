@@ -38,7 +38,7 @@ def clean_estimate(scheduler: Any, prediction: Tensor, timestep: Any, sample: Te
 
 
 def _levels(scheduler: Any, timestep: Any) -> tuple[float, float, float]:
-    """Signal and noise level of the sample at this step, and what the sample has to be multiplied by to have them."""
+    """Signal and noise level at this step, and the factor that gives the sample these."""
     if float(scheduler.init_noise_sigma) <= 1.0001:
         signal = float(scheduler.alphas_cumprod[int(timestep)]) ** 0.5
         return signal, (1 - signal**2) ** 0.5, 1.0

@@ -154,7 +154,7 @@ class RunTracker:
     def current(self, timestep: Any) -> tuple[Run, bool]:
         """The run that the coming call belongs to, and whether it begins with it.
 
-        Raises ValueError for a call that is neither the next step of a run nor the first of one, RuntimeError for one of two threads.
+        Raises ValueError for a call that is neither the next step of a run nor the first of one; RuntimeError for two threads at once.
         """
         call, run = call_of(self.pipe), self.run
         if run is not None and run.call is not None:

@@ -32,7 +32,7 @@ _claiming = threading.Lock()
 
 
 def check_not_accelerated(pipe: DiffusionPipeline) -> None:
-    """Raises RuntimeError for a pipeline that is accelerated, or one with the same denoiser or ControlNet, or that another thread uses."""
+    """Raises RuntimeError for a pipeline that is accelerated, or one with the same denoiser or ControlNet; or that another thread uses."""
     check_free(pipe)
     taken = next((model for model in (denoiser_of(pipe), controlnet_of(pipe)) if model in _accelerated), None)
     if taken is not None:

@@ -34,8 +34,8 @@ class Race:
     >>> Race(PairRunner(pipe), predictor).run(settings, acceleration)[0].name  # doctest: +SKIP
     'yours, 9 keys'
 
-    Beside it run as many derived keys, the paper's keys, the prediction reused and fewer steps in as many calls as take its time, and
-    each fit for as many steps.
+    Beside it run as many derived keys, the paper's keys, and each fit for as many steps. Reused predictions and plain steps get as
+    many calls as take its time.
     """
 
     def __init__(self, runner: PairRunner, predictor: Predictor, fits: Sequence[PropagationFit] = ()) -> None:

@@ -27,7 +27,7 @@ class Cancelled(Exception):
 
 @contextmanager
 def watched(pipe: DiffusionPipeline, on_step: OnStep, cancelled: Callable[[], bool]) -> Iterator[None]:
-    """Show `on_step` the latents after each step and a function of the clean ones, and ask `cancelled` around each, inside the block.
+    """Show `on_step` the latents after each step inside the block, and a function of the clean ones; ask `cancelled` around each.
 
     >>> with watched(pipe, lambda latents, clean: print(latents.std(), clean().std()), cancelled=event.is_set):  # doctest: +SKIP
     ...     pipe("a red ring on a blue background")

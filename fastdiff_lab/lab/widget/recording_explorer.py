@@ -82,7 +82,7 @@ class RecordingExplorer(Page):
         self.similarity, self.maps = self._drawn(layer)
 
     def _images_of(self, layer: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The similarity of every two steps as shades of grey, and the maps of all steps as the tiles of one image."""
+        """The similarity of every two steps as shades of grey; the maps of all steps as tiles of one image."""
         titles = {"title": f"Similarity of every two steps, {layer}"}, {"title": f"Principal components of {layer}"}
         if layer not in self._recording.features:
             words = {"words": self._not_kept(layer)}

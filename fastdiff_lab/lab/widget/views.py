@@ -184,7 +184,7 @@ def images(pair: Pair, most: int = 512) -> dict[str, dict[str, str]]:
 
 
 def film(pair: Pair) -> dict[str, Any]:
-    """The clean images that both runs predicted on their way, as tiles, and how near they were to each other and to the end."""
+    """The clean images that both runs predicted on their way, as tiles; how near they were to each other and to the end."""
     steps = list(pair.films[BASELINE])
     seen = {side: list(pair.films[side].values()) for side in (BASELINE, ACCELERATED)}
     tiles = {side: tiled(images) for side, images in seen.items()}
