@@ -88,7 +88,7 @@ def test_no_text_is_cut_nothing_overlaps_and_all_can_be_read_at_every_width(them
     ("style", "fault"),
     [
         (".fd-card { max-width: 60px; overflow: hidden; } .fd-card * { white-space: nowrap; }", "cut: "),
-        (".fd-side { margin-left: -60px; }", "overlap: "),
+        (".fd-lab .fd-side { margin-left: -60px; }", "overlap: "),
         (".fd-card small { color: #999; }", "contrast "),
         (".fd-cards { grid-template-columns: repeat(5, 400px) !important; }", "cut: "),
     ],
