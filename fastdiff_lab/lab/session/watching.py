@@ -41,12 +41,13 @@ def watched(pipe: DiffusionPipeline, on_step: OnStep, cancelled: Callable[[], bo
             raise Cancelled
 
     def step(inner: Callable) -> Callable:
-        signature = inspect.signature(inner)
+        scheduler = pipe.scheduler
+        signature = inspect.signature(type(scheduler).step)  # something else may have put its own in the place of the method
 
         def call(*args: Any, **kwargs: Any) -> Any:
             check()
-            given = signature.bind(*args, **kwargs).arguments
-            clean = clean_estimate(pipe.scheduler, given["model_output"], given["timestep"], given["sample"])
+            given = signature.bind(scheduler, *args, **kwargs).arguments
+            clean = clean_estimate(scheduler, given["model_output"], given["timestep"], given["sample"])
             output = inner(*args, **kwargs)
             on_step(output[0], clean)
             check()
