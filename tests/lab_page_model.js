@@ -38,4 +38,9 @@ window.fdReceive = (news) => {
   for (const [id, state] of news.states) window.fdModels[id].receive(state);
 };
 window.fdFetch = async () => window.fdReceive(await window.fdPull());
-setInterval(() => window.fdIsDead || window.fdFetch(), 20);
+(async () => {
+  for (;;) {
+    if (!window.fdIsDead) await window.fdFetch(); // Python may be long in answering
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+})();
