@@ -20,11 +20,11 @@ import torch
 import typer
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
-from studies.schematics import schematics
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.inputs.files import write_text
+from studies.schematics import schematics
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a large red star at the left on a blue background"

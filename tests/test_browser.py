@@ -11,7 +11,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, lab, opened, run_all
+
+from studies.browser import CHROMIUM, lab, opened, run_all
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = [FOLDER / "02_encoder_and_decoder_features.ipynb", FOLDER / "09_interactive_lab.ipynb"]

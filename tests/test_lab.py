@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import signal
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,15 +20,18 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.calibration.derive import group_costs
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.comparison.architectures import FULL_SIZE, full_size
+from fastdiff_lab.hooks.clean_estimate import clean_estimate
 from fastdiff_lab.hooks.flops import count_flops
-from fastdiff_lab.lab.session.background_job import Later, Worker
+from fastdiff_lab.lab.session.background_job import Worker
 from fastdiff_lab.lab.session.ceiling import SIZES, TimedHalves
 from fastdiff_lab.lab.session.history import COLUMNS, History
 from fastdiff_lab.lab.session.images import data_address, difference
 from fastdiff_lab.lab.session.paired_run import ACCELERATED, BASELINE, PairRunner
 from fastdiff_lab.lab.session.prediction import Predictor
-from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.lab.session.race import Race
+from fastdiff_lab.lab.session.settings import Acceleration, Settings, scheduler_for
 from fastdiff_lab.lab.session.watching import Cancelled, watched
+from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.sampling.methods import Method, denoiser_arguments, sample
 
 PROMPT = "a large red star at the left on a white background"
@@ -186,7 +192,7 @@ def test_measuring_the_ceiling_leaves_the_pipeline_and_can_be_cancelled(pipe, mo
 def test_watching_sees_every_step_and_changes_nothing(pipe):
     method = Method(KeySchedule(8, (0, 3)))
     plain, before, seen = sample(pipe, method, [PROMPT], [0], **SHORT.options), state(pipe), []
-    with watched(pipe, lambda latents: seen.append(latents.clone()), lambda: False):
+    with watched(pipe, lambda latents, clean: seen.append(latents.clone()), lambda: False):
         again = sample(pipe, method, [PROMPT], [0], **SHORT.options)
     assert len(seen) == 8 and torch.equal(again.latents, plain.latents) and torch.equal(seen[-1], plain.latents)
     assert state(pipe) == before
@@ -198,7 +204,7 @@ def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(p
     before, schedule, seen = state(pipe), KeySchedule(16, (0, 1)), []
     counts = None
     with pytest.raises(Cancelled):
-        with watched(pipe, lambda latents: seen.append(1), lambda: len(seen) >= step):
+        with watched(pipe, lambda latents, clean: seen.append(1), lambda: len(seen) >= step):
             with fl.encoder_propagation(pipe, schedule) as counts:
                 pipe(PROMPT, num_inference_steps=16)
     assert len(seen) == step and counts.forward_calls <= 2
@@ -207,9 +213,33 @@ def test_a_run_is_cancelled_within_one_denoiser_call_also_inside_a_group_of_15(p
 
 def test_a_cancel_before_the_first_call_evaluates_nothing(pipe):
     with pytest.raises(Cancelled):
-        with watched(pipe, lambda latents: None, lambda: True), fl.encoder_propagation(pipe, KeySchedule.uniform(5, 2)) as counts:
+        with (
+            watched(pipe, lambda latents, clean: None, lambda: True),
+            fl.encoder_propagation(pipe, KeySchedule.uniform(5, 2)) as counts,
+        ):
             pipe(PROMPT, num_inference_steps=5)
     assert counts.forward_calls <= 1 and counts.steps <= 1
+
+
+KINDS = [("own", "epsilon"), ("own", "v_prediction"), ("own", "sample"), ("euler", "epsilon"), ("euler", "v_prediction")]
+
+
+@pytest.mark.parametrize(("scheduler", "kind"), long_but(KINDS, [*KINDS, ("dpm-solver++", "epsilon"), ("pndm", "v_prediction")]))
+def test_the_clean_latents_are_those_of_the_scheduler_and_of_the_definition(pipe, scheduler, kind):
+    ours = scheduler_for(pipe.scheduler, scheduler)
+    ours = type(ours).from_config(ours.config, prediction_type=kind)
+    ours.set_timesteps(8)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, 4, 6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    for step, timestep in enumerate(ours.timesteps[:3]):
+        in_sigma_space = scheduler == "euler"
+        sigma = float(ours.sigmas[step]) if in_sigma_space else float((1 / ours.alphas_cumprod[int(timestep)] - 1) ** 0.5)
+        signal = 1 / math.sqrt(sigma**2 + 1)
+        sample = (clean + sigma * noise) * (1 if in_sigma_space else signal)
+        prediction = {"epsilon": noise, "sample": clean, "v_prediction": signal * (noise - sigma * clean)}[kind]
+        found = clean_estimate(ours, prediction, timestep, sample)
+        ours.step(prediction, timestep, sample)
+        torch.testing.assert_close(found(), clean, rtol=1e-6, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +259,8 @@ def test_previews_change_no_bit(pipe, unwatched, acceleration):
     for side in ("baseline", "accelerated"):
         assert torch.equal(getattr(plain, side).latents, getattr(previewed, side).latents)
         assert getattr(plain, side).images[0].tobytes() == getattr(previewed, side).images[0].tobytes()
+    assert list(previewed.films[BASELINE]) == [1, 2, 3, 4, 5]
+    assert previewed.films[ACCELERATED][5].tobytes() == previewed.accelerated.images[0].tobytes()
     images = [progress for progress in shown if progress.image is not None]
     assert {progress.side for progress in images} == {BASELINE, ACCELERATED} and len(images) == 2 * 5
     assert [progress.step for progress in shown if progress.side == ACCELERATED] == [*range(6), 5]
@@ -281,6 +313,28 @@ def test_a_cancelled_pair_leaves_the_pipeline_and_keeps_no_half_baseline(pipe):
     assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).baseline.latents, expected)
 
 
+def test_a_race_is_run_by_methods_that_take_the_time_of_the_accelerated_run(pipe, predictor):
+    runner, before = PairRunner(pipe, preview_every=0), state(pipe)
+    settings, acceleration = Settings(PROMPT, num_inference_steps=12, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 2, 6)))
+    fit = fl.fit_propagation(pipe, acceleration.schedule, [PROMPT], num_inference_steps=12, guidance_scale=5.0)
+    race, seen = Race(runner, predictor, [fit]), []
+    pair = runner.run(settings, acceleration)
+    timed = replace(pair, baseline=replace(pair.baseline, seconds=4.0), accelerated=replace(pair.accelerated, seconds=1.0))
+    others = race.others(timed)
+    paper = f"the paper's, {len(KeySchedule.of_paper(12).keys)} keys"
+    names = ["derived, 3 keys", "prediction reused, 3 keys", "3 plain steps", paper, "fitted, encoder, 3 keys"]
+    assert list(others) == names
+    assert others["3 plain steps"] == Method(steps=3) and others["prediction reused, 3 keys"].propagation.reuse == "prediction"
+    assert others["fitted, encoder, 3 keys"].propagation.fit == fit
+    finishes = race.run(settings, acceleration, lambda done, of: seen.append((done, of)))
+    assert finishes[0].name == "yours, 3 keys" and finishes[0].image.tobytes() == pair.accelerated.images[0].tobytes()
+    assert finishes[-1].name == "the baseline" and finishes[-1].psnr == math.inf and seen[-1] == (5, 6) and len(finishes) == 7
+    alone = sample(pipe, Method(PropagationConfig.of_fit(fit)), [PROMPT], [0], **settings.options)
+    assert finishes[-2].image.tobytes() == alone.images[0].tobytes() and state(pipe)[0] == before[0]
+    with pytest.raises(Cancelled):
+        race.run(settings, acceleration, cancelled=lambda: len(seen) > 7, report=lambda done, of: seen.append((done, of)))
+
+
 # ---------------------------------------------------------------------------------------------------- history and images
 
 
@@ -326,12 +380,35 @@ def test_one_job_at_a_time_that_can_be_cancelled():
     assert worker.wait(10) and said == ["stopped", False]
 
 
-def test_what_was_asked_many_times_is_done_once():
-    done, made = threading.Event(), []
-    later = Later(lambda: (made.append(1), done.set()), seconds=0.05)
-    for _ in range(5):
-        later.ask()
-    assert done.wait(10) and made == [1]
+def test_an_interrupt_of_an_idle_kernel_cancels_the_work_and_one_of_a_cell_does_not():
+    begun, said = threading.Event(), []
+
+    def job(cancelled):
+        begun.set()
+        while not cancelled():
+            begun.wait(0.001)
+        said.append("stopped")
+
+    async def kernel():
+        worker = Worker()
+        worker.start(job)
+        while signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            await asyncio.sleep(0.01)
+        kept = signal.signal(signal.SIGINT, signal.default_int_handler)  # as ipykernel does around a cell
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGINT, kept)
+        assert worker.is_running
+        signal.raise_signal(signal.SIGINT)
+        assert worker.wait(10) and said == ["stopped"]
+        while signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            await asyncio.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as ipykernel does
+    try:
+        asyncio.run(asyncio.wait_for(kernel(), 60))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # ---------------------------------------------------------------------------------------------------- full size

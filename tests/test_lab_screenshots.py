@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, expect, lab, opened, run_all
+
+from studies.browser import CHROMIUM, expect, lab, opened, run_all
 
 SCREENSHOTS = os.environ.get("FASTDIFF_SCREENSHOTS", "")
 

@@ -151,7 +151,9 @@ def test_schedules_and_plans_are_pure_python():
         ("comparison/workers.py", {"inputs.extras"}),
         ("comparison/image_quality/distances.py", {"inputs.extras", "inputs.plain_values"}),
         ("comparison/image_quality/networks.py", set()),
-        ("lab/session/background_job.py", set()),
+        ("lab/session/background_job.py", {"lab.session.interrupts"}),
+        ("lab/session/interrupts.py", set()),
+        ("lab/session/undo.py", set()),
         ("lab/session/images.py", set()),
     ],
 )
@@ -185,6 +187,7 @@ def test_what_stands_nearly_alone(name, known):
             {"lab.session.paired_run", "lab.session.history", "lab.session.watching", "plot", "recording", "comparison"},
         ),
         ("lab/session/paired_run.py", {"lab.session.prediction", "lab.session.history", "plot", "recording", "calibration"}),
+        ("lab/session/race.py", {"lab.session.history", "plot", "recording", "calibration"}),
         ("lab/session/history.py", {"lab.session.watching", "plot", "recording", "calibration", "comparison"}),
     ],
 )

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import re
-import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from ipywidgets import Widget
 from models import state
+from PIL import Image
+from traitlets import All
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.lab.session.settings import Acceleration, Settings
 from fastdiff_lab.lab.session.watching import Cancelled
-from fastdiff_lab.lab.widget import recording_explorer, schedule_lab
+from fastdiff_lab.lab.widget import recording_explorer, schedule_lab, views
 from fastdiff_lab.lab.widget.assets import PARTS, module, style
 from fastdiff_lab.lab.widget.fallback import SENTENCE, SHOWN, lab_page
 from fastdiff_lab.lab.widget.messages import answer
+from fastdiff_lab.lab.widget.run_row import chain
+from fastdiff_lab.recording.analysis import step_similarity
 
 PROMPT = "a large red star at the left on a white background"
 STEPS = 20
@@ -51,7 +58,7 @@ def lab(made):
     begin = {"prompt": PROMPT, "seed": 0, "steps": STEPS, "guidance": 5.0, "scheduler": "dpm-solver++"}
     made.form = {**begin, "reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
     made.clear()
-    made.problem, made.images, made.progress, made.result = {}, {}, {}, {}
+    made.problem, made.said, made.result, made.progress_baseline = {}, {}, {}, {}
     made.use_num_keys(4)
     yield made
     made.cancel()
@@ -65,7 +72,7 @@ def test_the_page_gets_nothing_that_json_cannot_carry(lab, recording):
     for widget in (lab, explorer):
         assert "key_steps" in widget.get_state() and json.dumps(widget.get_state(), allow_nan=False)
     # ipywidgets keeps the names of synchronised traits in `keys`; a trait of that name would hide the state.
-    assert isinstance(Widget.keys, object) and "form" in lab.keys and "figures" in explorer.keys
+    assert isinstance(Widget.keys, object) and "form" in lab.keys and "curves" in explorer.keys
 
 
 def test_a_newcomer_sees_the_derived_keys_with_a_prediction(pipe):
@@ -93,7 +100,9 @@ def test_keys_that_are_none_are_refused_with_a_sentence(lab, wrong):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("seed", None, "`seed` must be an int from 0 to 4294967295, got None"),
+        ("seed", None, "the field 'Seed' is empty; accepted: a value"),
+        ("seed", -1, "`seed` must be an int from 0 to 4294967295, got -1"),
+        ("prompt", "a red dog", "does not know 'dog'"),
         ("steps", 0, "`steps` must be an int from 1 to 1000, got 0"),
         ("order", 5, "order=5 asked"),
         ("prompt", "", "prompt='' asked"),
@@ -102,9 +111,13 @@ def test_keys_that_are_none_are_refused_with_a_sentence(lab, wrong):
 def test_settings_that_are_none_are_refused_with_a_sentence(lab, name, value, words):
     settings, kept = lab.settings, lab.schedule
     lab.form = {**lab.form, name: value}
-    assert words in lab.form_error and lab.settings == settings and lab.schedule == kept
+    assert words in lab.form_error["message"] and lab.form_error["field"] == name
+    assert lab.settings == settings and lab.schedule == kept and lab.can_undo
     lab.form = {**lab.form, name: {"seed": 3, "steps": STEPS, "order": 1, "prompt": "a red ring"}[name]}
-    assert lab.form_error == ""
+    assert lab.form_error == {}
+    lab.form = {**lab.form, name: value}
+    lab.undo()  # the wrong value goes first
+    assert lab.form_error == {} and lab.form[name] != value
 
 
 def test_other_steps_spread_the_keys_anew(lab):
@@ -113,6 +126,26 @@ def test_other_steps_spread_the_keys_anew(lab):
     assert lab.schedule == KeySchedule(40, (0, 10, 20, 30)) and lab.num_steps == 40 and len(lab.time_steps) == 40
     lab.form = {**lab.form, "steps": 2}
     assert lab.schedule == KeySchedule(2, (0, 1)) and not lab.presets[0]["enabled"]
+    lab.form = {**lab.form, "steps": STEPS}
+    assert lab.schedule == KeySchedule(STEPS, (0, 5, 10, 15))  # what was chosen comes back
+
+
+def test_changes_are_undone_and_made_again(lab):
+    first = lab.schedule
+    for gesture, keys in ((7, [0, 3]), (7, [0, 4]), (8, [0, 4, 9])):
+        lab.set_state({"gesture": gesture, "key_steps": keys})  # as the page does, twice in one drag
+    lab.undo()
+    assert lab.schedule.keys == (0, 4) and lab.can_redo
+    answer(lab, {"action": "undo"})
+    assert lab.schedule == first and lab.schedule.source == first.source and lab.key_steps == list(first.keys)
+    answer(lab, {"action": "redo"})
+    lab.redo()
+    assert lab.schedule.keys == (0, 4, 9) and not lab.can_redo and lab.schedule_text.startswith("0,4,9 of 20")
+    lab.form = {**lab.form, "order": 1, "steps": 10}
+    lab.undo()
+    assert (lab.form["steps"], lab.form["order"], lab.num_steps, lab.schedule.keys) == (STEPS, 0, STEPS, (0, 4, 9))
+    lab.use_preset("paper")
+    assert not lab.can_redo  # another way was taken
 
 
 def test_presets_and_the_number_of_keys(lab):
@@ -149,21 +182,28 @@ def test_a_run_from_code_fills_the_page_and_the_history(lab, pipe):
     lab.form = {**lab.form, "steps": steps}
     lab.schedule = schedule
     pair = lab.run()
-    assert pair.acceleration.schedule == schedule and len(lab.history) == len(lab.rows) == 1
-    assert set(lab.images) == {"baseline", "accelerated", "difference"}
-    assert all(shown["address"].startswith("data:image/png;base64,") and shown["alt"] for shown in lab.images.values())
-    assert lab.progress["accelerated"] == {"step": steps, "steps": steps, "text": f"step {steps} of {steps}"}
+    assert pair.acceleration.schedule == schedule and len(lab.history) == 1
+    for name in ("baseline", "accelerated", "difference"):
+        shown = getattr(lab, f"image_{name}")
+        assert shown["address"].startswith("data:image/png;base64,") and shown["alt"]
+    assert lab.progress_accelerated == {"step": steps, "steps": steps, "text": f"step {steps} of {steps}"}
+    assert not lab.out_of_date
     assert lab.run_state["state"] == "done" and lab.result["rows"][0][0] == "seconds" and state(pipe) == before
     lab.form = {**lab.form, "order": 1, "prior_noise": 0.003}
     lab.key_steps = [0, 1, 7]
+    assert lab.out_of_date
     lab.run()
-    assert lab.history["order"].tolist() == [0, 1] and lab.rows[1]["shown"]["reuse"] == "encoder, order 1, noise 0.003"
-    answer(lab, {"action": "restore", "run": 1})
+    number = len(lab._runs.rows)
+    assert lab.history["order"].tolist() == [0, 1] and not lab.out_of_date
+    assert chain(lab.last_run)[-1]["shown"]["reuse"] == "encoder, order 1, noise 0.003"
+    answer(lab, {"action": "restore", "run": number - 1})
     assert lab.acceleration == Acceleration(schedule) and lab.form["order"] == 0
-    answer(lab, {"action": "restore", "run": 7})
-    assert "run 7 asked; accepted: 1 to 2" in lab.problem["message"]
+    answer(lab, {"action": "restore", "run": number + 5})
+    assert f"run {number + 5} asked; accepted: 1 to {number}" in lab.problem["message"] and lab.problem["where"] == "runs"
     answer(lab, {"action": "clear"})
-    assert lab.rows == [] and lab.history.empty
+    assert lab.cleared == number and lab.history.empty
+    answer(lab, {"action": "undo"})
+    assert len(lab.history) == 2
 
 
 def test_a_run_that_is_cancelled_says_so_and_only_one_is_made_at_a_time(lab, pipe):
@@ -171,37 +211,49 @@ def test_a_run_that_is_cancelled_says_so_and_only_one_is_made_at_a_time(lab, pip
     lab.form = {**lab.form, "steps": 500, "scheduler": "own"}
     answer(lab, {"action": "run"})
     deadline = time.monotonic() + 60
-    while lab.progress.get("baseline", {}).get("step", 0) < 3:
+    while lab.progress_baseline.get("step", 0) < 3:
         assert time.monotonic() < deadline and lab.run_state["state"] == "running"
         time.sleep(0.01)
-    answer(lab, {"action": "run"})
-    assert "a run is being made already" in lab.problem["message"]
+    answer(lab, {"action": "run", "beat": 5})  # a double click asks for nothing more
+    assert lab.problem == {} and lab.heard == 5
+    with pytest.raises(RuntimeError, match="a run is being made already"):
+        lab.start()
+    with pytest.raises(RuntimeError, match="this pipeline is in use by the lab's run of 'a large red star"):
+        schedule_lab(pipe, prompt=PROMPT)
     answer(lab, {"action": "cancel"})
-    assert lab.wait(60) and lab.run_state["state"] == "cancelled" and lab.rows == []
+    assert lab.wait(60) and lab.run_state["state"] == "cancelled" and lab.history.empty
     with pytest.raises(Cancelled):
         lab._running.result()
     assert state(pipe) == before
 
 
+@contextmanager
+def failing(lab):
+    """Runs of the lab fail inside the block."""
+
+    def fail(*args, **kwargs):
+        raise ValueError("no memory for <b>this</b>")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab._runner.pipe.scheduler, "step", fail)
+        yield
+
+
 def test_an_error_is_a_sentence_with_details_and_the_lab_goes_on(lab, pipe):
     before = state(pipe)
-    lab.form = {**lab.form, "prompt": "a red dog"}
-    with pytest.raises(ValueError, match="does not know 'dog'"):
+    lab.form = {**lab.form, "scheduler": "own", "steps": 3}
+    with failing(lab), pytest.raises(ValueError, match="no memory"):
         lab.run()
-    assert (
-        lab.problem["message"].startswith("ValueError: the embedded pipeline does not know 'dog'")
-        or "dog" in lab.problem["message"]
-    )
-    assert "Traceback" in lab.problem["details"] and lab.run_state["state"] == "error" and state(pipe) == before
-    lab.form = {**lab.form, "prompt": PROMPT, "steps": 3}
+    assert lab.problem["message"].startswith("ValueError: no memory for <b>this</b>") and lab.problem["where"] == "run"
+    assert "Traceback" in lab.problem["details"] and lab.run_state["state"] == "error" and state(pipe)[0] == before[0]
     lab.run()
-    assert lab.problem == {} and len(lab.rows) == 1
+    assert lab.problem == {} and len(lab.history) == 1
 
 
 def test_an_error_goes_when_what_it_tells_of_was_changed(lab):
-    for changed in ({"form": {**lab.form, "prompt": PROMPT}}, {"key_steps": [0, 7]}):
-        lab.form = {**lab.form, "prompt": "a red dog"}
-        with pytest.raises(ValueError, match="does not know 'dog'"):
+    for changed in ({"form": {**lab.form, "scheduler": "own", "seed": 1}}, {"key_steps": [0, 7]}):
+        lab.form = {**lab.form, "scheduler": "own"}
+        with failing(lab), pytest.raises(ValueError, match="no memory"):
             lab.run()
         lab.set_trait(*next(iter(changed.items())))
         assert lab.problem == {}
@@ -211,7 +263,7 @@ def test_nothing_is_run_while_a_setting_is_wrong(lab):
     lab.form = {**lab.form, "seed": -1}
     answer(lab, {"action": "run"})
     assert "nothing is run while a setting is wrong: `seed` must be an int" in lab.problem["message"]
-    assert lab.run_state["state"] != "running" and lab.wait(60) and not lab.rows
+    assert lab.run_state["state"] != "running" and lab.wait(60) and lab.history.empty
     with pytest.raises(ValueError, match="nothing is run while a setting is wrong"):
         lab.run()
 
@@ -233,11 +285,13 @@ def test_schedules_are_saved_and_loaded(lab, tmp_path):
     lab.save(str(tmp_path / "mine.json"))
     saved = KeySchedule.load(tmp_path / "mine.json")
     assert saved == lab.schedule and saved.measured_on == lab.schedule.measured_on
-    lab.save(str(tmp_path / "mine.json"))  # again, over a file of its own
+    with pytest.raises(FileExistsError, match="mine.json is there already"):
+        lab.save(str(tmp_path / "mine.json"))
+    lab.save(str(tmp_path / "mine.json"), replace=True)
     lab.use_preset("paper")
     text = (tmp_path / "mine.json").read_text()
     answer(lab, {"action": "load", "text": text, "name": "mine.json", "bytes": len(text)})
-    assert lab.schedule == saved and lab.schedule.source == saved.source and lab.said.startswith("Loaded mine.json")
+    assert lab.schedule == saved and lab.schedule.source == saved.source and lab.said["text"].startswith("Loaded mine.json")
     other = KeySchedule(50, (0, 20)).to_json()
     answer(lab, {"action": "load", "text": other, "name": "fifty.json", "bytes": len(other)})
     assert lab.schedule == KeySchedule(50, (0, 20)) and lab.settings.num_inference_steps == 50
@@ -286,7 +340,20 @@ def test_no_file_that_is_something_else_is_overwritten(lab, tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere' to write runs.csv to"):
         lab.export(str(tmp_path / "nowhere" / "runs.csv"))
     lab.export(str(tmp_path / "runs.csv"))
-    lab.export(str(tmp_path / "runs.csv"))
+    with pytest.raises(FileExistsError, match="runs.csv is there already"):
+        lab.export(str(tmp_path / "runs.csv"))
+    lab.export(str(tmp_path / "runs.csv"), replace=True)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        lab.save(str(tmp_path / "folder.json"))
+    with pytest.raises(ValueError, match="a file name of 305 letters asked"):
+        lab.save("a" * 300 + ".json")
+
+
+@pytest.mark.parametrize("path", ["../mine.json", "/tmp/mine.json", "sub/../../mine.json"])
+def test_the_page_writes_beside_the_notebook_only(lab, path):
+    answer(lab, {"action": "save", "path": path})
+    assert "accepted here: a file in the notebook's folder" in lab.problem["message"] and lab.problem["where"] == "files"
 
 
 # ---------------------------------------------------------------------------------------------------- where widgets cannot run
@@ -302,6 +369,30 @@ def test_without_widgets_there_is_a_sentence_and_an_image_of_the_state(lab, reco
         assert "application/vnd.jupyter.widget-view+json" in data and len(page) < 300_000
     assert "Predicted error" in lab.page() and "<table" in lab.page()
     assert "<b>Change of " in page and "<b>Norm of " in page  # of which layer a figure is
+
+
+def test_a_cell_shows_the_widget_and_below_it_the_page_that_a_living_widget_hides(lab, monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "fastdiff_lab.lab.widget.fallback.display", lambda data, **options: shown.append((set(data), options["raw"]))
+    )
+    lab._ipython_display_()
+    assert shown == [({"application/vnd.jupyter.widget-view+json", "text/plain"}, True), ({"text/html", "text/plain"}, True)]
+    assert "body:has(.fd-lab) .fd-static { display: none; }" in style()
+
+
+def test_words_for_one_and_for_what_has_no_number(lab):
+    assert (views.keys_text(1), views.keys_text(2)) == ("1 key", "2 keys")
+    assert (views.psnr_words(math.inf), views.psnr_words(31.24)) == ("identical images", "PSNR 31.2 dB")
+    lab.form = {**lab.form, "steps": 2}
+    lab.key_steps = [0, 1]
+    pair = lab.run()
+    assert lab.run_state["text"].endswith("2 keys, identical images.") and "identical images" in lab.image_difference["alt"]
+    fast = replace(pair, accelerated=replace(pair.accelerated, seconds=pair.baseline.seconds / 4))
+    note = views.result(fast, lab.predict())["note"]
+    assert "4.00× is more than the ceiling by operations, 1.00×: a call that decodes several steps at once" in note
+    slow = replace(pair, accelerated=replace(pair.accelerated, seconds=pair.baseline.seconds * 4))
+    assert "ceiling" not in views.result(slow, lab.predict())["note"]
 
 
 def test_the_static_page_gives_each_column_the_same_digits(lab):
@@ -325,54 +416,44 @@ def test_the_page_asks_nothing_of_other_machines_and_reads_no_text_as_html():
         assert code.count("export default") == 1 and "innerHTML" not in code and "insertAdjacentHTML" not in code
         assert set(re.findall(r"https?://[^\s\"')]+", code)) <= {"http://www.w3.org/2000/svg"}
         assert not re.search(r"^import |[^.]import\(|fetch\(|XMLHttpRequest", code, flags=re.MULTILINE)
-    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 7
+    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 13
 
 
 # ---------------------------------------------------------------------------------------------------- the explorer
 
 
-def test_the_explorer_marks_the_keys_in_every_plot(recording):
+def test_the_explorer_has_curves_similarity_and_maps_of_a_layer(recording):
     explorer = recording_explorer(recording, KeySchedule(10, (0, 4, 7)))
-    assert [figure["name"] for figure in explorer.figures] == ["change", "norm", "similarity", "pca"]
-    assert explorer.form["layer"] == "mid_block" and explorer.note.startswith("Step 0 (time-step")
-    assert all("[0, 4, 7]" in figure["alt"] for figure in explorer.figures[:3]) and "key step" in explorer.figures[3]["alt"]
-    explorer.form = {**explorer.form, "layer": "conv_in", "step": 5, "kind": "cosine"}
-    assert "reuses the encoder's features of key step 4" in explorer.note
-    assert [bool(figure.get("address")) for figure in explorer.figures] == [True, True, False, False]
-    assert "fl.record(pipe, keep=['conv_in'])" in explorer.figures[3]["words"]
-    drawn = explorer.figures
-    explorer.form = {**explorer.form, "step": 99}
-    assert (
-        "step 99 of layer 'conv_in' asked; accepted: steps from 0 to 9" in explorer.problem["message"] and explorer.figures == drawn
-    )
+    assert explorer.form["layer"] == "mid_block" and explorer.key_steps == [0, 4, 7] and len(explorer.time_steps) == 10
+    change, norm = explorer.curves
+    expected = fl.feature_change(recording, "relative").query("layer == 'mid_block'").groupby("step")["value"].mean()
+    assert change["values"][0] is None and change["values"][1:] == pytest.approx(expected.tolist(), rel=1e-3)
+    assert all(value > 0 for value in norm["values"]) and len(norm["values"]) == 10
+    tiles = read(explorer.maps["address"])
+    side = recording["mid_block"].shape[-1]
+    assert explorer.maps["columns"] == 4 and tiles.size == (4 * side, 3 * side)
+    alike = np.asarray(read(explorer.similarity["address"]))[::-1, :, 0] / 255  # the first step is below
+    low = explorer.similarity["low"]
+    assert alike * (1 - low) + low == pytest.approx(step_similarity(recording, "mid_block"), abs=(1 - low) / 250)
+    drawn = explorer.curves
+    explorer.form = {**explorer.form, "layer": "conv_in", "kind": "cosine"}
+    assert "conv_in" in explorer.curves[0]["title"] and "fl.record(pipe, keep=['conv_in'])" in explorer.maps["words"]
+    explorer.form = {**explorer.form, "layer": "mid_block", "kind": "relative", "step": 99}
+    assert "step 99 of layer 'mid_block' asked; accepted: steps from 0 to 9" in explorer.problem["message"]
+    explorer.form = {**explorer.form, "step": 9}
+    assert explorer.curves == drawn and explorer.problem == {}
 
 
-def test_a_slow_drawing_of_an_older_state_does_not_come_last(recording, monkeypatch):
-    explorer = recording_explorer(recording, KeySchedule(10, (0, 4, 7)))
-    begun, goes_on, norm = threading.Event(), threading.Event(), explorer._norm
-
-    def slow(*arguments):
-        if threading.current_thread() is thread:
-            begun.set()
-            goes_on.wait(60)
-        return norm(*arguments)
-
-    monkeypatch.setattr(explorer, "_norm", slow)
-    thread = threading.Thread(target=explorer.draw)  # as the keys of a lab ask for it
-    thread.start()
-    assert begun.wait(60)
-    threading.Timer(0.2, goes_on.set).start()
-    explorer.form = {**explorer.form, "layer": "conv_in"}
-    thread.join()
-    assert "conv_in" in explorer.figures[0]["title"]
+def read(address: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
 
 
-def test_the_explorer_follows_a_lab(recording, lab):
+def test_the_explorer_follows_a_lab_and_draws_nothing_for_it(recording, lab):
     explorer = recording_explorer(recording, lab)
+    changed = []
+    explorer.observe(lambda change: changed.append(change["name"]), All)
     lab.key_steps = [0, 2, 5]
-    assert explorer.key_steps == [0, 2, 5]
-    explorer.draw()
-    assert "[0, 2, 5]" in explorer.figures[0]["alt"]
+    assert explorer.key_steps == [0, 2, 5] and changed == ["key_steps"]
 
 
 def test_names_in_a_foreign_recording_are_escaped(recording):

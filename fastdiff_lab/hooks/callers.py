@@ -2,11 +2,14 @@
 
 - `is_called_by(pipe)`: does the coming call belong to this pipeline?
 - `call_of(pipe)`: the call of the pipeline that it belongs to
+- `thread_that_calls(pipe)`: is another thread calling it?
+- `is_going_on(call, thread)`: has a call that another thread made not ended yet?
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -42,6 +45,23 @@ def call_of(pipe: DiffusionPipeline) -> FrameType | None:
         if found.f_code.co_name == "__call__":
             break
     return found
+
+
+def thread_that_calls(pipe: DiffusionPipeline) -> str:
+    """The name of another thread in which this pipeline is being called; "" if there is none."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        if ident != threading.get_ident() and any(owner is pipe for owner, _ in _pipelines_called(frame)):
+            return names.get(ident, str(ident))
+    return ""
+
+
+def is_going_on(call: FrameType, thread: int) -> bool:
+    """Is this frame among those that the thread, by its `ident`, is running?"""
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is call
 
 
 def _pipelines_called(frame: FrameType | None) -> Iterator[tuple[DiffusionPipeline, FrameType]]:

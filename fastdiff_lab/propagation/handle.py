@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from torch import nn
 
 from ..hooks.adapters import processors, put_back_processors
 from ..hooks.denoiser import controlnet_of, denoiser_of, inner_loop
+from ..hooks.exclusive_use import check_free
 from ..hooks.patching import replaced_call, replaced_method
 from ..hooks.run_tracking import announced
 from .cached_calls import cached_calls
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_claiming = threading.Lock()
 
 
 def check_not_accelerated(pipe: DiffusionPipeline) -> None:
-    """Raises RuntimeError for a pipeline that is accelerated, or one with the same denoiser or ControlNet."""
+    """Raises RuntimeError for a pipeline that is accelerated, or one with the same denoiser or ControlNet; or that another thread uses."""
+    check_free(pipe)
     taken = next((model for model in (denoiser_of(pipe), controlnet_of(pipe)) if model in _accelerated), None)
     if taken is not None:
         raise RuntimeError(
@@ -48,11 +52,11 @@ class PropagationHandle:
     """
 
     def __init__(self, engine: PropagationEngine) -> None:
-        check_not_accelerated(engine.pipe)
         self.counts = engine.counts
         self._engine: PropagationEngine | None = engine
         self._processors = processors(engine.model)
         with ExitStack() as layers:
+            _claim(engine, layers)
             _install(engine, layers)
             self._layers = layers.pop_all()
 
@@ -98,12 +102,18 @@ class PropagationHandle:
         return f"the encoder_propagation block accelerated nothing, or not all: {why}"
 
 
+def _claim(engine: PropagationEngine, layers: ExitStack) -> None:
+    """Refuse a pipeline that is accelerated, in this thread or another; else it is, while `layers` is open."""
+    with _claiming:
+        check_not_accelerated(engine.pipe)
+        for shared in (engine.model, engine.controlnet):
+            if shared is not None:
+                _accelerated.add(shared)
+                layers.callback(_accelerated.discard, shared)
+
+
 def _install(engine: PropagationEngine, layers: ExitStack) -> None:
     """While `layers` is open, calls of the denoiser, its reused children and its ControlNet go through the engine."""
-    for shared in (engine.model, engine.controlnet):
-        if shared is not None:
-            _accelerated.add(shared)
-            layers.callback(_accelerated.discard, shared)
     layers.callback(engine.close)
     entries = {name: engine.split.decoder[name] for name in engine.reuse.entries(engine.split)}
     layers.enter_context(cached_calls(engine.reuse.children(engine.split), entries, engine.features))

@@ -23,6 +23,7 @@ from ..hooks.denoiser import denoiser_of, inner_loop, split_denoiser
 from ..hooks.denoiser_call import arguments_of
 from ..hooks.denoiser_classes import frames_of, sample_argument
 from ..hooks.denoiser_output import sample_of
+from ..hooks.exclusive_use import kept_to_this_thread
 from ..hooks.flops import on_meta
 from ..hooks.guided_rows import guided_rows
 from ..hooks.patching import is_replaced, replaced_method
@@ -273,6 +274,7 @@ def record(
         KeyError: An unknown layer. The message says which are close.
         ValueError: Another `half`, or rows that end in mid-run; features that need more than `max_bytes`, before the run;
             features that hold NaN, after it.
+        RuntimeError: Another thread uses the pipeline.
     """
     model = denoiser_of(pipe)
     split = split_denoiser(model)
@@ -283,6 +285,7 @@ def record(
     recording = Recording(names, tuple(split.part(name) for name in names), about=_about(pipe, model))
     recorder = _Recorder(pipe, recording, kept, max_bytes, half)
     with ExitStack() as stack:
+        stack.enter_context(kept_to_this_thread(pipe, "a record block"))
         stack.enter_context(processors_kept(model, after_errors_only=True))
         handles = [model.register_forward_pre_hook(recorder.before_step, with_kwargs=True)]
         for name in names:

@@ -20,9 +20,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
+from ..hooks.callers import is_called_by
 from ..hooks.denoiser import denoiser_of
 from ..hooks.denoiser_call import arguments_of
 from ..hooks.device import device_of, synchronize
+from ..hooks.exclusive_use import kept_to_this_thread
 from ..hooks.guided_rows import by_image
 from ..hooks.patching import replaced_call
 from ..inputs.plain_values import number, plain, seeds_of
@@ -182,6 +184,7 @@ def as_method(pipe: DiffusionPipeline, method: Method, run: RunSettings) -> Iter
     check_not_accelerated(pipe)
     scheduler = pipe.scheduler
     with ExitStack() as stack:
+        stack.enter_context(kept_to_this_thread(pipe, "another run"))
         if method.steps is not None:
             pipe.scheduler = scheduler_with_steps(scheduler, method.steps, run.num_inference_steps, run.times)
             stack.callback(setattr, pipe, "scheduler", scheduler)
@@ -230,6 +233,7 @@ def sample(
 
     Raises:
         ValueError: Options or steps that the pipeline does not take.
+        RuntimeError: The pipeline is accelerated, or another thread uses it.
     """
     run = RunSettings(num_inference_steps, guidance_scale, pipe_kwargs).on(pipe, len(prompts))
     return run_method(pipe, method, prompts, seeds, run.of(range(len(prompts))))
@@ -255,9 +259,11 @@ def _counted(pipe: DiffusionPipeline) -> Iterator[Counts]:
 
     def counting(inner):
         def call(*args, **kwargs):
-            for name in ("encoder_calls", "decoder_calls", "forward_calls", "steps"):
-                setattr(counts, name, getattr(counts, name) + 1)
-            return inner(*args, **kwargs)
+            output = inner(*args, **kwargs)
+            if is_called_by(pipe):
+                for name in ("encoder_calls", "decoder_calls", "forward_calls", "steps"):
+                    setattr(counts, name, getattr(counts, name) + 1)
+            return output
 
         return call
 
@@ -294,7 +300,8 @@ def _as_decoded(config: Any, latents: Tensor) -> Tensor:
 
 def denoiser_arguments(pipe: DiffusionPipeline, prompt: Any, guidance_scale: float | None = None) -> dict[str, Any]:
     """The arguments of the denoiser's first call for one image."""
-    return first_arguments(denoiser_of(pipe), one_image(pipe, prompt, RunSettings(1, guidance_scale)))
+    with kept_to_this_thread(pipe, "a look at its arguments"):
+        return first_arguments(denoiser_of(pipe), one_image(pipe, prompt, RunSettings(1, guidance_scale)))
 
 
 def one_image(pipe: DiffusionPipeline, prompt: Any, run: RunSettings) -> Callable[[], Any]:

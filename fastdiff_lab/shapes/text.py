@@ -2,12 +2,14 @@
 
 - `new_tokenizer()`: a CLIPTokenizer in which every word of a caption is one token
 - `CaptionTokenizer`: refuses unknown words, and says which are known
+- `without_punctuation(text)`: as it reads a caption
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -38,8 +40,17 @@ def new_tokenizer() -> CLIPTokenizer:
     )  # fmt: skip
 
 
+def without_punctuation(text: str) -> str:
+    """A caption without the marks that end a word.
+
+    >>> without_punctuation("A red star, on a blue background.")
+    'A red star on a blue background'
+    """
+    return re.sub(r"(?<=\w)[.,;:!?]+(?=\s|$)", "", text)
+
+
 class CaptionTokenizer(CLIPTokenizer):
-    """The embedded pipeline's tokenizer. It refuses unknown words, which a CLIPTokenizer would spell.
+    """The embedded pipeline's tokenizer. It refuses unknown words, which a CLIPTokenizer would spell, and skips punctuation.
 
     Added words (textual inversion) are known. It is saved as a CLIPTokenizer.
     """
@@ -47,7 +58,8 @@ class CaptionTokenizer(CLIPTokenizer):
     def __call__(self, text: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Tokens of one or more captions. Raises ValueError for an unknown word."""
         known = {*words(), *self.get_added_vocab()}
-        for prompt in [text] if isinstance(text, str) else text or []:
+        text = without_punctuation(text) if isinstance(text, str) else [without_punctuation(one) for one in text or []]
+        for prompt in [text] if isinstance(text, str) else text:
             unknown = [word for word in prompt.split() if word.lower() not in known and word not in known]
             if unknown:
                 raise ValueError(

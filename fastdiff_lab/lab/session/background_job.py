@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .interrupts import cancel_on_interrupt
+
 
 class Worker:
     """Run one job at a time in a thread, so that no callback of a notebook is blocked.
@@ -41,6 +43,7 @@ class Worker:
                 target=lambda: context.run(job, self._cancel.is_set), name="fastdiff_lab run", daemon=True
             )
             self._thread.start()
+        cancel_on_interrupt(lambda: self.is_running, self.cancel)
 
     def cancel(self) -> None:
         """Ask the job to stop."""
@@ -57,24 +60,3 @@ class Worker:
             self.cancel()
             raise
         return not thread.is_alive()
-
-
-class Later:
-    """Do something slow in a thread once nobody has asked for it for a while.
-
-    >>> later = Later(lambda: None)
-    >>> later.ask()
-    """
-
-    def __init__(self, action: Callable[[], object], seconds: float = 0.25) -> None:
-        self.action, self.seconds = action, seconds
-        self._timer: threading.Timer | None = None
-
-    def ask(self) -> None:
-        """Ask for it, and forget an older request that has not begun."""
-        if self._timer is not None:
-            self._timer.cancel()
-        context = contextvars.copy_context()
-        self._timer = threading.Timer(self.seconds, lambda: context.run(self.action))
-        self._timer.daemon = True
-        self._timer.start()

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...comparison.time_ceiling import at_best, decoder_seconds, encoder_seconds
 from ...hooks.denoiser import denoiser_of
+from ...hooks.exclusive_use import kept_to_this_thread
 from ...sampling.methods import denoiser_arguments
 from .settings import Acceleration, Settings
 from .watching import Cancelled
@@ -37,7 +38,16 @@ class TimedHalves:
         report: Callable[[int, int], object] = lambda done, of: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Time both halves at groups of 1, 2, 4, 8 and 16 steps. Raises Cancelled when asked to stop."""
+        """Time both halves at groups of 1, 2, 4, 8 and 16 steps.
+
+        Raises Cancelled when asked to stop, RuntimeError if another thread uses the pipeline.
+        """
+        with kept_to_this_thread(pipe, "the lab's timing"):
+            self._measure(pipe, settings, report, cancelled)
+
+    def _measure(
+        self, pipe: DiffusionPipeline, settings: Settings, report: Callable[[int, int], object], cancelled: Callable[[], bool]
+    ) -> None:
         arguments = denoiser_arguments(pipe, settings.prompt, settings.guidance_scale)
         model, decoder = denoiser_of(pipe), {}
         for place, size in enumerate(SIZES):

@@ -34,21 +34,18 @@ class History:
         self.rows.append(row)
         return row
 
-    def table(self) -> pd.DataFrame:
+    def table(self, after: int = 0) -> pd.DataFrame:
         """One row per run: its settings, its cost, and its fidelity to the baseline.
 
         `psnr` is in dB, infinite for identical images. `latent_error` and `predicted_error` are root mean squares of a value of the
-        final latents. `ratio` is seconds of the baseline by seconds accelerated; `gflops` counts 2 per multiply-add.
+        final latents. `ratio` is seconds of the baseline by seconds accelerated; `gflops` counts 2 per multiply-add. `after` leaves
+        out the first runs.
         """
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return pd.DataFrame(self.rows[after:], columns=list(COLUMNS))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, after: int = 0) -> None:
         """Write the table as CSV, whole or not at all."""
-        write_text(Path(path), self.table().to_csv(index=False))
-
-    def clear(self) -> None:
-        self.pairs.clear()
-        self.rows.clear()
+        write_text(Path(path), self.table(after).to_csv(index=False))
 
 
 def _of_settings(pair: Pair) -> dict:

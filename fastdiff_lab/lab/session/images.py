@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -21,16 +23,33 @@ def difference(image: Image.Image, reference: Image.Image, gain: int = GAIN) -> 
     return Image.fromarray((apart * gain).clip(0, 255).astype(np.uint8))
 
 
+def tiled(images: Sequence[Image.Image]) -> tuple[Image.Image, int]:
+    """Images of one size as tiles of one, row by row, and the number of columns.
+
+    >>> tiled([Image.new("RGB", (2, 3))] * 5)[0].size
+    (6, 6)
+    """
+    columns = math.ceil(math.sqrt(len(images)))
+    width, height = images[0].size
+    whole = Image.new("RGB", (columns * width, math.ceil(len(images) / columns) * height))
+    for place, image in enumerate(images):
+        whole.paste(image, (place % columns * width, place // columns * height))
+    return whole, columns
+
+
+def small(image: Image.Image, most: int = 176) -> Image.Image:
+    """The image, at most so many pixels a side."""
+    shown = image.convert("RGB").copy()
+    shown.thumbnail((most, most))
+    return shown
+
+
 def data_address(image: Image.Image, most: int = 512) -> str:
     """The image as a `data:` address (PNG), scaled down to `most` pixels a side.
 
     >>> data_address(Image.new("RGB", (2, 2)))[:22]
     'data:image/png;base64,'
     """
-    shown = image.convert("RGB")
-    if max(shown.size) > most:
-        shown = shown.copy()
-        shown.thumbnail((most, most))
     buffer = io.BytesIO()
-    shown.save(buffer, format="png")
+    small(image, most).save(buffer, format="png")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

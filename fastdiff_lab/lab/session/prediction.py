@@ -148,6 +148,14 @@ class Predictor:
             self._fronts[place] = front.assign(error=front["predicted_error"] / math.sqrt(self.values))
         return self._fronts[place]
 
+    def best(self, settings: Settings, acceleration: Acceleration, number: int) -> KeySchedule:
+        """The derived schedule with about so many keys, or a uniform one if nothing was measured with these settings."""
+        costs = self.fitting(settings, acceleration).costs
+        if costs is None:
+            return KeySchedule.uniform(acceleration.schedule.num_steps, number)
+        schedules = self.front(costs)["schedule"]
+        return schedules[max(number, int(schedules.index.min()))]
+
     def uniform(self, costs: ReuseCosts) -> dict[int, float]:
         """The error of uniform keys for every measured number of keys, computed once."""
         place = self._place(costs)

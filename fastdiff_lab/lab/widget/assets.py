@@ -5,7 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "js"
-PARTS = ("dom", "strip", "form", "predict", "run", "history", "files")
+PARTS = (
+    "dom",
+    "connection",
+    "theme",
+    "charts",
+    "looking",
+    "strip",
+    "form",
+    "predict",
+    "scrubber",
+    "run",
+    "race",
+    "history",
+    "files",
+)
 
 
 def module(name: str) -> str:

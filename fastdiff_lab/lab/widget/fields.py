@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from ...key_schedule import KeySchedule
 from ...pipelines import SCHEDULERS
-from ..session.settings import MOST_STEPS, OWN, Settings
+from ..session.settings import MOST_STEPS, OWN, Acceleration, Settings
+from ..session.tuning import FIRST_OPTIONS
 
 OF_SETTINGS = {
     "prompt": "prompt", "seed": "seed", "steps": "num_inference_steps", "scheduler": "scheduler", "guidance": "guidance_scale",
 }  # fmt: skip
-OF_ACCELERATION = ("reuse", "order", "prior_noise", "prior_start")
 REUSE = [["encoder", "encoder features"], ["prediction", "whole prediction (rival)"]]
 ORDERS = [[0, "reused (order 0)"], [1, "extrapolated (order 1)"]]
 
@@ -34,12 +36,43 @@ def lab_fields(own: str) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+class WrongFieldError(ValueError):
+    """A value that a field does not take."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@contextmanager
+def field_at_fault(field: str) -> Iterator[None]:
+    """Name the field in errors of the block."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise WrongFieldError(field, str(error)) from error
+
+
 def values(settings: Settings, acceleration: Mapping[str, Any]) -> dict[str, Any]:
     return {field: getattr(settings, name) for field, name in OF_SETTINGS.items()} | dict(acceleration)
 
 
 def parsed(form: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Settings and options of the acceleration, from the form. Raises ValueError for a wrong value."""
+    """Settings and options of the acceleration, from the form. Raises WrongFieldError for a wrong or empty value."""
     given: dict[str, Any] = {name: form.get(field) for field, name in OF_SETTINGS.items()}
-    settings = Settings(**given)
-    return settings, {name: form.get(name) for name in OF_ACCELERATION}
+    for field, name in OF_SETTINGS.items():
+        _check_filled(field, given[name])
+        with field_at_fault(field):
+            Settings(**{"prompt": "any", name: given[name]})
+    options = {name: form.get(name) for name in FIRST_OPTIONS}
+    for name, value in options.items():
+        _check_filled(name, value)
+        with field_at_fault(name):
+            Acceleration(KeySchedule(1, (0,)), **{name: value})
+    return Settings(**given), options
+
+
+def _check_filled(field: str, value: Any) -> None:
+    if value is None and field != "guidance":  # None is the pipeline's own guidance
+        label = next(known["label"] for known in lab_fields("") if known["name"] == field)
+        raise WrongFieldError(field, f"the field {label!r} is empty; accepted: a value, such as the one before")

@@ -6,35 +6,48 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .session_files import uploaded_schedule
+from .session_files import beside_notebook, uploaded_schedule
+
+# The part of the page where an action's error is shown.
+WHERE = {
+    "run": "run", "cancel": "run", "measure": "prediction", "preset": "keys", "num_keys": "keys", "undo": "keys", "redo": "keys",
+    "save": "files", "load": "files", "export": "runs", "restore": "runs", "clear": "runs", "race": "race",
+}  # fmt: skip
 
 
 def answer(lab: Any, content: Any) -> None:
     """Do what a message asks for. An error becomes a sentence on the page, never an exception in the kernel's loop."""
     if not isinstance(content, dict) or not isinstance(content.get("action"), str):
         return
-    actions: dict[str, Callable[[], object]] = {
-        "run": lab.start,
+    action = _actions(lab, content).get(content["action"])
+    if action is not None:
+        lab.problem, lab.said = {}, {}
+        try:
+            action()
+        except Exception as error:
+            lab.tell(error, "" if isinstance(error, ValueError | OSError) else traceback.format_exc(), WHERE[content["action"]])
+    lab.hear(content.get("beat"))
+
+
+def _actions(lab: Any, content: dict[str, Any]) -> dict[str, Callable[[], object]]:
+    replace = content.get("replace") is True
+    return {
+        "run": lambda: lab.is_running or lab.start(),  # a second click on Run asks for nothing more
         "cancel": lab.cancel,
-        "measure": lab.measure_ceiling,
+        "measure": lambda: lab.is_running or lab.measure_ceiling(),
+        "race": lambda: lab.is_running or lab.start_race(),
         "preset": lambda: lab.use_preset(content.get("name")),
-        "num_keys": lambda: lab.use_num_keys(content.get("value")),
-        "save": lambda: lab.save(content.get("path")),
-        "export": lambda: lab.export(content.get("path")),
+        "num_keys": lambda: lab.use_num_keys(content.get("value"), content.get("gesture")),
+        "undo": lab.undo,
+        "redo": lab.redo,
+        "save": lambda: lab.save(beside_notebook(content.get("path")), replace=replace),
+        "export": lambda: lab.export(beside_notebook(content.get("path")), replace=replace),
         "load": lambda: _load(lab, content),
         "restore": lambda: lab.restore(content.get("run")),
         "clear": lab.clear,
     }
-    action = actions.get(content["action"])
-    if action is None:
-        return
-    try:
-        lab.problem = {}
-        action()
-    except Exception as error:
-        lab.tell(error, traceback.format_exc())
 
 
 def _load(lab: Any, content: dict[str, Any]) -> None:
     lab.schedule = uploaded_schedule(content)
-    lab.said = f"Loaded {str(content.get('name'))[:80]}: {lab.schedule}"
+    lab.said = {"where": "files", "text": f"Loaded {str(content.get('name'))[:80]}: {lab.schedule}"}

@@ -2,115 +2,99 @@
 
 from __future__ import annotations
 
-import html
-import threading
+import math
+from functools import lru_cache
 from typing import Any
 
-import anywidget
 import numpy as np
 import pandas as pd
 import traitlets
-from matplotlib.axes import Axes
+from PIL import Image
 
-from ... import plot
 from ...key_schedule import KeySchedule
 from ...recording.analysis import KINDS, feature_change, feature_norm, pca_maps, step_similarity
 from ...recording.recording import Recording
-from ..session.background_job import Later
-from .assets import module, style
-from .fallback import SENTENCE, with_fallback
+from ..session.images import data_address, tiled
+from .assets import module
+from .explorer_page import explorer_page
+from .fallback import display_both, with_fallback
+from .page_traits import Page
 from .schedule_lab import ScheduleLab
 
 LABELS = {
     "squared": "mean squared change from the step before", "relative": "change relative to the feature's length (no unit)",
     "cosine": "1 - cosine to the step before",
 }  # fmt: skip
-PCA_STEPS = 8
+MOST_PIXELS = 4096  # a side of the image that holds the maps of all steps
 
 
-class RecordingExplorer(anywidget.AnyWidget):
-    """The explorer's widget; see `recording_explorer`."""
+class RecordingExplorer(Page):
+    """The explorer's widget; see `recording_explorer`.
+
+    What is drawn depends on the layer, so a key or a step that moves sends nothing but its number.
+    """
 
     _esm = module("explorer")
-    _css = style()
 
+    follows = traitlets.Unicode().tag(sync=True)
     key_steps = traitlets.List(traitlets.Int()).tag(sync=True)
     form = traitlets.Dict().tag(sync=True)
     fields: Any = traitlets.List().tag(sync=True)
-    figures: Any = traitlets.List().tag(sync=True)
-    note = traitlets.Unicode().tag(sync=True)
-    problem = traitlets.Dict().tag(sync=True)
+    time_steps: Any = traitlets.List().tag(sync=True)
+    curves: Any = traitlets.List().tag(sync=True)
+    similarity = traitlets.Dict().tag(sync=True)
+    maps = traitlets.Dict().tag(sync=True)
 
     def __init__(self, recording: Recording, keys: tuple[int, ...]) -> None:
         self._recording = recording
-        self._drawing = threading.Lock()
         self._norms = feature_norm(recording)
         self._changes = {kind: feature_change(recording, kind) for kind in KINDS}
-        super().__init__(key_steps=list(keys))
+        self._drawn = lru_cache(maxsize=32)(self._images_of)
+        super().__init__(key_steps=list(keys), time_steps=list(recording.time_steps))
         first = next((layer for layer in recording.layers if layer in recording.features), recording.layers[0])
         self.fields = _fields(recording)
         self.form = {"layer": first, "kind": "relative", "step": 0}
-        self.draw()
-        self.observe(lambda change: self.draw(), "form")
-        later = Later(self.draw)  # dragging a key sends many updates a second
-        self.observe(lambda change: later.ask(), "key_steps")
-
-    def draw(self) -> None:
-        """Draw the figures anew. Changes call this soon after."""
-        with self._drawing:  # a slow drawing of an older state must not come last
-            self._draw()
+        self._draw()
+        self.observe(lambda change: self._draw(), "form")
 
     def _draw(self) -> None:
         layer, kind, step = (self.form.get(name) for name in ("layer", "kind", "step"))
         steps = self._recording.num_steps
         if layer not in self._recording.layers or kind not in KINDS or not isinstance(step, int) or not 0 <= step < steps:
-            self.problem = {"message": f"step {step!r} of layer {layer!r} asked; accepted: steps from 0 to {steps - 1}"}
+            message = f"step {step!r} of layer {layer!r} asked; accepted: steps from 0 to {steps - 1}"
+            self.problem = {"message": message, "where": "explorer"}
             return
-        keys = [key for key in self.key_steps if key < steps]
-        self.problem, self.note = {}, _sentence(step, keys, self._recording.time_steps)
-        self.figures = [
-            self._change(layer, kind, step, keys),
-            self._norm(layer, step, keys),
-            self._similarity(layer, step, keys),
-            self._pca(layer, step, keys),
+        self.problem = {}
+        self.curves = [
+            {
+                "name": "change",
+                "title": f"Change of {layer}",
+                "unit": LABELS[kind],
+                "values": _of(self._changes[kind], layer, steps),
+            },
+            {
+                "name": "norm",
+                "title": f"Norm of {layer}",
+                "unit": "norm of the channel mean",
+                "values": _of(self._norms, layer, steps),
+            },
         ]
+        self.similarity, self.maps = self._drawn(layer)
 
-    def _change(self, layer: str, kind: str, step: int, keys: list[int]) -> dict[str, str]:
-        ax = plot.figure(5, 2.6).subplots()
-        _over_steps(_of(self._changes[kind], layer), ax, step, keys, f"{kind} change")
-        return _shown(
-            "change", f"Change of {layer}", ax.figure, f"Change of {layer} over the steps, {LABELS[kind]}; key steps {keys}"
-        )
-
-    def _norm(self, layer: str, step: int, keys: list[int]) -> dict[str, str]:
-        ax = plot.figure(5, 2.6).subplots()
-        _over_steps(_of(self._norms, layer), ax, step, keys, "norm of the channel mean")
-        return _shown("norm", f"Norm of {layer}", ax.figure, f"Norm of {layer} over the steps; key steps {keys}")
-
-    def _similarity(self, layer: str, step: int, keys: list[int]) -> dict[str, str]:
-        title = f"Similarity of every two steps, {layer}"
+    def _images_of(self, layer: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The similarity of every two steps as shades of grey; the maps of all steps as tiles of one image."""
+        titles = {"title": f"Similarity of every two steps, {layer}"}, {"title": f"Principal components of {layer}"}
         if layer not in self._recording.features:
-            return {"name": "similarity", "title": title, "words": self._not_kept(layer)}
-        ax = plot.figure(5, 3.6).subplots()
-        plot.similarity_matrix(step_similarity(self._recording, layer), ax, keys=keys or [0])
-        ax.axvline(step, color=plot.PETROFF[2], linewidth=1)
-        return _shown(
-            "similarity", title, ax.figure, f"Cosine similarity of {layer} between steps; groups of the keys {keys} outlined"
-        )
-
-    def _pca(self, layer: str, step: int, keys: list[int]) -> dict[str, str]:
-        title = f"Principal components of {layer}; ◆ key step"
-        if layer not in self._recording.features:
-            return {"name": "pca", "title": title, "words": self._not_kept(layer)}
-        steps = _steps_to_show(self._recording.num_steps, step, keys)
-        maps = pca_maps(self._recording, layer, steps=range(self._recording.num_steps))[steps]
-        figure = plot.figure(5, 3.6)
-        for ax, image, at in zip(figure.subplots(2, PCA_STEPS // 2).flat, maps, steps, strict=False):
-            ax.imshow(image, interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{'◆ ' if at in keys else ''}step {at}", fontsize="small", fontweight="bold" if at == step else "normal")
-        return _shown(
-            "pca", title, figure, f"Principal components of {layer} as colours at steps {steps}; key steps among them are marked"
+            words = {"words": self._not_kept(layer)}
+            return titles[0] | words, titles[1] | words
+        alike = step_similarity(self._recording, layer)
+        low = float(alike.min())
+        grey = np.round((alike[::-1] - low) / max(1 - low, 1e-12) * 255).clip(0, 255).astype(np.uint8)
+        maps = pca_maps(self._recording, layer, steps=range(self._recording.num_steps))
+        tiles, columns = tiled([Image.fromarray(np.round(one * 255).astype(np.uint8)) for one in maps])
+        return (
+            titles[0] | {"address": data_address(Image.fromarray(grey), MOST_PIXELS), "low": low},
+            titles[1] | {"address": data_address(tiles, MOST_PIXELS), "columns": columns},
         )
 
     def _not_kept(self, layer: str) -> str:
@@ -119,18 +103,14 @@ class RecordingExplorer(anywidget.AnyWidget):
 
     def page(self) -> str:
         """The state as HTML that needs neither kernel nor widgets."""
-        shown = [
-            f'<img alt="{html.escape(figure["alt"])}" style="max-width:49%" src="{figure["address"]}">'
-            if figure.get("address")
-            else f"<p>{html.escape(figure['words'])}</p>"
-            for figure in self.figures
-        ]
-        titles = [f"<p><b>{html.escape(figure['title'])}</b></p>" for figure in self.figures]
-        parts = [part for both in zip(titles, shown, strict=True) for part in both]
-        return "\n".join([f"<p><i>{SENTENCE}</i> {html.escape(self.note)}</p>", *parts])
+        steps = self._recording.num_steps
+        return explorer_page(self._recording, self.form["layer"], self.form["kind"], [key for key in self.key_steps if key < steps])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
+
+    def _ipython_display_(self) -> None:
+        display_both(super()._repr_mimebundle_(), self.page())
 
 
 def _fields(recording: Recording) -> list[dict[str, Any]]:
@@ -146,42 +126,10 @@ def _fields(recording: Recording) -> list[dict[str, Any]]:
     ]
 
 
-def _of(table: pd.DataFrame, layer: str) -> pd.Series:
-    """A layer's value at each step, mean over samples."""
-    return table[table["layer"] == layer].groupby("step")["value"].mean()
-
-
-def _over_steps(values: pd.Series, ax: Axes, step: int, keys: list[int], label: str) -> None:
-    for key in keys:
-        ax.axvline(key, color="0.8", linewidth=1, zorder=0)
-    ax.plot(values.index, values, color=plot.PETROFF[0])
-    marked = [key for key in keys if key in values.index]
-    ax.plot(marked, values[marked], "D", color="black", markersize=4, label="key step")
-    ax.axvline(step, color=plot.PETROFF[2], linewidth=1.5, label=f"step {step}")
-    ax.set(xlabel="step", ylabel=label)
-    ax.legend(fontsize="x-small")
-
-
-def _steps_to_show(num_steps: int, step: int, keys: list[int]) -> list[int]:
-    """The chosen step, its key step, and others evenly spread."""
-    wanted = {step, max([key for key in keys if key <= step], default=0)}
-    spread = [round(place) for place in np.linspace(0, num_steps - 1, PCA_STEPS)]
-    for other in spread:
-        if len(wanted) < PCA_STEPS:
-            wanted.add(other)
-    return sorted(wanted)
-
-
-def _sentence(step: int, keys: list[int], time_steps: tuple[float, ...]) -> str:
-    used = max([key for key in keys if key <= step], default=None)
-    if used is None:
-        return f"Step {step}, time-step {time_steps[step]:g}."
-    reuse = "is a key step: its encoder runs" if used == step else f"reuses the encoder's features of key step {used}"
-    return f"Step {step} (time-step {time_steps[step]:g}) {reuse}."
-
-
-def _shown(name: str, title: str, figure: Any, alt: str) -> dict[str, str]:
-    return {"name": name, "title": title, "alt": alt, "address": plot.png_address(figure)}
+def _of(table: pd.DataFrame, layer: str, steps: int) -> list[float | None]:
+    """A layer's value at each step, mean over samples; None where there is none."""
+    values = table[table["layer"] == layer].groupby("step")["value"].mean()
+    return [float(f"{values[step]:.4g}") if step in values.index and math.isfinite(values[step]) else None for step in range(steps)]
 
 
 def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab | None = None) -> RecordingExplorer:
@@ -200,6 +148,7 @@ def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab
         raise ValueError("nothing was recorded: no run was finished inside the record block")
     explorer = RecordingExplorer(recording, _keys_of(schedule))
     if isinstance(schedule, ScheduleLab):
+        explorer.follows = schedule.name
         traitlets.dlink((schedule, "key_steps"), (explorer, "key_steps"))
     return explorer
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
+from ...hooks.exclusive_use import check_free
 from ..session.background_job import Worker
 from ..session.ceiling import TimedHalves
 from ..session.history import History
 from ..session.images import data_address
-from ..session.paired_run import ACCELERATED, BASELINE, Pair, PairRunner, Progress
+from ..session.paired_run import BASELINE, Pair, PairRunner, Progress
 from ..session.prediction import Prediction
+from ..session.race import Race
 from ..session.settings import Acceleration, Settings
 from ..session.watching import Cancelled
 from . import views
 from .page_traits import LabTraits
+from .run_row import RunRow
 
 Asked = Callable[[], bool]  # whether the job should stop
 
@@ -26,16 +29,18 @@ class Running:
         self.page, self.runner, self.runs = page, runner, runs
         self.worker = Worker()
         self.failure: BaseException | None = None
+        self.shown: tuple[Settings, Acceleration] | None = None  # what the images on the page are of
 
     def start(self, settings: Settings, acceleration: Acceleration, prediction: Prediction) -> None:
-        """Start a run and return at once. Raises RuntimeError while there is one."""
+        """Start a run and return at once. Raises RuntimeError while the pipeline is in use, here or elsewhere."""
 
         def run(cancelled: Asked) -> str:
             pair = self.runner.run(settings, acceleration, self._show, cancelled)
             self._keep(pair, prediction)
-            return f"Run {len(self.runs.rows)}: {len(acceleration.schedule.keys)} keys, PSNR {views.psnr_text(pair.psnr)} dB."
+            return f"Run {len(self.runs.rows)}: {views.keys_text(len(acceleration.schedule.keys))}, {views.psnr_words(pair.psnr)}."
 
         self._work(run, "Running …")
+        self.shown, self.page.out_of_date = (settings, acceleration), False
 
     def measure(self, halves: TimedHalves, settings: Settings, then: Callable[[], object]) -> None:
         """Start timing both halves of the denoiser and return at once."""
@@ -45,7 +50,21 @@ class Running:
             then()
             return "The ceiling by time was measured."
 
-        self._work(time, "Timing encoder and decoder …")
+        self._work(time, "Timing encoder and decoder …", where="prediction")
+
+    def race(self, race: Race, settings: Settings, acceleration: Acceleration) -> None:
+        """Start a race and return at once. Raises RuntimeError while the pipeline is in use, here or elsewhere."""
+
+        def run(cancelled: Asked) -> str:
+            finishes = race.run(settings, acceleration, self._show_race, cancelled)
+            self.page.race = views.race(finishes)
+            return "The race was run."
+
+        self.page.race = {}
+        self._work(run, "Race …", where="race")
+
+    def _show_race(self, done: int, of: int) -> None:
+        self.page.run_state = {"state": "running", "text": f"Race: {done} of {of} methods"}
 
     def result(self) -> Pair:
         """Wait for the run and return its result, or raise what stopped it."""
@@ -54,7 +73,7 @@ class Running:
             raise self.failure
         return self.runs.pairs[-1]
 
-    def _work(self, job: Callable[[Asked], str], text: str) -> None:
+    def _work(self, job: Callable[[Asked], str], text: str, where: str = "run") -> None:
         def work(cancelled: Asked) -> None:
             self.failure = None
             self.page.problem, self.page.run_state = {}, {"state": "running", "text": text}
@@ -65,27 +84,35 @@ class Running:
                 self.page.run_state = {"state": "cancelled", "text": "Cancelled; the pipeline is as before."}
             except BaseException as error:
                 self.failure = error
-                self.page.tell(error, traceback.format_exc())
+                self.page.tell(error, traceback.format_exc(), where)
                 self.page.run_state = {"state": "error", "text": "Stopped by an error."}
 
+        if not self.worker.is_running:
+            check_free(self.runner.pipe)
         self.worker.start(work)
 
     def _show(self, progress: Progress) -> None:
-        side, step, steps = progress.side, progress.step, progress.steps
+        page, side, step, steps = self.page, progress.side, progress.step, progress.steps
         words = f"step {step} of {steps}"
         if step == 0:  # remove what the last run left
-            kept = {name: shown for name, shown in self.page.images.items() if side == ACCELERATED and name == BASELINE}
-            self.page.images, self.page.result = kept, {}
-        others = {name: shown for name, shown in self.page.progress.items() if side == ACCELERATED or step}
-        self.page.progress = {**others, side: {"step": step, "steps": steps, "text": words}}
+            page.image_accelerated, page.image_difference, page.result = {}, {}, {}
+            page.progress_accelerated, page.film = {}, {}
+            if side == BASELINE:
+                page.image_baseline = {}
+        setattr(page, f"progress_{side}", {"step": step, "steps": steps, "text": words})
         if progress.image is not None:
-            shown = {"address": data_address(progress.image), "alt": f"{side} run after {words}"}
-            self.page.images = {**self.page.images, side: shown}
+            setattr(
+                page,
+                f"image_{side}",
+                {"address": data_address(progress.image), "alt": f"{side} run: the clean image predicted after {words}"},
+            )
 
     def _show_timing(self, done: int, of: int) -> None:
         self.page.run_state = {"state": "running", "text": f"Timing encoder and decoder: {done} of {of} group sizes"}
 
     def _keep(self, pair: Pair, prediction: Prediction) -> None:
-        entry = self.runs.add(pair, prediction)
-        self.page.images, self.page.result = views.images(pair), views.result(pair, prediction)
-        self.page.rows = [*self.page.rows, views.row(entry, pair)]
+        entry, page = self.runs.add(pair, prediction), self.page
+        for name, image in views.images(pair).items():
+            setattr(page, f"image_{name}", image)
+        page.result, page.film = views.result(pair, prediction), views.film(pair)
+        page.last_run = RunRow(row=views.row(entry, pair), before=page.last_run)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pandas as pd
 
 from ...calibration.reuse_costs import ReuseCosts
 from ...hooks.fingerprint import differences
 from ...key_schedule import KeySchedule
+from ...propagation.fit import PropagationFit
 from ...recording.recording import Recording
 from ..session.history import History
 from ..session.paired_run import Pair, PairRunner
 from ..session.prediction import Prediction, Predictor
+from ..session.prompts import prompt_note
+from ..session.race import Race
 from ..session.settings import Acceleration, Settings, scheduler_for, seen_with
+from ..session.tuning import FIRST_OPTIONS, Tuned, Tuning
 from . import fields, views
-from .fallback import lab_page, with_fallback
+from .fallback import display_both, lab_page, with_fallback
 from .messages import answer
 from .page_traits import LabTraits
 from .running import Running
@@ -28,8 +33,6 @@ if TYPE_CHECKING:
 
 
 PROMPT = "a large red star at the left on a blue background"
-FIRST_SHARE = 0.18  # share of keys to begin with, as in the paper: 9 of 50
-BY_HAND = "set by hand in the lab"
 
 
 class ScheduleLab(LabTraits):
@@ -43,21 +46,17 @@ class ScheduleLab(LabTraits):
         recording: Recording | None,
         settings: Settings,
         preview_every: int,
+        fits: Sequence[PropagationFit],
     ) -> None:
         self._predictor = Predictor(pipe, costs, settings)
-        settings = self._beginning_with(pipe, settings)
         self._runner = PairRunner(pipe, preview_every=preview_every, judged=self._predictor.embedded)
+        self._tuning = Tuning(self._predictor, _beginning(self._predictor, settings))
         self._runs, self._recording = History(), recording
         self._running = Running(self, self._runner, self._runs)
-        self._settings = settings
-        self._options: dict[str, Any] = {"reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
-        self._known: dict[KeySchedule, KeySchedule] = {}  # schedules by keys, with their source and measured_on
-        self._schedule = KeySchedule(1, (0,))
-        super().__init__()
+        self._race = Race(self._runner, self._predictor, fits)
+        super().__init__(name=uuid4().hex)  # explorers follow it by that
         self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
-        self.form = fields.values(settings, self._options)
-        self.num_steps = self._predictor.steps(settings)
-        self._take(self._with_keys(max(1, round(self.num_steps * FIRST_SHARE))))
+        self._show()
         self.observe(self._on_form, "form")
         self.observe(self._on_keys, "key_steps")
         self.on_msg(lambda widget, content, buffers: answer(self, content))
@@ -65,48 +64,51 @@ class ScheduleLab(LabTraits):
     @property
     def schedule(self) -> KeySchedule:
         """The key steps. Setting them moves the strip, and the field *Steps* for a schedule of other steps."""
-        return self._schedule
+        return self._now.schedule
 
     @schedule.setter
     def schedule(self, schedule: KeySchedule) -> None:
         if not isinstance(schedule, KeySchedule):
             raise TypeError(f"schedule={schedule!r} given; accepted: a KeySchedule, such as KeySchedule.paper(50)")
-        self._fit_steps(schedule)
-        self._take(schedule)
+        self._tune(lambda: self._tuning.set_schedule(schedule))
 
     @property
     def settings(self) -> Settings:
         """Prompt, seed, steps, guidance and scheduler. Setting them fills the form."""
-        return self._settings
+        return self._now.settings
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
-        self.form = fields.values(settings, self._options)
+        self.form = fields.values(settings, self._now.options)
 
     @property
     def acceleration(self) -> Acceleration:
         """The key steps with what is reused between them, and how."""
-        return Acceleration(self._schedule, **self._options)
+        return self._now.acceleration
 
     @acceleration.setter
     def acceleration(self, acceleration: Acceleration) -> None:
-        self.form = {**self.form, **{name: getattr(acceleration, name) for name in fields.OF_ACCELERATION}}
+        self.form = {**self.form, **{name: getattr(acceleration, name) for name in FIRST_OPTIONS}}
         self.schedule = acceleration.schedule
 
     @property
     def history(self) -> pd.DataFrame:
         """One row per run, with everything that was set, predicted and measured."""
-        return self._runs.table()
+        return self._runs.table(self.cleared)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run or a timing is being made."""
+        return self._running.worker.is_running
 
     def predict(self) -> Prediction:
         """Predict the cost and error of the current settings."""
-        return self._predictor.predict(self._settings, self.acceleration)
+        return self._predictor.predict(self.settings, self.acceleration)
 
     def start(self) -> None:
-        """Start a run and return at once. Raises RuntimeError while another one lasts, ValueError for a wrong setting."""
-        if self.form_error:
-            raise ValueError(f"nothing is run while a setting is wrong: {self.form_error}")
-        self._running.start(self._settings, self.acceleration, self.predict())
+        """Start a run and return at once. Raises RuntimeError while the pipeline is in use, ValueError for a wrong setting."""
+        self._check_form()
+        self._running.start(self.settings, self.acceleration, self.predict())
 
     def run(self) -> Pair:
         """Run and wait; an interrupt cancels. Raises what the pipeline raises."""
@@ -123,131 +125,146 @@ class ScheduleLab(LabTraits):
 
     def measure_ceiling(self) -> None:
         """Start timing both halves of the denoiser, for the time ceiling, and return at once."""
-        self._running.measure(self._predictor.halves, self._settings, self.refresh)
+        self._running.measure(self._predictor.halves, self.settings, self.refresh)
 
-    def save(self, path: str = "schedule.json") -> None:
-        """Write the schedule as JSON. Raises ValueError for a path without .json, or a file that is no schedule."""
-        self.said = f"Saved to {save_schedule(self._schedule, path).resolve()}"
+    def start_race(self) -> None:
+        """Start a race of methods that take the time of these key steps, and return at once. Raises what `start` raises."""
+        self._check_form()
+        self._running.race(self._race, self.settings, self.acceleration)
 
-    def export(self, path: str = "runs.csv") -> None:
-        """Write the runs as CSV. Raises ValueError for a path without .csv, or a file that holds no runs."""
-        self.said = f"{len(self.rows)} runs written to {save_runs(self._runs, path).resolve()}"
+    def save(self, path: str = "schedule.json", *, replace: bool = False) -> None:
+        """Write the schedule as JSON. Raises ValueError for a path without .json, or a file that is no schedule.
+
+        Raises FileExistsError for a file that is there, unless `replace`.
+        """
+        self.said = {"where": "files", "text": f"Saved to {save_schedule(self.schedule, path, replace).resolve()}"}
+
+    def export(self, path: str = "runs.csv", *, replace: bool = False) -> None:
+        """Write the runs as CSV. Raises ValueError for a path without .csv, or a file that holds no runs.
+
+        Raises FileExistsError for a file that is there, unless `replace`.
+        """
+        target = save_runs(self._runs, path, replace, self.cleared).resolve()
+        self.said = {"where": "runs", "text": f"{len(self.history)} runs written to {target}"}
 
     def use_preset(self, name: str) -> None:
         """Take the "paper", "uniform" or "derived" keys; the last two with the current number of keys."""
-        ways = {"paper": lambda: KeySchedule.of_paper(self.num_steps), "derived": lambda: self._with_keys(len(self._schedule.keys)),
-                "uniform": lambda: KeySchedule.uniform(self.num_steps, len(self._schedule.keys))}  # fmt: skip
-        if name not in ways:
-            raise ValueError(f"preset {name!r} asked; accepted: {', '.join(ways)}")
-        self._take(ways[name]())
+        self._tune(lambda: self._tuning.use_preset(name))
 
-    def use_num_keys(self, number: int) -> None:
+    def use_num_keys(self, number: int, gesture: int | None = None) -> None:
         """Take the derived schedule with about so many keys, or uniform keys if nothing was measured."""
-        self._take(self._with_keys(number))
+        self._tune(lambda: self._tuning.use_num_keys(number, gesture))
 
     def restore(self, run: int) -> None:
         """Take the settings and key steps of a run of the history, by its number."""
         if not isinstance(run, int) or not 1 <= run <= len(self._runs.pairs):
             raise ValueError(f"run {run!r} asked; accepted: 1 to {len(self._runs.pairs)}")
         pair = self._runs.pairs[run - 1]
-        self.settings, self.acceleration = pair.settings, pair.acceleration
+        self._tune(lambda: self._tuning.set_run(pair.settings, pair.acceleration))
 
     def clear(self) -> None:
-        self._runs.clear()
-        self.rows, self.chosen, self.said = [], [], ""
+        """Show the runs so far no more, until this is undone."""
+        self._tune(lambda: self._tuning.clear(len(self._runs.rows)))
+
+    def undo(self) -> None:
+        """Take back the last change of keys, settings or the list of runs; a wrong setting first."""
+        self._tune(lambda: None if self.form_error else self._tuning.undo.undo())
+
+    def redo(self) -> None:
+        """Make the change again that was undone last."""
+        self._tune(self._tuning.undo.redo)
 
     def page(self) -> str:
         """The state as HTML that needs neither kernel nor widgets."""
-        pair = self._runs.pairs[-1] if self._runs.pairs else None
-        return lab_page(self._schedule, self.prediction, self.profiles["cost"], pair, self.history)
+        pair = self._runs.pairs[-1] if len(self.history) else None
+        return lab_page(self.schedule, self.prediction, self.profiles["cost"], pair, self.history)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
 
-    def _take(self, schedule: KeySchedule) -> None:
-        """Make a schedule the current one, with its source and measurements."""
-        self._known[schedule] = schedule
-        self._schedule = schedule
-        self.num_steps = schedule.num_steps
-        self.key_steps = list(schedule.keys)
-        self.refresh()
+    def _ipython_display_(self) -> None:
+        display_both(super()._repr_mimebundle_(), self.page())
+
+    @property
+    def _now(self) -> Tuned:
+        return self._tuning.now
+
+    def _tune(self, change: Callable[[], object]) -> None:
+        change()
+        self._show()
 
     def _on_keys(self, change: Any) -> None:
-        if tuple(change["new"]) == self._schedule.keys:
+        if tuple(change["new"]) == self.schedule.keys:
             return
         try:
-            schedule = KeySchedule(self.num_steps, tuple(change["new"]), BY_HAND)
+            self._tuning.set_keys(tuple(change["new"]), self.gesture or None)
         except (ValueError, TypeError) as error:
-            self.tell(error)
-            self.key_steps = list(self._schedule.keys)
+            self.key_steps = list(self.schedule.keys)
+            self.tell(error, where="keys")
             return
-        self._schedule = self._known.get(schedule, schedule)
-        self.refresh()
+        self._show()
 
     def _on_form(self, change: Any) -> None:
         try:
             settings, options = fields.parsed(change["new"])
-            steps = self._predictor.steps(settings)
-            Acceleration(self._schedule, **options)
-        except (ValueError, TypeError) as error:
-            self.form_error = str(error)
+            with fields.field_at_fault("prompt"):
+                prompt_note(self._runner.pipe, settings.prompt)
+            if not self.form_error and (settings, options) == (self.settings, self._now.options):
+                return
+            with fields.field_at_fault("steps"):
+                self._tuning.set_form(settings, options)
+        except fields.WrongFieldError as error:
+            self.form_error, self.can_undo = {"field": error.field, "message": str(error)}, True
             return
-        self._settings, self._options, self.form_error = settings, options, ""
-        self._take(self._schedule if steps == self.num_steps else self._respread(steps))
+        self._show()
 
-    def _with_keys(self, number: Any) -> KeySchedule:
-        number = min(max(1, number if isinstance(number, int) else len(self._schedule.keys)), self.num_steps)
-        costs = self._predictor.fitting(self._settings, self.acceleration).costs
-        if costs is None:
-            return KeySchedule.uniform(self.num_steps, number)
-        schedules = self._predictor.front(costs)["schedule"]
-        return schedules[max(number, int(schedules.index.min()))]
-
-    def _respread(self, steps: int) -> KeySchedule:
-        keys = len(self._schedule.keys)
-        return self._schedule.rescaled(steps) if keys <= steps else KeySchedule.uniform(steps, steps)
-
-    def _fit_steps(self, schedule: KeySchedule) -> None:
-        """Set the steps to those of a schedule. Raises ValueError if no run of this scheduler makes so many calls."""
-        if schedule.num_steps == self.num_steps:
-            return
-        asked = replace(self._settings, num_inference_steps=schedule.num_steps)
-        if self._predictor.steps(asked) != schedule.num_steps:
-            raise ValueError(
-                f"the schedule is for {schedule.num_steps} steps; a run with scheduler {self._settings.scheduler!r} makes "
-                f"{self._predictor.steps(asked)} for {schedule.num_steps} requested ones; choose another scheduler first"
-            )
-        self.settings = asked
+    def _show(self) -> None:
+        """Write what is tuned to the page."""
+        now, self.form_error = self._now, {}
+        self.form = fields.values(now.settings, now.options)
+        self.form_note = prompt_note(self._runner.pipe, now.settings.prompt)
+        self.num_steps = now.schedule.num_steps
+        self.key_steps = list(now.schedule.keys)
+        self.cleared = now.cleared
+        self.can_undo, self.can_redo = self._tuning.undo.can_undo, self._tuning.undo.can_redo
+        self.refresh()
 
     def refresh(self) -> None:
         """Update everything that depends on keys and settings, well within 100 ms, without a run."""
         self.problem = {}  # it belongs to other keys or settings
+        shown_for = self._running.shown
+        self.out_of_date = shown_for is not None and shown_for != (self.settings, self.acceleration)
         prediction = self.predict()
-        costs = self._predictor.fitting(self._settings, self.acceleration).costs
+        costs = self._predictor.fitting(self.settings, self.acceleration).costs
         shown = views.cards(prediction)
-        elsewhere = "" if costs is None else self._measured_elsewhere()
+        elsewhere = "" if costs is None else _measured_elsewhere(self._runner, self._now)
         self.prediction = shown | {"note": f"{shown['note']} {elsewhere}".strip()}
-        self.profiles = views.profiles(prediction, self._schedule, self._recording)
-        self.front = views.front(self._predictor, costs, self._schedule)
-        self.presets = views.presets(self._schedule, costs is not None)
-        self.schedule_text = f"{self._schedule} — {self._schedule.source or 'no source given'}"
-        self.time_steps = self._predictor.time_steps(self._settings)
+        self.profiles = views.profiles(prediction, self.schedule, self._recording)
+        self.front = views.front(self._predictor, costs, self.schedule)
+        self.presets = views.presets(self.schedule, costs is not None)
+        self.schedule_text = f"{self.schedule} — {self.schedule.source or 'no source given'}"
+        self.time_steps = self._predictor.time_steps(self.settings)
 
-    def _beginning_with(self, pipe: DiffusionPipeline, settings: Settings) -> Settings:
-        """The settings with a guidance scale: as asked, as in the first costs, or the pipeline's own."""
-        measured = self._predictor.given[0].measured_on.get("guidance_scale") if self._predictor.given else None
-        asked = settings.guidance_scale if settings.guidance_scale is not None else measured
-        return replace(settings, guidance_scale=asked).on(pipe)
+    def _check_form(self) -> None:
+        if self.form_error:
+            raise ValueError(f"nothing is run while a setting is wrong: {self.form_error['message']}")
 
-    def _measured_elsewhere(self) -> str:
-        """A sentence for a schedule that was derived from other measurements."""
-        measured_on = self._schedule.measured_on
-        if measured_on is None:
-            return ""
-        here = seen_with(self._runner.pipe, scheduler_for(self._runner.own, self._settings.scheduler))
-        use = {name: self._options[name] for name in ("reuse", "order")}
-        found = differences(measured_on, here, guidance_scale=self._settings.guidance_scale, **use)
-        return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
+
+def _measured_elsewhere(runner: PairRunner, now: Tuned) -> str:
+    """A sentence for a schedule that was derived from other measurements."""
+    if now.schedule.measured_on is None:
+        return ""
+    here = seen_with(runner.pipe, scheduler_for(runner.own, now.settings.scheduler))
+    use = {name: now.options[name] for name in ("reuse", "order")}
+    found = differences(now.schedule.measured_on, here, guidance_scale=now.settings.guidance_scale, **use)
+    return f"These keys were derived for something else: {'; '.join(found)}." if found else ""
+
+
+def _beginning(predictor: Predictor, settings: Settings) -> Settings:
+    """The settings with a guidance scale: as asked, as in the first costs, or the pipeline's own."""
+    measured = predictor.given[0].measured_on.get("guidance_scale") if predictor.given else None
+    asked = settings.guidance_scale if settings.guidance_scale is not None else measured
+    return replace(settings, guidance_scale=asked).on(predictor.pipe)
 
 
 def schedule_lab(
@@ -259,6 +276,7 @@ def schedule_lab(
     num_inference_steps: int = 50,
     guidance_scale: float | None = None,
     preview_every: int = 5,
+    fits: Sequence[PropagationFit] = (),
 ) -> ScheduleLab:
     """Tune the key steps of a text-to-image pipeline with the mouse, and see at once their cost and error.
 
@@ -267,15 +285,17 @@ def schedule_lab(
     >>> lab.schedule = fl.KeySchedule.paper(50); lab.run(); lab.history  # doctest: +SKIP
 
     Args:
-        pipe: A diffusers pipeline. Nothing else may call it during a run; afterwards it is as before.
+        pipe: A diffusers pipeline. During a run, calls of it from elsewhere are refused; afterwards it is as before.
         costs: From `calibrate`, one or several, for predictions; None for those of the embedded pipeline.
         recording: From `record`, to show the measured change above the strip.
         prompt: To begin with; so are `num_inference_steps` and `guidance_scale`, by default that of the costs.
         preview_every: Steps between intermediate images; 0 for none, since a large autoencoder takes its time.
+        fits: From `fit_propagation`, to race with.
 
     Raises:
         ValueError: A setting out of range.
         TypeError: A pipeline without a denoiser.
+        RuntimeError: A pipeline that is in use, such as by the run of another lab.
     """
     settings = Settings(prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
-    return ScheduleLab(pipe, costs=costs, recording=recording, settings=settings, preview_every=preview_every)
+    return ScheduleLab(pipe, costs=costs, recording=recording, settings=settings, preview_every=preview_every, fits=fits)

@@ -1,42 +1,61 @@
-"""Read and write the lab's files, and never overwrite one of another kind."""
+"""Read and write the lab's files, and never overwrite one without being told to."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from ...inputs.files import check_writable
 from ...key_schedule import KeySchedule
 from ..session.history import COLUMNS, History
 
 MOST_BYTES = 1_000_000
 
 
-def save_schedule(schedule: KeySchedule, path: str) -> Path:
-    """Write a schedule as JSON. Raises ValueError for another ending, or a file that is no schedule."""
+def save_schedule(schedule: KeySchedule, path: str, replace: bool = False) -> Path:
+    """Write a schedule as JSON. Raises ValueError for another ending, OSError for what cannot be written or is there."""
     target = _target(path, ".json")
     if target.exists():
         KeySchedule.load(target)  # raises for a file that is not ours
+        _check_may_replace(target, replace)
     schedule.save(target)
     return target
 
 
-def save_runs(history: History, path: str) -> Path:
-    """Write the runs as CSV. Raises ValueError for another ending, or a file that holds no runs of the lab."""
+def save_runs(history: History, path: str, replace: bool = False, after: int = 0) -> Path:
+    """Write the runs as CSV. Raises ValueError for another ending or a foreign file, OSError for what cannot be written or is there."""
     target = _target(path, ".csv")
     if target.exists():
         with target.open(encoding="utf-8", errors="replace") as file:
             if file.readline(10_000).strip() != ",".join(COLUMNS):
                 raise ValueError(f"{path} is there and holds no runs of the lab; accepted: a new file, or one that the lab wrote")
-    history.save(target)
+        _check_may_replace(target, replace)
+    history.save(target, after)
     return target
+
+
+def beside_notebook(path: Any) -> Any:
+    """The path, if it stays in the notebook's folder. Raises ValueError for one that leads out of it."""
+    if isinstance(path, str) and (Path(path).is_absolute() or ".." in Path(path).parts):
+        raise ValueError(f"file {path[:80]!r} asked; accepted here: a file in the notebook's folder, such as schedule.json")
+    return path
+
+
+def _check_may_replace(target: Path, replace: bool) -> None:
+    if not replace:
+        raise FileExistsError(f"{target.name} is there already; press Replace to write over it (in code: replace=True)")
 
 
 def _target(path: Any, ending: str) -> Path:
     if not isinstance(path, str) or Path(path).suffix != ending:
-        raise ValueError(f"file {path!r} asked; accepted: a path that ends in {ending}")
+        shown = path if not isinstance(path, str) or len(path) < 80 else path[:80] + "…"
+        raise ValueError(f"file {shown!r} asked; accepted: a path that ends in {ending}")
+    if len(Path(path).name) > 200:
+        raise ValueError(f"a file name of {len(Path(path).name)} letters asked; accepted: at most 200")
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(target.parent)!r} to write {target.name} to; it is looked for beside the notebook")
+    check_writable(target)
     return target
 
 

@@ -2,7 +2,7 @@
 
 /** An element: attributes (`on` for listeners, `text` for its text, `dataset`), then children. Text is never read as HTML. */
 function h(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "title"].includes(tag);
+  const svg = ["svg", "path", "circle", "line", "text", "g", "rect", "image", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "on") for (const [event, listener] of Object.entries(value)) node.addEventListener(event, listener);
@@ -17,11 +17,13 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Every widget has this module for itself, so a count alone would give the same ids to all of them.
+const fdStem = Math.random().toString(36).slice(2, 10);
 let fdCount = 0;
 /** An id that no other element of the page has. */
 function freshId(stem) {
   fdCount += 1;
-  return `fd-${stem}-${fdCount}`;
+  return `fd-${stem}-${fdStem}-${fdCount}`;
 }
 
 /** Calls `draw` now and whenever one of the traits changes; `bin` collects what undoes that. */
@@ -32,24 +34,52 @@ function watch(model, bin, names, draw) {
   draw();
 }
 
-/** Sets a trait from the page. */
-function put(model, name, value) {
-  model.set(name, value);
+/** Sets traits from the page; the kernel tells in `heard` that it has done what belongs to this `beat`. */
+function put(model, changes = {}) {
+  for (const [name, value] of Object.entries(changes)) model.set(name, value);
+  model.set("beat", nextBeat(model));
   model.save_changes();
 }
 
-/** An input whose value counts when it is left, and on Enter, which JupyterLab keeps from inputs inside cells. */
+/** Asks the kernel to do something; returns the number that `heard` reaches when it was done. */
+function ask(model, message) {
+  const beat = nextBeat(model);
+  model.set("beat", beat);
+  model.send({ ...message, beat });
+  return beat;
+}
+
+function nextBeat(model) {
+  return Math.max(model.get("beat"), model.get("heard")) + 1;
+}
+
+function isDone(model, beat) {
+  return model.get("heard") >= beat;
+}
+
+/** An input whose value counts when it is left, and on Enter, which JupyterLab keeps from inputs inside cells; once for each. */
 function committed(attributes, commit) {
   const control = h("input", attributes);
-  control.addEventListener("change", () => commit(control));
-  control.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") commit(control);
-  });
+  let last = null;
+  const take = () => {
+    commit(control);
+    last = control.value;
+  };
+  control.addEventListener("focus", () => (last = control.value));
+  control.addEventListener("change", () => control.value !== last && take());
+  control.addEventListener("blur", () => last !== null && control.value !== last && take());
+  control.addEventListener("keydown", (event) => event.key === "Enter" && take());
   return control;
 }
 
+/** Switches a control off without taking the focus from it. */
+function setOff(control, isOff) {
+  control.setAttribute("aria-disabled", String(isOff));
+}
+
 function button(label, className, click, attributes = {}) {
-  return h("button", { type: "button", class: `fd-button ${className}`, on: { click }, ...attributes }, label);
+  const act = (event) => event.currentTarget.getAttribute("aria-disabled") !== "true" && click(event);
+  return h("button", { type: "button", class: `fd-button ${className}`, on: { click: act }, ...attributes }, label);
 }
 
 /** Where a value lies between the ends of a logarithmic axis, from 0 to 1. */
@@ -63,15 +93,6 @@ function decades(low, high) {
   const found = [];
   for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power += 1) found.push(10 ** power);
   return found;
-}
-
-/** Says that the kernel knows nothing of this widget any more, once that is so; what stands on the page would answer to nothing. */
-function lost(model, bin) {
-  const box = h("p", { class: "fd-lost", role: "alert", hidden: true, text: "The kernel was restarted or stopped, so nothing here answers any more: run the notebook's cells again." });
-  const told = () => (box.hidden = false);
-  model.on("comm_live_update", told);
-  bin.push(() => model.off("comm_live_update", told));
-  return box;
 }
 
 function groupsOf(keys, steps) {

@@ -1,23 +1,37 @@
 // The runs so far: sorted by any column, compared side by side, exported.
 
+/** The runs that are shown, the oldest first. Each is a model of its own that knows the one before it. */
+async function runsOf(model) {
+  const rows = [];
+  for (let address = model.get("last_run"); address; ) {
+    const run = await model.widget_manager.get_model(address.slice("IPY_MODEL_".length));
+    rows.unshift(run.get("row"));
+    address = run.get("before");
+  }
+  return rows.filter(({ run }) => run > model.get("cleared"));
+}
+
 function history(model, bin) {
   const place = h("div", { class: "fd-history-table" });
   const compared = h("div", { class: "fd-compared" });
-  watch(model, bin, ["rows", "columns", "sort", "chosen"], () => {
+  let latest = 0;
+  watch(model, bin, ["last_run", "cleared", "columns", "sort", "chosen"], async () => {
+    const drawing = ++latest;
+    const rows = await runsOf(model);
+    if (drawing !== latest) return;
     const active = document.activeElement?.dataset?.focus;
-    place.replaceChildren(historyTable(model));
+    place.replaceChildren(historyTable(model, rows));
     if (active && place.isConnected) place.querySelector(`[data-focus="${CSS.escape(active)}"]`)?.focus();
-    compared.replaceChildren(...comparedRows(model));
+    compared.replaceChildren(...comparedRows(model, rows));
+    setOff(clear, !rows.length);
   });
-  const path = h("input", { class: "fd-input fd-export-path", "aria-label": "CSV file to write", value: "runs.csv" });
-  const save = button("Export CSV", "fd-export", () => model.send({ action: "export", path: path.value }));
-  const clear = button("Clear", "fd-clear", () => model.send({ action: "clear" }), { title: "Forget all runs" });
-  const head = h("div", { class: "fd-actions" }, h("h3", { text: "Runs" }), h("span", { class: "fd-space" }), path, save, clear);
-  return h("section", { class: "fd-history", "aria-label": "Runs" }, head, place, compared);
+  const about = { action: "export", label: "Export CSV", value: "runs.csv", describe: "CSV file to write", className: "export" };
+  const clear = button("Clear", "fd-clear", () => ask(model, { action: "clear" }), { title: "Show these runs no more; Undo brings them back" });
+  const head = h("div", { class: "fd-actions" }, h("h3", { text: "Runs" }), h("span", { class: "fd-space" }), ...fileWriter(model, bin, "runs", about), clear, saying(model, bin, "runs"));
+  return h("section", { class: "fd-history", "aria-label": "Runs" }, head, problem(model, bin, "runs"), place, compared);
 }
 
-function historyTable(model) {
-  const rows = model.get("rows");
+function historyTable(model, rows) {
   const columns = model.get("columns");
   if (!rows.length) return h("p", { class: "fd-empty", text: "No run yet. Each run becomes a row: sort by a column, tick rows to compare them." });
   const { by, ascending } = model.get("sort");
@@ -26,17 +40,17 @@ function historyTable(model) {
   const heads = columns.map(({ name, label, help }) => {
     const sorted = name === by ? (ascending ? "ascending" : "descending") : "none";
     const arrow = { ascending: " ▲", descending: " ▼", none: "" }[sorted];
-    const click = () => put(model, "sort", { by: name, ascending: name === by ? !ascending : true });
+    const click = () => put(model, { sort: { by: name, ascending: name === by ? !ascending : true } });
     const press = h("button", { type: "button", class: "fd-sort", title: help, dataset: { focus: `sort-${name}` }, on: { click } }, label + arrow);
     return h("th", { scope: "col", "aria-sort": sorted }, press);
   });
   const first = ["compare", "image", "settings"].map((text) => h("th", { scope: "col", text }));
   const head = h("tr", {}, ...first, ...heads);
   const body = order.map((row) => {
-    const change = () => put(model, "chosen", chosen.has(row.run) ? [...chosen].filter((run) => run !== row.run) : [...chosen, row.run]);
+    const change = () => put(model, { chosen: chosen.has(row.run) ? [...chosen].filter((run) => run !== row.run) : [...chosen, row.run] });
     const tick = { type: "checkbox", checked: chosen.has(row.run), "aria-label": `compare run ${row.run}`, dataset: { focus: `row-${row.run}` }, on: { change } };
     const image = h("img", { class: "fd-thumb", src: row.accelerated, alt: `image of run ${row.run}` });
-    const again = button("Restore", "fd-restore", () => model.send({ action: "restore", run: row.run }), {
+    const again = button("Restore", "fd-restore", () => ask(model, { action: "restore", run: row.run }), {
       title: "Take over this run's settings and key steps", "aria-label": `restore run ${row.run}`,
     });
     const values = columns.map(({ name, kind }) => h("td", { class: `fd-${kind}`, title: row.shown[name], text: row.shown[name] }));
@@ -57,9 +71,8 @@ function sortedRows(rows, by, ascending) {
   return [...rows].sort(compare);
 }
 
-function comparedRows(model) {
-  const chosen = model.get("chosen");
-  const rows = chosen.map((run) => model.get("rows").find((row) => row.run === run)).filter(Boolean);
+function comparedRows(model, all) {
+  const rows = model.get("chosen").map((run) => all.find((row) => row.run === run)).filter(Boolean);
   if (rows.length < 2) return rows.length ? [h("p", { class: "fd-note", text: "Tick another run to compare it with this one." })] : [];
   const images = ["baseline", "accelerated", "difference"];
   return rows.map((row) =>

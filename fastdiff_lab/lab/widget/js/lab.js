@@ -2,35 +2,56 @@
 
 function renderLab({ model, el }) {
   const bin = [];
-  const { cells, scale, help } = keyStrip(model, bin);
-  const { bars, axis, choices } = profileChart(model, bin);
-  const timeline = h(
-    "div",
-    { class: "fd-timeline" },
-    axis, bars,
-    h("span", { class: "fd-gutter", text: "key steps" }), cells,
-    h("span", { class: "fd-gutter", text: "step" }), scale,
-  );
+  const answers = connection(model, bin);
+  const looking = lookedAt(model);
+  const { cells, scale, help } = keyStrip(model, bin, looking);
+  const { bars, axis, choices } = profileChart(model, bin, looking);
+  const strip = h("div", { class: "fd-strip" }, bars, cells, scale);
+  const gutter = h("div", { class: "fd-gutter" }, axis, h("span", { text: "key steps" }), h("span", { text: "step" }));
+  const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
+  watch(model, bin, ["num_steps"], () => strip.style.setProperty("--fd-steps", model.get("num_steps")));
   const { list, note, spoken } = cards(model, bin);
-  const wrong = h("p", { class: "fd-form-error", role: "alert" });
-  watch(model, bin, ["form_error"], () => {
-    wrong.textContent = model.get("form_error");
-    wrong.hidden = !model.get("form_error");
-  });
-  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), presets(model, bin));
+  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), presets(model, bin));
+  const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
   const root = h(
     "div",
     { class: "fd-lab" },
-    lost(model, bin),
-    h("section", { "aria-label": "Key steps" }, above, timeline, h("div", { class: "fd-actions fd-below" }, help, h("span", { class: "fd-space" }), choices)),
-    h("section", { "aria-label": "Prediction" }, list, h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
+    answers.sign,
+    h("section", { "aria-label": "Key steps" }, above, problem(model, bin, "keys"), timeline, below),
+    h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
     files(model, bin),
-    h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), form(model, bin), wrong),
-    runPanel(model, bin),
+    h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), ...settingsForm(model, bin)),
+    runPanel(model, bin, answers, looking),
+    raceSection(model, bin),
     history(model, bin),
   );
+  followTheme(root, bin);
+  undoByKeyboard(root, model);
   el.replaceChildren(root);
   return () => bin.forEach((undo) => undo());
+}
+
+/** Undo and redo of keys, settings and Clear. */
+function undoButtons(model, bin) {
+  const [back, again] = ["undo", "redo"].map((action) => {
+    const title = action === "undo" ? "Take back the last change (Ctrl+Z)" : "Make it again (Ctrl+Shift+Z)";
+    return button(action === "undo" ? "Undo" : "Redo", `fd-${action}`, () => ask(model, { action }), { title });
+  });
+  watch(model, bin, ["can_undo", "can_redo"], () => {
+    setOff(back, !model.get("can_undo"));
+    setOff(again, !model.get("can_redo"));
+  });
+  return [back, again];
+}
+
+function undoByKeyboard(root, model) {
+  root.addEventListener("keydown", (event) => {
+    const isTyping = event.target.matches("input:not([type=range], [type=checkbox], [type=radio]), select");
+    if (isTyping || !(event.ctrlKey || event.metaKey) || !["z", "y"].includes(event.key.toLowerCase())) return;
+    event.preventDefault();
+    event.stopPropagation();
+    ask(model, { action: event.shiftKey || event.key.toLowerCase() === "y" ? "redo" : "undo" });
+  });
 }
 
 export default { render: renderLab };

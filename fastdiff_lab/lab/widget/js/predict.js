@@ -4,44 +4,80 @@ function cards(model, bin) {
   const list = h("div", { class: "fd-cards" });
   const note = h("p", { class: "fd-note" });
   const spoken = h("p", { class: "fd-spoken", role: "status", "aria-live": "polite" });
+  const made = {};
   watch(model, bin, ["prediction"], () => {
     const { cards: shown = [], note: words = "", summary = "" } = model.get("prediction");
-    list.replaceChildren(
-      ...shown.map(({ name, label, value, detail, action }) =>
-        h(
-          "div",
-          { class: `fd-card fd-card-${name}` },
-          h("span", { text: label }),
-          action ? button(action, "fd-measure", () => model.send({ action: "measure" })) : h("strong", { text: value }),
-          h("small", { text: detail }),
-        ),
-      ),
-    );
+    for (const { name, label, value, detail, action } of shown) {
+      made[name] ??= card(model, list, name, label);
+      made[name].show(value, detail, action);
+    }
     note.textContent = words;
     if (spoken.textContent !== summary) spoken.textContent = summary;
   });
+  watch(model, bin, ["run_state"], () => {
+    const isRunning = model.get("run_state").state === "running";
+    Object.values(made).forEach(({ measure }) => setOff(measure, isRunning));
+  });
   return { list, note, spoken };
+}
+
+function card(model, list, name, label) {
+  const measure = button("Measure", "fd-measure", () => ask(model, { action: "measure" }));
+  const number = h("strong", { tabindex: -1 });
+  const about = h("small");
+  list.append(h("div", { class: `fd-card fd-card-${name}` }, h("span", { text: label }), number, about));
+  const show = (value, detail, action) => {
+    const had = document.activeElement === measure;
+    if (action && !measure.parentElement) number.before(measure);
+    number.textContent = value;
+    number.hidden = Boolean(action);
+    measure.hidden = !action;
+    about.textContent = detail;
+    if (had && !action) number.focus(); // the button is gone
+  };
+  return { measure, show };
 }
 
 const FRONT = { width: 300, height: 168, left: 44, right: 10, top: 10, bottom: 32 };
 
 function frontChart(model, bin) {
   const figure = h("figure", { class: "fd-front" });
-  watch(model, bin, ["front"], () => {
+  let latest = 0;
+  watch(model, bin, ["front", "last_run", "cleared"], async () => {
+    const drawing = ++latest;
     const front = model.get("front");
     if (!front.best?.length) {
       figure.replaceChildren(h("p", { class: "fd-empty", text: "No front: nothing was measured with these settings." }));
       return;
     }
-    figure.replaceChildren(frontDrawing(front), frontLegend(front));
+    const svg = frontDrawing(front);
+    figure.replaceChildren(svg, frontLegend(front));
+    const runs = (await runsOf(model)).filter(({ steps }) => steps === front.steps);
+    if (drawing === latest) svg.append(...runs.map((run) => measuredPoint(model, front, run)));
   });
   return figure;
 }
 
+/** Where so many keys with such an error stand in the chart. */
+function frontPlace({ low, high, steps }, keys, error) {
+  const { width, height, left, right, top, bottom } = FRONT;
+  const x = left + ((keys - 1) / Math.max(1, steps - 1)) * (width - left - right);
+  return [x, height - bottom - onLog(error, low, high) * (height - top - bottom)];
+}
+
+/** A run beside what was predicted; a click restores its settings and keys, as does its button in the table. */
+function measuredPoint(model, front, { run, title, values }) {
+  const error = Math.max(values.latent_error, front.low);
+  const [x, y] = frontPlace(front, values.keys, error);
+  const point = h("path", { class: "fd-measured", d: `M${x - 4} ${y - 4}l8 8m0 -8l-8 8`, on: { click: () => ask(model, { action: "restore", run }) } });
+  point.append(h("title", { text: `run ${run}: ${title}, measured error ${values.latent_error.toPrecision(2)}` }));
+  return point;
+}
+
 function frontDrawing({ best, uniform, paper, here, low, high, steps, summary }) {
   const { width, height, left, right, top, bottom } = FRONT;
-  const x = (keys) => left + ((keys - 1) / Math.max(1, steps - 1)) * (width - left - right);
-  const y = (error) => height - bottom - onLog(error, low, high) * (height - top - bottom);
+  const x = (keys) => frontPlace({ low, high, steps }, keys, high)[0];
+  const y = (error) => frontPlace({ low, high, steps }, 1, error)[1];
   const line = (points) => points.map(([keys, error], place) => `${place ? "L" : "M"}${x(keys).toFixed(1)} ${y(error).toFixed(1)}`).join("");
   const ticks = decades(low, high).flatMap((value) => [
     h("line", { class: "fd-grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
@@ -68,7 +104,7 @@ function frontLegend({ rows }) {
   return h(
     "table",
     { class: "fd-legend" },
-    ...rows.map(([kind, label, value]) =>
+    ...[...rows, ["measured", "× measured runs", ""]].map(([kind, label, value]) =>
       h("tr", {}, h("th", { scope: "row" }, h("i", { class: `fd-swatch fd-swatch-${kind}` }), label), h("td", { text: value })),
     ),
   );
@@ -77,29 +113,43 @@ function frontLegend({ rows }) {
 /** Presets, and the slider that moves along the derived front. */
 function presets(model, bin) {
   const row = h("div", { class: "fd-presets", role: "group", "aria-label": "Presets" });
-  const [sliderId, numberId] = [freshId("keys"), freshId("keys")];
-  const send = (value) => model.send({ action: "num_keys", value: Number(value) });
-  const slider = h("input", { id: sliderId, type: "range", class: "fd-keys-slider", min: 1, on: { input: () => send(slider.value) } });
-  const described = { id: numberId, type: "number", class: "fd-input fd-keys-number", min: 1, "aria-label": "Number of key steps" };
-  const number = committed(described, ({ value }) => send(value));
-  const along = h("label", { for: sliderId });
+  const made = {};
   watch(model, bin, ["presets"], () => {
-    row.replaceChildren(
-      ...model.get("presets").map(({ name, label, title, enabled }) =>
-        button(label, `fd-preset-${name}`, () => model.send({ action: "preset", name }), { title, disabled: !enabled }),
-      ),
-    );
+    for (const { name, label, title, enabled } of model.get("presets")) {
+      if (!made[name]) row.append((made[name] = button(label, `fd-preset-${name}`, () => (fdKeysAsked = ask(model, { action: "preset", name })))));
+      made[name].title = title;
+      setOff(made[name], !enabled);
+    }
   });
+  return h("div", { class: "fd-bar-presets" }, row, keysSlider(model, bin));
+}
+
+function keysSlider(model, bin) {
+  const [sliderId, numberId] = [freshId("keys"), freshId("keys")];
+  let gesture = 1;
+  const count = () => model.get("key_steps").length;
+  const send = (value) => (fdKeysAsked = ask(model, { action: "num_keys", value, gesture }));
+  const on = { input: () => send(Number(slider.value)), change: () => (gesture += 1) };
+  const slider = h("input", { id: sliderId, type: "range", class: "fd-keys-slider", min: 1, on });
+  const described = { id: numberId, type: "number", class: "fd-input fd-keys-number", min: 1, "aria-label": "Number of key steps" };
+  const number = committed(described, (control) => {
+    const asked = Math.round(Number(control.value)) || count();
+    control.value = Math.min(model.get("num_steps"), Math.max(1, asked)); // what is not accepted does not stay
+    gesture += 1;
+    send(Number(control.value));
+  });
+  const along = h("label", { for: sliderId });
   watch(model, bin, ["front"], () => {
     along.textContent = model.get("front").best?.length ? "Keys, along the derived front" : "Keys, uniform";
   });
-  watch(model, bin, ["key_steps", "num_steps"], () => {
+  watch(model, bin, ["key_steps", "num_steps", "heard"], () => {
     slider.max = number.max = model.get("num_steps");
-    if (document.activeElement !== number) number.value = model.get("key_steps").length;
+    if (document.activeElement !== number) number.value = count();
     // While it is being moved, answers to what it asked before must not move it back.
-    if (document.activeElement !== slider) slider.value = model.get("key_steps").length;
-    slider.setAttribute("aria-valuetext", `${model.get("key_steps").length} key steps`);
+    if (document.activeElement !== slider) slider.value = count();
+    slider.setAttribute("aria-valuetext", count() === 1 ? "1 key step" : `${count()} key steps`);
   });
-  slider.addEventListener("blur", () => (slider.value = model.get("key_steps").length));
-  return h("div", { class: "fd-bar-presets" }, row, h("div", { class: "fd-along" }, along, slider, number));
+  slider.addEventListener("blur", () => (slider.value = count()));
+  number.addEventListener("blur", () => isDone(model, fdKeysAsked) && (number.value = count()));
+  return h("div", { class: "fd-along" }, along, slider, number);
 }

@@ -1,52 +1,69 @@
 // The run: buttons, both images with their progress, their difference, and what came out.
 
-function runPanel(model, bin) {
-  const run = button("Run", "fd-run fd-primary", () => model.send({ action: "run" }));
-  const cancel = button("Cancel", "fd-cancel", () => model.send({ action: "cancel" }));
+function runPanel(model, bin, answers, looking) {
+  let asked = 0;
+  const run = button("Run", "fd-run fd-primary", () => {
+    asked = ask(model, { action: "run" });
+    setOff(run, true); // a second click would ask again
+  });
+  const cancel = button("Cancel", "fd-cancel", () => ask(model, { action: "cancel" }));
   const said = h("span", { class: "fd-run-state", role: "status" });
-  const sides = h("div", { class: "fd-sides" });
+  const old = h("span", { class: "fd-old", role: "status" });
+  const pictures = h("div", { class: "fd-pictures" });
   const metrics = h("div", { class: "fd-metrics" });
-  const parts = { baseline: side("baseline"), accelerated: side("accelerated"), difference: side("difference") };
-  sides.append(...Object.values(parts).map((part) => part.root), metrics);
 
-  watch(model, bin, ["run_state"], () => {
+  const draw = () => {
     const { state, text } = model.get("run_state");
-    run.disabled = state === "running";
-    cancel.disabled = state !== "running";
-    said.textContent = text;
-    said.dataset.state = state;
+    const isRunning = state === "running";
+    setOff(run, isRunning || !isDone(model, asked));
+    setOff(cancel, !isRunning);
+    said.textContent = isRunning && answers.isSilent() ? "No word from the run: the kernel does not answer." : text;
+    said.dataset.state = isRunning && answers.isSilent() ? "silent" : state;
+  };
+  answers.whenChanged(draw);
+  watch(model, bin, ["run_state", "heard"], draw);
+  watch(model, bin, ["out_of_date"], () => {
+    old.textContent = model.get("out_of_date") ? "Images and numbers below are of other keys or settings." : "";
+    pictures.classList.toggle("fd-is-old", model.get("out_of_date"));
   });
-  watch(model, bin, ["images"], () => {
-    for (const [name, part] of Object.entries(parts)) part.show(model.get("images")[name] ?? {});
-  });
-  watch(model, bin, ["progress"], () => {
-    for (const [name, part] of Object.entries(parts)) part.advance(model.get("progress")[name] ?? {});
-  });
+  const parts = Object.fromEntries(Object.keys(SIDE_TITLES).map((name) => [name, side(model, bin, name)]));
+  pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts, looking));
   watch(model, bin, ["result"], () => metrics.replaceChildren(resultTable(model.get("result"))));
-  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, h("div", { class: "fd-actions" }, run, cancel, said), problem(model, bin), sides);
+  const actions = h("div", { class: "fd-actions" }, run, cancel, said, old);
+  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics));
 }
 
 const SIDE_TITLES = { baseline: "Baseline", accelerated: "Accelerated", difference: "Difference × 4" };
 
-function side(name) {
+function side(model, bin, name) {
   const image = h("img", { class: "fd-image", alt: "" });
   const blank = h("div", { class: "fd-blank", text: "not run yet" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": `${SIDE_TITLES[name]}: progress` });
   const words = h("span", { class: "fd-progress-text" });
+  const tile = h("div", { class: "fd-image fd-over", hidden: true, role: "img", "aria-label": `${SIDE_TITLES[name]}: clean image predicted at the step of the slider` });
   const track = name === "difference" ? null : h("div", { class: "fd-track" }, bar, words);
-  const root = h("figure", { class: `fd-side fd-side-${name}` }, h("figcaption", { text: SIDE_TITLES[name] }), image, blank, track);
-  const show = ({ address = "", alt = "" }) => {
+  watch(model, bin, [`image_${name}`], () => {
+    const { address = "", alt = "" } = model.get(`image_${name}`);
     if (address) image.src = address;
     image.alt = alt;
     image.hidden = !address;
     blank.hidden = Boolean(address);
+  });
+  if (track) {
+    watch(model, bin, [`progress_${name}`], () => {
+      const { step = 0, steps = 1, text = "" } = model.get(`progress_${name}`);
+      bar.max = Math.max(1, steps);
+      bar.value = step;
+      words.textContent = text;
+    });
+  }
+  const shown = h("div", { class: "fd-frame" }, image, blank, tile);
+  const overlay = (given) => {
+    tile.hidden = !given;
+    if (given) showTile(tile, given);
   };
-  const advance = ({ step = 0, steps = 1, text = "" }) => {
-    bar.max = Math.max(1, steps);
-    bar.value = step;
-    words.textContent = text;
-  };
-  return { root, show, advance };
+  const root = h("figure", { class: `fd-side fd-side-${name}` }, h("figcaption", { text: SIDE_TITLES[name] }), shown, track);
+  return { root, overlay };
 }
 
 function resultTable({ rows = [], note = "" }) {
@@ -58,14 +75,14 @@ function resultTable({ rows = [], note = "" }) {
   return h("div", {}, h("table", { class: "fd-result" }, head, ...body), h("p", { class: "fd-note", text: note }));
 }
 
-/** An error as a sentence, the traceback folded away. */
-function problem(model, bin) {
+/** An error of a part of the page, at that part: a sentence, the traceback folded away. */
+function problem(model, bin, where) {
   const box = h("div", { class: "fd-problem", role: "alert" });
   watch(model, bin, ["problem"], () => {
-    const { message = "", details = "" } = model.get("problem");
-    box.hidden = !message;
+    const { message = "", details = "", where: at } = model.get("problem");
+    box.hidden = !message || at !== where;
     const folded = details ? h("details", {}, h("summary", { text: "Traceback" }), h("pre", { text: details })) : null;
-    box.replaceChildren(h("p", { text: message }), ...(folded ? [folded] : []));
+    box.replaceChildren(...(box.hidden ? [] : [h("p", { text: message }), folded].filter(Boolean)));
   });
   return box;
 }

@@ -4,18 +4,19 @@ const STRIP_HELP =
   "Click: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
   "Keyboard: arrows, Space, Shift+arrow moves a key, Page Up and Down jump to the next.";
 
-function keyStrip(model, bin) {
+function keyStrip(model, bin, looking) {
   const cells = h("div", { class: "fd-cells", role: "group", "aria-label": "Key steps. " + STRIP_HELP });
   const scale = h("div", { class: "fd-scale", "aria-hidden": "true" });
   const help = h("p", { class: "fd-help", text: STRIP_HELP });
-  const state = { keys: [], steps: 0, focus: 0, drag: null };
+  const state = { keys: [], steps: 0, focus: 0, drag: null, gesture: 0 };
 
   const sorted = (keys) => [...new Set([0, ...keys])].sort((a, b) => a - b);
   const change = (keys) => {
     state.keys = sorted(keys);
     paint();
-    put(model, "key_steps", state.keys);
+    put(model, { key_steps: state.keys, gesture: state.gesture });
   };
+  const begin = () => (state.gesture = Math.floor(Math.random() * 1e9) + 1); // what is done until the next is undone as one
   const toggle = (step) => {
     if (step === 0) return; // the first step always is a key
     change(state.keys.includes(step) ? state.keys.filter((key) => key !== step) : [...state.keys, step]);
@@ -34,13 +35,12 @@ function keyStrip(model, bin) {
   function build() {
     state.steps = model.get("num_steps");
     state.focus = Math.min(state.focus, state.steps - 1);
-    cells.style.setProperty("--fd-steps", state.steps);
     cells.replaceChildren(
       ...Array.from({ length: state.steps }, (_, step) =>
         h("button", { type: "button", class: "fd-cell", role: "checkbox", dataset: { step } }),
       ),
     );
-    const every = [1, 2, 5, 10, 20, 50, 100].find((gap) => state.steps / gap <= 12) ?? 200;
+    const every = [1, 2].find((gap) => state.steps / gap <= 12) ?? 5;
     const marks = Array.from({ length: Math.ceil(state.steps / every) }, (_, place) => place * every);
     scale.replaceChildren(
       ...marks.map((step) => h("span", { style: `left:${((step + 0.5) / state.steps) * 100}%`, text: String(step) })),
@@ -74,10 +74,12 @@ function keyStrip(model, bin) {
   cells.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     const step = stepAt(event);
+    begin();
+    state.focus = step;
+    if (afterTyping(model, () => toggle(step))) return;
     const isKey = state.keys.includes(step);
     state.drag = { step, moved: false, mode: !isKey ? "set" : event.shiftKey ? "clear" : "move" };
     cells.setPointerCapture(event.pointerId);
-    state.focus = step;
     if (state.drag.mode !== "move") toggle(step);
   });
   cells.addEventListener("pointermove", (event) => {
@@ -106,6 +108,14 @@ function keyStrip(model, bin) {
   cells.addEventListener("focusin", (event) => {
     if (event.target.dataset.step === undefined) return;
     state.focus = Number(event.target.dataset.step);
+    looking.set(state.focus);
+  });
+  cells.addEventListener("focusout", () => looking.set(null));
+  cells.addEventListener("pointermove", (event) => looking.set(stepAt(event)));
+  cells.addEventListener("pointerleave", () => looking.set(null));
+  looking.whenChanged((step) => {
+    const key = step === null ? null : state.keys.findLast((one) => one <= step);
+    [...cells.children].forEach((cell, at) => cell.classList.toggle("fd-reused", at === key && at !== step));
   });
   cells.addEventListener("keydown", (event) => {
     const at = state.focus;
@@ -122,7 +132,8 @@ function keyStrip(model, bin) {
       PageUp: () => focus(before),
       ...(by && { [event.key]: () => (event.shiftKey && state.keys.includes(at) ? move(at, at + by) && focus(at + by) : focus(at + by)) }),
     }[event.key];
-    if (!act) return;
+    if (!act || event.ctrlKey || event.metaKey) return;
+    begin();
     event.preventDefault();
     event.stopPropagation();
     act();
@@ -140,8 +151,22 @@ function keyStrip(model, bin) {
   return { cells, scale, help };
 }
 
+let fdKeysAsked = 0; // the last request whose answer are other key steps
+/** If a field was just left, or an answer with other keys is on its way, acts once it is there; returns whether it waits. */
+function afterTyping(model, act) {
+  if (document.activeElement?.matches(".fd-keys-number")) document.activeElement.blur();
+  if (isDone(model, fdKeysAsked)) return false;
+  const wait = () => {
+    if (!isDone(model, fdKeysAsked)) return;
+    model.off("change:heard", wait);
+    act();
+  };
+  model.on("change:heard", wait);
+  return true;
+}
+
 /** One profile above the strip: the error of each group, or the measured change at each step, on a logarithmic axis. */
-function profileChart(model, bin) {
+function profileChart(model, bin, looking) {
   const bars = h("div", { class: "fd-bars", role: "img" });
   const axis = h("div", { class: "fd-axis", "aria-hidden": "true" });
   const choices = h("div", { class: "fd-segments", role: "radiogroup", "aria-label": "Above the strip" });
@@ -153,12 +178,17 @@ function profileChart(model, bin) {
     const had = choices.contains(document.activeElement);
     choices.replaceChildren(
       ...Object.entries(profiles).map(([key, { title }]) => {
-        const input = { type: "radio", name, value: key, checked: key === chosen, on: { change: () => put(model, "profile", key) } };
+        const input = { type: "radio", name, value: key, checked: key === chosen, on: { change: () => put(model, { profile: key }) } };
         return h("label", { class: "fd-segment" }, h("input", input), title);
       }),
     );
     if (had) choices.querySelector("input:checked")?.focus();
     drawBars(bars, axis, profiles[chosen], model.get("num_steps"));
+  });
+  looking.whenChanged((step) => {
+    for (const bar of bars.querySelectorAll(".fd-bar")) {
+      bar.classList.toggle("fd-bar-looked-at", step !== null && Number(bar.dataset.from) <= step && step < Number(bar.dataset.to));
+    }
   });
   return { bars, axis, choices };
 }
@@ -177,7 +207,7 @@ function drawBars(bars, axis, profile, steps) {
     const height = value > 0 ? Math.max(1.5, onLog(value, low, high) * 100) : 0;
     const where = to - from > 1 ? `steps ${from} to ${to - 1}` : `step ${from}`;
     const place = `left:${(from / steps) * 100}%;width:${((to - from) / steps) * 100}%;height:${height}%`;
-    return h("b", { class: "fd-bar", style: place, title: `${where}: ${value > 0 ? value.toPrecision(2) : "0"} ${unit}` });
+    return h("b", { class: "fd-bar", dataset: { from, to }, style: place, title: `${where}: ${value > 0 ? value.toPrecision(2) : "0"} ${unit}` });
   });
   bars.replaceChildren(...lines, ...drawn);
   bars.setAttribute("aria-label", `${profile.title}, ${unit}, logarithmic axis. ${profile.summary ?? ""}`);
