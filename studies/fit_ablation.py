@@ -73,10 +73,8 @@ def ablation(
     Returns:
         Columns question and those of `compare_ways`. The lead is that of the usual fit.
     """
-    schedule, run = (
-        replace(schedule, measured_on=None),
-        {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale},
-    )
+    schedule = replace(schedule, measured_on=None)
+    run: dict[str, Any] = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
     captions = [scene.caption() for scene in scenes]
     usual = captions[: len(captions) // 2]
 

@@ -80,7 +80,7 @@ class _Spans:
         keys = [*range(key + 1), *([key + self.longest] if key + self.longest < steps else [])]
         engine = PropagationEngine(
             self.pipe,
-            PropagationConfig(KeySchedule(steps, keys)),
+            PropagationConfig(KeySchedule(steps, tuple(keys))),
             known=dict(enumerate(self.trajectory.predictions[:key])),
             offsets=self,
         )
@@ -104,7 +104,7 @@ class _Spans:
         return np.sqrt(left / products.squared.clip(min=1e-30))
 
     def missing(self, key: int, length: int) -> tuple[Tensor, float]:
-        """What the latents lack at the end of a span, shape (images, numbers), and what a prediction of ones adds to them (DDIM)."""
+        """What the latents lack at the end of a span, shape (images, numbers); and how far a prediction of ones moves them (DDIM)."""
         end, after = self.alphas[key + length].sqrt(), self.sigmas[key : key + length + 1].diff()
         clean = self.latents(key) / self.alphas[key].sqrt() + torch.einsum("s,sbn->bn", after, self.ahead[key][:length])
         return self.latents(key + length) - end * clean, float(end * after.sum())

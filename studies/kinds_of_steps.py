@@ -26,7 +26,7 @@ from .fitted_costs import fitted_costs
 from .key_rules import Threads
 
 KINDS = {"encoder": "features", "prediction": "predictions"}
-PRICES = np.logspace(-3, 6, 120)  # of a second, in squared error
+PRICES = tuple(np.logspace(-3, 6, 120).tolist())  # of a second, in squared error
 
 
 def fronts(errors: Mapping[str, np.ndarray], seconds: Mapping[str, np.ndarray], prices: Sequence[float] = PRICES) -> pd.DataFrame:

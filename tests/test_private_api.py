@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,7 @@ from fastdiff_lab.hooks.private_api import (
     call_of,
     execution_device_of,
     forward_hooks,
+    frames_of_threads,
     free_init_of,
     global_forward_hooks,
     guidance_scale_of,
@@ -50,6 +53,10 @@ def layer() -> nn.Linear:
 
 
 # ---- torch
+
+
+def test_each_thread_has_its_frame():
+    assert frames_of_threads()[threading.get_ident()] is sys._getframe()
 
 
 def test_a_module_calls_what_is_in_its_slot():

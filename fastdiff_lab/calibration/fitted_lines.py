@@ -37,7 +37,7 @@ def fit_lines(pipe: DiffusionPipeline, trajectories: Sequence[Trajectory], sched
     split, steps = split_denoiser(denoiser_of(pipe)), schedule.num_steps
     watches = [_Watch(schedule) for _ in trajectories]
     for watch, trajectory in zip(watches, trajectories, strict=True):
-        baseline = PropagationEngine(pipe, PropagationConfig(KeySchedule(steps, range(steps))))
+        baseline = PropagationEngine(pipe, PropagationConfig(KeySchedule(steps, tuple(range(steps)))))
         with cached_calls({}, {name: split.decoder[name] for name in split.entries}, lambda watch=watch: watch):  # type: ignore[misc]
             replayed(baseline, trajectory, steps - 1, steps)
     names = dict.fromkeys(name for name, _ in watches[0].products)
@@ -60,7 +60,7 @@ def _line(found: Sequence[Products | None]) -> Line:
 class _Watch(ReusedFeatures):
     """Sees what enters the decoder in a baseline run, and leaves it as it is.
 
-    `products`: (name, step) -> inner products of what the line is made of with each other, and with what the last key step's lacks.
+    `products`: (name, step) -> inner products of what the line is made of. Their missing part is what the last key step's feature lacks.
     """
 
     now = Pass(rows=1, frames=1, places=(0.0,), is_key=True, is_last_use=False)  # type: ignore[assignment]

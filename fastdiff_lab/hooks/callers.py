@@ -15,6 +15,8 @@ from types import FrameType
 
 from diffusers import DiffusionPipeline
 
+from .private_api import frames_of_threads
+
 
 def is_called_by(pipe: DiffusionPipeline) -> bool:
     """Is this pipeline, or a part of it, the nearest pipeline that is being called in this thread?
@@ -50,7 +52,7 @@ def call_of(pipe: DiffusionPipeline) -> FrameType | None:
 def thread_that_calls(pipe: DiffusionPipeline) -> str:
     """The name of another thread in which this pipeline is being called; "" if there is none."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in frames_of_threads().items():
         if ident != threading.get_ident() and any(owner is pipe for owner, _ in _pipelines_called(frame)):
             return names.get(ident, str(ident))
     return ""
@@ -58,7 +60,7 @@ def thread_that_calls(pipe: DiffusionPipeline) -> str:
 
 def is_going_on(call: FrameType, thread: int) -> bool:
     """Is this frame among those that the thread, by its `ident`, is running?"""
-    frame = sys._current_frames().get(thread)
+    frame = frames_of_threads().get(thread)
     while frame is not None and frame is not call:
         frame = frame.f_back
     return frame is call

@@ -5,12 +5,15 @@
 - diffusers' classes that it does not export: `CacheMixin`, `GatedSelfAttentionDense`, `MultiControlNetUnionModel`
 - diffusers' pipelines: `guidance_scale_of`, `num_time_steps_of`, `execution_device_of`, `free_init_of`, `PROGRESS_BAR`
 - offloading: `take_off_offloading`, `weights_elsewhere`
+- Python: `frames_of_threads`
 - `SETTINGS_OF_FILES`, `LORA_STATE`: names of entries and attributes
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +34,11 @@ CALL_SLOT = "_compiled_call_impl"
 PROGRESS_BAR = "_progress_bar_config"  # an attribute of pipelines
 SETTINGS_OF_FILES = ("_diffusers_version", "_use_default_values")  # entries of configs that say nothing of what they configure
 LORA_STATE = ("scaling", "_disable_adapters", "_active_adapter", "merged_adapters")  # attributes of peft's layers
+
+
+def frames_of_threads() -> dict[int, FrameType]:
+    """What each thread is running, by its `ident`."""
+    return sys._current_frames()
 
 
 def call_of(module: nn.Module) -> Callable:

@@ -56,7 +56,8 @@ def in_turns(pipe: DiffusionPipeline, method: Method, beside: Method, steps: int
 
     Noise only adds time, so the fastest runs are compared. The two take turns at going first.
     """
-    methods, seconds = (beside, method), ([], [])
+    methods = (beside, method)
+    seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(pairs + 1):
         for place in (0, 1) if turn % 2 else (1, 0):
             spent = sample(pipe, methods[place], [PROMPT], [0], num_inference_steps=steps).seconds

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ... import plot
 from ...recording.analysis import feature_change, feature_norm, pca_maps, step_similarity
@@ -20,15 +21,17 @@ def explorer_page(recording: Recording, layer: str, kind: str, keys: Sequence[in
     marked = f"key steps {list(keys)}"
     parts = [f"<p><i>{SENTENCE}</i></p>"]
     for name, table in (("Change", feature_change(recording, kind)), ("Norm", feature_norm(recording))):
-        ax = plot.figure(5, 3).subplots()
+        drawn = plot.figure(5, 3)
+        ax = drawn.subplots()
         plot.change_over_steps(
             table[table["layer"] == layer], ax, keys=keys, label=f"{kind} change" if name == "Change" else "norm"
         )
-        parts += _shown(f"{name} of {layer}", ax.figure, f"{name} of {layer} over the steps; {marked}")
+        parts += _shown(f"{name} of {layer}", drawn, f"{name} of {layer} over the steps; {marked}")
     if layer in recording.features:
-        ax = plot.figure(5, 3.6).subplots()
+        drawn = plot.figure(5, 3.6)
+        ax = drawn.subplots()
         plot.similarity_matrix(step_similarity(recording, layer), ax, keys=keys or [0])
-        parts += _shown(f"Similarity of every two steps, {layer}", ax.figure, f"Cosine similarity between steps; {marked} outlined")
+        parts += _shown(f"Similarity of every two steps, {layer}", drawn, f"Cosine similarity between steps; {marked} outlined")
         steps = [round(place) for place in np.linspace(0, recording.num_steps - 1, PCA_STEPS)]
         maps = pca_maps(recording, layer, steps=range(recording.num_steps))[steps]
         figure = plot.pca_strip({layer: maps}, steps, plot.figure(8, 1.4))
@@ -38,5 +41,5 @@ def explorer_page(recording: Recording, layer: str, kind: str, keys: Sequence[in
     return "\n".join(parts)
 
 
-def _shown(title: str, figure: plot.Figure, alt: str) -> list[str]:
+def _shown(title: str, figure: Figure, alt: str) -> list[str]:
     return [f"<p><b>{html.escape(title)}</b></p>", plot.html_image(figure, alt)]

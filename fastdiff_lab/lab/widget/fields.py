@@ -64,7 +64,7 @@ def parsed(form: Mapping[str, Any]) -> tuple[Settings, dict[str, Any]]:
         _check_filled(field, given[name])
         with field_at_fault(field):
             Settings(**{"prompt": "any", name: given[name]})
-    options = {name: form.get(name) for name in FIRST_OPTIONS}
+    options: dict[str, Any] = {name: form.get(name) for name in FIRST_OPTIONS}
     for name, value in options.items():
         _check_filled(name, value)
         with field_at_fault(name):
