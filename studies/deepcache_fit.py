@@ -42,8 +42,8 @@ class FittedDeepCache(DeepCache):
 
     >>> method = Method(around=fit_deepcache(pipe, 5, prompts, guidance_scale=5.0))  # doctest: +SKIP
 
-    Known at a cached step are the latent, the prediction, and its differences to the prediction before and to those of the last two
-    whole evaluations.
+    Known at a cached step are the latent, the prediction, and its differences to earlier ones: that of the step before, and those of
+    the last two whole evaluations.
 
     Args:
         interval: As for `DeepCache`.
