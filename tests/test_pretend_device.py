@@ -15,7 +15,7 @@ from systems import KINDS, ROWS
 HERE = Path(__file__).parent
 # More waits than the baseline has, in each run: its time-steps are read when it begins, what was left open when it ends. A recording
 # is read when its run ends, each of its statistics. A wait at every step would be 5 more, since runs have 6 steps or more.
-MORE = {"record": 8, "calibrate": 4, "compare": 5}
+MORE = {"record": 8, "calibrate": 1, "compare": 5}
 MORE_OF_OTHERS = 4
 SHORT = "sd:parallel, order 1+few rows+fitted+record+entering"
 SOME = ("sd:parallel+prior noise", "t2i-adapter:parallel+serial", "ldm-text:parallel, order 1")

@@ -14,7 +14,8 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-from browser import CHROMIUM
+
+from studies.browser import CHROMIUM
 
 ROOT = Path(__file__).parent.parent
 RULES = {"preload": False}  # of axe, which would look for style sheets in wrong places
