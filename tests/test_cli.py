@@ -71,6 +71,7 @@ def test_from_measurement_to_image(tmp_path):
         assert invoke("sample", PROMPT, "--schedule", schedule, "--order", 0, "--steps", 6, "--output", image).exit_code == 0
 
 
+@pytest.mark.long
 def test_a_fit_from_its_schedule_to_an_image(tmp_path):
     schedule, place, image = tmp_path / "schedule.json", tmp_path / "fit.json", tmp_path / "a.png"
     KeySchedule(6, (0, 1, 3)).save(schedule)

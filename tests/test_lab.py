@@ -313,6 +313,7 @@ def test_a_cancelled_pair_leaves_the_pipeline_and_keeps_no_half_baseline(pipe):
     assert torch.equal(runner.run(SHORT, Acceleration(KeySchedule(8, (0,)))).baseline.latents, expected)
 
 
+@pytest.mark.long
 def test_a_race_is_run_by_methods_that_take_the_time_of_the_accelerated_run(pipe, predictor):
     runner, before = PairRunner(pipe, preview_every=0), state(pipe)
     settings, acceleration = Settings(PROMPT, num_inference_steps=12, guidance_scale=5.0), Acceleration(KeySchedule(12, (0, 2, 6)))
