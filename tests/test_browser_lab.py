@@ -167,10 +167,10 @@ def test_settings_that_were_not_measured_give_a_sentence_and_no_number(page):
 def test_a_run_shows_both_images_and_becomes_a_row(page, session):
     page.locator(".fd-run").click()
     expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "running")
-    expect(page.locator(".fd-side-baseline .fd-image")).to_be_visible()  # an intermediate image, or the last
+    expect(page.locator(".fd-side-baseline img.fd-image")).to_be_visible()  # an intermediate image, or the last
     expect(page.locator(".fd-run-state")).to_have_attribute("data-state", "done")
     for name in ("baseline", "accelerated", "difference"):
-        image = page.locator(f".fd-side-{name} .fd-image")
+        image = page.locator(f".fd-side-{name} img.fd-image")
         assert image.evaluate("image => image.complete && image.naturalWidth") == 64 and image.get_attribute("alt")
     expect(page.locator(".fd-result")).to_contain_text("PSNR, dB")
     rows = page.locator(".fd-history-table tbody tr")
@@ -178,7 +178,7 @@ def test_a_run_shows_both_images_and_becomes_a_row(page, session):
     page.locator(".fd-preset-paper").click()
     page.locator(".fd-run").click()
     expect(rows).to_have_count(first + 1)
-    expect(page.locator(".fd-run-panel .fd-note")).to_contain_text("made before")
+    expect(page.locator(".fd-run-panel p.fd-note")).to_contain_text("made before")
     page.locator(".fd-sort", has_text="PSNR").click()
     psnr = [float(text) for text in page.locator(".fd-history-table tbody tr td:nth-child(6)").all_inner_texts()]
     assert psnr == sorted(psnr) and len(psnr) >= 2

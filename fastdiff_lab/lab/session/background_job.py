@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .interrupts import cancel_on_interrupt
+from .interrupts import cancel_on_interrupt, kernels_loop
 
 
 class Worker:
@@ -23,6 +23,7 @@ class Worker:
         self._cancel = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._loop = kernels_loop()
 
     @property
     def is_running(self) -> bool:
@@ -43,7 +44,8 @@ class Worker:
                 target=lambda: context.run(job, self._cancel.is_set), name="fastdiff_lab run", daemon=True
             )
             self._thread.start()
-        cancel_on_interrupt(lambda: self.is_running, self.cancel)
+        if self._loop is not None:
+            cancel_on_interrupt(self._loop, lambda: self.is_running, self.cancel)
 
     def cancel(self) -> None:
         """Ask the job to stop."""
