@@ -28,6 +28,7 @@ def test_the_slides_and_the_handout(tmp_path):
         "handout.pdf"
     }
     for name in TEXTS:
-        assert Image.open(tmp_path / f"{name}.png").size == (1920, 1080)
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.size == (1920, 1080)
         assert ET.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
     assert len(re.findall(rb"/Type /Page\b(?!s)", (tmp_path / "handout.pdf").read_bytes())) == 2
