@@ -280,7 +280,7 @@ plot.show(plot.image_grid(columns, plot.figure(6, 7)), f"Baseline, derived keys 
 # ## To try
 #
 # 1. `fl.derive_schedule(costs, 9, reduction="median")`: which keys move? Why?
-# 2. Fit on two pictures instead of eight. How much is lost?
+# 2. Fit on two pictures instead of eight. How much is lost? [Exercise 4.2](exercises/4_time_fit_and_claims.ipynb) asks how strong a ridge to take.
 # 3. Calibrate your own pipeline: `fl.calibrate(pipe, prompts, time_budget=300)` says first what it will take.
 #
 # Next: [does it pay?](07_is_it_worth_it.ipynb)

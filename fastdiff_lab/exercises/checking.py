@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import contest, gaps_of_calibration, gaps_of_the_method, hooks_and_features, propagation, schedules
+from . import contest, gaps_of_calibration, gaps_of_the_method, hooks_and_features, propagation, schedules, time_fit_and_claims
 from .answer_values import described, own_copy, same, shown
 from .exercise import Exercise, Verdict, nearness
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
-    for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES)
+    for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES, *time_fit_and_claims.EXERCISES)
 }  # fmt: skip
 GAPS = {exercise.name: exercise for exercise in (*gaps_of_the_method.GAPS, *gaps_of_calibration.GAPS)}
 NAMES = (*EXERCISES, contest.NAME)
@@ -43,7 +43,7 @@ ALLOWED_FILES = (
     "shapes/text.py",
     "exercises/checking.py",
 )
-ALLOWED_CODE = ("RowDecoder", "ToyModel", "_hooks_are_removed", "_encodes_at_keys_only")
+ALLOWED_CODE = ("RowDecoder", "Stopwatch", "ToyModel", "_hooks_are_removed", "_encodes_at_keys_only")
 
 
 @dataclass(frozen=True)
