@@ -88,6 +88,8 @@ for ax, (cost, label) in zip(figure.subplots(1, 2, sharey=True), {"forward_calls
         if len(found):
             ax.plot(found[cost], found["psnr"], style, marker=marker, color=plot.PETROFF[place], linewidth=2, label=name)
     ax.set(xlabel=label, xscale="log")
+    ax.set_xticks(ticks := [5, 10, 20, 50], ticks)
+    ax.minorticks_off()
 figure.axes[0].set_ylabel("PSNR to the baseline, dB (128 pictures)")
 figure.axes[1].legend(fontsize="small")
 plot.show(figure, "PSNR against calls on the left, against operations on the right: features reused, prediction reused, fewer steps, and fits where measured.")
