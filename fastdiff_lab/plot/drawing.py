@@ -33,6 +33,13 @@ def sheet(width: float, height: float, alt: str) -> Axes:
     return ax
 
 
+def figure_of(ax: Axes) -> Figure:
+    """The finished drawing of a sheet."""
+    target = ax.get_figure(root=True)
+    assert target is not None
+    return target
+
+
 def box(ax: Axes, corner: Point, size: Point, colour: str, words: str = "", **look: Any) -> None:
     """A box with round corners, by its lower left corner and size; its words stand in the middle."""
     turned, ink = look.pop("rotation", 0), look.pop("ink", INK)
@@ -44,7 +51,8 @@ def box(ax: Axes, corner: Point, size: Point, colour: str, words: str = "", **lo
 
 def word(ax: Axes, place: Point, text: str, **look: Any) -> None:
     """Words around a place."""
-    ax.text(*place, text, **{"ha": "center", "va": "center", "color": INK, "fontsize": NORMAL, "linespacing": 1.25} | look)
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": INK, "fontsize": NORMAL, "linespacing": 1.25}
+    ax.text(*place, text, **style | look)
 
 
 def title(ax: Axes, place: Point, text: str, **look: Any) -> None:

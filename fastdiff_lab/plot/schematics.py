@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..inputs.extras import extra
 from .drawing import DASHED, DECODER, ENCODER, INK, LIMIT, PALE, REUSED, SCHEDULER, SKIPS, SMALL
 
-from .drawing import arrow, box, sheet, skip, title, word  # isort: skip
+from .drawing import arrow, box, figure_of, sheet, skip, title, word  # isort: skip
 
 with extra("lab", "fastdiff_lab.plot"):
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def key_step() -> Figure:
     title(ax, (8.25, 4.2), "Between keys: its features are reused")
     _unet(ax, 0.75, at_key=True)
     _unet(ax, 6.25, at_key=False)
-    return ax.figure
+    return figure_of(ax)
 
 
 def _unet(ax: Axes, left: float, at_key: bool) -> None:
@@ -109,12 +110,12 @@ def timeline(keys: Sequence[int], num_steps: int) -> Figure:
             word(ax, (1.5 + unit * (step + count / 2), 1.38), f"{count} steps", fontsize=SMALL)
     _scheduler(ax, [1.5 + unit * (step + 0.43) for step in range(num_steps)])
     _legend(ax)
-    return ax.figure
+    return figure_of(ax)
 
 
 def _calls(ax: Axes, low: float, name: str, encoded: Sequence, decoded: Sequence, unit: float) -> None:
     """A row of bars for encoder and decoder: (step, how many steps)."""
-    look = {"edgecolor": INK, "linewidth": 0.6}
+    look: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.6}
     ax.broken_barh([(1.5 + unit * step, 0.86 * unit) for step, _ in encoded], (low + 0.42, 0.36), facecolor=ENCODER, **look)
     ax.broken_barh([(1.5 + unit * step, unit * (count - 0.14)) for step, count in decoded], (low, 0.36), facecolor=DECODER, **look)
     title(ax, (1.35, low + 0.38), name, ha="right")
@@ -158,7 +159,7 @@ def speedup(seconds: Mapping[str, Sequence[float]], ceilings: Sequence[float]) -
     for place, ((name, of_source), ceiling) in enumerate(zip(seconds.items(), ceilings, strict=True)):
         title(ax, (2.75 + 6.1 * place, 4.25), name)
         _waterfall(ax, 0.3 + 6.1 * place, of_source, ceiling, 2.6 / tallest)
-    return ax.figure
+    return figure_of(ax)
 
 
 def _waterfall(ax: Axes, left: float, seconds: Sequence[float], ceiling: float, unit: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..inputs.extras import extra
-from .drawing import DASHED, DECODER, INK, LIMIT, PALE, REUSED, SCHEDULER, SMALL, Point, arrow, box, sheet, title, word
+from .drawing import DASHED, DECODER, INK, LIMIT, PALE, REUSED, SCHEDULER, SMALL, Point, arrow, box, figure_of, sheet, title, word
 
 with extra("lab", "fastdiff_lab.plot"):
     from matplotlib.axes import Axes
@@ -44,7 +44,7 @@ def landing() -> Figure:
         arrow(ax, (3.26, level), (4.6, 2.5 - 0.06 * place), color=PALE, linewidth=1)
     box(ax, (4.6, 1.85), (1.45, 1.0), "#f0e8f6", "one offset,\nadded to each\nprediction", edgecolor=SCHEDULER, linewidth=1.6)
     _paths(ax, 7.1, 10.9)
-    return ax.figure
+    return figure_of(ax)
 
 
 def _paths(ax: Axes, start: float, end: float) -> None:
@@ -90,7 +90,7 @@ def programme(costs: Values, best: Values, keys: Sequence[int]) -> Figure:
     for count in range(1, most + 1):
         word(ax, (6.3, top + 0.6 - 0.6 * count), f"{count} key{'s' * (count > 1)}", ha="right")
     word(ax, (8.1, top - 0.6 * most), f"{most} keys, the end:  {_least(costs, best, most, steps)}")
-    return ax.figure
+    return figure_of(ax)
 
 
 def _least(costs: Values, best: Values, count: int, end: int) -> str:
