@@ -43,7 +43,7 @@ def figure_of(ax: Axes) -> Figure:
 def box(ax: Axes, corner: Point, size: Point, colour: str, words: str = "", **look: Any) -> None:
     """A box with round corners, by its lower left corner and size; its words stand in the middle."""
     turned, ink = look.pop("rotation", 0), look.pop("ink", INK)
-    style = {"edgecolor": INK, "linewidth": 1.0} | look
+    style: dict[str, Any] = {"edgecolor": INK, "linewidth": 1.0} | look
     ax.add_patch(FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=0.05", facecolor=colour, **style))
     if words:
         word(ax, (corner[0] + size[0] / 2, corner[1] + size[1] / 2), words, rotation=turned, color=ink)
