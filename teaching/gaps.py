@@ -1,7 +1,7 @@
 """Make the notebooks from their sources: the students' with gaps, and filled ones for CI.
 
 `python -m teaching.gaps notebooks` writes each `NAME.ipynb` beside its `NAME.py`, `--filled FOLDER` writes filled ones.
-A source marks what students write by `# BEGIN SOLUTION` and `# END SOLUTION`, as the masters of the sheets do.
+A source marks a gap by `# BEGIN SOLUTION` and `# END SOLUTION`, as the masters do.
 
 - `with_gaps(source)`: the students' notebook; the answers are folded
 - `filled(source)`: the solved one, whose checks must say right
