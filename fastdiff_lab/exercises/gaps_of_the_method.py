@@ -143,7 +143,9 @@ PROPAGATE_TOY = Exercise(
         "your encoder runs at every step": lambda model, z, keys, num_steps: _propagated(
             model, z, list(range(num_steps)), num_steps
         ),
-        "your decoder is told the key's step, not its own": lambda *given: _propagated(*given, decoder_step=lambda step, key: key),
+        "your decoder is told the key's step, not its own": lambda model, z, keys, steps: _propagated(
+            model, z, keys, steps, lambda step, key: key
+        ),
         "your encoder runs at the first step only": lambda model, z, keys, num_steps: _propagated(model, z, [0], num_steps),
     },
 )

@@ -44,7 +44,8 @@ def _stopwatches(rng: np.random.Generator) -> Iterator[tuple[Callable, Callable,
 def _from_the_start(run: Any, clock: Any, repeats: int) -> Iterator[list[str]]:
     """The stopwatch at zero, and again after the answer."""
     watch = run.__self__
-    watch.now, watch.runs, broken = 0.0, 0, []
+    watch.now, watch.runs = 0.0, 0
+    broken: list[str] = []
     yield broken
     if watch.runs > repeats + 1:
         broken.append(f"your function ran it {watch.runs} times; expected: one run that does not count, and {repeats} that do")
