@@ -31,11 +31,11 @@ def some_inputs(name: str, seed: int, latter: bool = False) -> list[tuple] | Non
 
 @cache
 def names_of(path: Path, solved: bool) -> dict:
-    """What a sheet's cells define, solved or as students get it, without its checks and images."""
+    """What a sheet's cells define, solved or as students get it, without its checks, images and timed runs."""
     notebook = (solution if solved else student)(read_master(path))
     space: dict = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and not cell.source.startswith(("check(", "show(")):
+        if cell.cell_type == "code" and not cell.source.startswith(("check(", "show(")) and "fl.sample(" not in cell.source:
             exec(cell.source, space)
     return space
 
