@@ -16,7 +16,7 @@ help:
 	@echo "make test      lint, types and short tests (about 5 minutes on 2 cores)"
 	@echo "make test-all  the long tests: every system and scheduler, notebooks in full, the wheel in an empty environment (longer)"
 	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
-	@echo "make notebooks write the notebooks from their .py sources and execute them"
+	@echo "make notebooks write the notebooks, with gaps, from their .py sources and execute them"
 	@echo "make exercises write the exercises and their solutions from notebooks/exercises/masters, and execute the solutions"
 	@echo "make classroom install otter-grader and make the notebooks and grading zips of an examination in runs/classroom"
 	@echo "make slides    draw eight slides and a handout for a lesson in runs/slides (a minute)"
@@ -47,18 +47,20 @@ test: setup
 
 # A file's tests share a page or a zip, so a file is one worker's: marks of groups have no effect with pytest 9.2 (pytest-xdist issue 1386).
 # Notebooks run in processes of their own; this one only waits. The tour's test runs the quickstart, and otter-grader the solutions, so they
-# are not run again. Without the plugin, because on Python 3.11 a traceback that pytest formats for
+# are not run again. The notebooks run with their gaps filled, and a check that does not say right stops them. Without the plugin, because on Python 3.11 a traceback that pytest formats for
 # a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
 # (cpython issue 106905).
 test-all: setup $(VENV)/.classroom $(VENV)/.site
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 notebooks/0[1-9]_*.ipynb notebooks/exercises/*.ipynb
+	$(BIN)/python -m teaching.gaps notebooks --filled runs/filled
+	rm runs/filled/00_quickstart.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 runs/filled/*.ipynb notebooks/exercises/*.ipynb
 
 lab: setup
 	$(BIN)/fastdiff-lab lab
 
 notebooks: setup
-	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+	$(BIN)/python -m teaching.gaps notebooks
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 

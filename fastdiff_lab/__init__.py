@@ -29,13 +29,19 @@ _HOME = {
     "calibrate": "calibration.calibrate",
     "compare": "comparison.compare",
     "compare_images": "comparison.compare",
+    "decode": "sampling.methods",
+    "demo": "comparison.measured",
     "derive_schedule": "calibration.derive",
     "embedded_costs": "pipelines",
     "encoder_propagation": "propagation.encoder_propagation",
     "feature_change": "recording.analysis",
     "feature_norm": "recording.analysis",
+    "fidelity": "comparison.fidelity",
     "fit_propagation": "calibration.fitting",
+    "full_size": "comparison.architectures",
     "load_pipeline": "pipelines",
+    "mean_psnr": "comparison.fidelity",
+    "measured": "comparison.measured",
     "paired_difference": "comparison.fidelity",
     "pca_maps": "recording.analysis",
     "prior_noise_injection": "propagation.prior_noise",
@@ -43,12 +49,22 @@ _HOME = {
     "record": "recording.record",
     "refine_schedule": "calibration.refine",
     "register_denoiser": "hooks.denoiser_classes",
+    "sample": "sampling.methods",
     "schedule_front": "calibration.derive",
     "step_clusters": "recording.analysis",
     "step_similarity": "recording.analysis",
     "summarize_by_part": "recording.analysis",
 }
 __all__ = [*_HOME]
+
+# The same for names that need an extra, and for a module of many names.
+_WITH_EXTRAS = {
+    "check": "exercises.checking",
+    "guessed": "exercises.guessing",
+    "plot": "",
+    "recording_explorer": "lab.widget",
+    "schedule_lab": "lab.widget",
+}
 
 if TYPE_CHECKING:
     from .calibration.calibrate import calibrate as calibrate
@@ -58,9 +74,14 @@ if TYPE_CHECKING:
     from .calibration.fitting import fit_propagation as fit_propagation
     from .calibration.refine import refine_schedule as refine_schedule
     from .calibration.reuse_costs import ReuseCosts as ReuseCosts
+    from .comparison.architectures import full_size as full_size
     from .comparison.compare import compare as compare
     from .comparison.compare import compare_images as compare_images
+    from .comparison.fidelity import fidelity as fidelity
+    from .comparison.fidelity import mean_psnr as mean_psnr
     from .comparison.fidelity import paired_difference as paired_difference
+    from .comparison.measured import demo as demo
+    from .comparison.measured import measured as measured
     from .hooks.denoiser_classes import register_denoiser as register_denoiser
     from .key_schedule import KeySchedule as KeySchedule
     from .pipelines import embedded_costs as embedded_costs
@@ -82,17 +103,20 @@ if TYPE_CHECKING:
     from .recording.record import record as record
     from .recording.recording import Recording as Recording
     from .sampling.methods import Method as Method
+    from .sampling.methods import decode as decode
+    from .sampling.methods import sample as sample
     from .shapes.judge import prompt_accuracy as prompt_accuracy
 
 
 def __getattr__(name: str) -> Any:
     """A public name, looked up in its module and kept (PEP 562)."""
-    if name not in _HOME:
+    home = (_HOME | _WITH_EXTRAS).get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(import_module(f".{home}", __name__), name) if home else import_module(f".{name}", __name__)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_WITH_EXTRAS})

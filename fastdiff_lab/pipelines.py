@@ -2,7 +2,7 @@
 
 - `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
 - `embedded_folder()`: the folder of the embedded pipeline
-- `embedded_costs(reuse, order)`: its measured reuse costs
+- `embedded_costs(reuse, order)`: its measured reuse costs; `data_file(name, description)`: any shipped file
 - `SCHEDULERS`, `with_settings_of(scheduler, name)`: schedulers by name
 """
 
@@ -44,7 +44,7 @@ def embedded_folder() -> Path:
     >>> (embedded_folder() / "model_index.json").exists()
     True
     """
-    return _data_file("shapes/model_index.json", "the embedded pipeline").parent
+    return data_file("shapes/model_index.json", "the embedded pipeline").parent
 
 
 def embedded_costs(reuse: str = "encoder", order: int = 0, measured: str = "ddim-50") -> ReuseCosts:
@@ -61,10 +61,11 @@ def embedded_costs(reuse: str = "encoder", order: int = 0, measured: str = "ddim
         FileNotFoundError: These were not measured.
     """
     name = f"calibration/{measured}/{reuse}-{order}.safetensors"
-    return ReuseCosts.load(_data_file(name, f"costs of {reuse}, order {order}, {measured}"))
+    return ReuseCosts.load(data_file(name, f"costs of {reuse}, order {order}, {measured}"))
 
 
-def _data_file(name: str, description: str) -> Path:
+def data_file(name: str, description: str) -> Path:
+    """A shipped file, in the installed package or in a checkout. Raises FileNotFoundError, with the description, if it is missing."""
     package = Path(__file__).resolve().parent
     places = (package / "data" / name, package.parent / "data" / name)
     found = next((place for place in places if place.exists()), None)

@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -12,32 +11,22 @@
 # ---
 
 # %% [markdown]
-# # Quickstart: what encoder propagation does, in three minutes
+# # Must a UNet compute everything, fifty times?
 #
-# *Faster Diffusion* (Li et al., NeurIPS 2024) found that over the denoising steps the features of a diffusion UNet's **encoder** hardly
-# change, while the **decoder**'s do. So its sampler runs the encoder at a few *key steps* only, and decodes the steps between two keys
-# in one batch.
+# A diffusion model draws one picture by fifty calls of a UNet. *Faster Diffusion* (Li et al., NeurIPS 2024) saves half of the UNet, its
+# **encoder**, at most of these calls. Here you see it work in six lines, and then the control that it must beat.
 #
-# After this notebook you have
-# - seen the features of a real trained text-to-image pipeline change over 50 steps (the paper's Figures 2 and 3),
-# - run the accelerated sampler on it, and
-# - measured what it costs and what it gives, beside sampling with fewer steps.
-#
-# Everything runs offline on a CPU, with a small pipeline that was trained on drawn shapes.
+# Everything runs offline on a CPU, with a small trained pipeline that draws shapes. New words are in the [glossary](../docs/glossary.md).
 
 # %%
-import sys
 from pathlib import Path
 
-import diffusers
 import torch
-from IPython.display import HTML
 
 import fastdiff_lab as fl
-from fastdiff_lab import plot
 
-print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
-print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")
+plot = fl.plot
+print(f"fastdiff_lab {fl.__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")
 
 # %% tags=["parameters"]
 source = None  # None: the embedded pipeline; else a folder or hub id of a diffusers pipeline
@@ -50,173 +39,125 @@ scheduler = None
 output = "../runs/notebook"
 
 # %% [markdown]
-# The next cell is the only one that says which pipeline is used. With a GPU and local weights, change `source` and `device` above.
+# The next cell alone loads the pipeline. With a GPU and local weights, change `source` and `device` above.
 
 # %%
 pipe = fl.load_pipeline(source, device=device, dtype=dtype, scheduler=scheduler)
 output = Path(output)
 output.mkdir(parents=True, exist_ok=True)
-prompt = "a large red star at the left on a blue background"
+prompts, seeds = fl.demo(4)
+seeds = [seed + number for number in seeds]
 options = {"num_inference_steps": num_inference_steps} | ({} if guidance_scale is None else {"guidance_scale": guidance_scale})
-parameters = sum(p.numel() for p in pipe.unet.parameters())
-f"{type(pipe).__name__} with {parameters / 1e6:.1f} M parameters in the {type(pipe.unet).__name__}"
 
 # %% [markdown]
-# ## 1. A prompt to an image
-
-# %%
-image = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
-image.resize((256, 256), 0)
-
-# %% [markdown]
-# Orange and green in a star that was to be red are faults of the embedded pipeline itself (with `source = None`). What follows asks how near an
-# accelerated run comes to *this* image, faults and all.
-
-# %% [markdown]
-# ## 2. What the features do
+# ## 1. A picture
 #
-# `record` puts a hook on every block and measures its features at each step. Which do you expect to change more: those of the encoder
-# (`conv_in`, `down_blocks`, `mid_block`) or those of the decoder (`up_blocks`)?
+# `record` only looks on. It measures the features of each block at each step, for later.
 
 # %%
-kept = ["down_blocks.0", "down_blocks.1", "up_blocks.2", "up_blocks.3"]
-prompts = [prompt, "a small white ring on a red background", "a green cross at the top on a yellow background",
-           "a large purple circle in the center on a white background"]
-with fl.record(pipe, keep=kept) as recording:
-    pipe(prompts, generator=[torch.Generator().manual_seed(seed + i) for i in range(len(prompts))], **options)
+with fl.record(pipe) as recording:
+    image = pipe(prompts[0], generator=torch.Generator().manual_seed(seeds[0]), **options).images[0]
 recording.save(output / "recording.safetensors")
-f"{recording.num_samples} samples, {recording.num_steps} steps, {len(recording.layers)} layers"
-
-# %% [markdown]
-# **Change from step to step** (Fig. 3a). Above as the paper measures it: the mean squared difference. Below relative to the length of the
-# feature itself, so that layers with large and small features can be compared. A line per block; bands go from the lowest to the highest of
-# the four prompts.
-
-# %%
-squared, relative = fl.feature_change(recording), fl.feature_change(recording, kind="relative")
-figure = plot.figure(9, 6.4)
-for row, (change, label) in zip(figure.subplots(2, 2, sharey="row"), ((squared, "mean squared change"), (relative, "relative change")), strict=True):
-    for ax, part in zip(row, ("encoder", "decoder"), strict=True):
-        plot.change_over_steps(change[change["part"] == part], ax, label=label).set(yscale="log", title=part)
-alt = "Change of each block's features over the steps, encoder on the left, decoder on the right; above squared, below relative to the feature's length"
-HTML(plot.html_image(figure, alt))
-
-# %%
-means = {kind: fl.feature_change(recording, kind=kind).groupby("part")["value"].mean() for kind in ("squared", "relative")}
-for kind, mean in means.items():
-    ratio = mean["decoder"] / mean["encoder"]
-    print(f"{kind:>8} change: encoder {mean['encoder']:.4f}, decoder {mean['decoder']:.4f}, decoder / encoder {ratio:.1f}")
-
-# %% [markdown]
-# The paper (Stable Diffusion 1.5) reports squared changes below 0.4 in the encoder and up to about 5 in the decoder. Look at both
-# ratios: the squared change of a layer grows with the size of its features, so a layer with large features changes more in that
-# measure even if it turns by the same angle. Only the relative change says whether a reused feature is nearly the right one. A ratio near 1
-# means that encoder and decoder change alike: then the paper's observation does not hold for this pipeline (notebook 02 looks closer).
-
-# %% [markdown]
-# **Norms** (Fig. 3b and 3c): the Frobenius norm of each block's features, averaged over channels, over all steps.
-
-# %%
-norms = fl.feature_norm(recording)
-figure = plot.figure(11, 3.6)
-boxes, spread, relative_spread = figure.subplots(1, 3)
-plot.norm_by_layer(norms, boxes)
-plot.norm_spread(norms, spread)
-plot.norm_spread(norms, relative_spread, relative=True)
-alt = "Norm of each block's features: boxes over all steps, its standard deviation, and that by the mean norm"
-HTML(plot.html_image(figure, alt))
-
-# %% [markdown]
-# **What the features look like** (Fig. 2): three principal components as colours, one PCA per layer over all the steps shown, so that
-# equal colours mean equal features.
-
-# %%
-shown = sorted({round(i * (recording.num_steps - 1) / 7) for i in range(8)})
-maps = {layer: fl.pca_maps(recording, layer, steps=shown) for layer in kept}
-figure = plot.pca_strip(maps, shown, plot.figure(11, 5.5))
-HTML(plot.html_image(figure, "Principal components of two encoder and two decoder blocks over the steps"))
-
-# %% [markdown]
-# ## 3. The accelerated sampler
-#
-# The encoder runs at nine key steps only, the other steps are decoded from the features of the last key. All steps of a group are
-# decoded in one batch, so 50 steps need nine calls of the UNet (`forward_calls`; `decoder_calls` are the steps that were decoded).
-
-# %%
 calls = recording.num_steps
-paper = fl.KeySchedule.of_paper(calls)
-with fl.encoder_propagation(pipe, paper) as counts:
-    accelerated = pipe(prompt, generator=torch.Generator().manual_seed(seed), **options).images[0]
-print(paper, "|", paper.source)
-counts
+print(f"{prompts[0]}: {calls} calls of the {type(pipe.unet).__name__}")
+
+# %% tags=["hide-input"]
+plot.show(plot.image_row({"": image}, plot.figure(2.4, 2.4)), prompts[0])
 
 # %% [markdown]
-# **Key steps that were measured.** The paper found its keys by hand. `calibrate` measures what it costs to reuse the features of each
-# step for a while, and `derive_schedule` finds the keys whose groups cost least. For the embedded pipeline the costs come with the
-# package; for another one, or other options, they are measured now, within five minutes. Where do you expect the keys?
+# The picture may have faults: the pipeline is small. What follows asks how near an accelerated run comes to *this* picture, faults and all.
+#
+# ## 2. The idea
+#
+# The encoder runs at a few **key steps**. Between them the decoder gets the features of the last key step, and its own time-step.
+
+# %% tags=["hide-input"]
+plot.show(plot.key_step())
+
+# %% [markdown]
+# ## 3. Six lines
+#
+# The keys were measured for this pipeline (notebook 06). For another pipeline or other options they are measured now, within five minutes.
+# **Guess**: how many times faster will it be?
+
+# %%
+guess = ...
 
 # %%
 shipped = source is None and scheduler is None and (calls, guidance_scale) == (50, 5.0)
 costs = fl.embedded_costs() if shipped else fl.calibrate(pipe, prompts[:2], time_budget=300, max_rows=60, **options)
-derived = fl.derive_schedule(costs, num_keys=len(paper.keys))
-derived.save(output / "schedule.json")
-print("derived:  ", derived, "|", derived.source)
-print("the paper:", paper)
+schedule = fl.derive_schedule(costs, num_keys=len(fl.KeySchedule.of_paper(calls).keys))
+schedule.save(output / "schedule.json")
+with fl.encoder_propagation(pipe, schedule) as counts:
+    faster = pipe(prompts[0], generator=torch.Generator().manual_seed(seeds[0]), **options).images[0]
+print(schedule, "|", counts)
+
+# %% tags=["hide-input"]
+figure = plot.image_grid({"baseline": [image], f"{counts.encoder_calls} encoder calls": [faster]}, plot.figure(4, 4))
+plot.show(figure, f"Baseline and accelerated picture with their difference: {prompts[0]}")
 
 # %% [markdown]
-# Side by side: the baseline, uniform keys, the paper's without and with *prior noise* (a little of the initial noise, added late in the
-# run), the derived ones, and the sampler with as many steps. Below each image its difference to the baseline.
-
-# %%
-from fastdiff_lab.sampling.methods import Method, sample
-
-keys = len(paper.keys)
-methods = {
-    "paper's keys": Method(paper),
-    "paper's keys + noise": Method(paper, prior_noise=0.003),
-    "derived keys": Method(derived),
-}
-uniform = fl.KeySchedule.uniform(calls, keys)
-columns = {"baseline": Method(), f"uniform {keys}": Method(uniform), **methods, f"fewer steps ({keys})": Method(steps=keys)}
-seeds = [seed, seed + 1, seed + 2]
-images = {name: sample(pipe, method, prompts[:3], seeds, **options).images for name, method in columns.items()}
-figure = plot.image_grid(images, plot.figure(10, 10))
-figure.savefig(output / "images.png", dpi=100)
-HTML(plot.html_image(figure, "Images of six methods for three prompts, and their differences to the baseline"))
-
-# %% [markdown]
-# ## 4. What it costs and what it gives
+# ## 4. The control
 #
-# `compare` runs each *method*, one way of sampling, on held-out captions, that is on texts that the pipeline was not trained on. One row per
-# method: its calls of the encoder and of the whole UNet, operations and seconds of one image, and `ratio`, how many times faster it is than
-# the baseline. PSNR (in dB, of the squared error averaged over all images; 10 dB more is a tenth of it) and SSIM (1: equal) tell how near the images are to the
-# baseline's, `psnr_worst` how near the worst one is. `prompt_accuracy` is the share of images in which a small classifier finds every
-# attribute that the prompt asks for. *Prediction reused*: between keys nothing is computed, the UNet's last prediction is used again.
+# A saved call counts only if no simpler method saves as much. Three controls stand beside it: *fewer steps*, *uniform* keys, and the
+# **prediction reused**, in which nothing runs between keys. And the paper's own keys, which were found by hand on Stable Diffusion.
 
 # %%
-from fastdiff_lab.comparison.compare import brief
-from fastdiff_lab.shapes.data import held_out_scenes
-
-captions = [scene.caption() for scene in held_out_scenes(12, objects=1)]
-table = fl.compare(pipe, methods, captions, seeds=[seed], repeats=2, **options)
+table = fl.compare(pipe, {"derived keys": schedule, "the paper's keys": fl.KeySchedule.of_paper(calls)}, prompts, seeds=seeds[:1], repeats=1, **options)
 table.to_csv(output / "table.csv", index=False)
-digits = {"gflops": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}", "ssim": "{:.3f}", "prompt_accuracy": "{:.2f}"}
-brief(table).style.hide(axis="index").format(digits)
+shown = table[~table["method"].str.contains("paper's keys, ")]
+print(fl.guessed(guess, table.set_index("method").loc["derived keys", "ratio"]))
+
+# %%
+suite = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]
+keys = len(schedule.keys)
+names = {"derived keys": f"features, derived {keys}, order 0", "the paper's keys": f"features, paper {keys}, order 0", f"uniform {keys}": f"features, uniform {keys}, order 0",
+         "derived keys, prediction reused": f"predictions, derived {keys}, order 0", f"fewer steps ({keys})": f"fewer steps ({keys})"}  # fmt: skip
+columns = {"encoder_calls": "{:.0f}", "forward_calls": "{:.0f}", "gflops": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}", "psnr": "{:.1f}", "128 pictures": "{:.1f}"}
+shown = shown.assign(**{"128 pictures": [suite.get(names.get(name), float("nan")) if shipped else float("nan") for name in shown["method"]]})
+shown[["method", *columns]].style.hide(axis="index").format(columns, na_rep="-")
 
 # %% [markdown]
-# ## What to see
-#
-# - **Nine forwards instead of fifty, but not a fifth of the arithmetic**: the decoder still works at every step. The seconds lie between.
-# - **Fidelity**: compare the row of the paper's keys with *derived* and with *uniform* keys, with a run with as many steps, and with the
-#   *prediction* reused at the same keys: which comes nearest to the baseline, and at which price? These honest rivals stand in every table.
-# - **Prior noise** changes texture, so it costs PSNR; whether it helps prompts is in the last column.
-#
+# `ratio` is times faster than the baseline, one run each. `psnr` in dB says how near the pictures are to the baseline's; 10 dB more is a tenth
+# of the squared error. The last column is the same on 128 pictures of the embedded pipeline.
+
+# %% tags=["hide-input"]
+methods = {"baseline": fl.Method(), "derived keys": fl.Method(schedule), "the paper's keys": fl.Method(fl.KeySchedule.of_paper(calls)), f"{keys} steps": fl.Method(steps=keys)}
+drawn = {name: fl.sample(pipe, method, prompts[:3], seeds[:1] * 3, **options).images for name, method in methods.items()}
+figure = plot.image_grid(drawn, plot.figure(8, 11))
+figure.savefig(output / "images.png", dpi=100)
+plot.show(figure, f"Four methods for: {'; '.join(prompts[:3])}. Below each its difference to the baseline.")
+
+# %% [markdown]
+# ## 5. The verdict
+
+# %% tags=["verdict"]
+ours = table.set_index("method")
+controls = ours.drop(index=["baseline", "derived keys", "the paper's keys", "the paper's keys, prediction reused"], errors="ignore")
+nearest, derived = controls["psnr"].idxmax(), ours.loc["derived keys"]
+verdict = [
+    f"Derived keys: {derived['ratio']:.1f} times faster, {derived['psnr']:.1f} dB from the baseline, {derived['forward_calls']:.0f} calls instead of {calls}.",
+    f"The nearest control: {nearest}, {controls.loc[nearest, 'ratio']:.1f} times faster, {controls.loc[nearest, 'psnr']:.1f} dB.",
+    f"So on these {len(prompts)} pictures features {'beat' if derived['psnr'] > controls['psnr'].max() else 'do not beat'} their controls.",
+]
+print(*verdict, sep="\n")
+
+# %% [markdown]
 # ## What to do next
 #
-# - Change `prompt`, `guidance_scale` or `scheduler` above and run again.
+# - Change `prompts`, `guidance_scale` or `scheduler` above, and run again.
 # - Try keys of your own: `fl.KeySchedule.parse("0-3,6,12,20,30,40 of 50")`.
-# - `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json` draws one image from the command line.
-# - [Notebook 06](06_derive_a_schedule.ipynb) shows how keys are measured, and what extrapolating the features adds.
-# - The [glossary](../docs/glossary.md) says what the words mean.
+# - From a shell: `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json`.
+# - [Notebook 08](08_your_own_model.ipynb) does all this on your own model.
 #
-# Next: [the sampling loop by hand](01_sampling_loop.ipynb).
+# ## The story in seven sentences
+#
+# 1. The picture is decided long before you can see it ([01](01_sampling_loop.ipynb)).
+# 2. The paper saw a steady encoder; measure both halves by the same ruler ([02](02_encoder_and_decoder_features.ipynb)).
+# 3. It is one `if`, and the decoder must know its own time ([03](03_encoder_propagation.ipynb)).
+# 4. A prediction between keys does not need its latent: that is where the speed comes from ([04](04_parallel_decoding.ipynb)).
+# 5. Keys belong to a model: measure them, do not copy them ([05](05_key_time_steps.ipynb), [06](06_derive_a_schedule.ipynb)).
+# 6. A reused prediction is plain DDIM with uneven steps: the control that every claim must beat ([07](07_is_it_worth_it.ipynb)).
+# 7. Ceiling first, law second, calibrate and fit third, ship one JSON ([08](08_your_own_model.ipynb)).
+#
+# Next: [when is the picture decided?](01_sampling_loop.ipynb)

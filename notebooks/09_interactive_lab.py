@@ -1,7 +1,6 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -12,141 +11,135 @@
 # ---
 
 # %% [markdown]
-# # The interactive lab: tune a schedule with the mouse
+# # Can you beat the paper's keys by hand? The interactive lab
 #
-# A run is a strip of steps. At **key steps** the encoder runs; the steps after one reuse its features. Which steps should be keys? Move
-# them, see at once what that is predicted to cost and to give, and press *Run* to see whether it is true.
+# A run is a strip of steps. Dark squares are **key steps**; the steps after one reuse its features. Move keys, see at once what that is predicted
+# to cost, and press *Run* to see whether it is true.
 #
-# After this notebook you can
-# - read the strip, the error of each group and the front of the best schedules,
-# - tune key steps by mouse, keyboard or code, and run them beside the baseline,
-# - compare your runs, export them, and save a schedule for other programs, and
-# - look around in a recording with your key steps marked in every plot.
+# **You will** beat a published list of keys with the mouse, and check the prediction with a run.
 #
-# **Run All first** (*Run* → *Run All Cells*; under a minute), then play. On a page without a kernel you see images of the state in which the
-# cell was run; with *Settings* → *Save Widget State Automatically*, JupyterLab keeps the lab as you left it in the notebook's file.
-
-# %%
-import sys
-
-import diffusers
-import torch
-from IPython.display import HTML
-
-import fastdiff_lab as fl
-from fastdiff_lab import plot
-from fastdiff_lab.lab.widget import recording_explorer, schedule_lab
-
-print(f"fastdiff_lab {fl.__version__}, diffusers {diffusers.__version__}, torch {torch.__version__}, Python {sys.version.split()[0]}")
-print(f"{torch.get_num_threads()} CPU threads, CUDA: {torch.cuda.is_available()}")
-
-# %% [markdown]
-# The next cell is the only one that says which pipeline is used; with a GPU and local weights, write
-# `fl.load_pipeline("folder", device="cuda", dtype="float16")`, and see notebook 08 for what else changes.
-
-# %%
-pipe = fl.load_pipeline()
-f"{type(pipe.unet).__name__}, {type(pipe.scheduler).__name__}"
-
-# %% [markdown]
-# One baseline is recorded, so that the lab can show the measured change of the features above the strip, instead of the predicted error
-# (choose it there).
-
-# %%
-prompt = "a large red star at the left on a white background"
-with fl.record(pipe, keep=["down_blocks.1", "mid_block", "up_blocks.1"]) as recording:
-    pipe(prompt, num_inference_steps=50, guidance_scale=5.0, generator=torch.Generator().manual_seed(0))
-f"{recording.num_steps} steps, {len(recording.layers)} layers"
-
-# %% [markdown]
-# ## 1. The lab
-#
-# 1. **The strip**: dark squares are key steps, the bands are their groups. Click a step, drag a key, or use the keyboard (Tab to the strip,
-#    arrows, Space). The bars above show the error that each group is predicted to make, on a logarithmic axis: a tall bar asks for a key in its middle.
-# 2. **The numbers** follow at once; nothing is run. The curve on the right shows the best schedule for every number of keys: your point can
-#    come down to it, never below it. The slider moves along it. The ceiling by time has to be measured first, by its button.
-# 3. **Run** draws the baseline and the accelerated image, and their difference. Then change one thing and run again.
-
-# %%
-lab = schedule_lab(pipe, recording=recording, prompt=prompt)
-lab
-
-# %% [markdown]
-# Some things to try:
-# - Press *Paper*: nine keys that were found by hand on Stable Diffusion. Which group makes most of the error? Drag a key into it.
-# - Set *How it is reused* to order 1 and move the slider from 9 to 17 keys. Where does extrapolating begin to pay?
-# - Set *Reused between keys* to the whole prediction: the rival that needs no decoder between keys either.
-# - Change *Scheduler* to `dpm-solver++` and *Steps* to 20. With 30 steps nothing was measured: the lab says so, and predicts nothing.
-
-# %% [markdown]
-# ## 2. The same from code
-#
-# Everything that the mouse does can be done in a cell; the widget above follows. `lab.run()` waits for the run's end.
-
-# %%
-for name, schedule in {"the paper's": fl.KeySchedule.paper(50), "uniform": fl.KeySchedule.uniform(50, 9)}.items():
-    lab.schedule = schedule
-    print(f"{name}: predicted error {lab.predict().error:.3f}, ceiling by operations {lab.predict().flop_ceiling:.2f}x")
-    lab.run()
-
-# %%
-lab.use_preset("derived")
-pair = lab.run()
-print(lab.schedule, "|", lab.schedule.source)
-figure = plot.image_grid({name: [image] for name, image in pair.images.items()}, plot.figure(4, 4))
-HTML(plot.html_image(figure, "Baseline and accelerated image, and their difference"))
-
-# %% [markdown]
-# The lab as it is now, as a page that needs neither kernel nor widgets (on a page without a kernel the widget above shows its beginning):
-
-# %%
-HTML(lab.page())
-
-# %% [markdown]
-# ## 3. The history
-#
-# Is the order of the predicted errors that of the real ones (`latent_error`)? Both are root mean squares of a value of the final latents; `psnr`
-# in dB is of the image, `ratio` is how many times faster than the baseline (one run each; notebook 00 has medians).
-# One image is no proof; it is the place to look for surprises.
-
-# %%
-digits = {"predicted_error": "{:.3f}", "latent_error": "{:.3f}", "psnr": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}"}
-lab.history[["run", "keys", "schedule", *digits]].style.hide(axis="index").format(digits)
-
-# %% [markdown]
-# `lab.export("runs.csv")` and `lab.save("schedule.json")` write files beside the notebook, as the buttons do. A saved schedule knows what it
-# was measured on; `fl.encoder_propagation` warns where that differs.
+# **Run all cells first** (*Run* → *Run All Cells*), then play. New words are in the [glossary](../docs/glossary.md).
 
 # %%
 import tempfile
 from pathlib import Path
 
+import torch
+from IPython.display import HTML
+
+import fastdiff_lab as fl
+
+plot = fl.plot
+print(f"fastdiff_lab {fl.__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads")
+
+# %% [markdown]
+# The next cell alone says which pipeline is used. One baseline is recorded, so that the lab can also show how much features change.
+
+# %%
+pipe = fl.load_pipeline()
+prompts, seeds = fl.demo(4)
+with fl.record(pipe, keep=["down_blocks.1", "mid_block", "up_blocks.1"]) as recording:
+    pipe(prompts[0], num_inference_steps=50, guidance_scale=5.0, generator=torch.Generator().manual_seed(seeds[0]))
+
+# %% [markdown]
+# ## 1. The lab
+#
+# 1. **The strip**: click a step, drag a key, or use the keyboard (Tab to the strip, arrows, Space). A bar is the error that its group is predicted
+#    to make. A tall bar asks for a key in its middle.
+# 2. **The numbers** follow at once, without a run. The curve shows the best schedule for each number of keys. Your point can come down to it.
+# 3. **Run** draws the baseline, the accelerated picture and their difference.
+#
+# **Your task**: begin with *Paper*. Which group makes most of the error? Drag a key into it, and take the one away that is missed least. How far
+# down do you come with nine keys?
+
+# %%
+lab = fl.schedule_lab(pipe, recording=recording, prompt=prompts[0])
+lab
+
+# %% [markdown]
+# More to try:
+#
+# - Set *Reused between keys* to the whole prediction. That is the control: it needs no decoder between keys either.
+# - Set *How it is reused* to order 1, and move the slider from 9 to 17 keys. Where does extrapolating begin to pay?
+# - Change *Scheduler* to `dpm-solver++` and *Steps* to 20. With 30 steps nothing was measured, and the lab says so.
+#
+# ## 2. The same from code
+#
+# Whatever the mouse does, a cell can do. **Guess**: how many times larger is the predicted error of the paper's keys than that of uniform ones?
+
+# %%
+guess = ...
+
+# %%
+predicted = {}
+for name, schedule in {"paper": fl.KeySchedule.paper(50), "uniform": fl.KeySchedule.uniform(50, 9)}.items():
+    lab.schedule = schedule
+    predicted[name] = lab.predict().error
+    lab.run()
+print(f"predicted error: paper {predicted['paper']:.3f}, uniform {predicted['uniform']:.3f}")
+print(fl.guessed(guess, predicted["paper"] / predicted["uniform"]))
+
+# %% [markdown]
+# **Your turn**: nine key steps by hand, better than the paper's. Write your list; the next cell says what is predicted.
+
+# %%
+# BEGIN SOLUTION NO PROMPT
+my_keys = [0, 5, 10, 15, 20, 26, 34, 42, 48]
+# END SOLUTION
+""" # BEGIN PROMPT
+my_keys = ...
+""" # END PROMPT
+
+# %%
+lab.schedule = fl.KeySchedule.paper(50) if my_keys is ... else fl.KeySchedule(50, tuple(my_keys))
+error = lab.predict().error
+print(f"{lab.schedule}: predicted error {error:.3f}, {'better than' if error < predicted['paper'] else 'no better than'} the paper's {predicted['paper']:.3f}")
+
+# %%
+lab.use_preset("derived")
+pair = lab.run()
+print("derived:", lab.schedule)
+
+# %% tags=["hide-input"]
+figure = plot.image_grid({name: [image] for name, image in pair.images.items()}, plot.figure(4, 4))
+plot.show(figure, f"Baseline and accelerated picture with derived keys, and their difference: {prompts[0]}.")
+
+# %% [markdown]
+# On a page without a kernel, the widget above shows its beginning only. This is the lab as it is now, as a picture of a page:
+
+# %%
+HTML(lab.page())
+
+# %% [markdown]
+# ## 3. Was the prediction true?
+#
+# Is the order of the predicted errors that of the real ones (`latent_error`)? One picture is no proof. It is the place to look for surprises.
+
+# %%
+digits = {"predicted_error": "{:.3f}", "latent_error": "{:.3f}", "psnr": "{:.1f}", "ratio": "{:.2f}"}
+lab.history[["run", "keys", "schedule", *digits]].style.hide(axis="index").format(digits)
+
+# %%
 folder = Path(tempfile.mkdtemp())
 lab.save(str(folder / "schedule.json"))
 lab.export(str(folder / "runs.csv"))
-print((folder / "schedule.json").read_text()[:160], "...")
+print("saved, as the buttons do:", *sorted(path.name for path in folder.iterdir()))
 
 # %% [markdown]
-# ## 4. Looking around in the recording
+# ## 4. The features of the run
 #
-# Layers and steps of the run that was recorded. The key steps of the lab are marked in every plot, and follow when you move them above.
+# Layers and steps of the recording. The lab's key steps are marked in each plot, and follow when you move them above.
 
 # %%
-explorer = recording_explorer(recording, lab)
-explorer
-
-# %% [markdown]
-# ## Summary
+fl.recording_explorer(recording, lab)
 
 # %%
 best = lab.history.loc[lab.history["psnr"].idxmax()]
-print(f"- Nearest to the baseline image of these {len(lab.history)} runs: {best['schedule']} ({best['source']}), {best['psnr']:.1f} dB.")
-print(f"- Calls of the UNet: {', '.join(map(str, lab.history['forward_calls']))} instead of {lab.num_steps}.")
+print(f"nearest to the baseline of these {len(lab.history)} runs: {best['schedule']}, {best['psnr']:.1f} dB")
 
 # %% [markdown]
-# - A schedule is a set of key steps; its predicted error is the sum of what its groups cost, and it ranks schedules rather than measuring them.
-# - What a prediction is worth, a run shows: *predicted* and *error* stand side by side in the lab's table of runs.
-# - Your own pipeline, and a schedule in production: [notebook 08](08_your_own_model.ipynb). Whether it is worth it:
-#   [notebook 07](07_is_it_worth_it.ipynb).
+# ## The sentence to remember
+#
+# **A prediction ranks schedules; only a run measures one.**
 #
 # Next: [the exercises](exercises/1_hooks_and_features.ipynb).

@@ -27,7 +27,7 @@ from fastdiff_lab.inputs.files import write_text
 
 _MARK = re.compile(r"#\s+(BEGIN|END)\s+(QUESTION|SOLUTION|TESTS)")
 _SOLUTION = re.compile(r"( *)# BEGIN SOLUTION( NO PROMPT)?$")
-_FOLDED = "<details>\n<summary>Answer</summary>\n\n```python\n{}\n```\n\n</details>"
+FOLDED = "<details>\n<summary>Answer</summary>\n\n```python\n{}\n```\n\n</details>"
 
 
 @dataclass
@@ -114,7 +114,7 @@ def _made(master: Any, of_solution: Any, answers: bool) -> Any:
     for cell, inside in _blocks(master):
         if cell.cell_type == "raw":
             if answers and cell.source.startswith("# END QUESTION"):
-                cells.append(new_markdown_cell(_FOLDED.format("\n\n".join(waiting.pop(0).solutions))))
+                cells.append(new_markdown_cell(FOLDED.format("\n\n".join(waiting.pop(0).solutions))))
         elif inside[-1:] != ("TESTS",):
             source = of_solution(cell.source) if cell.cell_type == "code" and inside[-1:] == ("SOLUTION",) else cell.source
             source = source if answers else source.replace("](../", "](../../")  # solutions are one folder deeper

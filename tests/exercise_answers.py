@@ -31,11 +31,11 @@ def some_inputs(name: str, seed: int, latter: bool = False) -> list[tuple] | Non
 
 @cache
 def names_of(path: Path, solved: bool) -> dict:
-    """What a sheet's cells define, solved or as students get it, without its checks and images."""
+    """What a sheet's cells define, solved or as students get it, without its checks, images and timed runs."""
     notebook = (solution if solved else student)(read_master(path))
     space: dict = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code" and not cell.source.startswith(("check(", "show(")):
+        if cell.cell_type == "code" and not cell.source.startswith(("check(", "show(")) and "fl.sample(" not in cell.source:
             exec(cell.source, space)
     return space
 
@@ -230,6 +230,55 @@ def changes_in_numpy(x):
     return np.sqrt(((x[1:] - x[:-1]) ** 2).sum(1) / (x[:-1] ** 2).sum(1))
 
 
+def time_in_numpy(run, clock, repeats):
+    """All readings in one list, the first run among them."""
+    readings = [clock()]
+    for _ in range(repeats + 1):
+        run()
+        readings.append(clock())
+    return np.median(np.diff(readings)[1:])
+
+
+def time_sorted(f, now, n):
+    """The middle of a sorted list."""
+    f()
+    taken = sorted(-now() + (f(), now())[1] for _ in range(n))
+    return torch.tensor((taken[(n - 1) // 2] + taken[n // 2]) / 2, dtype=torch.float64)
+
+
+def time_by_statistics(run, clock, repeats):
+    import statistics
+
+    seconds = [(clock(), run(), clock()) for _ in range(1 + repeats)]
+    return statistics.median(after - before for before, _, after in seconds[1:])
+
+
+def ridge_in_numpy(terms, missed, ridges):
+    """Long rows instead of sums of products, and a pseudo-row per scalar for the ridge."""
+    terms, missed = terms.numpy().astype(float), missed.numpy().astype(float)
+    errors = np.zeros(len(ridges))
+    for image in range(len(terms)):
+        kept = np.arange(len(terms)) != image
+        rows = terms[kept].transpose(0, 2, 1).reshape(-1, terms.shape[1])
+        for place, ridge in enumerate(ridges):
+            padded = np.vstack([rows, np.sqrt(ridge) * np.eye(terms.shape[1])])
+            wanted = np.concatenate([missed[kept].ravel(), np.zeros(terms.shape[1])])
+            scalars = np.linalg.lstsq(padded, wanted, rcond=None)[0]
+            errors[place] += ((missed[image] - scalars @ terms[image]) ** 2).sum()
+    return ridges[int(errors.argmin())]
+
+
+def ridge_by_inverse(t, m, ridges):
+    """Products of all images, less those of the one that is left out."""
+    products, sides = t @ t.transpose(1, 2), (t @ m[..., None])[..., 0]
+    best = {}
+    for ridge in ridges:
+        left = products.sum(0) - products + ridge * torch.eye(t.shape[1])
+        scalars = torch.linalg.inv(left) @ (sides.sum(0) - sides)[..., None]
+        best[ridge] = float((m - (t.transpose(1, 2) @ scalars)[..., 0]).pow(2).sum())
+    return np.float64(min(best, key=best.get))
+
+
 VARIANTS = {
     "relative_change": [changes_in_a_loop, changes_in_numpy, lambda f: f.diff(dim=0).flatten(1).norm(dim=1) / f[:-1].flatten(1).norm(dim=1)],
     "collect_skips": [skips_by_handles, skips_by_layers, skips_from_the_decoder],
@@ -260,5 +309,12 @@ VARIANTS = {
         lambda a, b, s, t, x: torch.lerp(a, b, (x - s) / (t - s)),
         lambda before, last, i, j, k: before * ((j - k) / (j - i)) + last * ((k - i) / (j - i)),
         lambda p, q, i, j, k: (p.numpy() + (q.numpy() - p.numpy()) / (j - i) * (k - i)).tolist(),
+    ],
+    "median_time": [time_in_numpy, time_sorted, time_by_statistics],
+    "best_ridge": [ridge_in_numpy, ridge_by_inverse, lambda t, m, r: torch.tensor(ridge_in_numpy(t, m, r))],
+    "beaten_by": [
+        lambda s, p, c: [i for i, (a, b) in enumerate(zip(s, p, strict=True)) if i != c and a <= s[c] and b >= p[c]],
+        lambda seconds, psnr, claim: np.setdiff1d(np.nonzero((seconds <= seconds[claim]) * (psnr >= psnr[claim]))[0], [claim]),
+        lambda a, b, c: torch.tensor(sorted(set(np.argwhere(a <= a[c]).ravel()) & set(np.argwhere(b >= b[c]).ravel()) - {c})),
     ],
 }  # fmt: skip

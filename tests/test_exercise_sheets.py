@@ -19,7 +19,8 @@ SHEETS = pytest.mark.parametrize("path", MASTERS, ids=lambda path: path.stem)
 
 def test_every_exercise_stands_in_a_master_and_each_is_complete():
     masters = [read_master(path) for path in MASTERS]
-    assert [question.name for master in masters for question in questions(master)] == [*list(EXERCISES), contest.NAME]
+    names = [question.name for master in masters for question in questions(master)]
+    assert [name for name in names if name != contest.NAME] == list(EXERCISES) and names.count(contest.NAME) == 1
     for master in masters:
         texts = [
             cell.source

@@ -3,31 +3,120 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
+import torch
+
+from fastdiff_lab.exercises import check, checking
+from fastdiff_lab.exercises.checking import GAPS
+from teaching.gaps import filled, has_gap, with_gaps
+from teaching.sheets import with_solution, without_solution
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+SOURCES = sorted(FOLDER.glob("*.py"))
+IN_ORDER = [path for path in NOTEBOOKS if path.stem[0].isdigit()]
 EXERCISES = sorted(FOLDER.glob("exercises/**/*.ipynb"))
 LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
+MOST_CELLS, MOST_TABLES = 45, 6
+HEADER = "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: Python 3\n#     language: python\n#     name: python3\n# ---\n\n"
+
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == sorted(path.stem for path in FOLDER.glob("*.py"))
-    assert NOTEBOOKS
+    assert [path.stem for path in NOTEBOOKS] == [path.stem for path in SOURCES]
+    assert len(IN_ORDER) == 10
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_pair_agrees(path):
-    cells, source = (
-        [(cell.cell_type, cell.source) for cell in notebook.cells]
-        for notebook in (nbformat.read(path, as_version=4), jupytext.read(path.with_suffix(".py")))
+def test_it_is_made_from_its_source(path):
+    committed, made = nbformat.read(path, as_version=4), with_gaps(path.with_suffix(".py"))
+    assert [(cell.cell_type, cell.source) for cell in committed.cells] == [(cell.cell_type, cell.source) for cell in made.cells]
+
+
+@each_source
+def test_a_student_sees_gaps_and_folded_answers(path):
+    cells = with_gaps(path).cells
+    assert len(jupytext.read(path).cells) <= MOST_CELLS
+    assert not [cell for cell in cells if "# BEGIN" in cell.source or "# END" in cell.source]
+    gaps = [cell for cell in jupytext.read(path).cells if has_gap(cell)]
+    folded = [cell.source for cell in cells if cell.source.startswith("<details>")]
+    assert len(folded) == len(gaps) and all(with_solution(gap.source) in text for gap, text in zip(gaps, folded, strict=True))
+
+
+@each_source
+def test_a_source_imports_the_public_names_hides_how_it_plots_and_links_the_words(path):
+    cells = jupytext.read(path).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert not [cell.source for cell in code if re.search(r"from fastdiff_lab|import fastdiff_lab\.", cell.source)]
+    assert all("hide-input" in cell.metadata.get("tags", []) for cell in code if "plot.show(" in cell.source)
+    assert "(../docs/glossary.md)" in cells[0].source
+
+
+def gaps() -> dict[str, tuple[str, str]]:
+    """For each gap that a notebook checks: what students begin with, and the answer."""
+    found = {}
+    for path in SOURCES:
+        cells = jupytext.read(path).cells
+        for cell, check_cell in pairwise(cells):
+            asked = re.match(r'fl\.check\("(\w+)", \1\)$', check_cell.source)
+            if has_gap(cell) and asked:
+                found[asked[1]] = (without_solution(cell.source), with_solution(cell.source))
+    return found
+
+
+def defined(name: str, solved: bool):
+    space = {"np": np, "torch": torch}
+    exec(gaps()[name][solved], space)
+    return space[name]
+
+
+def test_each_notebook_of_the_method_has_two_gaps():
+    assert list(gaps()) == list(GAPS)
+    for path in SOURCES[1:9]:
+        assert sum(has_gap(cell) for cell in jupytext.read(path).cells) == 2, path.stem
+    for path in SOURCES[:9]:
+        assert any(re.match(r"guess\w* = \.\.\.|guess_best, guess_worst = ", cell.source) for cell in jupytext.read(path).cells), (
+            path.stem
+        )
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_an_answer_is_right_and_a_gap_is_not(name):
+    assert (report := check(name, defined(name, True))).passed, report
+    assert check(name, defined(name, True), seed=4711).passed
+    assert not check(name, defined(name, False)).passed
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name in GAPS for place in range(len(GAPS[name].mistakes))])
+def test_a_mistake_is_told(name, place):
+    sentence, mistake = list(GAPS[name].mistakes.items())[place]
+    report = judged_as_the_students(name, mistake)
+    assert not report.passed and f"perhaps: {sentence}" in report.text
+
+
+def judged_as_the_students(name: str, mistake):
+    """The library's own mistakes call the library, which a student's answer may not: take their results."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checking, "_by_itself", lambda broken: nullcontext())
+        return check(name, mistake)
+
+
+def test_a_filled_notebook_stops_at_a_wrong_answer(tmp_path):
+    (tmp_path / "a.py").write_text(
+        HEADER
+        + '# %%\ndef guidance():\n    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n\n# %%\nfl.check("guidance", guidance)\n'
     )
-    assert cells == source
+    gap, asked = filled(tmp_path / "a.py").cells
+    assert gap.source == "def guidance():\n    return 1"
+    assert asked.source == 'assert (report := fl.check("guidance", guidance)).passed, report'
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -42,6 +131,7 @@ def test_it_can_be_read_on_the_web(path):
     assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs)
     images = [text for output in outputs for text in [output.get("data", {}).get("text/html", "")] if "<img" in text]
     assert images and all('<img alt="' in text for text in images)
+    assert sum("<table" in output.get("data", {}).get("text/html", "") for output in outputs) <= MOST_TABLES
 
 
 FOREIGN = re.compile(
@@ -94,5 +184,5 @@ def test_it_begins_with_its_title_and_its_links_lead_somewhere(path):
 
 
 def test_each_notebook_ends_with_the_next_one():
-    assert [links(path)[-1] for path, _ in pairwise(NOTEBOOKS)] == [following.name for _, following in pairwise(NOTEBOOKS)]
-    assert links(NOTEBOOKS[-1])[-1] == "exercises/1_hooks_and_features.ipynb"
+    assert [links(path)[-1] for path, _ in pairwise(IN_ORDER)] == [following.name for _, following in pairwise(IN_ORDER)]
+    assert links(IN_ORDER[-1])[-1] == "exercises/1_hooks_and_features.ipynb"

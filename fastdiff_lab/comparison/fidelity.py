@@ -29,6 +29,13 @@ def fidelity(images: Sequence[Image.Image], baseline: Sequence[Image.Image]) -> 
     >>> white, black = (Image.new("RGB", (16, 16), colour) for colour in ("white", "black"))
     >>> fidelity([white], [black])["psnr"].item()
     0.0
+
+    Args:
+        images: PIL images of one method.
+        baseline: The baseline's, as many and of the same sizes.
+
+    Returns:
+        One row per image: `mse` from 0 to 1, `psnr` and `ssim`.
     """
     rows = []
     for image, reference in zip(images, baseline, strict=True):
@@ -58,7 +65,17 @@ def _ssim(a: Tensor, b: Tensor) -> float:
 
 
 def mean_psnr(mse: Sequence[float] | np.ndarray | pd.Series) -> float:
-    """PSNR of the averaged squared error in dB. A mean of decibels would hide the worst images."""
+    """PSNR of the averaged squared error in dB. A mean of decibels would hide the worst images.
+
+    >>> round(mean_psnr([0.01, 0.0001, 0.0001]), 1)
+    24.7
+
+    Args:
+        mse: The squared error of each image, from 0 to 1.
+
+    Returns:
+        Decibels, infinite without any error.
+    """
     return float(_psnr(np.mean(mse)))
 
 

@@ -2,6 +2,7 @@
 
 - `check(name, answer)`: try the answer on several inputs; say what was passed, found and expected
 - `show(name, answer)`: draw what the answer does
+- `guessing.guessed(guess, found)`: how near a guess came
 - `ContestEntry`: an entry of the contest
 - `contest.leaderboard(entries, seed=)`: for teachers
 """

@@ -2,7 +2,8 @@
 
 - `check(name, answer)`: try an answer on several inputs
 - `Report`: the outcome
-- `EXERCISES`: all exercises by name
+- `EXERCISES`: those of the sheets by name
+- `GAPS`: those of the notebooks
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import contest, hooks_and_features, propagation, schedules
+from . import contest, gaps_of_calibration, gaps_of_the_method, hooks_and_features, propagation, schedules, time_fit_and_claims
 from .answer_values import described, own_copy, same, shown
 from .exercise import Exercise, Verdict, nearness
 
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
-    for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES)
+    for exercise in (*hooks_and_features.EXERCISES, *propagation.EXERCISES, *schedules.EXERCISES, *time_fit_and_claims.EXERCISES)
 }  # fmt: skip
+GAPS = {exercise.name: exercise for exercise in (*gaps_of_the_method.GAPS, *gaps_of_calibration.GAPS)}
 NAMES = (*EXERCISES, contest.NAME)
 INSIDE = f"{Path(__file__).parent.parent}{os.sep}"
 # What an answer may call of this package; anything else would answer for the student.
@@ -41,7 +43,7 @@ ALLOWED_FILES = (
     "shapes/text.py",
     "exercises/checking.py",
 )
-ALLOWED_CODE = ("RowDecoder", "_hooks_are_removed", "_encodes_at_keys_only")
+ALLOWED_CODE = ("RowDecoder", "Stopwatch", "ToyModel", "_hooks_are_removed", "_encodes_at_keys_only")
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ def check(name: str, answer: Any, *, seed: int = 0, inputs: Iterable[tuple] | No
     Raises:
         ValueError: An unknown name.
     """
-    if name not in NAMES:
-        raise ValueError(f"no exercise is called {name!r}; there are: {', '.join(NAMES)}")
+    if name not in (*NAMES, *GAPS):
+        raise ValueError(f"no exercise is called {name!r}; there are: {', '.join((*NAMES, *GAPS))}")
     if name == contest.NAME:
         return Report(name, *contest.judged(answer, seed))
-    exercise = EXERCISES[name]
+    exercise = (EXERCISES | GAPS)[name]
     if not callable(answer):
         told = "nothing" if answer is None or answer is ... else shown(answer)
         return Report(name, False, f"A function is wanted, found {told}: hand over the function itself, without calling it")

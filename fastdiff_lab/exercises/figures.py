@@ -28,13 +28,15 @@ from .propagation import EXERCISES as PROPAGATION
 from .propagation import group_of, library_run, run_of
 from .schedules import EXERCISES as SCHEDULES
 from .schedules import cost_of
+from .time_fit_and_claims import EXERCISES as JUDGING
+from .time_fit_and_claims import Stopwatch, left_out_errors
 
 PROMPT = "a large red star at the left on a blue background"
 STEPS = 50
 LAYERS = ("down_blocks.1", "mid_block", "up_blocks.2")
 YOURS: dict[str, Any] = {"color": plot.PETROFF[0], "label": "yours"}
 EXPECTED: dict[str, Any] = {"color": "black", "linestyle": ":", "label": "expected"}
-_EXPECTED = {exercise.name: exercise.expected for exercise in (*FEATURES, *PROPAGATION, *SCHEDULES)}
+_EXPECTED = {exercise.name: exercise.expected for exercise in (*FEATURES, *PROPAGATION, *SCHEDULES, *JUDGING)}
 
 
 class NothingToDrawError(Exception):
@@ -57,7 +59,7 @@ def show(name: str, answer: Any) -> HTML:
         return _sentence(str(error))
     except Exception as error:
         return _sentence(f"{type(error).__name__}: {error}")
-    return HTML(plot.html_image(figure, alt))
+    return plot.show(figure, alt)
 
 
 def _sentence(reason: str) -> HTML:
@@ -258,6 +260,49 @@ def _draw_line(answer: Callable) -> tuple[Figure, str]:
     return figure, "Relative distance of extrapolated and of reused features to the true ones, over the steps after the last key"
 
 
+def _draw_times(answer: Callable) -> tuple[Figure, str]:
+    seconds = [6.0, 1.1, 1.05, 9.0, 1.2, 1.1]
+    watch = Stopwatch(seconds)
+    mine = float(_numbers(answer(watch.run, watch.clock, 5), ()))
+    ax = (figure := plot.figure(6, 2.6)).subplots()
+    ax.bar(range(6), seconds, color="0.85", edgecolor="black")
+    ax.axhline(mine, **YOURS)
+    ax.axhline(float(np.median(seconds[1:])), **EXPECTED)
+    ax.set(xlabel="run (the first loads and compiles, another one was disturbed)", ylabel="seconds")
+    ax.legend()
+    return figure, f"Six runs as bars, the answer's {mine:.2f} seconds and the expected median as lines"
+
+
+def _draw_ridge(answer: Callable) -> tuple[Figure, str]:
+    exercise = next(exercise for exercise in JUDGING if exercise.name == "best_ridge")
+    *_, (terms, missed, ridges) = exercise.inputs(np.random.default_rng(1))
+    mine = float(_numbers(answer(terms.clone(), missed.clone(), list(ridges)), ()))
+    ax = (figure := plot.figure(6, 2.8)).subplots()
+    ax.plot(ridges, left_out_errors(terms, missed, ridges), "o-", color="0.4", label="images left out")
+    ax.axvline(mine, **YOURS)
+    ax.axvline(_EXPECTED["best_ridge"](terms, missed, ridges), **EXPECTED)
+    ax.set(xscale="log", xlabel="ridge", ylabel="squared error")
+    ax.legend()
+    return figure, f"Error of images that were left out over the ridge; the answer's ridge is {mine:g}"
+
+
+def _draw_claim(answer: Callable) -> tuple[Figure, str]:
+    seconds, psnr = np.array([2.4, 0.8, 1.0, 0.7, 1.6, 0.8]), np.array([60.0, 30.0, 33.0, 24.0, 44.0, 31.0])
+    names = ["baseline", "the claim", "fewer steps, more of them", "fewer steps", "DeepCache", "prediction reused"]
+    mine = {int(place) for place in _numbers(answer(seconds.copy(), psnr.copy(), 1))}
+    ax = (figure := plot.figure(6, 3)).subplots()
+    for place, name in enumerate(names):
+        ax.plot(
+            seconds[place], psnr[place], "D" if place == 1 else "o", color=plot.PETROFF[2 if place in mine else 0], markersize=8
+        )
+        ax.annotate(name, (seconds[place], psnr[place]), textcoords="offset points", xytext=(8, 4), fontsize="small")
+    ax.set(xlabel="seconds", ylabel="PSNR to the baseline, dB", title="red: beats the claim, by your answer")
+    ax.margins(0.2)
+    return figure, "Six methods by seconds and nearness; those that beat the claim by the answer: " + ", ".join(
+        names[place] for place in sorted(mine)
+    )
+
+
 def _draw_entry(entry: Any) -> tuple[Figure, str]:
     if not isinstance(entry, contest.ContestEntry):
         raise NothingToDrawError("expected a ContestEntry")
@@ -284,5 +329,8 @@ DRAWN: dict[str, Callable[[Any], tuple[Figure, str]]] = {
     "schedule_cost": _draw_cost,
     "best_keys": _draw_best,
     "extrapolate": _draw_line,
+    "median_time": _draw_times,
+    "best_ridge": _draw_ridge,
+    "beaten_by": _draw_claim,
     contest.NAME: _draw_entry,
 }

@@ -16,6 +16,15 @@ with extra("lab", "fastdiff_lab.plot"):
 STRONGER = 4  # times: most differences are too dark to see
 
 
+def image_row(images: Mapping[str, Image.Image], target: Figure) -> Figure:
+    """Images side by side, each below its title."""
+    for ax, (title, image) in zip(target.subplots(1, len(images), squeeze=False)[0], images.items(), strict=True):
+        ax.imshow(np.asarray(image), interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(title, fontsize="small")
+    return target
+
+
 def image_grid(images: Mapping[str, Sequence[Image.Image]], target: Figure) -> Figure:
     """A column per method, two rows per prompt: the image, and its difference to the first method's.
 

@@ -46,6 +46,23 @@ def change_over_steps(table: pd.DataFrame, ax: Axes, *, keys: Sequence[int] = ()
     return ax
 
 
+def change_by_part(table: pd.DataFrame, ax: Axes, *, label: str = "change per step") -> Axes:
+    """A thick line for each half of the denoiser, from a `feature_change` table; its layers stay thin and grey.
+
+    The encoder is solid, the decoder dashed. Lines are means over samples.
+    """
+    for _, layer in table.groupby(["part", "layer"])["value"]:
+        by_step = table.loc[layer.index].groupby("step")["value"].mean()
+        ax.plot(by_step.index, by_step, color="0.8", linewidth=0.8, zorder=1)
+    for part, values in table.groupby("part", sort=False):
+        mean = values.groupby("step")["value"].mean()
+        dashes = (0, PART_DASHES[part] or None)
+        ax.plot(mean.index, mean, color=PART_COLOURS[part], linestyle=dashes, linewidth=2.6, label=part)
+    ax.set(xlabel="step", ylabel=label)
+    ax.legend()
+    return ax
+
+
 def norm_by_layer(table: pd.DataFrame, ax: Axes) -> Axes:
     """A box per layer over all steps and samples from a `feature_norm` table (Fig. 3b); decoder boxes are hatched."""
     layers = list(dict.fromkeys(table["layer"]))

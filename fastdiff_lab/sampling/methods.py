@@ -273,7 +273,17 @@ def _counted(pipe: DiffusionPipeline) -> Iterator[Counts]:
 
 @torch.no_grad()
 def decode(pipe: DiffusionPipeline, latents: Tensor) -> list[Image.Image]:
-    """Decode latents that a pipeline gave into images."""
+    """Decode latents that a pipeline gave into images.
+
+    >>> decode(pipe, pipe(prompt, output_type="latent").images)  # doctest: +SKIP
+
+    Args:
+        pipe: A pipeline with an autoencoder, `pipe.vae`.
+        latents: Shape (images, channels, height, width), as `output_type="latent"` gives them.
+
+    Returns:
+        A PIL image for each.
+    """
     vae, dtype = pipe.vae, pipe.vae.dtype
     latents = _as_decoded(vae.config, latents)
     # SDXL's autoencoder overflows in float16, and its config says so.

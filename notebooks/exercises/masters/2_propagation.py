@@ -26,7 +26,7 @@
 # %% [markdown]
 # # Exercises 2: propagation
 #
-# About 60 minutes; builds on notebooks [04](../04_encoder_propagation.ipynb) and [05](../05_parallel_decoding_and_prior_noise.ipynb).
+# About 60 minutes; builds on notebooks [03](../03_encoder_propagation.ipynb) and [04](../04_parallel_decoding.ipynb).
 #
 # After this sheet you can write encoder propagation without its two classic bugs, and compute the most that it can save.
 #
@@ -124,7 +124,7 @@ def test_key_of_each_step_on_other_inputs(env):
 # %% [markdown]
 # ### A UNet in two halves
 #
-# The next exercise needs the UNet's encoder and decoder apart, as in notebook 04. `now` is the time embedding of each row.
+# The next exercise needs the UNet's encoder and decoder apart, as in notebook 03. `now` is the time embedding of each row.
 
 # %%
 def embed(unet, t, rows):

@@ -26,7 +26,7 @@
 # %% [markdown]
 # # Exercises 3: schedules
 #
-# About 75 minutes; builds on notebooks [03](../03_key_time_steps.ipynb), [06](../06_derive_a_schedule.ipynb) and [07](../07_is_it_worth_it.ipynb).
+# About 75 minutes; builds on notebooks [05](../05_key_time_steps.ipynb), [06](../06_derive_a_schedule.ipynb) and [07](../07_is_it_worth_it.ipynb).
 #
 # After this sheet you can compute what a schedule costs, find the best one exactly, extrapolate features, and compete with your own schedule.
 #

@@ -1,0 +1,38 @@
+"""The tables that are shipped, and the prompts of all notebooks."""
+
+from __future__ import annotations
+
+import pytest
+
+import fastdiff_lab as fl
+
+
+def test_the_demo_was_drawn_by_the_suite_too():
+    images = fl.measured("suite/ddim-50/images")
+    known = set(zip(images["prompt"], images["seed"], strict=True))
+    prompts, seeds = fl.demo(8)
+    assert len(prompts) == len(seeds) == 8 and set(zip(prompts, seeds, strict=True)) <= known
+    assert fl.demo(2)[0] == prompts[:2]
+    assert not {*prompts} & {*fl.embedded_costs().about["prompts"]}  # none was calibrated on
+
+
+def test_tables_are_read_by_name():
+    table = fl.measured("suite/ddim-50/table")
+    assert table.loc[table["method"] == "baseline", "keys"].item() == "" and len(table) > 50
+    ours = fl.measured("bench/intel-r-xeon-r-processor-2-threads/bench")
+    assert {"baseline", "paper, serial", "paper, parallel"} <= set(ours["method"])
+    with pytest.raises(FileNotFoundError, match="the table suite/none is missing; looked in"):
+        fl.measured("suite/none")
+
+
+def test_names_that_need_an_extra_are_found():
+    assert callable(fl.check) and callable(fl.guessed) and callable(fl.plot.show) and callable(fl.schedule_lab)
+    assert "plot" in dir(fl) and "plot" not in fl.__all__
+    assert fl.guessed(..., 3) == "no guess yet; found 3" and fl.guessed(3, 3) == "you guessed 3, found 3: right"
+    assert fl.guessed(1, 2.5) == "you guessed 1, found 2.5: off by 1.5"
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "two"])
+def test_a_demo_has_at_least_one_image(count):
+    with pytest.raises((TypeError, ValueError), match="`count` must be"):
+        fl.demo(count)
