@@ -23,12 +23,13 @@ from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.denoiser_call import DenoiserCall
 from fastdiff_lab.hooks.denoiser_output import as_given, sample_of
 from fastdiff_lab.hooks.patching import replaced_call
-from fastdiff_lab.hooks.private_api import guidance_scale_of
 from fastdiff_lab.propagation.counts import Counts
 from fastdiff_lab.propagation.fit import OLDER_KEYS
-from fastdiff_lab.propagation.offsets import combined, root_mean_square
+from fastdiff_lab.propagation.offsets import bounded, combined, guided, root_mean_square
 from fastdiff_lab.sampling.rivals.deepcache import DeepCache
 from fastdiff_lab.sampling.run_settings import RunSettings
+
+from .fitted_costs import check_guided_ddim
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -61,9 +62,7 @@ class FittedDeepCache(DeepCache):
 
     def offset(self, step: int, known: list[Tensor]) -> Tensor:
         """The offset of each image at a step, shape (images, ...), no larger than when fitting."""
-        found = combined(known, self.scalars[step])
-        share = (self.bounds[step] / root_mean_square(found).clamp_min(1e-30)).clamp_max(1)
-        return found * share.view(-1, *[1] * (found.dim() - 1))
+        return bounded(combined(known, self.scalars[step]), self.bounds[step])
 
     def about(self) -> dict[str, Any]:
         digest = hashlib.sha256(repr((self.scalars, self.bounds)).encode()).hexdigest()[:16]
@@ -96,8 +95,7 @@ def _corrected(pipe: DiffusionPipeline, interval: int, offset: Offset) -> Iterat
             step = pipe.scheduler.timesteps.tolist().index(int(given.timestep))
             known = _Known() if step == 0 else known
             output = inner(*args, **kwargs)
-            corrected, guided = _of_step(pipe, step, step % interval == 0, known, given.sample, sample_of(output), offset)
-            known.before = guided
+            corrected, known.before = _of_step(pipe, step, step % interval == 0, known, given.sample, sample_of(output), offset)
             return as_given(output, corrected)
 
         return call
@@ -110,13 +108,12 @@ def _of_step(
     pipe: DiffusionPipeline, step: int, is_whole: bool, known: _Known, rows: Tensor, output: Tensor, offset: Offset
 ) -> tuple[Tensor, Tensor]:
     """The rows of a prediction with their offset, and the guided prediction of each image."""
-    negative, positive = output.chunk(2)
-    guided = negative + guidance_scale_of(pipe) * (positive - negative)
+    (prediction,) = guided(pipe, output.chunk(2))
     if is_whole:
-        known.whole.appendleft(guided)
-        return output, guided
-    moved = offset(step, known.at(rows[: len(guided)], guided))
-    return output + torch.cat([moved] * 2), guided + moved
+        known.whole.appendleft(prediction)
+        return output, prediction
+    moved = offset(step, known.at(rows[: len(prediction)], prediction))
+    return output + torch.cat([moved] * 2), prediction + moved
 
 
 def fit_deepcache(
@@ -132,7 +129,11 @@ def fit_deepcache(
     >>> fit_deepcache(pipe, 5, [scene.caption() for scene in calibration_scenes(8)], guidance_scale=5.0)  # doctest: +SKIP
 
     Step after step along the accelerated run, in one batch, with seeds 0, 1, 2, ...
+
+    Raises:
+        ValueError: A scheduler with several denoiser calls per time-step, or a run without guidance.
     """
+    check_guided_ddim(pipe, guidance_scale, "a fit for DeepCache")
     run = RunSettings(num_inference_steps, guidance_scale).on(pipe, len(prompts), "a fit")
     call = Call(tuple(prompts), tuple(range(len(prompts))), run.arguments())
     fitting = _Fitting(pipe, seen(pipe, call, num_inference_steps))

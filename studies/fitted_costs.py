@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 import typer
+from diffusers import DDIMScheduler
 from torch import Tensor
 from tqdm import trange
 
@@ -22,12 +23,13 @@ from fastdiff_lab.calibration.replay import Call, Trajectory, replayed, seen
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.hooks.denoiser_call import DenoiserCall
 from fastdiff_lab.hooks.denoiser_output import sample_of
-from fastdiff_lab.hooks.private_api import guidance_scale_of
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import embedded_costs, load_pipeline
 from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.propagation.engine import PropagationEngine
 from fastdiff_lab.propagation.fit import OLDER_KEYS
+from fastdiff_lab.propagation.offsets import guided
+from fastdiff_lab.sampling.call_options import own_guidance
 from fastdiff_lab.sampling.run_settings import RunSettings
 
 from .key_rules import Threads
@@ -36,13 +38,26 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+def check_guided_ddim(pipe: DiffusionPipeline, guidance_scale: float | None, what: str) -> None:
+    """Raise ValueError unless runs are DDIM's with guidance: elsewhere these studies would measure something else."""
+    scale = own_guidance(pipe, guidance_scale)
+    if not isinstance(pipe.scheduler, DDIMScheduler) or scale is None or scale <= 1:
+        raise ValueError(
+            f"{what} asked of {type(pipe.scheduler).__name__} with guidance scale {scale}; accepted: DDIMScheduler, and more than 1"
+        )
+
+
 def fitted_costs(pipe: DiffusionPipeline, costs: ReuseCosts) -> ReuseCosts:
     """What a fit leaves of each span's cost, on the images that the costs were measured on. With guidance and DDIM only.
 
     >>> fl.derive_schedule(fitted_costs(pipe, fl.embedded_costs()), 9)  # doctest: +SKIP
 
     Each span is fitted alone, along the baseline. The keys before it, whose predictions a fit uses, stand as far apart as it is long.
+
+    Raises:
+        ValueError: Another scheduler, whose steps have another closed form, or costs without guidance.
     """
+    check_guided_ddim(pipe, costs.measured_on["guidance_scale"], "fitted costs")
     run = RunSettings(costs.num_steps, costs.measured_on["guidance_scale"]).on(pipe, costs.num_images, "a fit")
     call = Call(tuple(costs.about["prompts"]), tuple(costs.about["seeds"]), run.arguments())
     spans = _Spans(pipe, seen(pipe, call, costs.num_steps), costs.max_span, str(costs.measured_on["reuse"]))
@@ -88,9 +103,8 @@ class _Spans:
 
     def corrected(self, call: DenoiserCall, ahead: Mapping[int, Any]) -> dict[int, Any]:
         """Called by the engine with the predictions of the span."""
-        halves = [sample_of(value).chunk(2) for value in ahead.values()]
-        guided = [negative + guidance_scale_of(self.pipe) * (positive - negative) for negative, positive in halves]
-        self.ahead[min(ahead)] = torch.stack(guided).flatten(2).double()
+        predictions = [guided(self.pipe, sample_of(value).chunk(2))[0] for value in ahead.values()]
+        self.ahead[min(ahead)] = torch.stack(predictions).flatten(2).double()
         return dict(ahead)
 
     def images_beyond(self) -> int:

@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 import typer
 
+from fastdiff_lab.calibration.derive import optimal_keys
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.comparison.time_ceiling import decoder_seconds, encoder_seconds
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from fastdiff_lab.sampling.methods import denoiser_arguments
 from fastdiff_lab.shapes.data import held_out_prompts
@@ -50,24 +52,15 @@ def fronts(errors: Mapping[str, np.ndarray], seconds: Mapping[str, np.ndarray], 
 
 def _best(errors: Mapping[str, np.ndarray], seconds: Mapping[str, np.ndarray], kinds: Sequence[str], price: float) -> dict:
     """The cheapest way through the run, by the squared error and the price of its seconds."""
-    steps, lengths = next(iter(errors.values())).shape
-    cost, back = np.full(steps + 1, np.inf), [(0, "")] * (steps + 1)
-    cost[0] = 0.0
-    for key in range(steps):
-        for kind in kinds:
-            for length in range(1, min(lengths - 1, steps - key) + 1):
-                way = cost[key] + errors[kind][key, length] + price * seconds[kind][length]
-                if way < cost[key + length]:
-                    cost[key + length], back[key + length] = way, (key, kind)
-    groups, end = [], steps
-    while end:
-        key, kind = back[end]
-        groups.append((key, kind, end - key))
-        end = key
+    paid = np.stack([errors[kind] + price * seconds[kind] for kind in kinds])
+    steps = paid.shape[1]
+    keys, _ = min(optimal_keys(paid.min(axis=0, keepdims=True), most=steps).values(), key=lambda found: found[1])
+    groups = [(group.start, len(group)) for group in KeySchedule(steps, keys).groups()]
+    chosen = [kinds[int(paid[:, key, length].argmin())] for key, length in groups]
     return {
-        "seconds": float(sum(seconds[kind][length] for _, kind, length in groups)),
-        "error": float(sum(errors[kind][key, length] for key, kind, length in groups)),
-        "groups": ", ".join(f"{key} {kind}" for key, kind, _ in reversed(groups)),
+        "seconds": float(sum(seconds[kind][length] for kind, (_, length) in zip(chosen, groups, strict=True))),
+        "error": float(sum(errors[kind][key, length] for kind, (key, length) in zip(chosen, groups, strict=True))),
+        "groups": ", ".join(f"{key} {kind}" for kind, (key, _) in zip(chosen, groups, strict=True)),
     }
 
 

@@ -10,6 +10,7 @@ from laws import distance
 from models import state
 from systems import ROWS
 
+from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.sampling.methods import Method, sample
 from studies.deepcache_fit import fit_deepcache
 
@@ -51,3 +52,15 @@ def test_calls_and_names_are_those_of_deepcache_and_of_the_fit(pipe, fit):
         about["deepcache"] == 3
         and about["deepcache_fit"] != Method(around=replace(fit, bounds=(1.0,) * 8)).about()["deepcache_fit"]
     )
+
+
+def test_what_would_measure_something_else_is_refused(pipe):
+    with pytest.raises(
+        ValueError, match="a fit for DeepCache asked of DDIMScheduler with guidance scale 1.0; accepted: DDIMScheduler, and"
+    ):
+        fit_deepcache(pipe, 3, PROMPTS, **RUN | {"guidance_scale": 1.0})
+    own = pipe.scheduler
+    pipe.scheduler = with_settings_of(own, "pndm")
+    with pytest.raises(ValueError, match="asked of PNDMScheduler with guidance scale 5.0"):
+        fit_deepcache(pipe, 3, PROMPTS, **RUN)
+    pipe.scheduler = own

@@ -323,9 +323,9 @@ def test_a_race_is_run_by_methods_that_take_the_time_of_the_accelerated_run(pipe
     timed = replace(pair, baseline=replace(pair.baseline, seconds=4.0), accelerated=replace(pair.accelerated, seconds=1.0))
     others = race.others(timed)
     paper = f"the paper's, {len(KeySchedule.of_paper(12).keys)} keys"
-    names = ["derived, 3 keys", "prediction reused, 3 keys", "3 plain steps", paper, "fitted, encoder, 3 keys"]
+    names = ["derived, 3 keys", "prediction reused, 3 keys", "fewer steps (3)", paper, "fitted, encoder, 3 keys"]
     assert list(others) == names
-    assert others["3 plain steps"] == Method(steps=3) and others["prediction reused, 3 keys"].propagation.reuse == "prediction"
+    assert others["fewer steps (3)"] == Method(steps=3) and others["prediction reused, 3 keys"].propagation.reuse == "prediction"
     assert others["fitted, encoder, 3 keys"].propagation.fit == fit
     finishes = race.run(settings, acceleration, lambda done, of: seen.append((done, of)))
     assert finishes[0].name == "yours, 3 keys" and finishes[0].image.tobytes() == pair.accelerated.images[0].tobytes()

@@ -22,7 +22,7 @@ from traitlets import All
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.lab.session.settings import Acceleration, Settings
+from fastdiff_lab.lab.session.settings import Acceleration, Settings, keys_text
 from fastdiff_lab.lab.session.watching import Cancelled
 from fastdiff_lab.lab.widget import recording_explorer, schedule_lab, views
 from fastdiff_lab.lab.widget.assets import PARTS, module, style
@@ -382,7 +382,7 @@ def test_a_cell_shows_the_widget_and_below_it_the_page_that_a_living_widget_hide
 
 
 def test_words_for_one_and_for_what_has_no_number(lab):
-    assert (views.keys_text(1), views.keys_text(2)) == ("1 key", "2 keys")
+    assert (keys_text(1), keys_text(2)) == ("1 key", "2 keys")
     assert (views.psnr_words(math.inf), views.psnr_words(31.24)) == ("identical images", "PSNR 31.2 dB")
     lab.form = {**lab.form, "steps": 2}
     lab.key_steps = [0, 1]

@@ -100,7 +100,7 @@ def fit_propagation(
     parts = [slice(start, min(start + batch_size, len(prompts))) for start in range(0, len(prompts), batch_size)]
     runs = in_halves(pipe, parts, lambda part: seen(pipe, call_for(prompts, seeds, part, run), schedule.num_steps))
     trajectories = [trajectory for _, trajectory in runs]
-    _tell(trajectories, schedule)
+    _tell(trajectories, config)
     about = {"prompts": [str(in_words(prompt)) for prompt in prompts], "seeds": list(seeds)}
     about |= {name: version(name) for name in ("torch", "diffusers", "fastdiff-lab")}
     about |= {"pipe_kwargs": run.words} if run.words else {}
@@ -117,10 +117,11 @@ def fit_propagation(
     )  # fmt: skip
 
 
-def _tell(trajectories: Sequence[Trajectory], schedule: KeySchedule) -> None:
-    seconds, groups = sum(one.seconds for one in trajectories), len(schedule.keys)
+def _tell(trajectories: Sequence[Trajectory], config: PropagationConfig) -> None:
+    runs = 2 if takes_lines(config.reuse, config.extrapolation.order) else 1  # the baseline once more, for the lines
+    seconds, groups = runs * sum(one.seconds for one in trajectories), len(config.schedule.keys)
     tqdm.write(
-        f"fit: {schedule.num_steps * len(trajectories)} decoder calls in {groups} groups, at most about {seconds:.0f} s, and the "
+        f"fit: {config.schedule.num_steps * len(trajectories)} decoder calls in {groups} groups, at most about {seconds:.0f} s, and the "
         "scheduler's steps for each known tensor", file=sys.stderr,
     )  # fmt: skip
 

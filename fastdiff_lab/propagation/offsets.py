@@ -3,12 +3,13 @@
 - `KnownTensors(pipe, reuse)`: the known tensors of each group of a run
 - `GroupOffsets(pipe, fit)`: corrects the predictions of each group of a run; `Offsets` is what an engine asks of it
 - `shifted(ahead, offset)`: predictions with the same offset each
+- `guided(pipe, blocks)`, `combined(known, scalars)`, `bounded(offset, bound)`: what an offset is made of, and its largest size
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -65,9 +66,7 @@ class KnownTensors:
 
     def _predicted(self, value: Any, call: DenoiserCall) -> list[Tensor]:
         """The guided prediction, or that of each block of rows where the pipeline does not tell its guidance scale."""
-        blocks = _wide(_cropped(sample_of(value), call.sample)).chunk(self.rows_of_image)
-        scale = guidance_scale_of(self.pipe)  # a number; Stable Video Diffusion's is a tensor with one for each frame
-        return [blocks[0] + scale * (blocks[1] - blocks[0])] if len(blocks) == 2 and scale is not None else list(blocks)
+        return guided(self.pipe, _wide(_cropped(sample_of(value), call.sample)).chunk(self.rows_of_image))
 
 
 class Offsets(Protocol):
@@ -104,13 +103,24 @@ class GroupOffsets:
         return shifted(ahead, self._bounded(combined(known, coefficients), bound)) if known else dict(ahead)
 
     def _bounded(self, offset: Tensor, bound: float) -> Tensor:
-        size = root_mean_square(offset)
-        self.beyond.append(size > bound * (1 + ROUNDING))
-        return offset * (bound / size.clamp_min(1e-30)).clamp_max(1).view(-1, *[1] * (offset.dim() - 1))
+        self.beyond.append(root_mean_square(offset) > bound * (1 + ROUNDING))
+        return bounded(offset, bound)
 
     def images_beyond(self) -> int:
         """How many images had an offset that was shortened; on a device the host waits once for it."""
         return int(torch.stack(self.beyond).any(0).sum()) if self.beyond else 0
+
+
+def guided(pipe: DiffusionPipeline, blocks: Sequence[Tensor]) -> list[Tensor]:
+    """The guided prediction of each image, or each block of rows where the pipeline does not tell its guidance scale."""
+    scale = guidance_scale_of(pipe)  # a number; Stable Video Diffusion's is a tensor with one for each frame
+    return [blocks[0] + scale * (blocks[1] - blocks[0])] if len(blocks) == 2 and scale is not None else list(blocks)
+
+
+def bounded(offset: Tensor, bound: float) -> Tensor:
+    """An offset of shape (images, ...), shortened where its root mean square is above the bound."""
+    share = (bound / root_mean_square(offset).clamp_min(1e-30)).clamp_max(1)
+    return offset * share.view(-1, *[1] * (offset.dim() - 1))
 
 
 def combined(known: list[Tensor], coefficients: tuple[float, ...]) -> Tensor:

@@ -15,7 +15,7 @@ from ...propagation.fit import PropagationFit
 from ...sampling.methods import Method, Sampled
 from .paired_run import Pair, PairRunner
 from .prediction import Predictor
-from .settings import Acceleration, Settings
+from .settings import Acceleration, Settings, keys_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Race:
     >>> Race(PairRunner(pipe), predictor).run(settings, acceleration)[0].name  # doctest: +SKIP
     'yours, 9 keys'
 
-    Beside it run as many derived keys, the paper's keys, and each fit for as many steps. Reused predictions and plain steps get as
+    Beside it run as many derived keys, the paper's keys, and each fit for as many steps. Reused predictions and fewer steps get as
     many calls as take its time.
     """
 
@@ -68,7 +68,7 @@ class Race:
         found = {
             _label("derived", derived): Method(derived),
             _label("prediction reused", rival): Method(rival, reuse="prediction"),
-            f"{steps} plain steps": Method(steps=steps),
+            f"fewer steps ({steps})": Method(steps=steps),
         }
         with suppress(ValueError):  # the paper has no keys for so few steps
             paper = KeySchedule.of_paper(schedule.num_steps)
@@ -84,8 +84,7 @@ class Race:
 
 
 def _label(name: str, schedule: KeySchedule) -> str:
-    keys = len(schedule.keys)
-    return f"{name}, {keys} key{'s' if keys != 1 else ''}"
+    return f"{name}, {keys_text(len(schedule.keys))}"
 
 
 def _finish(name: str, drawn: Sampled, reference: Image.Image) -> Finish:

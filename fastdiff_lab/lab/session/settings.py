@@ -2,6 +2,7 @@
 
 - `Settings`: what the baseline depends on
 - `Acceleration`: what the accelerated run adds
+- `keys_text(keys)`: a number of keys in words
 - `scheduler_for(own, name)`, `seen_with(pipe, scheduler)`, `using(pipe, scheduler)`: a pipeline with another scheduler
 """
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 OWN = "own"  # the pipeline's own scheduler
 MOST_STEPS = 1000
 REUSED = ("encoder", "prediction")
+
+
+def keys_text(keys: int) -> str:
+    """A number of keys in words.
+
+    >>> keys_text(1), keys_text(2)
+    ('1 key', '2 keys')
+    """
+    return "1 key" if keys == 1 else f"{keys} keys"
 
 
 @dataclass(frozen=True)

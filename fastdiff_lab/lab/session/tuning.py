@@ -12,7 +12,7 @@ from .settings import Acceleration, Settings
 from .undo import Undo
 
 FIRST_SHARE = 0.18  # share of keys to begin with, as in the paper: 9 of 50
-FIRST_OPTIONS = {"reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
+FIRST_OPTIONS: dict[str, Any] = {"reuse": "encoder", "order": 0, "prior_noise": 0.0, "prior_start": 0.5}
 BY_HAND = "set by hand in the lab"
 
 
@@ -50,11 +50,10 @@ class Tuning:
     def __init__(self, predictor: Predictor, settings: Settings) -> None:
         self.predictor = predictor
         steps = predictor.steps(settings)
-        whole = KeySchedule.uniform(steps, steps)
-        self.undo = Undo(Tuned(settings, whole, whole))
-        self.known: dict[KeySchedule, KeySchedule] = {}  # schedules by keys, with their source and measured_on
-        schedule = self._with_keys(max(1, round(steps * FIRST_SHARE)))
-        self.undo = Undo(self.now.with_schedule(self._remembered(schedule)))
+        whole = Acceleration(KeySchedule.uniform(steps, steps), **FIRST_OPTIONS)
+        schedule = predictor.best(settings, whole, max(1, round(steps * FIRST_SHARE)))
+        self.undo = Undo(Tuned(settings, schedule, schedule))
+        self.known = {schedule: schedule}  # by keys, each with its source and measured_on
 
     @property
     def now(self) -> Tuned:

@@ -11,7 +11,8 @@ from IPython.display import display
 from ... import plot
 from ...key_schedule import KeySchedule
 from ..session.paired_run import Pair
-from .views import keys_text, psnr_text
+from ..session.settings import keys_text
+from .views import psnr_text
 
 SENTENCE = "This is an image of an interactive widget. Run the cell in JupyterLab (make lab) to work with it."
 SHOWN = ["run", "keys", "reuse", "order", "seconds", "ratio", "psnr", "ssim", "latent_error", "predicted_error", "prompt_right"]

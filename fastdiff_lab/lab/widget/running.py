@@ -13,7 +13,7 @@ from ..session.images import data_address
 from ..session.paired_run import BASELINE, Pair, PairRunner, Progress
 from ..session.prediction import Prediction
 from ..session.race import Race
-from ..session.settings import Acceleration, Settings
+from ..session.settings import Acceleration, Settings, keys_text
 from ..session.watching import Cancelled
 from . import views
 from .page_traits import LabTraits
@@ -37,7 +37,7 @@ class Running:
         def run(cancelled: Asked) -> str:
             pair = self.runner.run(settings, acceleration, self._show, cancelled)
             self._keep(pair, prediction)
-            return f"Run {len(self.runs.rows)}: {views.keys_text(len(acceleration.schedule.keys))}, {views.psnr_words(pair.psnr)}."
+            return f"Run {len(self.runs.rows)}: {keys_text(len(acceleration.schedule.keys))}, {views.psnr_words(pair.psnr)}."
 
         self._work(run, "Running …")
         self.shown, self.page.out_of_date = (settings, acceleration), False

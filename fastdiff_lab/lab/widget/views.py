@@ -17,6 +17,7 @@ from ..session.images import data_address, difference, tiled
 from ..session.paired_run import ACCELERATED, BASELINE, Pair
 from ..session.prediction import Prediction, Predictor
 from ..session.race import Finish
+from ..session.settings import keys_text
 
 LOWEST, HIGHEST = 1e-3, 3.0  # errors outside are not drawn
 IN_ROWS = 256  # pixels of images in the table of runs
@@ -160,10 +161,6 @@ def psnr_text(psnr: float) -> str:
 
 def psnr_words(psnr: float) -> str:
     return "identical images" if math.isinf(psnr) else f"PSNR {psnr:.1f} dB"
-
-
-def keys_text(keys: int) -> str:
-    return "1 key" if keys == 1 else f"{keys} keys"
 
 
 def _yes(value: bool | None) -> str:
