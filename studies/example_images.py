@@ -1,0 +1,72 @@
+"""Draw the README's images, one column per method: `python -m studies.example_images data/tour/images.png`.
+
+- `columns(pipe, prompts, ...)`: images by the method's name
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import typer
+
+from fastdiff_lab import plot
+from fastdiff_lab.calibration.derive import derive_schedule
+from fastdiff_lab.comparison.measured import demo
+from fastdiff_lab.inputs.files import write_whole
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
+from fastdiff_lab.propagation.config import PropagationConfig
+from fastdiff_lab.propagation.fit import PropagationFit
+from fastdiff_lab.sampling.methods import Method, sample
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL import Image
+
+KEYS = 9
+
+
+def columns(
+    pipe: DiffusionPipeline, derived: KeySchedule, fit: PropagationFit | None, prompts: list[str], seeds: list[int], **of_run: Any
+) -> dict[str, list[Image.Image]]:
+    """Images of the baseline, of encoder propagation with several schedules, and of a control.
+
+    >>> columns(pipe, derived, fit, ["a red star on a blue background"], [0], num_inference_steps=50)  # doctest: +SKIP
+
+    Args:
+        derived: Key steps of this pipeline; its number of steps is the run's.
+        fit: Of `derived`; None leaves its column out.
+        of_run: Of `fl.sample`.
+    """
+    count = len(derived.keys)
+    methods = {
+        "baseline": Method(), "the paper's keys": Method(KeySchedule.paper(derived.num_steps)),
+        f"uniform {count}": Method(KeySchedule.uniform(derived.num_steps, count)), f"derived {count}": Method(derived),
+    }  # fmt: skip
+    if fit is not None:
+        methods[f"derived {count}, fitted"] = Method(PropagationConfig.of_fit(fit))
+    methods[f"{count} steps"] = Method(steps=count)
+    return {name: sample(pipe, method, prompts, seeds, **of_run).images for name, method in methods.items()}
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    fit: Annotated[Path | None, typer.Option(help="A fit of the derived key steps.")] = None,
+    count: Annotated[int, typer.Option(help="Prompts.")] = 3,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Draw the demo prompts of the notebooks with the embedded pipeline."""
+    torch.set_num_threads(threads)
+    prompts, seeds = demo(count)
+    fitted = None if fit is None else PropagationFit.load(fit)
+    derived = derive_schedule(embedded_costs(), KEYS) if fitted is None else fitted.schedule
+    of_run = {"num_inference_steps": derived.num_steps, "guidance_scale": EMBEDDED_GUIDANCE}
+    images = columns(load_pipeline(), derived, fitted, prompts, seeds, **of_run)
+    figure = plot.image_grid(images, plot.figure(1.5 * len(images), 3.0 * count))
+    write_whole(output, lambda place: figure.savefig(place, format="png", dpi=110))
+
+
+if __name__ == "__main__":
+    typer.run(main)
