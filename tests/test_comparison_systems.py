@@ -62,8 +62,8 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     }
 
 
-# A text, and a label; a run that begins later, and a ControlNet, stand further below.
-@pytest.mark.parametrize("name", long_but(("text-to-video", "dit"), NAMES))
+# A label; a run that begins later, a ControlNet and a video stand further below.
+@pytest.mark.parametrize("name", long_but(("dit",), NAMES))
 def test_methods_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
     pipe = built(name)
