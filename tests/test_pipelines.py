@@ -27,7 +27,8 @@ from fastdiff_lab import pipelines
 from fastdiff_lab.hooks.fingerprint import differences, identity
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
-from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
+from fastdiff_lab.shapes.text import MAX_TOKENS
+from studies.training.tokens import new_tokenizer
 
 PROMPT = "a small red circle at the left on a blue background"
 

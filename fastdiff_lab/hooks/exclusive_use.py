@@ -12,17 +12,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from .callers import is_called_by, thread_that_calls
 from .denoiser import denoiser_of
 from .patching import replaced_call
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 ONE_AT_A_TIME = "two runs at once would mix their steps; wait for its end, or cancel it"
 

@@ -10,8 +10,8 @@ import warnings
 import weakref
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..hooks.adapters import processors, put_back_processors
@@ -21,10 +21,6 @@ from ..hooks.patching import replaced_call, replaced_method
 from ..hooks.run_tracking import announced
 from .cached_calls import cached_calls
 from .engine import PropagationEngine
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
