@@ -130,7 +130,7 @@ FAMILIES: dict[str, Family] = {
 
 
 # A family of each kind, for the short suite; those of `SHAPES` in laws.py are of the other video class.
-FAMILY_KINDS = ("plain", "sdxl", "unet2d", "unet3d", "dit")
+FAMILY_KINDS = ("plain", "unet2d", "unet3d", "dit")
 
 
 def denoiser(name: str = "plain", dtype: torch.dtype = torch.float64) -> Any:

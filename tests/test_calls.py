@@ -485,7 +485,8 @@ def hot_swapped(pipe):
     pipe.load_lora_weights(weights, adapter_name="style", hotswap=True)
 
 
-@pytest.mark.parametrize("parallel", long_but([True], [True, False]))
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", [True, False])
 def test_load_lora_weights_hot_swaps_in_mid_run(parallel):
     found = []
     for changes in ({KEYS.keys[1] - 1: hot_swapped}, {}):

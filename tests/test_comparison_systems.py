@@ -127,6 +127,7 @@ def test_a_controlnet_is_counted_with_the_encoder():
     assert with_it["baseline"] - without["baseline"] == pytest.approx(3 * (with_it["two"] - without["two"]))  # 6 calls, or 2
 
 
+@pytest.mark.long
 def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)

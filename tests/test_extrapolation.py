@@ -170,6 +170,7 @@ def test_t2i_adapter():
             assert distance(loop(pipe, 6, given), by_hand) < CLOSE
 
 
+@pytest.mark.long
 def test_a_controlnet_moves_with_the_encoder():
     pipe = controlnet_pipeline()
     results = {}

@@ -168,12 +168,13 @@ def test_serial_is_parallel_on_lines():
     assert distance(accelerated(fit=fit, max_rows=12)[0], parallel) < CLOSE
 
 
-@pytest.mark.parametrize("options", [{}, {"reuse": "prediction"}, {"order": 1}])
+@pytest.mark.parametrize("options", long_but([{"order": 1}], [{}, {"reuse": "prediction"}, {"order": 1}]))
 def test_a_fit_comes_nearer_on_what_it_was_fitted_on(options):
     fit, baseline = fit_of(**options), drawn(Embeddings())
     assert distance(accelerated(fit=fit)[0], baseline) < 0.8 * distance(without(fit), baseline)
 
 
+@pytest.mark.long
 def test_batches_give_the_same_fit():
     at_once, in_parts = fit_of(), fit_of(batch_size=2)
     for one, other in zip(at_once.coefficients, in_parts.coefficients, strict=True):

@@ -168,6 +168,7 @@ def test_images_for_all_or_for_each(name, option, each, batch_size, monkeypatch)
         assert torch.allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.long
 def test_an_image_prompt_is_alike_for_all(monkeypatch):
     pipe = ROWS["ip-adapter"].build()
     call = {"ip_adapter_image": torch.rand(1, 3, 16, 16, dtype=torch.float64), **SIZE}
@@ -175,6 +176,7 @@ def test_an_image_prompt_is_alike_for_all(monkeypatch):
     assert torch.allclose(latents_drawn(monkeypatch, pipe, TEXTS[:2], pipe_kwargs=call), expected, atol=1e-9)
 
 
+@pytest.mark.long
 def test_calibration_with_options_for_each(pipe):
     few = {"num_inference_steps": 3}
     together = calibrate(pipe, TEXTS[:2], seeds=[3, 4], pipe_kwargs=SIZE | {"negative_prompt": NEGATIVES[:2]}, batch_size=2, **few)

@@ -315,6 +315,7 @@ def test_the_command_writes_what_the_suite_found(tmp_path, tiny, monkeypatch):
     assert table["method"][0] == "baseline" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(result_files, "load_pipeline", lambda **_: tiny)
@@ -330,6 +331,7 @@ def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
     assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, tiny):
     out = tmp_path / "out"

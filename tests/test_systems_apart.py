@@ -419,6 +419,7 @@ def _pix2pix():
     )
 
 
+@pytest.mark.long
 def test_a_run_that_is_broken_off_leaves_no_processors_behind():
     """Perturbed-attention guidance installs its own for each call, and takes them away at the end only."""
     pipe, call, _ = _perturbed(5.0)
@@ -469,7 +470,8 @@ BLOCKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", long_but(("perturbed",), BLOCKS))
+@pytest.mark.long
+@pytest.mark.parametrize("name", BLOCKS)
 def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(name):
     pipe, call, blocks = BLOCKS[name]()
     pipe.set_progress_bar_config(disable=True)
