@@ -53,7 +53,6 @@ _HOME = {
     "schedule_front": "calibration.derive",
     "step_clusters": "recording.analysis",
     "step_similarity": "recording.analysis",
-    "summarize_by_part": "recording.analysis",
 }
 __all__ = [*_HOME]
 
@@ -98,7 +97,6 @@ if TYPE_CHECKING:
     from .recording.analysis import pca_maps as pca_maps
     from .recording.analysis import step_clusters as step_clusters
     from .recording.analysis import step_similarity as step_similarity
-    from .recording.analysis import summarize_by_part as summarize_by_part
     from .recording.record import bytes_to_keep as bytes_to_keep
     from .recording.record import record as record
     from .recording.recording import Recording as Recording

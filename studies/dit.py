@@ -30,11 +30,11 @@ from fastdiff_lab.inputs.files import writable_folder, write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
-from fastdiff_lab.shapes import data
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import COLOURS, SHAPES, Scene, sample_scene
 
 from .training.denoiser_training import loss_weight, new_scheduler
+from .training.scene_batches import scene_images
 from .training.trainer import fit
 
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
@@ -64,7 +64,7 @@ def class_of(scene: Scene) -> int:
 @torch.no_grad()
 def encoded_scenes(vae: AutoencoderTiny, seeds: range) -> tuple[Tensor, Tensor]:
     """Latents of one-object scenes, shape (scenes, 4, 16, 16), and their classes."""
-    latents = vae.encoder(data.scene_images(seeds, objects=1)) * vae.config.scaling_factor
+    latents = vae.encoder(scene_images(seeds, objects=1)) * vae.config.scaling_factor
     return latents, torch.tensor([class_of(sample_scene(seed, objects=1)) for seed in seeds])
 
 

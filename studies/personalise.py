@@ -32,13 +32,13 @@ from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import assemble, embedded_costs, load_pipeline
 from fastdiff_lab.propagation.encoder_propagation import encoder_propagation
 from fastdiff_lab.shapes.data import as_tensor
-from fastdiff_lab.shapes.data import scene_images as drawn_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import sample_scene
-from fastdiff_lab.shapes.text import tokens_of
 
 from .crescent import FIVE, NEW, Keepsake, crescent_overlap, draw_keepsake, outline_overlap
 from .training.denoiser_training import loss_weight
+from .training.scene_batches import scene_images as drawn_scenes
+from .training.tokens import tokens_of
 from .training.trainer import fit
 
 STEPS, GUIDANCE = 50, 5.0

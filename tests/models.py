@@ -130,7 +130,7 @@ FAMILIES: dict[str, Family] = {
 
 
 # A family of each kind, for the short suite; those of `SHAPES` in laws.py are of the other video class.
-FAMILY_KINDS = ("plain", "sdxl", "unet2d", "unet3d", "dit")
+FAMILY_KINDS = ("plain", "unet2d", "unet3d", "dit")
 
 
 def denoiser(name: str = "plain", dtype: torch.dtype = torch.float64) -> Any:
@@ -209,8 +209,12 @@ def _autoencoder(dtype: torch.dtype) -> AutoencoderTiny:
 
 def pipeline(schedule_name: str = "ddim", dtype: torch.dtype = torch.float64, name: str = "plain") -> StableDiffusionPipeline:
     """A real StableDiffusionPipeline of tiny parts that is given text embeddings instead of prompts."""
+    return pipeline_of(unet(name, dtype), schedule_name)
+
+
+def pipeline_of(model: UNet2DConditionModel, schedule_name: str = "ddim") -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
-        vae=_autoencoder(dtype), text_encoder=None, tokenizer=None, unet=unet(name, dtype), scheduler=scheduler(schedule_name),
+        vae=_autoencoder(model.dtype), text_encoder=None, tokenizer=None, unet=model, scheduler=scheduler(schedule_name),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)

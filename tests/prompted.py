@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from models import SIDES, TOKENS, WIDTH, pipeline, unet
+from models import SIDES, TOKENS, WIDTH, pipeline_of, unet
 
 
 @cache
@@ -18,8 +18,7 @@ class Embeddings:
     """A pipeline of tiny parts that is called with prompts, as users call theirs; the text is the prompt's number."""
 
     def __new__(cls, name: str = "ddim"):
-        pipe = pipeline(name)
-        pipe.register_modules(unet=shared_unet())
+        pipe = pipeline_of(shared_unet(), name)
         kind = type(pipe)
 
         class Prompted(kind):

@@ -11,8 +11,8 @@ from systems import SYSTEMS, System
 from systems.refused import LATER, REFUSED
 
 from fastdiff_lab import KeySchedule
-from fastdiff_lab.comparison.architectures import FULL_SIZE, PUBLISHED
 from fastdiff_lab.hooks.denoiser import denoiser_of, split_denoiser
+from studies.architectures import ALL, PUBLISHED
 
 PAGE = Path(__file__).parent.parent / "docs" / "systems.md"
 HEAD = """# Systems
@@ -129,7 +129,7 @@ def ceiling(system: System) -> str:
         return f"1.00x (every one of {keys.num_steps} steps a key)"
     if system.size is None:
         return "not counted"
-    counted = FULL_SIZE[system.size].count
+    counted = ALL[system.size].count
     times = counted.total * keys.num_steps / counted.of_run(len(keys.keys), keys.num_steps)
     return f"{times:.2f}x ({len(keys.keys)} keys of {keys.num_steps})"
 
@@ -166,7 +166,7 @@ def cells_on_page() -> dict[str, list[str]]:
 
 
 def full_size_row(name: str) -> str:
-    size, counted = FULL_SIZE[name], FULL_SIZE[name].count
+    size, counted = ALL[name], ALL[name].count
     published = ", ".join(PUBLISHED.get(name, ("",)))
     shares = [f"{part / counted.total:.1%}" for part in (counted.encoder, counted.decoder)]
     return f"| {size.description} | {size.parameters:,} | {published} | {counted.total / 2e9:.0f} | {shares[0]} | {shares[1]} |"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from systems import ROWS
+from systems.stable_diffusion import drawing_small
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
@@ -29,8 +29,8 @@ MEASURED = pytest.mark.long  # by many runs
 
 @pytest.fixture(scope="module")
 def pipe():
-    """A tiny one: how the tables are made does not depend on it."""
-    return ROWS["sd"].build()
+    """A tiny one that draws tiny images: how the tables are made does not depend on it."""
+    return drawing_small()
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,7 @@ def test_batches_change_nothing():
     assert torch.allclose(one.sensitivity, two.sensitivity, rtol=1e-3)
 
 
+@pytest.mark.long  # what a plan names and what is measured is compared where calibration is stopped, too
 def test_from_measurement_to_an_accelerated_image(tmp_path, capsys):
     """As the README shows it."""
     pipe = ROWS["sd"].build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -94,6 +95,12 @@ REFUSED = {
 WAYS = [{"parallel_decoding": True}, {"parallel_decoding": False}, {"reuse": "prediction"}]
 
 
+def in_turn(names):
+    """Each of the names in parallel and serially; in the short suite in one of the two, in turn."""
+    both = list(product(names, [True, False]))
+    return long_but([(name, place % 2 > 0) for place, name in enumerate(names)], both)
+
+
 @pytest.mark.parametrize(
     ("kind", "way", "schedule"),
     [
@@ -119,10 +126,8 @@ def test_calls_that_are_not_one_for_each_time_step_are_refused(kind, way, schedu
 @pytest.mark.parametrize(
     ("name", "tells_count"),
     [
-        ("DDIMScheduler", True),
         ("DDIMScheduler", False),
         ("PNDMScheduler", True),
-        ("EulerDiscreteScheduler", False),
         ("HeunDiscreteScheduler", True),
         ("HeunDiscreteScheduler", False),
     ],
@@ -332,8 +337,9 @@ def at_step(change):
     return LATENT | {"callback_on_step_end": callback}
 
 
-@pytest.mark.parametrize("way", ["block", "handle"])
-@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize(
+    ("way", "parallel"), long_but([("block", True), ("handle", False)], product(["block", "handle"], [True, False]))
+)
 def test_a_denoiser_replaced_in_mid_run(way, parallel):
     """The steps before it, all of them keys, are the baseline's, and those after it are the other denoiser's own."""
     pipe, other = stable_diffusion(), built(lambda: UNet2DConditionModel(**UNET), seed=7)
@@ -452,10 +458,10 @@ WRITES = {
 }
 
 
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-@pytest.mark.parametrize("parallel", [True, False])
-def test_weights_written_without_a_trace_in_mid_run(write, parallel):
+@pytest.mark.parametrize(("way", "parallel"), in_turn(WRITES))
+def test_weights_written_without_a_trace_in_mid_run(way, parallel):
     """As EMAModel.copy_to, fuse_lora and offloading write: through `weight.data`, which counts no write."""
+    write = WRITES[way]
 
     def after(at: int):
         def callback(pipe, step, time_step, kept):
@@ -479,6 +485,7 @@ def hot_swapped(pipe):
     pipe.load_lora_weights(weights, adapter_name="style", hotswap=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parallel", [True, False])
 def test_load_lora_weights_hot_swaps_in_mid_run(parallel):
     found = []
@@ -508,13 +515,12 @@ OF_A_MODEL = {
 }
 
 
-@pytest.mark.parametrize("change", OF_A_MODEL.values(), ids=OF_A_MODEL)
-@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize(("change", "parallel"), in_turn(OF_A_MODEL))
 def test_weights_of_a_controlnet_changed_in_mid_run(change, parallel):
     def drawn(changed_at):
         pipe = steered()
         with fl.encoder_propagation(pipe, KEYS, parallel_decoding=parallel) as counts:
-            found = output(pipe, at_step({changed_at: lambda pipe: change(pipe.controlnet)}) | {"image": EDGES})
+            found = output(pipe, at_step({changed_at: lambda pipe: OF_A_MODEL[change](pipe.controlnet)}) | {"image": EDGES})
         assert counts.controlnet_calls == len(KEYS.keys)
         return found
 

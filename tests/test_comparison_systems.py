@@ -62,8 +62,8 @@ def asked(name: str, pipe) -> tuple[list, dict]:
     }
 
 
-# A text, and a label; a run that begins later, and a ControlNet, stand further below.
-@pytest.mark.parametrize("name", long_but(("text-to-video", "dit"), NAMES))
+# A label; a run that begins later, a ControlNet and a video stand further below.
+@pytest.mark.parametrize("name", long_but(("dit",), NAMES))
 def test_methods_are_compared_on_every_kind_of_pipeline(name):
     system = ROWS[name]
     pipe = built(name)
@@ -127,6 +127,7 @@ def test_a_controlnet_is_counted_with_the_encoder():
     assert with_it["baseline"] - without["baseline"] == pytest.approx(3 * (with_it["two"] - without["two"]))  # 6 calls, or 2
 
 
+@pytest.mark.long
 def test_a_store_tells_the_pipelines_arguments_apart(tmp_path):
     pipe = ROWS["controlnet"].build()
     prompts, options = asked("controlnet", pipe)

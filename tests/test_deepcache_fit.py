@@ -8,7 +8,7 @@ import pytest
 import torch
 from laws import distance
 from models import state
-from systems import ROWS
+from systems.stable_diffusion import drawing_small
 
 from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.sampling.methods import Method, sample
@@ -20,7 +20,7 @@ RUN = {"num_inference_steps": 8, "guidance_scale": 5.0}
 
 @pytest.fixture(scope="module")
 def pipe():
-    return ROWS["sd"].build()
+    return drawing_small()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from systems import ROWS
 
-from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.shapes.scenes import parse_caption
 
 ROOT = Path(__file__).parent.parent
@@ -129,15 +130,19 @@ def test_how_many_images_flip():
     assert [int(number) for number in said.groups()] == [int(SUITE["images"].iloc[0]), *(low.get(method, 0) for method in methods)]
 
 
-def code_of(page: str) -> str:
-    """The Python of a page, its blocks one after the other."""
-    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S))
+def code_of(page: str, **shorter: str) -> str:
+    """The Python of a page, its blocks one after the other, with further arguments for the calls of `fl` that `shorter` names."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.S))
+    for name, arguments in shorter.items():
+        code, found = re.subn(rf"(fl\.{name}\([^()]*)\)", rf"\1, {arguments})", code)
+        assert found, name
+    return code
 
 
 @pytest.mark.long
 def test_the_code_of_the_page_on_using_runs_and_gives_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code, ran = code_of("docs/using.md"), {}
+    code, ran = code_of("docs/using.md", compare="repeats=1"), {}
     exec(compile(code, "using.md", "exec"), ran)
     printed = capsys.readouterr().out
     assert f"# {ran['schedule']};" in code
@@ -149,12 +154,12 @@ def test_the_code_of_the_page_on_using_runs_and_gives_what_it_says(tmp_path, mon
 
 @pytest.mark.long
 def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
-    """On the embedded pipeline in the place of SDXL, whose weights are not here."""
+    """On a tiny SDXL in the place of the published one, whose weights are not here."""
     monkeypatch.chdir(tmp_path)
-    pipe = load_pipeline()
+    pipe = ROWS["sdxl"].build().to(torch.float32)
     monkeypatch.setattr(DiffusionPipeline, "to", lambda self, device: self)
     monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", lambda *names, **options: pipe)
-    code, ran = code_of("README.md"), {}
+    code, ran = code_of("README.md", calibrate="max_span=8", compare="repeats=1"), {}
     exec(compile(code, "README.md", "exec"), ran)
     assert re.search(r"print\(counts\)  # (.*)", code)[1] in capsys.readouterr().out and (tmp_path / "star.png").exists()
     assert {"derived", "fitted", "baseline"} <= set(ran["table"]["method"])

@@ -29,9 +29,11 @@ def test_every_step_a_key_is_the_baseline(name):
     assert counts.encoder_calls == counts.decoder_calls == counts.forward_calls == counts.steps == calls
 
 
-# Every class once.
+# Every class once, but for those of motion, which test_split_by_hand.py has.
 CLASSES = [
-    (name, size) for name, size in SHAPES if name not in ("unet2d-class", "class-conditional", "no-mid", "scale-shift", "deep")
+    (name, size)
+    for name, size in SHAPES
+    if name not in ("unet2d-class", "class-conditional", "no-mid", "scale-shift", "deep", "motion")
 ]
 
 
@@ -39,7 +41,7 @@ CLASSES = [
 def test_every_step_a_key_is_the_baseline_denoiser(name, size):
     """And the split by hand is the host there."""
     pipe, given, size = denoiser_pipe(name), conditions(name), SIZES[size]
-    baseline = loop(pipe, 3, given, size=size)
-    with fl.encoder_propagation(pipe, KeySchedule(3, range(3))):
-        assert torch.equal(loop(pipe, 3, given, size=size), baseline)
-    assert distance(loop(pipe, 3, given, size=size, predict=oracle(denoiser_of(pipe), range(3))), baseline) < CLOSE
+    baseline = loop(pipe, 2, given, size=size)
+    with fl.encoder_propagation(pipe, KeySchedule(2, range(2))):
+        assert torch.equal(loop(pipe, 2, given, size=size), baseline)
+    assert distance(loop(pipe, 2, given, size=size, predict=oracle(denoiser_of(pipe), range(2))), baseline) < CLOSE

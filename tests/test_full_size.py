@@ -7,7 +7,8 @@ import torch
 from diffusers import ControlNetModel, ControlNetUnionModel
 from short_suite import long_but
 
-from fastdiff_lab.comparison.architectures import FULL_SIZE, PUBLISHED, SD_15, SDXL, UNION, controlnet_config
+from fastdiff_lab.comparison.architectures import SD_15, SDXL, controlnet_config
+from studies.architectures import ALL, PUBLISHED, UNION
 
 UNITS = {"M": 1e6, "B": 1e9}
 # Over what diffusers has beside the original: an embedding of time-step and class in each of 28 blocks, where one would do; the original
@@ -30,20 +31,20 @@ SHORT = ("sd-1.5", "dit-xl-2-256")  # a UNet and a transformer
 @pytest.mark.parametrize("name", long_but(SHORT, PUBLISHED))
 def test_as_many_weights_as_is_published(name):
     number, tolerance = stated(PUBLISHED[name][0])
-    assert abs(FULL_SIZE[name].parameters - SURPLUS.get(name, 0) - number) <= tolerance
+    assert abs(ALL[name].parameters - SURPLUS.get(name, 0) - number) <= tolerance
 
 
 def test_the_weights_of_dit_are_accounted_for_one_by_one():
     """What is left of the surplus without the copies is the embedding of the places, which is a buffer."""
-    model = FULL_SIZE["dit-xl-2-256"].model
+    model = ALL["dit-xl-2-256"].model
     embedding = sum(parameter.numel() for parameter in model.transformer_blocks[0].norm1.emb.parameters())
     assert embedding == 2_777_472 and model.pos_embed.pos_embed.numel() == 294_912
     assert all(name != "pos_embed.pos_embed" for name, _ in model.named_parameters())
-    assert len(model.transformer_blocks) == 28 and 675_129_632 + 27 * embedding - 294_912 == FULL_SIZE["dit-xl-2-256"].parameters
+    assert len(model.transformer_blocks) == 28 and 675_129_632 + 27 * embedding - 294_912 == ALL["dit-xl-2-256"].parameters
 
 
 def test_inpainting_has_five_channels_more():
-    more = FULL_SIZE["sd-1.5-inpainting"].parameters - FULL_SIZE["sd-1.5"].parameters
+    more = ALL["sd-1.5-inpainting"].parameters - ALL["sd-1.5"].parameters
     assert more == 5 * 320 * 3 * 3
 
 
@@ -63,10 +64,10 @@ def test_controlnet_union_is_a_controlnet_with_what_joins_its_images():
     assert sizes[1].items() <= sizes[0].items()
     beside = {name.split(".")[0] for name in sizes[0].keys() - sizes[1].keys()}
     assert beside == {"task_embedding", "transformer_layes", "spatial_ch_projs", "control_add_embedding"}
-    assert FULL_SIZE["sdxl with ControlNetUnion"].beside() > FULL_SIZE["sdxl with ControlNet"].beside()
+    assert ALL["sdxl with ControlNetUnion"].beside() > ALL["sdxl with ControlNet"].beside()
 
 
 @pytest.mark.parametrize("name", long_but(("ddpm-cifar10",), ("sd-1.5", "if-1", "ddpm-cifar10", "dit-xl-2-256")))
 def test_no_operation_is_lost_between_the_halves(name):
-    count = FULL_SIZE[name].count
+    count = ALL[name].count
     assert 0 <= count.rest < 0.005 * count.total

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, scene_images
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
 from fastdiff_lab.shapes.scenes import draw
 from studies.training.judge_training import blur, judge_accuracy
+from studies.training.scene_batches import scene_images
 
 SEEDS = range(HELD_OUT + 5000, HELD_OUT + 5500)
 

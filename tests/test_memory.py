@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from models import conditions, denoiser_pipe, loop
 
@@ -20,6 +21,7 @@ def test_a_peak_by_head():
     assert peak.bytes == 8000 and peak.now == 0
 
 
+@pytest.mark.long
 def test_memory_of_propagation():
     pipe = denoiser_pipe()
     schedule = fl.KeySchedule(10, [0, 1])

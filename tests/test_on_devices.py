@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from models import controlnet_pipeline, denoiser_pipe, loop, pipeline, run
+from short_suite import long_but
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdiff_lab as fl
@@ -55,10 +58,11 @@ def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
     return calls
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"order": 1}, {"parallel_decoding": False}, {"reuse": "prediction"}, {"max_rows": 4}], ids=str
-)
-@pytest.mark.parametrize("make", [pipeline, controlnet_pipeline], ids=["sd", "controlnet"])
+WAYS = [{}, {"order": 1}, {"parallel_decoding": False}, {"reuse": "prediction"}, {"max_rows": 4}]
+FEW_WAYS = [*((pipeline, way) for way in WAYS), (controlnet_pipeline, {"order": 1})]
+
+
+@pytest.mark.parametrize(("make", "options"), long_but(FEW_WAYS, product([pipeline, controlnet_pipeline], WAYS)), ids=str)
 def test_no_step_makes_the_host_wait(make, options, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.propagation.deferred.Later.check_finite", lambda *_: None)  # at once on the CPU only
     pipe = make(dtype=torch.float32)

@@ -40,7 +40,7 @@ class Watched:
 # ---- DeepCache: the step is looked up by the value of its time-step
 
 
-@pytest.mark.parametrize("name", long_but(("heun", "pndm"), ("heun", "pndm", "kdpm2")))
+@pytest.mark.parametrize("name", long_but(("pndm",), ("heun", "pndm", "kdpm2")))
 def test_repeated_time_steps_are_steps_of_their_own(name):
     """With Heun its cache is refreshed once in a run, with PNDM too late."""
     pipe = pipeline(name)
@@ -185,6 +185,7 @@ def test_the_controlnet_is_not_evaluated_at_every_step():
 # ---- diffusers' own caches
 
 
+@pytest.mark.long
 def test_calibration_returns_what_it_found_and_leaves_nothing_on():
     """MagCache's two steps raise ValueError unless `disable_cache()` stands between them, and print what they found."""
     pipe = stable_diffusion()

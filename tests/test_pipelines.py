@@ -27,7 +27,8 @@ from fastdiff_lab import pipelines
 from fastdiff_lab.hooks.fingerprint import differences, identity
 from fastdiff_lab.pipelines import embedded_folder
 from fastdiff_lab.shapes.scenes import words
-from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
+from fastdiff_lab.shapes.text import MAX_TOKENS
+from studies.training.tokens import new_tokenizer
 
 PROMPT = "a small red circle at the left on a blue background"
 
@@ -120,6 +121,7 @@ def test_a_folder_of_a_users_own(tmp_path, embedded):
     assert all(type(ours.components[name]) is type(part) for name, part in plain.components.items())
 
 
+@pytest.mark.long
 def test_bars_of_a_users_pipeline_are_silent_in_our_loops_and_stay_as_they_were():
     pipe, said = ROWS["sd"].build(), io.StringIO()
     own = {"file": said, "desc": "mine"}
@@ -252,6 +254,7 @@ def test_unknown_options(options, message):
         fl.load_pipeline(**options)
 
 
+@pytest.mark.long
 def test_half_precision_keeps_the_law():
     pipe = fl.load_pipeline(dtype=torch.bfloat16, device=torch.device("cpu"))
     assert pipe.unet.dtype == torch.bfloat16

@@ -54,6 +54,7 @@ def test_two_runs_that_differ_in_the_last_digits_are_alike():
         assert torch.allclose(costs.displacement, plain.displacement, rtol=0.05, atol=100 * jitter, equal_nan=True)
 
 
+@pytest.mark.long
 def test_latents_that_are_drawn_without_the_generator_are_two_runs():
     pipe = ROWS["sd"].build()
     latents = type(pipe).prepare_latents

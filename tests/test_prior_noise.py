@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import SCHEDULERS, denoiser_pipe, pipeline, run, scheduler
+from short_suite import long_but
 
 import fastdiff_lab as fl
 
@@ -95,7 +96,7 @@ def test_a_block_that_added_nothing_says_so(inside, options, words, recwarn):
     assert words is None or re.search(f"the prior_noise_injection block of StableDiffusionPipeline added nothing: {words}", said[0])
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float16, np.float64, torch.tensor])
+@pytest.mark.parametrize("number", long_but([np.float16], [np.float32, np.float16, np.float64, torch.tensor]))
 def test_the_weight_may_be_a_number_of_numpy_or_torch(number):
     pipe = pipeline()
     drawn = []

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 import torch
-from systems import ROWS
+from systems.stable_diffusion import drawing_small
 
 import fastdiff_lab as fl
 from fastdiff_lab import Extrapolation, KeySchedule, Method
@@ -49,7 +49,7 @@ def nothing(pipe):
 
 @pytest.fixture(scope="module")
 def pipe():
-    return ROWS["sd"].build()
+    return drawing_small()
 
 
 def test_a_rival_of_ones_own_is_one_function(pipe):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes, scene_images
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes
 from fastdiff_lab.shapes.scenes import COLOURS, RELATIONS, draw, parse_caption, sample_scene, words
+from studies.training.scene_batches import scene_images
 
 SEEDS = st.integers(0, 2 * HELD_OUT)
 

@@ -101,6 +101,7 @@ def test_threads_that_share_a_denoiser():
         in_threads(partial(equal, pipe, accelerated), partial(equal, other, plain))
 
 
+@pytest.mark.long
 def test_threads_that_share_a_controlnet():
     net = controlnet()
     pipe = steered(controlnet=net)
@@ -209,6 +210,7 @@ def test_an_adapter_that_goes_in_mid_run():
         output(pipe, system.call | {"callback_on_step_end": change})
 
 
+@pytest.mark.long
 def test_a_copy_made_while_noise_is_injected_is_plain():
     pipe = stable_diffusion()
     plain, longer = drawn(pipe), drawn(pipe, num_inference_steps=10)

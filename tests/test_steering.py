@@ -133,7 +133,7 @@ def test_a_controlnet_is_evaluated_at_key_steps_only(guess):
     assert counts.controlnet_calls == 6
 
 
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_changing_controlnet_scale_needs_a_key_step(parallel):
     pipe = controlnet_pipeline()
     with pytest.raises(ValueError, match="step 5 .*is no key step.*conditioning_scale|step 5 .*is no key step"):

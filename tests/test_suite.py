@@ -13,7 +13,7 @@ import pytest
 import torch
 import typer
 from models import denoiser_pipe
-from systems import ROWS
+from systems.stable_diffusion import drawing_small
 from typer.testing import CliRunner
 
 import fastdiff_lab as fl
@@ -59,7 +59,7 @@ def pipe(embedded):
 @pytest.fixture(scope="module")
 def tiny():
     """For what does not depend on the images."""
-    return ROWS["sd"].build()
+    return drawing_small()
 
 
 def test_refined_schedules_are_methods_of_what_they_were_measured_with():
@@ -118,7 +118,7 @@ def test_operations_of_deepcache_are_those_of_what_it_runs(tiny):
     arguments, unet = denoiser_arguments(tiny, PROMPTS[0]), tiny.unet
     with_cache, plain = DeepCache(2).flops(unet, arguments), count_flops(unet, arguments)
     assert with_cache.total == plain.total  # a whole call is a plain one
-    rows, side, ran = 2, 16, (unet.conv_in, unet.conv_out)
+    rows, side, ran = 2, 8, (unet.conv_in, unet.conv_out)
     convolutions = sum(2 * 9 * layer.in_channels * layer.out_channels * rows * side**2 for layer in ran)
     assert convolutions < with_cache.decoder < plain.decoder  # a cached call: less than the decoder, more than the outermost layers
 
@@ -315,6 +315,7 @@ def test_the_command_writes_what_the_suite_found(tmp_path, tiny, monkeypatch):
     assert table["method"][0] == "baseline" and np.isinf(table["psnr"][0]) and table["seconds"].isna().all()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(result_files, "load_pipeline", lambda **_: tiny)
@@ -330,6 +331,7 @@ def test_the_command_compares_schedules(tmp_path, tiny, monkeypatch):
     assert isinstance(refused.exception, ValueError) and (tmp_path / "out" / "about.json").read_text() == about
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:this run has 4 steps")
 def test_a_comparison_that_is_stopped_leaves_the_files_of_the_one_before(monkeypatch, tmp_path, tiny):
     out = tmp_path / "out"

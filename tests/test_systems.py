@@ -118,7 +118,7 @@ def test_every_step_a_key_is_the_baseline(row):
     assert counts.encoder_calls == counts.forward_calls == counts.steps == sum(steps for steps, _ in system.keys_of_runs)
 
 
-@rows()
+@rows(short=[name for name in KINDS if name != "text-to-video"])  # test_extrapolation.py has a line of its features by hand
 def test_serial_is_parallel_also_with_extrapolated_features(row):
     system, pipe, before = row.system, row.pipe, state(row.pipe)
     serial, counts = row.serial
@@ -135,7 +135,7 @@ def test_serial_is_parallel_also_with_extrapolated_features(row):
     assert state(pipe) == before
 
 
-@rows()
+@rows(short=("sd", "controlnet-part", "text2video-zero", "dit"))
 def test_its_features_can_be_recorded(row):
     before = state(row.pipe)
     with fl.record(row.pipe) as recording:
@@ -145,7 +145,7 @@ def test_its_features_can_be_recorded(row):
     assert state(row.pipe) == before
 
 
-@rows(lambda system: system.parallel, short=("sd", "sdxl-ends-early", "controlnet-part", "ddim", "dit"))
+@rows(lambda system: system.parallel, short=("sd", "controlnet-part", "dit"))
 def test_a_pass_that_broke_off_has_changed_nothing(row):
     """Nor where a forward writes into what it is given, takes its lists apart, or is scaled for as long as it lasts."""
     system, pipe = row.system, row.pipe

@@ -145,7 +145,7 @@ def test_prior_noise_is_refused_where_no_time_step_is_late():
     assert state(pipe) == before and torch.equal(of(system, pipe), baseline)
 
 
-@pytest.mark.parametrize("name", ["euler", "euler-ancestral", "ddim"])
+@pytest.mark.parametrize("name", long_but(["euler"], ["euler", "euler-ancestral", "ddim"]))
 def test_prior_noise_of_image_to_image_has_the_scale_of_the_noise_it_begins_with(name):
     """z_T is scaled to unit deviation, also where the run begins at a smaller sigma than text-to-image does."""
     system = ROWS["sd-img2img"]
@@ -171,7 +171,7 @@ def test_prior_noise_of_image_to_image_has_the_scale_of_the_noise_it_begins_with
     del pipe.scheduler.step
 
 
-@pytest.mark.parametrize("name", long_but(("sd", "dit"), ("sd", "dit", "ddim", "sdxl-ends-early")))
+@pytest.mark.parametrize("name", long_but(("dit",), ("sd", "dit", "ddim", "sdxl-ends-early")))
 def test_prior_noise_serial_is_parallel(name):
     system = ROWS[name]
     pipe = system.build()
@@ -198,7 +198,7 @@ def test_the_keys_of_a_part_of_the_steps():
 # ---- few steps
 
 
-@pytest.mark.parametrize("name", ["lcm", "turbo", "consistency"])
+@pytest.mark.parametrize("name", long_but(["lcm"], ["lcm", "turbo", "consistency"]))
 def test_few_steps_work_and_a_warning_says_that_nothing_is_gained(name):
     system = ROWS[name]
     pipe = system.build()
@@ -293,8 +293,8 @@ def on_its_own():
 
 BEFORE, INSIDE = "before the block", "inside the block"
 IN_ORDERS = [(way, order) for way in WAYS for order in (BEFORE, INSIDE)]
-# Each way in one of the orders, in turn.
-IN_ONE = [(way, (BEFORE, INSIDE)[place % 2]) for place, way in enumerate(WAYS)]
+# Weights that come and go, weights that lie on the disk, another order in memory.
+IN_ONE = [("group offload by blocks", INSIDE), ("sequential offload", BEFORE), ("channels_last", INSIDE)]
 
 
 @pytest.mark.parametrize(("way", "order"), long_but(IN_ONE, IN_ORDERS))
@@ -370,7 +370,7 @@ def _cutting(step: int, names: tuple[str, ...]):
 CUT = {"sd": ("prompt_embeds",), "sdxl": ("prompt_embeds", "add_text_embeds", "add_time_ids")}
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("images", long_but([2], [1, 2]))
 def test_a_run_whose_guidance_ends_is_recorded(images):
     pipe = ROWS["sd"].build()
     call = {**ROWS["sd"].call, "num_images_per_prompt": images} | _cutting(2, CUT["sd"])
@@ -419,6 +419,7 @@ def _pix2pix():
     )
 
 
+@pytest.mark.long
 def test_a_run_that_is_broken_off_leaves_no_processors_behind():
     """Perturbed-attention guidance installs its own for each call, and takes them away at the end only."""
     pipe, call, _ = _perturbed(5.0)
@@ -469,7 +470,8 @@ BLOCKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", long_but(("perturbed",), BLOCKS))
+@pytest.mark.long
+@pytest.mark.parametrize("name", BLOCKS)
 def test_pipelines_with_other_blocks_of_rows_are_recorded_by_the_prompts_rows(name):
     pipe, call, blocks = BLOCKS[name]()
     pipe.set_progress_bar_config(disable=True)

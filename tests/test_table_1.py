@@ -179,6 +179,7 @@ def test_token_merging_with_encoder_propagation(pipe):
     assert torch.equal(every, sample(pipe, Method(token_merging=0.5), PROMPTS, [0, 1], **RUN).latents)
 
 
+@pytest.mark.long
 def test_operations_with_merged_tokens():
     pipe = ROWS["sd"].build()
     arguments = denoiser_arguments(pipe, PROMPTS[0])

@@ -11,12 +11,12 @@ from torch import nn
 
 from fastdiff_lab.shapes.data import as_tensor
 from fastdiff_lab.shapes.scenes import draw, sample_scene
-from fastdiff_lab.shapes.text import new_tokenizer, tokens_of
 from studies.training import train
 from studies.training.autoencoder import crops
 from studies.training.data_parallel import in_processes
 from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
 from studies.training.scene_batches import SceneBatches, objects_of
+from studies.training.tokens import new_tokenizer, tokens_of
 from studies.training.trainer import fit, learning_rate_factor
 
 

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from models import state
+from short_suite import long_but
 from systems.stable_diffusion import LATENT, stable_diffusion
 
 import fastdiff_lab as fl
@@ -74,12 +76,17 @@ USES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("work", "words"),
-    [(kept, IN_USE + " a run of the test"), (partial(called, wait_at=2), "is being called in thread 'the other'")],
-)
-@pytest.mark.parametrize("use", USES)
-def test_what_the_library_does_is_refused_while_another_thread_keeps_or_calls_the_pipeline(use, work, words, pipe):
+WORKS = {
+    "kept": (kept, IN_USE + " a run of the test"),
+    "called": (partial(called, wait_at=2), "is being called in thread 'the other'"),
+}
+# Each use meets one of them, in turn: one function refuses both.
+MEETINGS = [(use, list(WORKS)[place % 2]) for place, use in enumerate(USES)]
+
+
+@pytest.mark.parametrize(("use", "other"), long_but(MEETINGS, product(USES, WORKS)))
+def test_what_the_library_does_is_refused_while_another_thread_keeps_or_calls_the_pipeline(use, other, pipe):
+    work, words = WORKS[other]
     before, plain = state(pipe), called(pipe)
     begun, goes_on = threading.Event(), threading.Event()
     with in_thread(partial(work, pipe, begun=begun, goes_on=goes_on)) as errors:

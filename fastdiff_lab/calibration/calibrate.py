@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,10 +30,6 @@ from ..sampling.finite_values import check_distances
 from ..sampling.run_settings import RunSettings
 from .replay import Trajectory, call_for, latents_after, memory_of, seeds_for, seen
 from .reuse_costs import ReuseCosts
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 GAPS = (1, 2, 4, 8, 16)
 FURTHEST = 4  # times the gap between two keys; extrapolating further never pays

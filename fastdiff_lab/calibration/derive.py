@@ -80,8 +80,8 @@ def schedule_front(costs: ReuseCosts, *, reduction: str = "mean", power: int = 2
     return pd.DataFrame(rows)
 
 
-def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, reduction: str = "mean") -> tuple[float, ...]:
-    """List the squared error of the final latents that each group of a schedule costs.
+def group_costs(costs: ReuseCosts, schedule: KeySchedule) -> tuple[float, ...]:
+    """List the squared error of the final latents that each group of a schedule costs, in the mean over images.
 
     >>> import fastdiff_lab as fl
     >>> len(group_costs(fl.embedded_costs(), fl.KeySchedule.paper(50)))
@@ -95,7 +95,7 @@ def group_costs(costs: ReuseCosts, schedule: KeySchedule, *, reduction: str = "m
             f"a schedule for {schedule.num_steps} steps given; accepted: {costs.num_steps} steps, as were measured; "
             f"use schedule.rescaled({costs.num_steps})"
         )
-    spans, gap, found = costs.spans(reduction), 0, []
+    spans, gap, found = costs.spans(), 0, []
     for group in schedule.groups():
         measured = len(group) <= costs.max_span
         found.append(float(spans[gap if costs.order else 0, group.start, len(group)]) if measured else math.inf)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.denoiser import denoiser_of, split_denoiser
@@ -22,9 +23,6 @@ from ..propagation.feature_cache import Pass, ReusedFeatures
 from ..propagation.lines import REUSED, Line, Lines, feature_name
 from .least_squares import Products, solved
 from .replay import Trajectory, replayed
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def fit_lines(pipe: DiffusionPipeline, trajectories: Sequence[Trajectory], schedule: KeySchedule) -> Lines:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -35,10 +36,6 @@ from ..sampling.run_settings import RunSettings
 from .fitted_lines import fit_lines
 from .least_squares import Products, solved
 from .replay import Trajectory, call_for, replayed, seeds_for, seen
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 LINEAR = 0.05  # relative: rounding of float16 is below, what clips or thresholds is above
 

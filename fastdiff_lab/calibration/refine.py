@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,10 +31,6 @@ from ..sampling.run_settings import RunSettings
 from .fitting import fitted_errors
 from .replay import Trajectory, call_for, latents_after, seeds_for, seen
 from .reuse_costs import ReuseCosts
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 MOVES = (-1, 1, -2, 2, -4, 4)
 

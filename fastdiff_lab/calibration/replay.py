@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.adapters import processors_kept
@@ -36,10 +37,6 @@ from ..propagation.row_capacity import RowLimit
 from ..sampling.methods import generators
 from ..sampling.run_settings import RunSettings
 from ..sampling.silence import no_bars
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _JITTER = 1e-4  # relative; two runs of a text encoder differ by 1e-7 to 1e-5
 

@@ -133,12 +133,12 @@ def calibrate(
     from ..calibration.calibrate import calibrate as measure
     from ..inputs.files import check_writable
     from ..pipelines import load_pipeline
-    from .parsing import fitting_keys, own_or_embedded, prompt_lines, prompts_file, refuse_unused
+    from .parsing import fitting_keys, own_or_embedded, prompt_lines, refuse_unused
 
     check_writable(output)
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
-    lines = prompt_lines(prompts_file(prompts), count)
+    lines = prompt_lines(prompts, count)
     _use(threads)
     costs = measure(
         load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), lines, num_inference_steps=steps,
@@ -160,7 +160,6 @@ def derive(
     ctx: typer.Context,
     costs: Annotated[Path, typer.Argument(help="File that `calibrate` wrote.")],
     num_keys: Annotated[Optional[int], typer.Option(help="Number of keys; by default, print the front of all numbers.")] = None,
-    keys: cli_options.Old = None,
     reduction: Annotated[str, typer.Option(help="mean, median or worst of the measured images.")] = "mean",
     power: Annotated[
         int, typer.Option(min=1, max=2, help="Add errors of groups squared (2) or as they are (1: try it for order 1).")
@@ -181,9 +180,8 @@ def derive(
     from ..calibration.reuse_costs import ReuseCosts
     from ..inputs.files import check_writable
     from ..pipelines import load_pipeline
-    from .parsing import refuse_renamed, refuse_unused
+    from .parsing import refuse_unused
 
-    refuse_renamed("keys", keys, f"--num-keys {keys}")
     measured = ReuseCosts.load(costs)
     if not refine:
         refuse_unused(ctx, "without --refine", ["fit", "images", "threads", "model", "device", "dtype", "scheduler"])
@@ -227,12 +225,12 @@ def fit(
     from ..inputs.files import check_writable
     from ..key_schedule import KeySchedule
     from ..pipelines import load_pipeline
-    from .parsing import derived_order, derived_reuse, own_or_embedded, prompt_lines, prompts_file, refuse_unused
+    from .parsing import derived_order, derived_reuse, own_or_embedded, prompt_lines, refuse_unused
 
     check_writable(output)
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
-    keys, lines = KeySchedule.load(schedule), prompt_lines(prompts_file(prompts), count)
+    keys, lines = KeySchedule.load(schedule), prompt_lines(prompts, count)
     _use(threads)
     found = fit_propagation(
         load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), keys, lines, num_inference_steps=steps,
@@ -251,11 +249,9 @@ def compare(
         Optional[list[Path]], typer.Option(help="File that `fit` wrote, to be compared too; repeat for several.")
     ] = None,
     order: Annotated[int, typer.Option(min=0, max=1, help="Order of the schedules. 0: features reused; 1: extrapolated.")] = 0,
-    suite: cli_options.OldFlag = False,
     prompts: cli_options.Prompts = None,
     count: cli_options.Count = 32,
     seeds: Annotated[int, typer.Option(help="How many seeds per prompt, from 0 on.")] = 2,
-    schedule: cli_options.Olds = None,
     reference: Annotated[int, typer.Option(help="Steps of the converged reference; 0 for none.")] = 1000,
     repeats: Annotated[int, typer.Option(help="Timed runs per method; 0 for none.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Images drawn at once.")] = 16,
@@ -275,14 +271,12 @@ def compare(
     """Compare schedules, and write the tables. The same call resumes."""
     from ..comparison.compare import brief
     from ..comparison.result_files import compare_into
-    from .parsing import own_or_embedded, prompts_file, refuse_renamed, refuse_unused
+    from .parsing import own_or_embedded, refuse_unused
 
-    refuse_renamed("schedule", schedule, f"its file alone, compare {' '.join(schedule or [])}")
-    refuse_renamed("suite", suite, "python -m studies.suite, in a checkout of the repository")
     if prompts is not None:
         refuse_unused(ctx, "with --prompts", ["count"])
     table = compare_into(
-        output, schedules or [], fits=fit or [], order=order, prompts=prompts_file(prompts), count=count, seeds=seeds,
+        output, schedules or [], fits=fit or [], order=order, prompts=prompts, count=count, seeds=seeds,
         num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None, repeats=repeats,
         batch_size=batch_size, threads=threads, store=store, metrics=metric or (), metric_weights=weights, real_images=real,
         pipeline={"source": model, "device": device, "dtype": dtype, "scheduler": scheduler},

@@ -26,12 +26,9 @@ Guidance = Annotated[
     typer.Option(help="Guidance scale; by default, the model's own (5 for the embedded one). 1 or less turns guidance off."),
 ]
 Prompts = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Text file with a prompt per line; by default, captions of scenes.")
+    Path | None, typer.Option(metavar="FILE", help="Text file with a prompt per line; by default, captions of scenes.")
 ]
 Count = Annotated[int, typer.Option(min=1, help="How many captions of scenes, without --prompts.")]
-Old = Annotated[str | None, typer.Option(hidden=True)]
-OldFlag = Annotated[bool, typer.Option("--suite", hidden=True)]
-Olds = Annotated[list[str] | None, typer.Option("--schedule", hidden=True)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; by default, as many as torch takes.")]
 Order = Annotated[int, typer.Option(min=0, max=1, help="0: features reused; 1: extrapolated.")]
 MaxRows = Annotated[int | None, typer.Option(help="Most rows decoded at once: two an image with guidance.")]

@@ -4,8 +4,7 @@
 - `propagation(keys, file, order)`, `fitted(file)`: how a run is accelerated
 - `derived_order(schedule)`, `derived_reuse(schedule)`: the order and the reuse that a schedule was derived for
 - `prompt_lines(file, count)`: the prompts of a file, or captions of drawn scenes
-- `prompts_file(asked)`, `own_or_embedded(guidance, model)`: values of --prompts and --guidance
-- `refuse_renamed(old, value, new)`: refuse an option by its old name
+- `own_or_embedded(guidance, model)`: the value of --guidance
 - `check_image(path)`: refuse a path that no image can be written to
 - `refuse_unused(context, why, names)`: refuse options that would be ignored
 - `fitting_keys(costs)`: a number of keys that can be derived from costs
@@ -97,19 +96,6 @@ def prompt_lines(file: Path | None, count: int) -> list[str]:
     return read_prompts(file)
 
 
-def prompts_file(asked: str | None) -> Path | None:
-    """The file of --prompts, which once took a number.
-
-    >>> prompts_file("prompts.txt").name
-    'prompts.txt'
-    """
-    if asked is not None and asked.isdecimal() and not Path(asked).exists():
-        raise ValueError(
-            f"--prompts {asked} asked; accepted: --prompts FILE with a prompt per line, or --count {asked} for so many captions"
-        )
-    return None if asked is None else Path(asked)
-
-
 def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
     """The guidance scale of a command; None for the model's own.
 
@@ -117,12 +103,6 @@ def own_or_embedded(guidance: float | None, model: str | None) -> float | None:
     5.0
     """
     return EMBEDDED_GUIDANCE if guidance is None and model is None else guidance
-
-
-def refuse_renamed(old: str, value: object, new: str) -> None:
-    """Raise ValueError for an option by its old name."""
-    if value:
-        raise ValueError(f"--{old} asked, which has another name now; accepted: {new}")
 
 
 def check_image(path: Path) -> None:

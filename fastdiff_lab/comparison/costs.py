@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from diffusers import DiffusionPipeline
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,9 +19,6 @@ from ..hooks.device import begin_peak, device_of, peak_of
 from ..hooks.flops import FlopCount, count_flops, total_flops
 from ..sampling.methods import Method, as_method, first_arguments, one_image, run_method
 from ..sampling.run_settings import RunSettings
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def of_one_image(

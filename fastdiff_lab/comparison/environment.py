@@ -12,16 +12,13 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from ..hooks.device import device_of
 from ..hooks.fingerprint import identity, scheduler_config
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 PACKAGES = ("fastdiff-lab", "torch", "diffusers", "transformers", "torchmetrics", "DeepCache", "tomesd", "numpy", "pandas")
 

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 from tqdm import tqdm
 
@@ -21,9 +22,6 @@ from ..key_schedule import KeySchedule
 from ..propagation.config import PropagationConfig
 from ..propagation.row_capacity import RowLimit
 from ..sampling.methods import Method
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
+from diffusers import DiffusionPipeline
 
 from ..inputs.files import read_prompts, writable_folder, write_text, write_whole
 from ..inputs.plain_values import prompts_of, whole_number
@@ -26,9 +27,6 @@ from ..sampling.methods import Method, denoiser_calls
 from ..shapes.data import held_out_prompts
 from .compare import compare_images, default_methods, with_costs
 from .environment import about_run
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def compare_into(

@@ -13,18 +13,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .denoiser import Split, denoiser_of, inner_loop
 from .device import read_checks
 from .private_api import LORA_STATE, GatedSelfAttentionDense, part_tables, submodule, write_count
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")

@@ -3,7 +3,6 @@
 - `is_called_by(pipe)`: does the coming call belong to this pipeline?
 - `call_of(pipe)`: the call of the pipeline that it belongs to
 - `thread_that_calls(pipe)`: is another thread calling it?
-- `is_going_on(call, thread)`: has a call that another thread made not ended yet?
 """
 
 from __future__ import annotations
@@ -56,14 +55,6 @@ def thread_that_calls(pipe: DiffusionPipeline) -> str:
         if ident != threading.get_ident() and any(owner is pipe for owner, _ in _pipelines_called(frame)):
             return names.get(ident, str(ident))
     return ""
-
-
-def is_going_on(call: FrameType, thread: int) -> bool:
-    """Is this frame among those that the thread, by its `ident`, is running?"""
-    frame = frames_of_threads().get(thread)
-    while frame is not None and frame is not call:
-        frame = frame.f_back
-    return frame is call
 
 
 def _pipelines_called(frame: FrameType | None) -> Iterator[tuple[DiffusionPipeline, FrameType]]:

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from diffusers import ControlNetModel, ControlNetUnionModel, MultiAdapter, MultiControlNetModel, SparseControlNetModel
+from diffusers import (
+    ControlNetModel,
+    ControlNetUnionModel,
+    DiffusionPipeline,
+    MultiAdapter,
+    MultiControlNetModel,
+    SparseControlNetModel,
+)
 from torch import nn
 
 from ..inputs.plain_values import whole_number
 from .denoiser_classes import DenoiserClass, accepted, class_of
 from .patching import is_compiled
 from .private_api import CacheMixin, MultiControlNetUnionModel, free_init_of, is_compiled_whole, unwrapped
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _CONTROLNETS = (ControlNetModel, ControlNetUnionModel, MultiControlNetModel, MultiControlNetUnionModel, SparseControlNetModel)
 # Denoisers that users expect here, by name, and why they are none that can be split.

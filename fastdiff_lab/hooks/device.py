@@ -14,17 +14,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from .denoiser import denoiser_of
 from .private_api import execution_device_of
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 # In lower case. CUDA, ROCm, XPU and MPS raise torch.OutOfMemoryError or say "... out of memory"; their libraries and the CPU say:
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "not enough memory", "failed to allocate memory")

@@ -2,6 +2,7 @@
 
 - `kept_to_this_thread(pipe, by)`: while the block lasts, calls of the pipeline from other threads are refused
 - `check_free(pipe)`: refuses a pipeline that another thread keeps or calls
+- `claiming(pipe)`: the same for a block, in which no other thread takes it
 """
 
 from __future__ import annotations
@@ -11,17 +12,13 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from .callers import is_called_by, thread_that_calls
 from .denoiser import denoiser_of
 from .patching import replaced_call
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 ONE_AT_A_TIME = "two runs at once would mix their steps; wait for its end, or cancel it"
 
@@ -33,14 +30,22 @@ class _Use:
     intruder: str = ""
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # what claims a pipeline also checks it
 _uses: weakref.WeakKeyDictionary[nn.Module, _Use] = weakref.WeakKeyDictionary()  # by denoiser, which pipelines may share
 
 
 def check_free(pipe: DiffusionPipeline) -> None:
     """Raises RuntimeError if another thread keeps this pipeline, or calls it."""
+    with claiming(pipe):
+        pass
+
+
+@contextmanager
+def claiming(pipe: DiffusionPipeline) -> Iterator[None]:
+    """No thread keeps or claims a pipeline while the block lasts. Raises RuntimeError as `check_free` does."""
     with _lock:
         _refuse_others(pipe)
+        yield
 
 
 def _refuse_others(pipe: DiffusionPipeline) -> None:
@@ -70,8 +75,7 @@ def kept_to_this_thread(pipe: DiffusionPipeline, by: str) -> Iterator[None]:
         RuntimeError: Another thread keeps it or calls it, at the beginning or inside.
     """
     model, here = denoiser_of(pipe), threading.current_thread()
-    with _lock:
-        _refuse_others(pipe)
+    with claiming(pipe):
         held = _uses.get(model)
         is_inner = held is not None and held.thread is here
         use = held if held is not None and is_inner else _Use(here, by)

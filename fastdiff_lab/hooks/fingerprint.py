@@ -15,20 +15,17 @@ import hashlib
 import json
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
 from .adapters import adapter_scales, processors
 from .denoiser import denoiser_of
 from .private_api import SETTINGS_OF_FILES, weights_elsewhere
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _PARTS = ("unet", "transformer", "text_encoder", "vae")
 _SEEN_PER_TENSOR = 64

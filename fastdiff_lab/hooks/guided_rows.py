@@ -8,16 +8,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .denoiser import denoiser_of
 from .denoiser_classes import has_null_class, sample_argument
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def guided_rows(pipe: DiffusionPipeline, arguments: Mapping[str, Any], half: str = "conditional") -> slice:

@@ -14,19 +14,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.models.attention import GatedSelfAttentionDense as GatedSelfAttentionDense
 from diffusers.models.cache_utils import CacheMixin as CacheMixin
 from diffusers.models.controlnets.multicontrolnet_union import MultiControlNetUnionModel as MultiControlNetUnionModel
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._pytree import tree_leaves as tree_leaves
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 # torch's own slot for what runs instead of a module's `_call_impl` (nn.Module.compile uses it). Being above `forward`, it
 # leaves alone whatever offloading has put there, the host's hooks and a child that was compiled before.

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from threading import get_ident
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -19,7 +18,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from .callers import call_of, is_going_on
+from .callers import call_of, thread_that_calls
+from .exclusive_use import ONE_AT_A_TIME
 from .private_api import num_time_steps_of
 
 
@@ -31,8 +31,7 @@ class Run:
     `planned`: the part of it that the run visits, shape (calls,).
     `step`: how many steps have begun.
     `start`: where the run begins among the scheduler's time-steps if it is one of several loops over them, else None.
-    `call`: the pipeline's call that makes the run; None in a loop written by hand.
-    `thread`: the thread that makes it. `was_disturbed`: another one called the pipeline meanwhile.
+    `call`: the pipeline's call that makes the run; None in a loop written by hand. `was_disturbed`: another thread called it meanwhile.
     """
 
     timesteps: Tensor
@@ -40,7 +39,6 @@ class Run:
     step: int = 0
     start: int | None = None
     call: FrameType | None = None
-    thread: int = field(default_factory=get_ident)
     was_disturbed: bool = False
 
     @property
@@ -158,22 +156,18 @@ class RunTracker:
         """
         call, run = call_of(self.pipe), self.run
         if run is not None and run.call is not None:
-            self._check_thread(run, call)
+            self._check_alone(run, call)
         if run is not None and run.call is call and run.step < run.num_steps and self._goes_on(run, timestep):
             return run, run.step == 0
         self.run = Run(_timesteps_of(self.pipe), planned_timesteps(self.pipe, timestep, by_hand=call is None), call=call)
         return self.run, True
 
-    def _check_thread(self, run: Run, call: FrameType | None) -> None:
+    def _check_alone(self, run: Run, call: FrameType | None) -> None:
         """Refuse both of two runs at once: the second has set the scheduler anew before its first call."""
-        assert run.call is not None
-        if run.thread != get_ident():
-            run.was_disturbed = is_going_on(run.call, run.thread)
-        if run.was_disturbed and (run.call is call or run.thread != get_ident()):
-            raise RuntimeError(
-                f"{type(self.pipe).__name__} is called in two threads at once, which would mix their steps; accepted: one call at a time "
-                "(put a lock around them)"
-            )
+        other = "" if run.call is call else thread_that_calls(self.pipe)
+        run.was_disturbed |= bool(other)
+        if other or (run.was_disturbed and run.call is call):
+            raise RuntimeError(f"{type(self.pipe).__name__} is called in two threads at once; {ONE_AT_A_TIME}")
 
     def _goes_on(self, run: Run, timestep: Any) -> bool:
         """Is the call the next step of this run? A pipeline may put an equal copy in the place of the scheduler's time-steps."""

@@ -13,9 +13,10 @@ import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -24,10 +25,6 @@ from ..hooks.denoiser import Split, controlnet_of, denoiser_of, several_runs
 from ..hooks.private_api import free_init_of, guidance_scale_of
 from ..key_schedule import KeySchedule
 from .config import PropagationConfig
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 FEW_STEPS = 4  # or fewer; the paper finds its method poor at 5 (section 5)
 FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "CMStochasticIterativeScheduler")

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from diffusers import DiffusionPipeline
 
 from ..hooks.callers import is_called_by
 from ..hooks.denoiser import controlnet_of, denoiser_of, split_denoiser
@@ -25,9 +27,6 @@ from .offsets import GroupOffsets, Offsets
 from .reuse import REUSES
 from .row_capacity import RowLimit
 from .run_state import RunState
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 class PropagationEngine:

@@ -6,29 +6,23 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 import weakref
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from ..hooks.adapters import processors, put_back_processors
 from ..hooks.denoiser import controlnet_of, denoiser_of, inner_loop
-from ..hooks.exclusive_use import check_free
+from ..hooks.exclusive_use import check_free, claiming
 from ..hooks.patching import replaced_call, replaced_method
 from ..hooks.run_tracking import announced
 from .cached_calls import cached_calls
 from .engine import PropagationEngine
 
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
-
 _accelerated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-_claiming = threading.Lock()
 
 
 def check_not_accelerated(pipe: DiffusionPipeline) -> None:
@@ -104,7 +98,7 @@ class PropagationHandle:
 
 def _claim(engine: PropagationEngine, layers: ExitStack) -> None:
     """Refuse a pipeline that is accelerated, in this thread or another; else it is, while `layers` is open."""
-    with _claiming:
+    with claiming(engine.pipe):
         check_not_accelerated(engine.pipe)
         for shared in (engine.model, engine.controlnet):
             if shared is not None:

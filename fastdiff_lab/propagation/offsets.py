@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.denoiser_call import DenoiserCall
@@ -20,10 +21,6 @@ from ..hooks.denoiser_output import as_given, sample_of
 from ..hooks.guided_rows import count_blocks
 from ..hooks.private_api import guidance_scale_of
 from .fit import OLDER_KEYS, PropagationFit
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 ROUNDING = 1e-3  # relative: another batch changes an offset by less, and leaves nothing that was seen
 

@@ -9,19 +9,16 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.denoiser import inner_loop, is_first_stage
 from ..hooks.patching import replaced_method
 from ..hooks.run_tracking import RunTracker
 from ..inputs.plain_values import number
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _MARK = "injects_prior_noise"  # on the step that does; layers put around it carry it too
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..hooks.denoiser import Split, controlnet_of, denoiser_of
@@ -20,9 +21,6 @@ from .lines import Lines
 from .offsets import Offsets
 from .planner import BatchPlanner, Share
 from .reuse import REUSES, EncoderReuse
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 @dataclass

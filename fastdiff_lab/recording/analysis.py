@@ -4,7 +4,6 @@
 - `feature_norm(recording)`: the norm of each layer's features (Fig. 3b and 3c)
 - `pca_maps(recording, layer, steps=)`: three principal components as colours (Fig. 2)
 - `step_similarity(recording, layer)`, `step_clusters(similarity, count)`: similar steps
-- `summarize_by_part(table)`: encoder against decoder, mean and spread
 """
 
 from __future__ import annotations
@@ -122,11 +121,3 @@ def step_clusters(similarity: np.ndarray, count: int) -> np.ndarray:
     count = whole_number("count", count, 1, steps, also=" (the steps)")
     last_of_groups = np.argsort(np.diagonal(similarity, 1), kind="stable")[: count - 1]
     return np.isin(np.arange(steps), last_of_groups + 1).cumsum()
-
-
-def summarize_by_part(table: pd.DataFrame) -> pd.DataFrame:
-    """Summarise a table by encoder and decoder: mean, standard deviation and maximum over layers, steps and samples.
-
-    >>> summarize_by_part(feature_change(recording))  # doctest: +SKIP
-    """
-    return table.groupby("part")["value"].agg(["mean", "std", "max"])

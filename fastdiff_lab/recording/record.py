@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..hooks.adapters import processors_kept
@@ -31,10 +32,6 @@ from ..hooks.run_tracking import RunTracker, announced
 from ..inputs.plain_values import choice
 from .layer_choice import Layers, chosen_layers, default_layers, in_order_of_calls
 from .recording import STATISTICS, Recording
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 _BASELINE = "record baselines: leave the block that accelerates the pipeline first"
 HALVES = ("conditional", "unconditional", "all")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+from diffusers import DiffusionPipeline
 
 from ..hooks.device import device_of, is_out_of_memory, release_cache
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 Result = TypeVar("Result")
 

@@ -10,18 +10,15 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.denoiser import takes_several_images
 from ..inputs.plain_values import listed, number
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 OURS = ("num_inference_steps", "guidance_scale", "generator", "output_type", "return_dict")
 TIME_STEPS = ("timesteps", "sigmas")  # belong to one number of steps

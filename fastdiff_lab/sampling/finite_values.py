@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..hooks.patching import replaced_method
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 def check_latents(latents: Tensor, tasks: Sequence[tuple[Any, ...]], method: str) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from diffusers import DiffusionPipeline
 
 from ..hooks.fingerprint import in_words
 from ..inputs.plain_values import is_whole, number, plain
 from .call_options import TIME_STEPS, divided, in_a_batch, own_guidance
 from .step_counts import calls_of, most_steps
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -81,19 +80,19 @@ def _attributes(read: dict[str, str]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def load_judge(folder: Path | None = None) -> Judge:
-    """Load the embedded pipeline's judge, or the one in `folder`, in evaluation mode on the CPU.
+def load_judge() -> Judge:
+    """Load the embedded pipeline's judge, in evaluation mode on the CPU.
 
     >>> judge = load_judge()  # doctest: +SKIP
     """
     from ..pipelines import embedded_folder
 
     judge = Judge()
-    judge.load_state_dict(load_file((folder or embedded_folder()) / "judge" / "model.safetensors"))
+    judge.load_state_dict(load_file(embedded_folder() / "judge" / "model.safetensors"))
     return judge.float().eval()
 
 
-def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str], judge: Judge | None = None) -> pd.DataFrame:
+def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str]) -> pd.DataFrame:
     """Say for each image whether it shows each attribute of its prompt.
 
     >>> from fastdiff_lab.shapes.scenes import draw, sample_scene
@@ -113,7 +112,7 @@ def prompt_accuracy(images: Sequence[Image.Image], prompts: Sequence[str], judge
         ValueError: A prompt that is no scene's caption.
     """
     rows = []
-    for shown, prompt in zip((judge or load_judge()).read(images), prompts, strict=True):
+    for shown, prompt in zip(load_judge().read(images), prompts, strict=True):
         right = {name: shown is not None and shown.get(name) == value for name, value in parse_caption(prompt).items()}
         rows.append({"abstained": shown is None, "all": all(right.values()), **right})
     return pd.DataFrame(rows)

@@ -24,9 +24,10 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from fastdiff_lab.comparison.architectures import FULL_SIZE
 from fastdiff_lab.pipelines import DTYPES, check_device, load_pipeline
-from fastdiff_lab.shapes.text import new_tokenizer
+
+from ..architectures import ALL
+from ..training.tokens import new_tokenizer
 
 PROMPT = "a large red star at the left on a blue background"
 # Widths and depths from the public configs of the text encoders (CLIP ViT-L/14; OpenCLIP ViT-H/14 without its last layer; ViT-bigG/14).
@@ -92,7 +93,7 @@ def _autoencoder(**more: Any) -> AutoencoderKL:
 
 
 def _denoiser(name: str) -> Any:
-    return FULL_SIZE[name].make().eval()
+    return ALL[name].make().eval()
 
 
 def _scheduler() -> DDIMScheduler:

@@ -8,9 +8,9 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from fastdiff_lab.shapes.data import scene_images
 from fastdiff_lab.shapes.scenes import IMAGE_SIZE, sample_scene
 
+from .scene_batches import scene_images
 from .trainer import fit
 
 # A decoder trained on slightly wrong latents draws clean edges from the denoiser's.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastdiff_lab.shapes.data import scene_images
 from fastdiff_lab.shapes.judge import Judge
 from fastdiff_lab.shapes.scenes import CHOICES, sample_scene
 
+from .scene_batches import scene_images
 from .trainer import fit
 
 

@@ -1,22 +1,33 @@
 """Batches of scenes for the denoiser: every scene is new, and every training step has its own.
 
 - `SceneBatches`: images and token ids of one training step after another
+- `scene_images(seeds)`: images alone
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
 from fastdiff_lab.shapes.data import as_tensor
 from fastdiff_lab.shapes.scenes import draw, sample_scene
-from fastdiff_lab.shapes.text import tokens_of
 
 from .data_parallel import Team
+from .tokens import tokens_of
+
+
+def scene_images(seeds: Iterable[int], objects: int | None = None) -> Tensor:
+    """The images of some seeds, shape (seeds, 3, 64, 64), in [-1, 1].
+
+    >>> scene_images(range(2)).shape
+    torch.Size([2, 3, 64, 64])
+    """
+    return torch.stack([as_tensor(draw(sample_scene(seed, objects))) for seed in seeds])
 
 
 def objects_of(seed: int) -> int:

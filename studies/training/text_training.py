@@ -10,8 +10,9 @@ from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from fastdiff_lab.shapes.scenes import CHOICES, sample_scene
-from fastdiff_lab.shapes.text import MAX_TOKENS, tokens_of
+from fastdiff_lab.shapes.text import MAX_TOKENS
 
+from .tokens import tokens_of
 from .trainer import fit
 
 WIDTH = 128

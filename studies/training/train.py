@@ -19,7 +19,6 @@ from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
 from fastdiff_lab.pipelines import assemble, check_device
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.judge import Judge
-from fastdiff_lab.shapes.text import new_tokenizer, tokens_of
 
 from .autoencoder import train_autoencoder
 from .data_parallel import in_processes
@@ -27,6 +26,7 @@ from .denoiser_training import new_scheduler, train_denoiser
 from .judge_training import train_judge
 from .scene_batches import SceneBatches
 from .text_training import train_text_encoder
+from .tokens import new_tokenizer, tokens_of
 
 # Shares of the training time.
 SHARES = {"autoencoder": 0.05, "judge": 0.05, "text_encoder": 0.02, "denoiser": 0.88}

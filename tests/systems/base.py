@@ -26,7 +26,7 @@ class System:
     `paper`: the system's name in the paper's key lists, `paper_steps`: for how many steps.
     `by_hand`: is there a forward split by hand for its denoiser, in oracle.py?
     `group`: the heading of the table that it stands in.
-    `size`: its full-size denoiser, in fastdiff_lab/comparison/architectures.py. `note`: what a user should know.
+    `size`: its full-size denoiser, in studies/architectures.py. `note`: what a user should know.
     """
 
     name: str

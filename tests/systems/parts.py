@@ -22,7 +22,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from fastdiff_lab.shapes.text import MAX_TOKENS, new_tokenizer
+from fastdiff_lab.shapes.text import MAX_TOKENS
+from studies.training.tokens import new_tokenizer
 
 diffusers.logging.set_verbosity_error()  # it warns of deprecated classes and of safety checkers that are not there
 Model = TypeVar("Model", bound=nn.Module)

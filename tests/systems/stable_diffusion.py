@@ -45,6 +45,11 @@ def stable_diffusion(kind: type = StableDiffusionPipeline, config: dict[str, Any
     return assembled(kind, **{name: part for name, part in given_parts.items() if part is not ...})
 
 
+def drawing_small() -> Any:
+    """One that draws images of 32x32 pixels where no size is asked."""
+    return stable_diffusion(config=UNET | {"sample_size": 8})
+
+
 def sdxl(kind: type = StableDiffusionXLPipeline, config: dict[str, Any] = SDXL_UNET, **parts: Any) -> Any:
     given_parts = {"vae": autoencoder(), "unet": unet(config), "scheduler": scheduler(), **two_text_parts()} | parts
     return assembled(kind, **given_parts)

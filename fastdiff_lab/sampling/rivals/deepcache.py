@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,9 +23,6 @@ from ...inputs.extras import extra
 from ...inputs.plain_values import is_whole
 from ...propagation.counts import Counts
 from .rival import Rival
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from ...hooks.denoiser import denoiser_of
 from ...hooks.flops import FlopCount, counted, on_meta
 from ...inputs.extras import extra
 from .rival import Rival
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-
 
 MOST = 0.75  # one token of each square of 2x2 always stays
 
