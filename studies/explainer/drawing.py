@@ -1,14 +1,14 @@
 """Draw the explainer's images and keep them, so that the same call goes on where it was stopped.
 
 - `Drawer`: draws and fits into a folder
-- `Drawn`: one image, with the clean ones that were predicted on its way
+- `Drawn`: the images of a method, with clean ones that were predicted on the way
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,21 +33,24 @@ if TYPE_CHECKING:
 
 FILM_EVERY = 5  # steps
 FITTED_ON = 8  # images
+COUNTED = ("encoder_calls", "decoder_calls", "forward_calls")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The image, its film (empty if none was asked), and its counts and seconds in `about`."""
+    """An image of each seed, the film of the first seed (empty if none was asked), and the counts of the run."""
 
-    image: Image.Image
+    images: list[Image.Image]
     film: list[Image.Image]
-    about: dict[str, float]
+    counts: dict[str, int]
 
 
 class Drawer:
     """Draw with one pipeline, into a folder of its weights and steps.
 
-    >>> Drawer(load_pipeline(), embedded_costs(), Path("runs/explainer"), 50).image("a red ring", 0, "baseline", Method())  # doctest: +SKIP
+    >>> drawer = Drawer(load_pipeline(), embedded_costs(), Path("runs/explainer"), 50)
+    >>> drawer.images("a red ring", [0], "baseline", Method(), filmed=False).counts["encoder_calls"]  # doctest: +SKIP
+    50
     """
 
     def __init__(self, pipe: DiffusionPipeline, costs: ReuseCosts, store: Path, steps: int) -> None:
@@ -57,48 +60,49 @@ class Drawer:
 
     def fit(self, count: int) -> PropagationFit:
         """The fit of so many derived keys."""
-        path = self.folder / f"fit-{count}.safetensors"
+        schedule = derive_schedule(self.costs, count)
+        path = self.folder / f"fit-{'-'.join(map(str, schedule.keys))}.safetensors"
         if not path.exists():
             prompts = [scene.caption() for scene in calibration_scenes(FITTED_ON)]
             options = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
-            fit_propagation(self.pipe, derive_schedule(self.costs, count), prompts, **options).save(path)
+            fit_propagation(self.pipe, schedule, prompts, **options).save(path)
         return PropagationFit.load(path)
 
-    def image(self, prompt: str, seed: int, name: str, method: Method, filmed: bool = False) -> Drawn:
-        """One image by a method. It is drawn alone, so that its seconds are those of one image."""
-        path = self.folder / f"{'-'.join(prompt.split())}-{seed}-{name}"
+    def images(self, prompt: str, seeds: Sequence[int], name: str, method: Method, filmed: bool) -> Drawn:
+        """An image of each seed by a method, drawn as one batch."""
+        path = self.folder / f"{'-'.join(prompt.split())}-{len(seeds)}-{name}-{_digest(method)}"
         if not path.with_suffix(".json").exists():
-            _keep(path, self._drawn(prompt, seed, method, filmed))
-        return _kept(path)
+            _keep(path, self._drawn(prompt, seeds, method, filmed))
+        return _kept(path, len(seeds))
 
-    def _drawn(self, prompt: str, seed: int, method: Method, filmed: bool) -> Drawn:
-        film, spent = [], 0.0
+    def _drawn(self, prompt: str, seeds: Sequence[int], method: Method, filmed: bool) -> Drawn:
+        clean: list[Tensor] = []
 
-        def seen(latents: Tensor, clean: Callable[[], Tensor]) -> None:
-            nonlocal spent
-            started = time.perf_counter()
+        def seen(latents: Tensor, estimate: Callable[[], Tensor]) -> None:
             if filmed:
-                film.append(clean())
-            spent += time.perf_counter() - started
+                clean.append(estimate()[:1])
 
+        options = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
         with watched(self.pipe, seen, lambda: False):
-            drawn = sample(
-                self.pipe, method, [prompt], [seed], num_inference_steps=self.steps, guidance_scale=EMBEDDED_GUIDANCE
-            )
-        counts = {name: getattr(drawn.counts, name) for name in ("encoder_calls", "decoder_calls", "forward_calls")}
-        seen_at = [decode(self.pipe, clean)[0] for clean in film[FILM_EVERY - 1 : -1 : FILM_EVERY]]
-        return Drawn(drawn.images[0], seen_at, counts | {"seconds": drawn.seconds - spent})
+            drawn = sample(self.pipe, method, [prompt] * len(seeds), seeds, **options)
+        film = [decode(self.pipe, one)[0] for one in clean[FILM_EVERY - 1 : -1 : FILM_EVERY]]
+        return Drawn(drawn.images, film, {name: getattr(drawn.counts, name) for name in COUNTED})
+
+
+def _digest(method: Method) -> str:
+    """Other keys are another image."""
+    return hashlib.sha256(json.dumps(method.about(), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _keep(path: Path, drawn: Drawn) -> None:
-    """Write the tiles side by side, the image first; the numbers last, which say that all is there."""
-    tiles = np.concatenate([np.asarray(image.convert("RGB")) for image in (drawn.image, *drawn.film)], axis=1)
+    """Write the images and then the film side by side; the counts last, which say that all is there."""
+    tiles = np.concatenate([np.asarray(image.convert("RGB")) for image in (*drawn.images, *drawn.film)], axis=1)
     write_whole(path.with_suffix(".png"), lambda place: Image.fromarray(tiles).save(place, format="png"))
-    write_text(path.with_suffix(".json"), json.dumps(drawn.about))
+    write_text(path.with_suffix(".json"), json.dumps(drawn.counts))
 
 
-def _kept(path: Path) -> Drawn:
+def _kept(path: Path, seeds: int) -> Drawn:
     tiles = Image.open(path.with_suffix(".png")).convert("RGB")
     size = tiles.height
     parts = [tiles.crop((left, 0, left + size, size)) for left in range(0, tiles.width, size)]
-    return Drawn(parts[0], parts[1:], json.loads(path.with_suffix(".json").read_text()))
+    return Drawn(parts[:seeds], parts[seeds:], json.loads(path.with_suffix(".json").read_text()))

@@ -1,6 +1,7 @@
 """Join data, JavaScript and style into one HTML file that asks nothing of anyone.
 
 - `whole_page(data)`: the page
+- `data_of(page)`: its data again, to put newer JavaScript around them
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from fastdiff_lab.lab.widget.assets import joined, style
 
 HERE = Path(__file__).parent / "js"
 OF_THE_LAB = (
-    "dom", "theme", "looking", "strip", "predict", "scrubber", "run", "race", "history", "architecture", "tour",
+    "dom", "theme", "looking", "strip", "form", "predict", "scrubber", "run", "race", "history", "architecture", "tour",
 )  # fmt: skip
 OWN = ("costs", "model", "tiles", "pictures", "film", "stops", "page")
 PAGE = """<!doctype html>
@@ -49,6 +51,14 @@ def whole_page(data: dict[str, Any]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     told = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return PAGE.format(hash=digest, style=style() + _own("css", ("page",)), data=told, script=script)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """The data of a page that `whole_page` made. Raises ValueError for another one."""
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page)
+    if found is None:
+        raise ValueError("a page without data given; accepted: one that `python -m studies.explainer` wrote")
+    return json.loads(found[1])
 
 
 def _own(ending: str, names: tuple[str, ...]) -> str:

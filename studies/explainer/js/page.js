@@ -15,10 +15,17 @@ function stripOf(model, looking) {
   return [above, timeline, readout(model, looking), help, list, h("div", { class: "fd-predicted" }, frontChart(model, []), note), spoken];
 }
 
-function aboutPage({ machine, prompts, kinds, steps }) {
+/** The schematic of a whole run, folded away: it is wide. */
+function wholeRun({ timeline: { address, alt } }) {
+  const image = h("img", { class: "fd-schematic", src: address, alt });
+  const place = h("div", { class: "fd-wide", tabindex: 0, role: "region", "aria-label": "The whole run" }, image);
+  return h("details", {}, h("summary", { text: "The whole run: without reuse, one step after the other, and in parallel" }), place);
+}
+
+function aboutPage({ machine, kinds, steps }) {
   const lines = [
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image alone on ${machine}: the fastest of ${prompts.length * prompts[0].seeds.length} images, up to the latents.`,
+    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features.`,
     "PSNR says how near an image is to the one of 50 steps: 20 dB is another image, 30 dB is alike, above 40 dB nobody sees a difference.",
     "PSNR was computed before the images were packed for this page.",
     `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
@@ -36,7 +43,7 @@ async function renderPage(data, el) {
   watch(model, [], ["chosen", "key_steps"], () => model.set("race", {}));
   const looking = lookedAt(model);
   const parts = {
-    step: section("step", "One step", "Move through the steps: what runs, and where do the features come from?", architecture(model, [], looking), stepPlayer(model, [], looking)),
+    step: section("step", "One step", "Move through the steps: what runs, and where do the features come from?", architecture(model, [], looking), stepPlayer(model, [], looking), wholeRun(data)),
     keys: section("keys", "Choose the key steps", "Each bar is the error that its group makes. Set and clear keys, and see what it costs and saves.", ...stripOf(model, looking)),
     pictures: section("pictures", "What comes out", "The same noise, the same prompt, the same number of calls.", ...pictures(model, data, address)),
     film: section("film", "When is the image decided?", "After each step a run already predicts the final image. Seed 0 of the chosen prompt:", ...filmSection(model, data, address)),

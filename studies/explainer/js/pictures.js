@@ -18,6 +18,7 @@ function nearestCount(counts, keys) {
 }
 
 const distance = ({ psnr }) => psnr ?? Infinity;
+const inSeconds = ({ seconds }) => (seconds === null ? "not timed" : `${seconds.toFixed(2)} s`);
 const inDecibels = ({ psnr }) => (psnr === null ? "the same image" : `${psnr.toFixed(1)} dB`);
 
 function pictureChoices(model, data) {
@@ -88,7 +89,7 @@ function picture(row, address, isBaseline, isBest) {
   const title = isBaseline ? "50 steps, nothing reused" : row.title;
   const near = isBaseline ? "the baseline" : `${inDecibels(row)}${isBest ? ", nearest" : ""}`;
   const calls = `${row.forward_calls} calls`;
-  const spent = `${gigas(row).toFixed(1)} G operations, ${row.seconds.toFixed(2)} s`;
+  const spent = `${gigas(row).toFixed(1)} G operations, ${inSeconds(row)}`;
   return h(
     "figure",
     { class: `fd-picture${isBest ? " fd-best-picture" : ""}` },

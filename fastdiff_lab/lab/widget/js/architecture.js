@@ -1,6 +1,6 @@
 // The architecture of the step that is looked at: what runs there, and where its features come from.
 
-const UNET = { width: 460, height: 250, middle: 130, wide: 34, apart: 52, left: 62, heights: [112, 82, 54] };
+const UNET = { width: 500, height: 250, middle: 130, wide: 34, apart: 52, left: 56, heights: [112, 82, 54] };
 
 /** What happens at a step: its key, the steps of its group, and whether its encoder runs. */
 function stepOf(keys, steps, step) {
@@ -15,16 +15,17 @@ function architecture(model, bin, looking) {
   const draw = () => {
     const steps = model.get("num_steps");
     step = Math.min(looking.step ?? step, steps - 1);
-    const here = stepOf(model.get("key_steps"), steps, step);
+    const here = { ...stepOf(model.get("key_steps"), steps, step), isWhole: model.get("form")?.reuse === "prediction" };
     words.textContent = architectureWords(here);
     figure.replaceChildren(words, unetDrawing(here, words.textContent));
   };
   looking.whenChanged(draw);
-  watch(model, bin, ["key_steps", "num_steps"], draw);
+  watch(model, bin, ["key_steps", "num_steps", "form"], draw);
   return figure;
 }
 
-function architectureWords({ step, from, to, isKey }) {
+function architectureWords({ step, from, to, isKey, isWhole }) {
+  if (isWhole) return isKey ? `Step ${step} is a key step: the whole network runs.` : `Step ${step}: nothing runs. The prediction of step ${from} is used again.`;
   const size = to - from;
   const all = size === 1 ? "its decoder runs for this step alone" : `one call decodes the steps ${from} to ${to - 1} together`;
   if (isKey) return `Step ${step} is a key step: the encoder runs, and ${all}.`;
@@ -33,12 +34,13 @@ function architectureWords({ step, from, to, isKey }) {
 
 function unetDrawing(here, words) {
   const { width, height } = UNET;
-  const { isKey, from, to, step } = here;
+  const { isKey, from, step, isWhole } = here;
+  const to = isWhole ? from + 1 : here.to;
   const place = (number) => UNET.left + number * UNET.apart;
   const kind = isKey ? "fd-runs" : "fd-rests";
   const parts = UNET.heights.flatMap((tall, number) => [
     block(place(number), tall, `fd-encoder ${kind}`),
-    ...batch(place(6 - number), tall, Math.min(4, to - from)),
+    ...batch(place(6 - number), tall, Math.min(4, to - from), isWhole ? kind : "fd-runs"),
     skip(place(number), place(6 - number), UNET.middle - tall / 2, number, kind),
   ]);
   const arrows = [
@@ -46,7 +48,7 @@ function unetDrawing(here, words) {
     flow(`M${place(3) + UNET.wide} ${UNET.middle}H${place(4) - 3}`, kind),
     flow(`M${place(6) + UNET.wide + 12} ${UNET.middle}h30`),
   ];
-  const label = (x, y, text, className = "") => h("text", { x, y, "text-anchor": "middle", class: className }, text);
+  const label = (x, y, text, anchor = "middle") => h("text", { x, y, "text-anchor": anchor }, text);
   const low = UNET.middle + UNET.heights[0] / 2;
   return h(
     "svg",
@@ -56,10 +58,10 @@ function unetDrawing(here, words) {
     ...arrows.filter(Boolean),
     label(place(1) + UNET.wide / 2, low + 18, isKey ? "encoder runs" : "encoder rests"),
     label(place(5) + UNET.wide / 2, low + 18, to - from > 1 ? `decoder, ${to - from} steps` : "decoder"),
-    label(place(3) + UNET.wide / 2, 14, isKey ? "skips" : `skips kept from step ${from}`, "fd-of-skips"),
-    label(place(3) + UNET.wide / 2, height - 6, isKey ? `time-step of step ${step}` : `the decoder's own time-step, of step ${step}`),
-    isKey ? label(22, UNET.middle - 10, "noise") : null,
-    label(place(6) + UNET.wide + 30, UNET.middle - 12, "less noise"),
+    label(place(3) + UNET.wide / 2, 14, isKey || isWhole ? "skips" : `skips kept from step ${from}`),
+    label(place(3) + UNET.wide / 2, height - 6, isWhole && !isKey ? `prediction kept from step ${from}` : isKey ? `time-step of step ${step}` : `the decoder's own time-step, of step ${step}`),
+    isKey ? label(2, UNET.middle - 10, "noise", "start") : null,
+    label(width - 2, UNET.middle - 10, "less noise", "end"),
   );
 }
 
@@ -68,8 +70,8 @@ function block(x, tall, className) {
 }
 
 /** The decoder's block, once for each step that its call decodes. */
-function batch(x, tall, count) {
-  return Array.from({ length: count }, (_, back) => block(x + (count - 1 - back) * 4, tall, "fd-decoder fd-runs"));
+function batch(x, tall, count, kind) {
+  return Array.from({ length: count }, (_, back) => block(x + (count - 1 - back) * 4, tall, `fd-decoder ${kind}`));
 }
 
 function skip(from, to, top, number, kind) {

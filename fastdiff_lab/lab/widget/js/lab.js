@@ -11,14 +11,16 @@ function renderLab({ model, el }) {
   const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
   watch(model, bin, ["num_steps"], () => strip.style.setProperty("--fd-steps", model.get("num_steps")));
   const { list, note, spoken } = cards(model, bin);
-  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), presets(model, bin));
+  const projector = projectorButton(() => root);
+  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), projector, presets(model, bin));
   const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
   const root = h(
     "div",
     { class: "fd-lab" },
     answers.sign,
     h("section", { "aria-label": "Key steps" }, above, problem(model, bin, "keys"), timeline, below),
-    h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
+    h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), errorChart(model, bin), note), spoken),
+    h("section", { class: "fd-architecture-section", "aria-label": "The step that is looked at" }, chosenStep(model, bin, looking)),
     files(model, bin),
     h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), ...settingsForm(model, bin)),
     runPanel(model, bin, answers, looking),
@@ -27,8 +29,14 @@ function renderLab({ model, el }) {
   );
   followTheme(root, bin);
   undoByKeyboard(root, model);
+  endWithFullScreen(root, bin);
   el.replaceChildren(root);
   return () => bin.forEach((undo) => undo());
+}
+
+/** The architecture of the step that is looked at, folded away until it is wanted. */
+function chosenStep(model, bin, looking) {
+  return h("details", {}, h("summary", { text: "What runs at a step" }), architecture(model, bin, looking), stepPlayer(model, bin, looking));
 }
 
 /** Undo and redo of keys, settings and Clear. */

@@ -29,8 +29,8 @@ function runPanel(model, bin, answers, looking) {
   const parts = Object.fromEntries(Object.keys(SIDE_TITLES).map((name) => [name, side(model, bin, name)]));
   pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts, looking));
   watch(model, bin, ["result"], () => metrics.replaceChildren(resultTable(model.get("result"))));
-  const actions = h("div", { class: "fd-actions" }, run, cancel, said, old);
-  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics));
+  const actions = h("div", { class: "fd-actions" }, run, cancel, guessField(model, bin), said, old);
+  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics), compareImages(model, bin));
 }
 
 const SIDE_TITLES = { baseline: "Baseline", accelerated: "Accelerated", difference: "Difference × 4" };
