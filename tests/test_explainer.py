@@ -208,8 +208,8 @@ def test_the_tour_by_the_keyboard(page):
     page.locator(".fd-tour-begin").focus()
     page.keyboard.press("Enter")
     for place in range(1, 6):
-        expect(page.locator(".fd-tour h2")).to_have_text(re.compile(f"^{place} of 5: "))
-        assert page.evaluate("document.activeElement.tagName") == "H2" and page.locator(".fd-toured").count() == 1
+        expect(page.locator(".fd-tour-title")).to_have_text(re.compile(f"^{place} of 5: "))
+        assert page.evaluate("document.activeElement.className") == "fd-tour-title" and page.locator(".fd-toured").count() == 1
         page.locator(".fd-tour-next").press("Enter")
     expect(page.locator(".fd-tour")).to_be_hidden()
     assert (

@@ -17,7 +17,7 @@ from fastdiff_lab.lab.widget.assets import joined, style
 
 HERE = Path(__file__).parent / "js"
 OF_THE_LAB = (
-    "dom", "theme", "looking", "strip", "form", "predict", "scrubber", "run", "race", "history", "architecture", "tour",
+    "dom", "theme", "tips", "looking", "strip", "form", "predict", "scrubber", "run", "race", "history", "architecture", "tour",
 )  # fmt: skip
 OWN = ("costs", "model", "tiles", "pictures", "film", "stops", "page")
 PAGE = """<!doctype html>

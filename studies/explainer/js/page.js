@@ -50,6 +50,7 @@ async function renderPage(data, el) {
     race: section("race", "The same time for all", "Calls are not time. Here each method gets as many calls as fit into the same seconds.", raceSection(model, [])),
   };
   const { begin, box } = tour(tourStops(model, looking, parts));
+  begin.classList.add("fd-primary");
   const lead = "A diffusion model runs a large network 50 times for one image. Half of that network can rest at most steps. Which steps, and what is lost?";
   const head = h("header", {}, h("h1", { text: "Which steps need the encoder?" }), h("p", { class: "fd-lead", text: lead }), begin);
   const about = section("about", "What was measured", "Everything here was measured beforehand. The errors are computed in this page.", aboutPage(data));

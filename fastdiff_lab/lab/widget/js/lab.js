@@ -11,8 +11,9 @@ function renderLab({ model, el }) {
   const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
   watch(model, bin, ["num_steps"], () => strip.style.setProperty("--fd-steps", model.get("num_steps")));
   const { list, note, spoken } = cards(model, bin);
+  const { begin, box } = tour(labStops({ querySelector: (name) => root.querySelector(name) }), "Tour");
   const projector = projectorButton(() => root);
-  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), projector, presets(model, bin));
+  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), projector, begin, presets(model, bin));
   const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
   const root = h(
     "div",
@@ -26,10 +27,12 @@ function renderLab({ model, el }) {
     runPanel(model, bin, answers, looking),
     raceSection(model, bin),
     history(model, bin),
+    box,
   );
   followTheme(root, bin);
   undoByKeyboard(root, model);
   endWithFullScreen(root, bin);
+  takeDropped(root, model);
   el.replaceChildren(root);
   return () => bin.forEach((undo) => undo());
 }

@@ -1,15 +1,15 @@
 // A tour: a few stops, each a part of the page that is marked, with words beside it.
 
 /** The button that begins the tour, and the box that leads through it. A stop has a title, words, a part, and what it does first. */
-function tour(stops) {
+function tour(stops, label = "Tour of five steps") {
   let at = -1;
-  const title = h("h2", { tabindex: -1 });
+  const title = h("strong", { class: "fd-tour-title", tabindex: -1 });
   const words = h("p");
   const back = button("Back", "fd-tour-back", () => show(at - 1));
   const next = button("Next", "fd-tour-next fd-primary", () => show(at + 1));
   const end = button("End the tour", "fd-tour-end", () => show(-1));
   const box = h("section", { class: "fd-tour", "aria-label": "Tour", hidden: true }, title, words, h("div", { class: "fd-actions" }, back, next, end));
-  const begin = button("Tour of five steps", "fd-tour-begin fd-primary", () => show(0));
+  const begin = button(label, "fd-tour-begin", () => show(0));
   const mark = (place, isOn) => stops[place]?.part().classList.toggle("fd-toured", isOn);
 
   function show(place) {
