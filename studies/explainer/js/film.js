@@ -1,6 +1,6 @@
 // The images that two runs predict on their way, at any step: when is the image decided?
 
-function filmSection(model, data, address) {
+function filmSection(model, data, address, looking) {
   const parts = Object.fromEntries(["baseline", "accelerated"].map((name) => [name, filmSide(name)]));
   parts.difference = { root: h("i") };
   const kinds = Object.entries(data.kinds).filter(([kind]) => kind !== "plain");
@@ -16,7 +16,7 @@ function filmSection(model, data, address) {
     const said = told.map((psnr) => (psnr === null ? "both predict the same image" : `PSNR to each other ${psnr} dB`));
     model.set("film", { steps: told.length ? data.film : [], said, keys: data.methods[name]?.keys ?? [], baseline: "", accelerated: "", of: [prompt, name] });
   });
-  const slider = scrubber(model, [], parts, lookedAt(model));
+  const slider = scrubber(model, [], parts, looking);
   return [h("div", { class: "fd-form" }, field.root), h("div", { class: "fd-films" }, parts.baseline.root, parts.accelerated.root), slider];
 }
 
