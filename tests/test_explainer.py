@@ -239,7 +239,13 @@ def seen_whole(page) -> None:
     """Opens all that can be opened."""
     page.locator(".fd-option").first.click()
     page.locator(".fd-race").click()
+    page.locator("summary").click()
+
+
+def faults_beside_the_tour(page) -> list[str]:
+    """The tour's box lies over what is scrolled below it."""
     page.locator(".fd-tour-begin").click()
+    return [fault for fault in faults(page) if not fault.startswith("overlap: ")]
 
 
 @in_a_browser
@@ -249,7 +255,7 @@ def test_for_eyes_fingers_and_screen_readers(chromium, address, scheme, width):
     page = opened(chromium, address, width, scheme)
     assert faults(page) == []
     seen_whole(page)
-    assert faults(page) == [] and page.wrong == []
+    assert faults(page) == faults_beside_the_tour(page) == page.wrong == []
     page.close()
 
 
@@ -270,5 +276,5 @@ def test_the_committed_page_is_of_todays_scripts_and_costs(data):
 def test_the_committed_page_in_a_browser(chromium, scheme, width):
     page = opened(chromium, COMMITTED.as_uri(), width, scheme)
     seen_whole(page)
-    assert faults(page) == [] and page.wrong == []
+    assert faults(page) == faults_beside_the_tour(page) == page.wrong == []
     page.close()

@@ -82,7 +82,7 @@ function predictionOf({ errors, operations }, keys, error) {
   const ofRun = (encoded) => (encoded * operations.encoder + steps * operations.decoder) / 1e9;
   const [all, some] = [ofRun(steps), ofRun(keys.length)];
   const cards = [
-    ["error", "Predicted error", inDigits(error), "of the final latents, whose spread is about 1"],
+    ["error", "Predicted error", inDigits(error), "0 is the same image, 1 quite another"],
     ["calls", "Calls of the network", String(keys.length), `of ${steps} without reuse`],
     ["gflops", "Operations", `${some.toFixed(1)} G`, `of ${all.toFixed(1)} G without reuse`],
     ["flop-ceiling", "Speed-up by operations", `${(all / some).toFixed(2)}×`, "if time were operations"],
