@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -64,7 +64,7 @@ class Drawer:
         path = self.folder / f"fit-{'-'.join(map(str, schedule.keys))}.safetensors"
         if not path.exists():
             prompts = [scene.caption() for scene in calibration_scenes(FITTED_ON)]
-            options = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
+            options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
             fit_propagation(self.pipe, schedule, prompts, **options).save(path)
         return PropagationFit.load(path)
 
@@ -82,7 +82,7 @@ class Drawer:
             if filmed:
                 clean.append(estimate()[:1])
 
-        options = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
+        options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
         with watched(self.pipe, seen, lambda: False):
             drawn = sample(self.pipe, method, [prompt] * len(seeds), seeds, **options)
         film = [decode(self.pipe, one)[0] for one in clean[FILM_EVERY - 1 : -1 : FILM_EVERY]]

@@ -77,7 +77,7 @@ def _shown(sheet: Sheet, drawn: Drawn, baseline: Drawn, seed: int) -> dict[str, 
     """The place of an image on the sheet, and how near it is to the baseline's, null for the same; the first seed's film before it."""
     film = drawn.film if seed == 0 else []
     first = sheet.add([*film, drawn.images[seed]])
-    found = {"place": first + len(film), "psnr": _psnr(drawn.images[seed], baseline.images[seed])}
+    found: dict[str, Any] = {"place": first + len(film), "psnr": _psnr(drawn.images[seed], baseline.images[seed])}
     if film:
         apart = [_psnr(one, other) for one, other in zip(film, baseline.film, strict=True)]
         found |= {"first": first, "film": [*apart, found["psnr"]]}
@@ -113,4 +113,4 @@ def timeline_of(costs: ReuseCosts, keys: int = 9) -> dict[str, str]:
     """The schematic of a whole run, as the address of an image, with its alternative text."""
     figure = plot.timeline(derive_schedule(costs, keys).keys, costs.num_steps)
     content = base64.b64encode(plot.svg(figure).encode()).decode()
-    return {"address": f"data:image/svg+xml;base64,{content}", "alt": figure.get_label()}
+    return {"address": f"data:image/svg+xml;base64,{content}", "alt": str(figure.get_label())}
