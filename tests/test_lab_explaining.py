@@ -200,7 +200,7 @@ def test_what_is_shared_comes_back():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schedule": "0 of"}, "key steps"),
+        ({"schedule": "0 of"}, "key schedule"),
         ({"options": {"order": 7}}, "order=7"),
         ({"options": {"colour": 1}}, "lacks a part"),
         ({"settings": {"prompt": ""}}, "prompt=''"),
