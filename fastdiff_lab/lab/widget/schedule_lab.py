@@ -197,8 +197,9 @@ class ScheduleLab(LabTraits):
 
     def page(self) -> str:
         """The state as HTML that needs neither kernel nor widgets."""
-        pair = self._runs.pairs[-1] if len(self.history) else None
-        return lab_page(self.schedule, self.prediction, self.profiles["cost"], pair, self.history)
+        return lab_page(
+            self.schedule, self.prediction, self.profiles["cost"], self._runs.pairs[-1] if len(self.history) else None, self.history
+        )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
@@ -244,8 +245,7 @@ class ScheduleLab(LabTraits):
         now, self.form_error = self._now, {}
         self.form = fields.values(now.settings, now.options)
         self.form_note = prompt_note(self._runner.pipe, now.settings.prompt)
-        self.num_steps = now.schedule.num_steps
-        self.key_steps = list(now.schedule.keys)
+        self.num_steps, self.key_steps = now.schedule.num_steps, list(now.schedule.keys)
         self.cleared = now.cleared
         self.can_undo, self.can_redo = self._tuning.undo.can_undo, self._tuning.undo.can_redo
         self.refresh()
@@ -253,8 +253,7 @@ class ScheduleLab(LabTraits):
     def refresh(self) -> None:
         """Update everything that depends on keys and settings, well within 100 ms, without a run."""
         self.problem = {}  # it belongs to other keys or settings
-        shown_for = self._running.shown
-        self.out_of_date = shown_for is not None and shown_for != (self.settings, self.acceleration)
+        self.out_of_date = self._running.shown not in (None, (self.settings, self.acceleration))
         prediction = self.predict()
         costs = self._predictor.fitting(self.settings, self.acceleration).costs
         shown = views.cards(prediction)
