@@ -38,7 +38,7 @@ COUNTED = ("encoder_calls", "decoder_calls", "forward_calls")
 
 @dataclass(frozen=True)
 class Drawn:
-    """An image of each seed, the film of the first seed (empty if none was asked), and the counts of the run."""
+    """An image of each seed, the film of the first one, and the counts of the run. Without asking there is no film."""
 
     images: list[Image.Image]
     film: list[Image.Image]

@@ -110,7 +110,7 @@ class ScheduleLab(LabTraits):
         return self._predictor.predict(self.settings, self.acceleration)
 
     def start(self, seeds: int = 1) -> None:
-        """Start a run and return at once, or one of each of so many seeds, from the one of the settings on.
+        """Start a run of each of so many seeds, from that of the settings on, and return at once.
 
         Raises RuntimeError while the pipeline is in use, ValueError for a wrong setting.
         """
