@@ -47,7 +47,7 @@
       if (contrast < 4.5 && !isOff && !node.closest("option")) faults.push(`contrast ${contrast.toFixed(1)}: ${named(node)} "${words}"`);
       if (!node.closest("option")) boxes.forEach((box) => texts.push({ node, box, words, scroller: inScroller[0] ?? null }));
     }
-    for (const control of root.querySelectorAll("img, input:not([type=file]), select, svg, progress")) {
+    for (const control of root.querySelectorAll("img:not(.fd-zoomed img), input:not([type=file]), select, svg, progress")) {
       const box = control.getBoundingClientRect();
       if (visible(control) && box.width > 1) texts.push({ node: control, box, words: named(control), scroller: control.closest(".fd-history-table, .fd-scroller, .fd-metrics") });
     }

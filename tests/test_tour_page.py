@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import nbformat
 import pandas as pd
 import pytest
@@ -50,4 +53,6 @@ def test_the_page_shows_what_was_measured_and_no_code(tmp_path):
     assert (
         page.index("One thing.") < page.index("Another.") < page.index("Quickstart") < page.index("nine calls") < page.index("Next")
     )
+    link = re.search(r'href="([^"]*explainer.html)"', page)[1]
+    assert (tmp_path / link).resolve() == Path(__file__).parent.parent / "docs" / "explainer.html"
     assert "hidden" not in page and "62%" not in page and "01_sampling_loop" not in page and 'href="https://arxiv.org"' in page

@@ -25,7 +25,7 @@ from fastdiff_lab import KeySchedule
 from fastdiff_lab.lab.session.settings import Acceleration, Settings, keys_text
 from fastdiff_lab.lab.session.watching import Cancelled
 from fastdiff_lab.lab.widget import recording_explorer, schedule_lab, views
-from fastdiff_lab.lab.widget.assets import PARTS, module, style
+from fastdiff_lab.lab.widget.assets import FOLDER, PARTS, module, style
 from fastdiff_lab.lab.widget.fallback import SENTENCE, SHOWN, lab_page
 from fastdiff_lab.lab.widget.messages import answer
 from fastdiff_lab.lab.widget.run_row import chain
@@ -416,7 +416,8 @@ def test_the_page_asks_nothing_of_other_machines_and_reads_no_text_as_html():
         assert code.count("export default") == 1 and "innerHTML" not in code and "insertAdjacentHTML" not in code
         assert set(re.findall(r"https?://[^\s\"')]+", code)) <= {"http://www.w3.org/2000/svg"}
         assert not re.search(r"^import |[^.]import\(|fetch\(|XMLHttpRequest", code, flags=re.MULTILINE)
-    assert "url(" not in style() and "@import" not in style() and len(PARTS) == 13
+    assert "url(" not in style() and "@import" not in style()
+    assert {*PARTS, "lab", "explorer"} == {path.stem for path in FOLDER.glob("*.js")}
 
 
 # ---------------------------------------------------------------------------------------------------- the explorer

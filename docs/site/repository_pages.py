@@ -76,6 +76,8 @@ def link(folder: str, source: Path, address: str, found: re.Match[str]) -> str:
     path = posixpath.normpath(posixpath.join(folder, target))
     if path == "README.md":
         return f"[{text}]({posixpath.relpath('index.md', folder or '.')}{anchor})"
+    if path.endswith(".html") and (source / path).is_file():
+        return f'<a href="{target}{anchor}">{text}</a>'  # a page of its own, which the build copies
     if (source / path).suffix in FILES and (source / path).is_file():
         return found[0]
     return f"[{text}]({address}/blob/HEAD/{path})" if address else text

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ NEXT = """**Next**
 - Draw an image of your own: `fastdiff-lab sample "a small white ring on a red background" --schedule schedule.json`
 - Learn how it works: `fastdiff-lab lab` opens the notebooks. Begin with 01, the sampling loop.
 - Measure your own model: `fastdiff-lab tour --model FOLDER --device cuda --dtype float16`"""
+EXPLAINER = Path(__file__).parents[2] / "docs" / "explainer.html"  # not installed
 STYLE = "<style>.jp-OutputArea-output pre {white-space: pre-wrap}</style></head>"
 
 
@@ -72,7 +74,15 @@ def verdict(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _prepared(notebook: nbformat.NotebookNode, said: list[str]) -> nbformat.NotebookNode:
+def _next_to(page: Path) -> str:
+    """The next steps; a clone has the explainer, too."""
+    if not EXPLAINER.is_file():
+        return NEXT
+    link = Path(os.path.relpath(EXPLAINER, page.parent)).as_posix()
+    return f"{NEXT}\n- Move the key steps yourself: [the explainer]({link}), a page that needs nothing installed."
+
+
+def _prepared(notebook: nbformat.NotebookNode, said: list[str], next_steps: str) -> nbformat.NotebookNode:
     """Without progress bars and links to other notebooks, which a browser cannot open; verdict and next step added."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -81,7 +91,7 @@ def _prepared(notebook: nbformat.NotebookNode, said: list[str]) -> nbformat.Note
             cell.source = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?:|#)[^)]*\)", r"\1", cell.source)
     notebook, new_cell = nbformat.v4.upgrade(notebook), nbformat.v4.new_markdown_cell
     lines = ["**What this run measured**", *(f"{place}. {sentence}" for place, sentence in enumerate(said, 1))]
-    notebook.cells = [*([new_cell("\n\n".join(lines))] if said else []), *notebook.cells, new_cell(NEXT)]
+    notebook.cells = [*([new_cell("\n\n".join(lines))] if said else []), *notebook.cells, new_cell(next_steps)]
     notebook.metadata["title"] = "fastdiff_lab: the tour"
     return notebook
 
@@ -94,7 +104,7 @@ def export(notebook: Path, page: Path, said: list[str]) -> None:
     exporter = HTMLExporter(
         template_name="lab", embed_images=True, exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True
     )
-    body, _ = exporter.from_notebook_node(_prepared(nbformat.read(notebook, as_version=4), said))
+    body, _ = exporter.from_notebook_node(_prepared(nbformat.read(notebook, as_version=4), said, _next_to(page)))
     # The template loads MathJax, RequireJS, Mermaid and widgets from the network, but the notebook needs none.
     body = re.sub(r"<script\b(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>", "", body, flags=re.DOTALL)
     write_text(page, body.replace("</head>", STYLE, 1))

@@ -9,6 +9,9 @@ import pandas as pd
 from ...inputs.files import write_text
 from .paired_run import ACCELERATED, BASELINE, Pair
 from .prediction import Prediction
+from .settings import Acceleration, Settings
+
+IDENTICAL = 100.0  # dB that identical images count as in a mean
 
 COLUMNS = (
     "run", "prompt", "seed", "scheduler", "steps", "guidance_scale", "keys", "schedule", "source", "reuse", "order", "prior_noise",
@@ -42,6 +45,19 @@ class History:
         out the first runs.
         """
         return pd.DataFrame(self.rows[after:], columns=list(COLUMNS))
+
+    def psnr_of(self, settings: Settings, acceleration: Acceleration) -> float | None:
+        """The PSNR of the last run with these settings, in dB; None without one."""
+        found = [pair.psnr for pair in self.pairs if (pair.settings, pair.acceleration) == (settings, acceleration)]
+        return found[-1] if found else None
+
+    def worst_of(self, count: int) -> str:
+        """Mean and smallest PSNR of the last runs, in words."""
+        values = {pair.settings.seed: min(pair.psnr, IDENTICAL) for pair in self.pairs[-count:]}
+        worst = min(values, key=lambda seed: values[seed])
+        return (
+            f"{count} runs: PSNR {sum(values.values()) / count:.1f} dB on average, {values[worst]:.1f} dB at worst (seed {worst})."
+        )
 
     def save(self, path: str | Path, after: int = 0) -> None:
         """Write the table as CSV, whole or not at all."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -73,6 +75,13 @@ def is_embedded(pipe: DiffusionPipeline) -> bool:
     return identity(pipe)["weights"] == embedded_costs().measured_on["weights"]
 
 
+def _shipped() -> Iterator[ReuseCosts]:
+    """The embedded pipeline's costs, those that were measured on its present weights."""
+    for way in product(("encoder", "prediction"), (0, 1), SHIPPED):
+        with suppress(FileNotFoundError):
+            yield embedded_costs(*way)
+
+
 class Predictor:
     """Predict for one pipeline. Everything slow is done once, here.
 
@@ -86,8 +95,7 @@ class Predictor:
         self.halves = TimedHalves()
         self.given = (costs,) if isinstance(costs, ReuseCosts) else tuple(costs or ())
         if costs is None and self.embedded:
-            ways = [(reuse, order, measured) for measured in SHIPPED for reuse in ("encoder", "prediction") for order in (0, 1)]
-            self.given = tuple(embedded_costs(*way) for way in ways)
+            self.given = tuple(_shipped())
         self._fronts: dict[int, pd.DataFrame] = {}
         self._uniform: dict[int, dict[int, float]] = {}
         self._fit = lru_cache(maxsize=256)(self._fit_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "js"
@@ -11,10 +12,18 @@ PARTS = (
     "theme",
     "charts",
     "looking",
+    "architecture",
+    "projector",
+    "tour",
+    "lab_tour",
+    "tips",
     "strip",
     "form",
+    "builder",
     "predict",
     "scrubber",
+    "compare",
+    "guess",
     "run",
     "race",
     "history",
@@ -28,7 +37,16 @@ def module(name: str) -> str:
     >>> "export default" in module("lab")
     True
     """
-    return "\n".join((FOLDER / f"{part}.js").read_text(encoding="utf-8") for part in (*PARTS, name))
+    return joined((*PARTS, name))
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Parts of the JavaScript as one text, for pages that are no widget, too.
+
+    >>> "function keyStrip" in joined(["dom", "strip"])
+    True
+    """
+    return "\n".join((FOLDER / f"{part}.js").read_text(encoding="utf-8") for part in parts)
 
 
 def style() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...key_schedule import KeySchedule
 from ...pipelines import SCHEDULERS
+from ...shapes.scenes import COLOURS, POSITIONS, SHAPES, SIZES, words
 from ..session.settings import MOST_STEPS, OWN, Acceleration, Settings
 from ..session.tuning import FIRST_OPTIONS
 
@@ -17,12 +18,21 @@ OF_SETTINGS = {
 REUSE = [["encoder", "encoder features"], ["prediction", "whole prediction (rival)"]]
 ORDERS = [[0, "reused (order 0)"], [1, "extrapolated (order 1)"]]
 
+PARTS = {
+    "size": ["", *SIZES],
+    "colour": [*COLOURS],
+    "shape": [*SHAPES],
+    "place": ["", *POSITIONS.values()],
+    "background": [*COLOURS],
+}
+CAPTIONS = {"words": [*words()], "parts": [{"name": name, "options": options} for name, options in PARTS.items()]}
 
-def lab_fields(own: str) -> list[dict[str, Any]]:
-    """The fields of the form; `own` names the pipeline's own scheduler."""
+
+def lab_fields(own: str, of_scenes: bool = False) -> list[dict[str, Any]]:
+    """The fields of the form; `own` names the pipeline's own scheduler. `of_scenes` says that prompts are captions of scenes."""
     schedulers = [[OWN, f"its own ({own.removesuffix('Scheduler')})"], *([name, name] for name in SCHEDULERS)]
     return [
-        {"name": "prompt", "label": "Prompt", "kind": "text", "width": "wide"},
+        {"name": "prompt", "label": "Prompt", "kind": "text", "width": "wide", **(CAPTIONS if of_scenes else {})},
         {"name": "seed", "label": "Seed", "kind": "number", "min": 0},
         {"name": "steps", "label": "Steps", "kind": "number", "min": 1, "max": MOST_STEPS},
         {"name": "guidance", "label": "Guidance scale", "kind": "number", "min": 0, "max": 100, "step": 0.5},

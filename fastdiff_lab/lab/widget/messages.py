@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .session_files import beside_notebook, uploaded_schedule
+from ..session.sharing import Shared
+from .session_files import beside_notebook, uploaded
 
 # The part of the page where an action's error is shown.
 WHERE = {
     "run": "run", "cancel": "run", "measure": "prediction", "preset": "keys", "num_keys": "keys", "undo": "keys", "redo": "keys",
+    "share": "files", "gallery": "files",
     "save": "files", "load": "files", "export": "runs", "restore": "runs", "clear": "runs", "race": "race",
 }  # fmt: skip
 
@@ -32,7 +34,7 @@ def answer(lab: Any, content: Any) -> None:
 def _actions(lab: Any, content: dict[str, Any]) -> dict[str, Callable[[], object]]:
     replace = content.get("replace") is True
     return {
-        "run": lambda: lab.is_running or lab.start(),  # a second click on Run asks for nothing more
+        "run": lambda: lab.is_running or lab.start(content.get("seeds", 1)),  # a second click on Run asks for nothing more
         "cancel": lab.cancel,
         "measure": lambda: lab.is_running or lab.measure_ceiling(),
         "race": lambda: lab.is_running or lab.start_race(),
@@ -41,6 +43,8 @@ def _actions(lab: Any, content: dict[str, Any]) -> dict[str, Callable[[], object
         "undo": lab.undo,
         "redo": lab.redo,
         "save": lambda: lab.save(beside_notebook(content.get("path")), replace=replace),
+        "share": lambda: lab.share(beside_notebook(content.get("path")), replace=replace),
+        "gallery": lambda: lab.show_gallery(beside_notebook(content.get("path"))),
         "export": lambda: lab.export(beside_notebook(content.get("path")), replace=replace),
         "load": lambda: _load(lab, content),
         "restore": lambda: lab.restore(content.get("run")),
@@ -49,5 +53,10 @@ def _actions(lab: Any, content: dict[str, Any]) -> dict[str, Callable[[], object
 
 
 def _load(lab: Any, content: dict[str, Any]) -> None:
-    lab.schedule = uploaded_schedule(content)
-    lab.said = {"where": "files", "text": f"Loaded {str(content.get('name'))[:80]}: {lab.schedule}"}
+    found, name = uploaded(content), str(content.get("name"))[:80]
+    if isinstance(found, Shared):
+        lab.take(found)
+        lab.said = {"where": "files", "text": f"Loaded {name}: {found.challenge()}"}
+    else:
+        lab.schedule = found
+        lab.said = {"where": "files", "text": f"Loaded {name}: {lab.schedule}"}

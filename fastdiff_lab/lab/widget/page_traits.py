@@ -76,4 +76,5 @@ class LabTraits(Page):
     columns = traitlets.List(COLUMNS).tag(sync=True)
     sort = traitlets.Dict({"by": "run", "ascending": False}).tag(sync=True)
     chosen = traitlets.List(traitlets.Int()).tag(sync=True)
+    gallery: Any = traitlets.List().tag(sync=True)
     said = traitlets.Dict().tag(sync=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from ...hooks.exclusive_use import check_free
 from ..session.background_job import Worker
@@ -31,12 +32,15 @@ class Running:
         self.failure: BaseException | None = None
         self.shown: tuple[Settings, Acceleration] | None = None  # what the images on the page are of
 
-    def start(self, settings: Settings, acceleration: Acceleration, prediction: Prediction) -> None:
-        """Start a run and return at once. Raises RuntimeError while the pipeline is in use, here or elsewhere."""
+    def start(self, settings: Settings, acceleration: Acceleration, prediction: Prediction, seeds: int = 1) -> None:
+        """Start a run of each seed and return at once. Raises RuntimeError while the pipeline is in use, here or elsewhere."""
 
         def run(cancelled: Asked) -> str:
-            pair = self.runner.run(settings, acceleration, self._show, cancelled)
-            self._keep(pair, prediction)
+            for further in reversed(range(seeds)):  # the asked one last, whose images stay on the page
+                pair = self.runner.run(replace(settings, seed=settings.seed + further), acceleration, self._show, cancelled)
+                self._keep(pair, prediction)
+            if seeds > 1:
+                return self.runs.worst_of(seeds)
             return f"Run {len(self.runs.rows)}: {keys_text(len(acceleration.schedule.keys))}, {views.psnr_words(pair.psnr)}."
 
         self._work(run, "Running …")

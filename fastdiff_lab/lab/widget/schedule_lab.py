@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from ...calibration.reuse_costs import ReuseCosts
 from ...hooks.fingerprint import differences
+from ...inputs.plain_values import whole_number
 from ...key_schedule import KeySchedule
 from ...propagation.fit import PropagationFit
 from ...recording.recording import Recording
@@ -20,18 +22,20 @@ from ..session.prediction import Prediction, Predictor
 from ..session.prompts import prompt_note
 from ..session.race import Race
 from ..session.settings import Acceleration, Settings, scheduler_for, seen_with
+from ..session.sharing import Shared, as_shared, gallery
 from ..session.tuning import FIRST_OPTIONS, Tuned, Tuning
 from . import fields, views
 from .fallback import display_both, lab_page, with_fallback
 from .messages import answer
 from .page_traits import LabTraits
 from .running import Running
-from .session_files import save_runs, save_schedule
+from .session_files import save_runs, save_schedule, save_shared
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
+MOST_SEEDS = 16  # of one run
 PROMPT = "a large red star at the left on a blue background"
 
 
@@ -55,7 +59,7 @@ class ScheduleLab(LabTraits):
         self._running = Running(self, self._runner, self._runs)
         self._race = Race(self._runner, self._predictor, fits)
         super().__init__(name=uuid4().hex)  # explorers follow it by that
-        self.fields = fields.lab_fields(type(pipe.scheduler).__name__)
+        self.fields = fields.lab_fields(type(pipe.scheduler).__name__, of_scenes=self._predictor.embedded)
         self._show()
         self.observe(self._on_form, "form")
         self.observe(self._on_keys, "key_steps")
@@ -105,14 +109,17 @@ class ScheduleLab(LabTraits):
         """Predict the cost and error of the current settings."""
         return self._predictor.predict(self.settings, self.acceleration)
 
-    def start(self) -> None:
-        """Start a run and return at once. Raises RuntimeError while the pipeline is in use, ValueError for a wrong setting."""
-        self._check_form()
-        self._running.start(self.settings, self.acceleration, self.predict())
+    def start(self, seeds: int = 1) -> None:
+        """Start a run of each of so many seeds, from that of the settings on, and return at once.
 
-    def run(self) -> Pair:
-        """Run and wait; an interrupt cancels. Raises what the pipeline raises."""
-        self.start()
+        Raises RuntimeError while the pipeline is in use, ValueError for a wrong setting.
+        """
+        self._check_form()
+        self._running.start(self.settings, self.acceleration, self.predict(), whole_number("seeds", seeds, 1, MOST_SEEDS))
+
+    def run(self, seeds: int = 1) -> Pair:
+        """Run and wait; an interrupt cancels. Raises what the pipeline raises. Of several seeds the last pair is the first one's."""
+        self.start(seeds)
         return self._running.result()
 
     def cancel(self) -> None:
@@ -138,6 +145,20 @@ class ScheduleLab(LabTraits):
         Raises FileExistsError for a file that is there, unless `replace`.
         """
         self.said = {"where": "files", "text": f"Saved to {save_schedule(self.schedule, path, replace).resolve()}"}
+
+    def share(self, path: str = "tuned.json", *, replace: bool = False) -> None:
+        """Write settings, key steps and the PSNR of their run as JSON for others' labs. Raises what `save` raises."""
+        text = as_shared(self.settings, self.acceleration, self._runs.psnr_of(self.settings, self.acceleration))
+        self.said = {"where": "files", "text": f"Shared in {save_shared(text, path, replace).resolve()}"}
+
+    def take(self, shared: Shared) -> None:
+        """Take the settings and key steps that someone shared."""
+        self._tune(lambda: self._tuning.set_run(shared.settings, shared.acceleration))
+
+    def show_gallery(self, folder: str = "gallery") -> None:
+        """Show what is shared in a folder. Raises FileNotFoundError without it."""
+        self.gallery = gallery(Path(folder))
+        self.said = {"where": "files", "text": f"{len(self.gallery)} shared files in {folder}"}
 
     def export(self, path: str = "runs.csv", *, replace: bool = False) -> None:
         """Write the runs as CSV. Raises ValueError for a path without .csv, or a file that holds no runs.
@@ -176,8 +197,9 @@ class ScheduleLab(LabTraits):
 
     def page(self) -> str:
         """The state as HTML that needs neither kernel nor widgets."""
-        pair = self._runs.pairs[-1] if len(self.history) else None
-        return lab_page(self.schedule, self.prediction, self.profiles["cost"], pair, self.history)
+        return lab_page(
+            self.schedule, self.prediction, self.profiles["cost"], self._runs.pairs[-1] if len(self.history) else None, self.history
+        )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return with_fallback(super()._repr_mimebundle_(**kwargs), self.page())
@@ -223,8 +245,7 @@ class ScheduleLab(LabTraits):
         now, self.form_error = self._now, {}
         self.form = fields.values(now.settings, now.options)
         self.form_note = prompt_note(self._runner.pipe, now.settings.prompt)
-        self.num_steps = now.schedule.num_steps
-        self.key_steps = list(now.schedule.keys)
+        self.num_steps, self.key_steps = now.schedule.num_steps, list(now.schedule.keys)
         self.cleared = now.cleared
         self.can_undo, self.can_redo = self._tuning.undo.can_undo, self._tuning.undo.can_redo
         self.refresh()
@@ -232,8 +253,7 @@ class ScheduleLab(LabTraits):
     def refresh(self) -> None:
         """Update everything that depends on keys and settings, well within 100 ms, without a run."""
         self.problem = {}  # it belongs to other keys or settings
-        shown_for = self._running.shown
-        self.out_of_date = shown_for is not None and shown_for != (self.settings, self.acceleration)
+        self.out_of_date = self._running.shown not in (None, (self.settings, self.acceleration))
         prediction = self.predict()
         costs = self._predictor.fitting(self.settings, self.acceleration).costs
         shown = views.cards(prediction)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...inputs.files import check_writable
+from ...inputs.files import check_writable, write_text
 from ...key_schedule import KeySchedule
 from ..session.history import COLUMNS, History
+from ..session.sharing import SCHEMA, Shared, from_shared
 
 MOST_BYTES = 1_000_000
 
@@ -31,6 +32,16 @@ def save_runs(history: History, path: str, replace: bool = False, after: int = 0
                 raise ValueError(f"{path} is there and holds no runs of the lab; accepted: a new file, or one that the lab wrote")
         _check_may_replace(target, replace)
     history.save(target, after)
+    return target
+
+
+def save_shared(text: str, path: str, replace: bool = False) -> Path:
+    """Write what `as_shared` made. Raises ValueError for another ending or a foreign file, OSError for what cannot be written or is there."""
+    target = _target(path, ".json")
+    if target.exists():
+        from_shared(target.read_text(encoding="utf-8", errors="replace"), target.name)  # raises for a file that is not ours
+        _check_may_replace(target, replace)
+    write_text(target, text)
     return target
 
 
@@ -59,11 +70,13 @@ def _target(path: Any, ending: str) -> Path:
     return target
 
 
-def uploaded_schedule(content: dict[str, Any]) -> KeySchedule:
-    """Read the schedule in a file from the page. Raises ValueError that names the file and its fault."""
+def uploaded(content: dict[str, Any]) -> KeySchedule | Shared:
+    """Read a schedule, or what someone shared, from a file of the page. Raises ValueError that names the file and its fault."""
     name, text, size = str(content.get("name"))[:80], content.get("text"), content.get("bytes")
     if not isinstance(text, str) or not isinstance(size, int) or size > MOST_BYTES:
         raise ValueError(f"{name} has {size} bytes; accepted: a key schedule of at most {MOST_BYTES} bytes")
+    if f'"{SCHEMA}"' in text:
+        return from_shared(text, name)
     try:
         return KeySchedule.from_json(text)
     except ValueError as error:

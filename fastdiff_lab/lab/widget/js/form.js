@@ -30,7 +30,7 @@ function form(model, bin, trait = "form", description = "fields") {
         const commit = (value) => put(model, { [trait]: { ...model.get(trait), [field.name]: value } });
         fields[field.name] = fieldControl(field, values[field.name], commit);
         const { label, control, help } = fields[field.name];
-        return h("div", { class: `fd-field fd-field-${field.width ?? "small"}` }, label, control, help);
+        return h("div", { class: `fd-field fd-field-${field.width ?? "small"}` }, label, control, help, promptBuilder(field, control, commit));
       }),
     );
   });

@@ -41,8 +41,8 @@ function historyTable(model, rows) {
     const sorted = name === by ? (ascending ? "ascending" : "descending") : "none";
     const arrow = { ascending: " ▲", descending: " ▼", none: "" }[sorted];
     const click = () => put(model, { sort: { by: name, ascending: name === by ? !ascending : true } });
-    const press = h("button", { type: "button", class: "fd-sort", title: help, dataset: { focus: `sort-${name}` }, on: { click } }, label + arrow);
-    return h("th", { scope: "col", "aria-sort": sorted }, press);
+    const press = h("button", { type: "button", class: "fd-sort", dataset: { focus: `sort-${name}` }, on: { click } }, label + arrow);
+    return h("th", { scope: "col", "aria-sort": sorted }, press, tipFor(press, help));
   });
   const first = ["compare", "image", "settings"].map((text) => h("th", { scope: "col", text }));
   const head = h("tr", {}, ...first, ...heads);

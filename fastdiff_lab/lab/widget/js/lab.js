@@ -11,24 +11,35 @@ function renderLab({ model, el }) {
   const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
   watch(model, bin, ["num_steps"], () => strip.style.setProperty("--fd-steps", model.get("num_steps")));
   const { list, note, spoken } = cards(model, bin);
-  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), presets(model, bin));
+  const { begin, box } = tour(labStops({ querySelector: (name) => root.querySelector(name) }), "Tour");
+  const projector = projectorButton(() => root);
+  const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), projector, begin, presets(model, bin));
   const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
   const root = h(
     "div",
     { class: "fd-lab" },
     answers.sign,
     h("section", { "aria-label": "Key steps" }, above, problem(model, bin, "keys"), timeline, below),
-    h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), note), spoken),
+    h("section", { "aria-label": "Prediction" }, list, problem(model, bin, "prediction"), h("div", { class: "fd-predicted" }, frontChart(model, bin), errorChart(model, bin), note), spoken),
+    h("section", { class: "fd-architecture-section", "aria-label": "The step that is looked at" }, chosenStep(model, bin, looking)),
     files(model, bin),
     h("section", { "aria-label": "Settings" }, h("h3", { text: "Settings" }), ...settingsForm(model, bin)),
     runPanel(model, bin, answers, looking),
     raceSection(model, bin),
     history(model, bin),
+    box,
   );
   followTheme(root, bin);
   undoByKeyboard(root, model);
+  endWithFullScreen(root, bin);
+  takeDropped(root, model);
   el.replaceChildren(root);
   return () => bin.forEach((undo) => undo());
+}
+
+/** The architecture of the step that is looked at, folded away until it is wanted. */
+function chosenStep(model, bin, looking) {
+  return h("details", {}, h("summary", { text: "What runs at a step" }), architecture(model, bin, looking), stepPlayer(model, bin, looking));
 }
 
 /** Undo and redo of keys, settings and Clear. */

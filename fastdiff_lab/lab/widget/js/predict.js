@@ -116,12 +116,19 @@ function presets(model, bin) {
   const made = {};
   watch(model, bin, ["presets"], () => {
     for (const { name, label, title, enabled } of model.get("presets")) {
-      if (!made[name]) row.append((made[name] = button(label, `fd-preset-${name}`, () => (fdKeysAsked = ask(model, { action: "preset", name })))));
-      made[name].title = title;
-      setOff(made[name], !enabled);
+      made[name] ??= preset(model, row, name, label);
+      made[name].tip.textContent = title;
+      setOff(made[name].press, !enabled);
     }
   });
   return h("div", { class: "fd-bar-presets" }, row, keysSlider(model, bin));
+}
+
+function preset(model, row, name, label) {
+  const press = button(label, `fd-preset-${name}`, () => (fdKeysAsked = ask(model, { action: "preset", name })));
+  const tip = tipFor(press, "");
+  row.append(press, tip);
+  return { press, tip };
 }
 
 function keysSlider(model, bin) {

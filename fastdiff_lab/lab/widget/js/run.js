@@ -3,9 +3,12 @@
 function runPanel(model, bin, answers, looking) {
   let asked = 0;
   const run = button("Run", "fd-run fd-primary", () => {
-    asked = ask(model, { action: "run" });
+    asked = ask(model, { action: "run", seeds: Math.min(16, Math.max(1, Math.round(Number(seeds.value)) || 1)) });
     setOff(run, true); // a second click would ask again
   });
+  const id = freshId("seeds");
+  const seeds = h("input", { id, type: "number", class: "fd-input fd-seeds", min: 1, max: 16, value: 1 });
+  const several = h("div", { class: "fd-along" }, h("label", { for: id, text: "Seeds" }), seeds);
   const cancel = button("Cancel", "fd-cancel", () => ask(model, { action: "cancel" }));
   const said = h("span", { class: "fd-run-state", role: "status" });
   const old = h("span", { class: "fd-old", role: "status" });
@@ -29,8 +32,8 @@ function runPanel(model, bin, answers, looking) {
   const parts = Object.fromEntries(Object.keys(SIDE_TITLES).map((name) => [name, side(model, bin, name)]));
   pictures.append(...Object.values(parts).map(({ root }) => root), scrubber(model, bin, parts, looking));
   watch(model, bin, ["result"], () => metrics.replaceChildren(resultTable(model.get("result"))));
-  const actions = h("div", { class: "fd-actions" }, run, cancel, said, old);
-  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics));
+  const actions = h("div", { class: "fd-actions" }, run, cancel, several, guessField(model, bin), said, old);
+  return h("section", { class: "fd-run-panel", "aria-label": "Run" }, actions, problem(model, bin, "run"), h("div", { class: "fd-sides" }, pictures, metrics), compareImages(model, bin));
 }
 
 const SIDE_TITLES = { baseline: "Baseline", accelerated: "Accelerated", difference: "Difference × 4" };
@@ -70,7 +73,7 @@ function resultTable({ rows = [], note = "" }) {
   if (!rows.length) return h("p", { class: "fd-empty", text: "Run shows seconds, PSNR, SSIM and the judge's verdict here." });
   const head = h("tr", {}, h("td"), h("th", { scope: "col", text: "baseline" }), h("th", { scope: "col", text: "accelerated" }));
   const body = rows.map(([label, baseline, accelerated, help]) =>
-    h("tr", { title: help }, h("th", { scope: "row", text: label }), h("td", { text: baseline }), h("td", { text: accelerated })),
+    h("tr", {}, h("th", { scope: "row" }, ...term(label, help)), h("td", { text: baseline }), h("td", { text: accelerated })),
   );
   return h("div", {}, h("table", { class: "fd-result" }, head, ...body), h("p", { class: "fd-note", text: note }));
 }

@@ -19,7 +19,10 @@ function scrubber(model, bin, parts, looking) {
     words.textContent = `${steps[place]} of ${steps.at(-1)} (${time}): ${said[place]}`;
     slider.setAttribute("aria-valuetext", words.textContent);
   };
-  slider.addEventListener("input", draw);
+  slider.addEventListener("input", () => {
+    looking.set(null); // the slider is asked now
+    draw();
+  });
   looking.whenChanged(draw);
   watch(model, bin, ["film"], () => {
     const { steps = [] } = model.get("film");

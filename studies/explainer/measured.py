@@ -1,0 +1,116 @@
+"""What the page is told: the costs, what each method computes, and the images with their distances.
+
+- `costs_of(costs, values, operations)`: for the strip and its predicted error
+- `images_of(drawer, plan, methods, tell)`: the sheets, and the numbers of every image
+- `timeline_of(costs)`: the schematic of a whole run
+- `seconds_of(name)`, `timed_on()`: seconds that were measured elsewhere
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fastdiff_lab import plot
+from fastdiff_lab.calibration.derive import derive_schedule
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
+from fastdiff_lab.comparison.fidelity import fidelity
+from fastdiff_lab.comparison.measured import measured
+from fastdiff_lab.hooks.flops import FlopCount
+from fastdiff_lab.key_schedule import KeySchedule
+from fastdiff_lab.pipelines import data_file
+from fastdiff_lab.sampling.methods import Method
+
+from .drawing import FILM_EVERY, Drawer, Drawn
+from .methods import KINDS, Plan
+from .sheets import Sheet
+
+DIGITS = 6  # of an error: fewer could change which keys are best
+
+
+def costs_of(costs: ReuseCosts, values: int, operations: FlopCount) -> dict[str, Any]:
+    """The error that each span makes, per value of the latents; null where not measured.
+
+    Args:
+        costs: Of order 0.
+        values: Of one image's latents.
+        operations: Of one denoiser call.
+    """
+    errors = np.sqrt(costs.spans()[0] / values)
+    rows = [[float(f"{error:.{DIGITS}g}") if math.isfinite(error) else None for error in row] for row in errors]
+    return {
+        "errors": rows,
+        "paper": list(KeySchedule.of_paper(costs.num_steps).keys),
+        "operations": {"encoder": operations.encoder, "decoder": operations.decoder + operations.rest},
+    }
+
+
+def images_of(drawer: Drawer, plan: Plan, methods: Mapping[str, Method], tell: Callable[[str], object]) -> dict[str, Any]:
+    """Draw all images, or read them if they are drawn; give sheets and numbers."""
+    prompts, counts = [], {}
+    for prompt in plan.texts():
+        sheet, drawn = Sheet(), {}
+        for name, method in methods.items():
+            drawn[name] = drawer.images(prompt, range(plan.seeds), name, method, filmed=not name.startswith("plain"))
+            tell(f"{prompt}: {name}")
+        seeds = [{name: _shown(sheet, one, drawn["baseline"], seed) for name, one in drawn.items()} for seed in range(plan.seeds)]
+        prompts.append({"text": prompt, "sheet": sheet.address(), "seeds": seeds})
+        counts = {name: one.counts for name, one in drawn.items()}
+    film = [*range(FILM_EVERY, plan.steps, FILM_EVERY), plan.steps]
+    about = {name: counts[name] | _about(name, method, plan) for name, method in methods.items()}
+    return {"prompts": prompts, "methods": about, "kinds": KINDS, "counts": list(plan.counts), "steps": plan.steps, "film": film}
+
+
+def _about(name: str, method: Method, plan: Plan) -> dict[str, Any]:
+    kind, _, count = name.partition("-")
+    keys = None if method.schedule is None else list(method.schedule.keys)
+    return {"kind": kind, "count": int(count or plan.steps), "keys": keys, "seconds": seconds_of(name)}
+
+
+def _shown(sheet: Sheet, drawn: Drawn, baseline: Drawn, seed: int) -> dict[str, Any]:
+    """The place of an image on the sheet, and how near it is to the baseline's, null for the same; the first seed's film before it."""
+    film = drawn.film if seed == 0 else []
+    first = sheet.add([*film, drawn.images[seed]])
+    found: dict[str, Any] = {"place": first + len(film), "psnr": _psnr(drawn.images[seed], baseline.images[seed])}
+    if film:
+        apart = [_psnr(one, other) for one, other in zip(film, baseline.film, strict=True)]
+        found |= {"first": first, "film": [*apart, found["psnr"]]}
+    return found
+
+
+def _psnr(image: Image.Image, reference: Image.Image) -> float | None:
+    value = float(fidelity([image], [reference]).iloc[0]["psnr"])
+    return None if math.isinf(value) else round(value, 2)
+
+
+def seconds_of(name: str) -> float | None:
+    """The seconds of one image by a method, from the suite; None where it was not timed. A fit adds next to nothing.
+
+    >>> seconds_of("baseline") > seconds_of("plain-25")
+    True
+    """
+    kind, _, count = name.partition("-")
+    asked = {"plain": f"fewer steps ({count})", "prediction": f"predictions, derived {count}, order 0", "baseline": "baseline"}
+    found = (
+        measured("suite/ddim-50/table").set_index("method")["seconds"].get(asked.get(kind, f"features, derived {count}, order 0"))
+    )
+    return None if found is None or math.isnan(found) else float(found)
+
+
+def timed_on() -> str:
+    """The machine of these seconds, in words."""
+    about = json.loads(data_file("suite/ddim-50/about.json", "the suite's description").read_text())
+    return f"{about['processor']}, {about['threads']} threads"
+
+
+def timeline_of(costs: ReuseCosts, keys: int = 9) -> dict[str, str]:
+    """The schematic of a whole run, as the address of an image, with its alternative text."""
+    figure = plot.timeline(derive_schedule(costs, keys).keys, costs.num_steps)
+    content = base64.b64encode(plot.svg(figure).encode()).decode()
+    return {"address": f"data:image/svg+xml;base64,{content}", "alt": str(figure.get_label())}
