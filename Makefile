@@ -61,7 +61,8 @@ lab: setup
 
 notebooks: setup
 	$(BIN)/python -m teaching.gaps notebooks
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python -m teaching.minutes notebooks
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
 exercises: setup

@@ -16,7 +16,7 @@
 # Each step needs the latent that the step before made. So fifty steps are fifty calls of the UNet, one after the other. *Faster Diffusion*
 # (Li et al., NeurIPS 2024) makes nine calls instead. Where does the chain break?
 #
-# **You will** find the broken link by experiment, follow the rows of a batch, and see what the speed-up is made of.
+# **You will** find the broken link by experiment, and follow the rows of a batch. Then you see what the speed-up is made of.
 #
 # New words are in the [glossary](../docs/glossary.md).
 

@@ -31,7 +31,7 @@ import fastdiff_lab as fl
 plot = fl.plot
 table, images, paired = (fl.measured(f"suite/ddim-50/{name}") for name in ("table", "images", "paired"))
 quiet = table[~table["noise"] & (table["kind"] != "baseline")]  # without prior noise
-print(f"fastdiff_lab {fl.__version__}: {len(table)} methods, {table['images'].iloc[0]} pictures each")
+print(f"fastdiff_lab {fl.__version__}: {len(table)} methods, {table['images'].iloc[0]} pictures each; {fl.measured_with('suite/ddim-50')}")
 
 # %% [markdown]
 # ## 1. One number for 128 pictures
@@ -95,7 +95,7 @@ figure.axes[1].legend(fontsize="small")
 plot.show(figure, "PSNR against calls on the left, against operations on the right: features reused, prediction reused, fewer steps, and fits where measured.")
 
 # %% [markdown]
-# By calls the lines lie close together. By operations features lie far to the right: the decoder works at every step.
+# Read the left panel first: which line is on top? By operations features lie far to the right: the decoder works at every step.
 #
 # ## 3. Three claims
 #
@@ -164,14 +164,13 @@ print("of 128 pictures below 20 dB:", {name: int(low.get(method, 0)) for name, m
 plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest captions: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
 
 # %% [markdown]
-# Captions with two objects were never taught. They are here because an acceleration must not make them worse either.
-#
 # ## 6. The criterion
 #
 # The reused prediction is DDIM with uneven steps. It needs as many calls, no decoder between keys, and no new idea. So:
 #
-# > **Features pay where they come nearer than a reused prediction with as many calls.** By operations or on a busy device they must come much
-# > nearer, because they cost more.
+# **Features pay where they come nearer than a reused prediction with as many calls.**
+#
+# By operations or on a busy device they must come much nearer, because they cost more.
 
 # %%
 for count in (9, 17):
