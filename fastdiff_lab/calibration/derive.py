@@ -27,7 +27,7 @@ def derive_schedule(costs: ReuseCosts, num_keys: int, *, reduction: str = "mean"
 
     >>> import fastdiff_lab as fl
     >>> str(derive_schedule(fl.embedded_costs(), num_keys=9))
-    '0,4,7,11,21,29,37,45,48 of 50'
+    '0,3,6,9,16,24,33,41,47 of 50'
 
     Args:
         costs: From `calibrate`. Use the schedule with the same `order`.
