@@ -216,7 +216,7 @@ suite = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]
 near = {name: fl.mean_psnr(fl.fidelity(pictures[name], pictures["baseline"])["mse"]) for name in methods}
 table = pd.DataFrame({"PSNR, dB: these 4 pictures": near, "128 pictures": suite.reindex(methods)})
 print(fl.guessed(guess, table["128 pictures"].idxmax()))
-print(fl.measured_with("suite/ddim-50"))
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 table.style.format(precision=1)
 
 # %% tags=["hide-input"]

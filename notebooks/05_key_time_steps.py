@@ -145,7 +145,7 @@ rules = fl.measured("ablation/rules").query("num_keys == 9 and order == 0").set_
 paper = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]["features, paper 9, order 0"]
 measured = pd.Series({name: paper if name == "paper" else rules[name] for name in schedules})
 print(f"best: {fl.guessed(guess_best, measured.idxmax())}; worst: {fl.guessed(guess_worst, measured.idxmin())}")
-print(fl.measured_with("suite/ddim-50"))
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 pd.DataFrame({"PSNR, dB: these 4 pictures": live, "128 pictures": measured}).style.format(precision=1)
 
 # %% tags=["hide-input"]

@@ -163,7 +163,7 @@ guess = ...
 trials = fl.measured("ablation/predicted_and_real").query("power == 2 and costs == 'encoder-0'")
 trials = trials[np.isfinite(trials["predicted"])]
 ranks = trials.groupby("image")[["predicted", "real"]].apply(lambda part: part["predicted"].corr(part["real"], method="spearman"))
-print(fl.measured_with("suite/ddim-50"))
+print("These runs were", fl.measured_with("suite/ddim-50"))
 print(fl.guessed(guess, ranks.mean()), "| per picture:", *(f"{rank:.2f}" for rank in ranks))
 
 # %% tags=["hide-input"]

@@ -98,7 +98,7 @@ fine = {name: 10 * np.log10(power[15:].sum() / spectra["baseline"][15:].sum()) f
 near = {name: fl.mean_psnr(fl.fidelity(images[name], images["baseline"])["mse"]) for name in fine}
 suite = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]
 recorded = {"weight 0": suite["features, paper 9, order 0"], "weight 0.003": suite["features, paper 9, order 0, prior noise"]}
-print(fl.measured_with("suite/ddim-50"))
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 pd.DataFrame({"fine texture, dB to the baseline": fine, "PSNR, dB: these 4 pictures": near, "128 pictures": recorded}).style.format(precision=1, na_rep="-")
 
 # %%

@@ -42,22 +42,22 @@ def measured(name: str) -> pd.DataFrame:
 def measured_with(name: str) -> str:
     """Say whether tables were measured with the weights that are shipped.
 
-    >>> measured_with("suite/ddim-50").startswith("suite/ddim-50: ")
+    >>> measured_with("suite/ddim-50").startswith("measured with ")
     True
 
     Args:
         name: A folder of tables in the folder `data`.
 
     Returns:
-        A sentence.
+        Some words for a sentence.
 
     Raises:
         FileNotFoundError: No such folder.
     """
     about = json.loads(data_file(f"{name}/about.json", f"what was measured for {name}").read_text(encoding="utf-8"))
     if about["pipeline"]["weights"] == embedded_costs().measured_on["weights"]:
-        return f"{name}: measured with these weights"
-    return f"{name}: measured with earlier weights, and not yet with these"
+        return "measured with these weights"
+    return "measured with earlier weights, not yet with these"
 
 
 def demo(count: int = 4) -> tuple[list[str], list[int]]:

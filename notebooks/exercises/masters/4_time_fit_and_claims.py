@@ -304,7 +304,7 @@ def test_beaten_by_on_other_inputs(env):
 suite = fl.measured("suite/ddim-50/table")
 claim = int(suite.index[suite["method"] == "features, derived 9, order 0"][0])
 beaten = beaten_by(suite["seconds"].to_numpy(), suite["psnr"].to_numpy(), claim) or []
-print(fl.measured_with("suite/ddim-50"))
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 suite.loc[[claim, *beaten], ["method", "seconds", "psnr"]].style.hide(axis="index").format({"seconds": "{:.2f}", "psnr": "{:.1f}"})
 
 # %% [markdown]
