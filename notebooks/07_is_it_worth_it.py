@@ -145,8 +145,8 @@ pd.DataFrame(found).T.style.format({"cost": "{:.2f}", "psnr": "{:.1f}"})
 # %% [markdown]
 # ## 5. The worst pictures
 #
-# A mean hides pictures that flip to something else. These three captions are the hardest for all methods with nine keys. Only the next cell
-# draws; it says which pipeline is used.
+# A mean hides pictures that flip to something else. In the table, these three were the hardest for all methods with nine keys. Are they still?
+# Only the next cell draws; it says which pipeline is used.
 
 # %%
 pipe = fl.load_pipeline()
@@ -161,7 +161,7 @@ print("of 128 pictures below 20 dB:", {name: int(low.get(method, 0)) for name, m
       {"the paper's 9": "features, paper 9, order 0", "derived 9": "features, derived 9, order 0", "9 steps": "fewer steps (9)"}.items()})  # fmt: skip
 
 # %% tags=["hide-input"]
-plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest captions: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
+plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest pictures: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
 
 # %% [markdown]
 # ## 6. The criterion
