@@ -212,7 +212,7 @@ plot.show(plot.speedup(sources, ceilings))
 
 # %% [markdown]
 # Blue is the paper's idea, orange its trick. The trick saves no arithmetic. It packs small calls into large ones, which use an idle device
-# better. So ask of each reported speed-up: at which batch size? With eight images at once the device is busy, and little is left.
+# better. So ask of each reported speed-up: at which batch size? A device that eight images keep busy has less to gain.
 # [Exercise 4.1](exercises/4_time_fit_and_claims.ipynb) measures that.
 #
 # ## 5. The price: memory
