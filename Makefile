@@ -47,9 +47,9 @@ test: setup
 
 # A file's tests share a page or a zip, so a file is one worker's, in the order of tests/conftest.py: marks of groups have no effect with pytest 9.2 (pytest-xdist issue 1386).
 # Notebooks run in processes of their own; this one only waits. The tour's test runs the quickstart, and otter-grader the solutions, so they
-# are not run again. The notebooks run with their gaps filled, and a check that does not say right stops them. Without the plugin, because on Python 3.11 a traceback that pytest formats for
-# a socket that nbclient left open, while Python collects garbage in ast.parse, ends in "SystemError: AST constructor recursion depth mismatch"
-# (cpython issue 106905).
+# are not run again. The others run with their gaps filled (the quickstart has none), and a check that does not say right stops them. Without the
+# plugin, because on Python 3.11 a traceback that pytest formats for a socket that nbclient left open, while Python collects garbage in ast.parse,
+# ends in "SystemError: AST constructor recursion depth mismatch" (cpython issue 106905).
 test-all: setup $(VENV)/.classroom $(VENV)/.site
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 	$(BIN)/python -m teaching.gaps notebooks --filled runs/filled
@@ -61,7 +61,8 @@ lab: setup
 
 notebooks: setup
 	$(BIN)/python -m teaching.gaps notebooks
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python -m teaching.minutes notebooks
 	$(BIN)/python .ci/tidy_notebooks.py notebooks/*.ipynb
 
 exercises: setup

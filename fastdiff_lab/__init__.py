@@ -42,6 +42,7 @@ _HOME = {
     "load_pipeline": "pipelines",
     "mean_psnr": "comparison.fidelity",
     "measured": "comparison.measured",
+    "measured_with": "comparison.measured",
     "paired_difference": "comparison.fidelity",
     "pca_maps": "recording.analysis",
     "prior_noise_injection": "propagation.prior_noise",
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from .comparison.fidelity import paired_difference as paired_difference
     from .comparison.measured import demo as demo
     from .comparison.measured import measured as measured
+    from .comparison.measured import measured_with as measured_with
     from .hooks.denoiser_classes import register_denoiser as register_denoiser
     from .key_schedule import KeySchedule as KeySchedule
     from .pipelines import embedded_costs as embedded_costs

@@ -115,10 +115,11 @@ names = {"derived keys": f"features, derived {keys}, order 0", "the paper's keys
          "derived keys, prediction reused": f"predictions, derived {keys}, order 0", f"fewer steps ({keys})": f"fewer steps ({keys})"}  # fmt: skip
 columns = {"encoder_calls": "{:.0f}", "forward_calls": "{:.0f}", "gflops": "{:.1f}", "seconds": "{:.2f}", "ratio": "{:.2f}", "psnr": "{:.1f}", "128 pictures": "{:.1f}"}
 shown = shown.assign(**{"128 pictures": [suite.get(names.get(name), float("nan")) if shipped else float("nan") for name in shown["method"]]})
+print("128 pictures:", fl.measured_with("suite/ddim-50") if shipped else "measured on the embedded pipeline only")
 shown[["method", *columns]].style.hide(axis="index").format(columns, na_rep="-")
 
 # %% [markdown]
-# `ratio` is times faster than the baseline, one run each. `psnr` in dB says how near the pictures are to the baseline's; 10 dB more is a tenth
+# `ratio` is times faster than the baseline, one run each. `psnr` in dB says how near the pictures are to the baseline's. 10 dB more is a tenth
 # of the squared error. The last column is the same on 128 pictures of the embedded pipeline.
 
 # %% tags=["hide-input"]

@@ -16,7 +16,7 @@
 # `pipe(prompt)` hides a loop of ten lines. *Faster Diffusion* (Li et al., NeurIPS 2024) changes one turn of that loop. So we write the loop
 # ourselves, and watch the picture come into being.
 #
-# **You will** follow a prompt through the loop, write guidance and the DDIM update yourself, and find the step at which the picture is decided.
+# **You will** follow a prompt through the loop, and write guidance and the DDIM update yourself. Then you find the step that decides the picture.
 #
 # New words are in the [glossary](../docs/glossary.md). Everything runs offline on a CPU.
 
@@ -278,7 +278,9 @@ pd.Series(calls, name="calls of the UNet for 10 steps").to_frame()
 #
 # ## The sentence to remember
 #
-# **The picture is decided long before you can see it.** Its layout stands in the predicted clean latent while the latent still looks like noise.
+# **The picture is decided long before you can see it.**
+#
+# Its layout stands in the predicted clean latent while the latent still looks like noise.
 #
 # ## To try
 #

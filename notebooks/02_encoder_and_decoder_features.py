@@ -14,9 +14,10 @@
 # # Which half of the UNet is steady?
 #
 # A UNet has two halves. The **encoder** looks at the latent; the **decoder** turns what it saw into a prediction. *Faster Diffusion*
-# (Li et al., NeurIPS 2024) reports that over the steps the encoder's features hardly change, and the decoder's do. So it reuses the encoder's.
+# (Li et al., NeurIPS 2024) compares their features over the steps. It reports that the encoder's
+# hardly change, and the decoder's do. So it reuses the encoder's.
 #
-# **You will** read features with a hook, measure how much they change, and find that the answer depends on the measure.
+# **You will** read features with a hook, and measure how much they change. The answer depends on the measure.
 #
 # New words are in the [glossary](../docs/glossary.md).
 
@@ -108,7 +109,7 @@ plot.show(figure, "Principal components as colours at seven neighbouring steps: 
 # %% [markdown]
 # ## 4. Squared change (the paper's Fig. 3a)
 #
-# In the paper the largest squared change is below 0.4 in the encoder, and about 5 in the decoder: twelve times more. **Guess** that ratio
+# In the paper the largest squared change is below 0.4 in the encoder. In the decoder it is about 5, twelve times more. **Guess** that ratio
 # for this pipeline.
 
 # %%
@@ -177,8 +178,8 @@ verdict = "both halves are about equally steady" if 0.67 < relative < 1.5 else f
 print(f"by relative change the decoder changes {relative:.2f} times as much: here {verdict}")
 
 # %% [markdown]
-# The paper publishes squared changes only. On Stable Diffusion's weights nobody has published the relative ones, as far as we know, and we
-# have not measured them.
+# The paper publishes squared changes only. As far as we know, nobody has published relative ones on Stable Diffusion's weights. We have not
+# measured them either.
 #
 # ## 6. Then why reuse the encoder?
 #
@@ -199,8 +200,9 @@ thirds = change.groupby(pd.cut(change.index, 3, labels=["first third", "second t
 # %% [markdown]
 # ## The sentence to remember
 #
-# **The paper saw a steady encoder; measure both halves by the same ruler before you believe it.** What speaks for the encoder is the decoder:
-# it still runs, and knows its own time-step.
+# **The paper saw a steady encoder; measure both halves by the same ruler before you believe it.**
+#
+# What speaks for the encoder is the decoder: it still runs, and knows its own time-step.
 #
 # ## To try
 #

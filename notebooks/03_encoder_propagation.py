@@ -202,7 +202,7 @@ torch.testing.assert_close(z, reused, atol=1e-2, rtol=0)
 # ## 6. Who comes nearer to the baseline?
 #
 # Two lists of nine keys: the paper's, and one that was measured for this pipeline (notebook 06). Two things to reuse. PSNR in dB says how
-# near a picture is to the baseline's; 10 dB more is a tenth of the squared error. **Guess** the best of the four.
+# near a picture is to the baseline's. 10 dB more is a tenth of the squared error. **Guess** the best of the four.
 
 # %%
 guess = ...
@@ -216,6 +216,7 @@ suite = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]
 near = {name: fl.mean_psnr(fl.fidelity(pictures[name], pictures["baseline"])["mse"]) for name in methods}
 table = pd.DataFrame({"PSNR, dB: these 4 pictures": near, "128 pictures": suite.reindex(methods)})
 print(fl.guessed(guess, table["128 pictures"].idxmax()))
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 table.style.format(precision=1)
 
 # %% tags=["hide-input"]
@@ -223,7 +224,7 @@ columns = {name.replace(", order 0", "").replace(", ", "\n"): found[:2] for name
 plot.show(plot.image_grid(columns, plot.figure(8, 7)), f"Baseline and four methods for: {'; '.join(prompts[:2])}. Below each its difference to the baseline.")
 
 # %% [markdown]
-# Four pictures tell a story, 128 tell the truth. The place of the keys matters at least as much as what is reused.
+# Four pictures tell a story, 128 tell the truth. Which matters more: where the keys are, or what is reused? Compare down the table.
 #
 # **The paper** compares with *decoder* propagation instead (its Table 14): FID 21.08 with the encoder reused, 22.97 with the decoder. In a
 # UNet the output layers read the last decoder block and nothing else. So if the decoder's features are reused, the prediction is reused.
@@ -268,7 +269,9 @@ print("mean error:", ", ".join(f"{name} {value:.3f}" for name, value in means.it
 # %% [markdown]
 # ## The sentence to remember
 #
-# **It is one `if`, and the decoder must know its own time.** The rival to beat is the reused prediction, which is plain DDIM with uneven steps.
+# **It is one `if`, and the decoder must know its own time.**
+#
+# The rival to beat is the reused prediction, which is plain DDIM with uneven steps.
 #
 # ## To try
 #

@@ -16,7 +16,7 @@
 # Each step needs the latent that the step before made. So fifty steps are fifty calls of the UNet, one after the other. *Faster Diffusion*
 # (Li et al., NeurIPS 2024) makes nine calls instead. Where does the chain break?
 #
-# **You will** find the broken link by experiment, follow the rows of a batch, and see what the speed-up is made of.
+# **You will** find the broken link by experiment, and follow the rows of a batch. Then you see what the speed-up is made of.
 #
 # New words are in the [glossary](../docs/glossary.md).
 
@@ -212,7 +212,7 @@ plot.show(plot.speedup(sources, ceilings))
 
 # %% [markdown]
 # Blue is the paper's idea, orange its trick. The trick saves no arithmetic. It packs small calls into large ones, which use an idle device
-# better. So ask of each reported speed-up: at which batch size? With eight images at once the device is busy, and little is left.
+# better. So ask of each reported speed-up: at which batch size? A device that eight images keep busy has less to gain.
 # [Exercise 4.1](exercises/4_time_fit_and_claims.ipynb) measures that.
 #
 # ## 5. The price: memory

@@ -14,9 +14,9 @@
 # # Which steps should be keys?
 #
 # Nine of fifty steps may run the encoder. Which? *Faster Diffusion* (Li et al., NeurIPS 2024) looks at how much the encoder's features
-# change, and says: put keys where they change much. Its list was then found by hand, on Stable Diffusion. Does it serve here?
+# change. It says: put keys where they change much. Its list was then found by hand, on Stable Diffusion. Does it serve here?
 #
-# **You will** turn a curve of change into keys, compare five lists with as many keys, and see what the curve cannot know.
+# **You will** turn a curve of change into keys, and compare five lists of nine. Then you see what the curve cannot know.
 #
 # New words are in the [glossary](../docs/glossary.md).
 
@@ -145,6 +145,7 @@ rules = fl.measured("ablation/rules").query("num_keys == 9 and order == 0").set_
 paper = fl.measured("suite/ddim-50/table").set_index("method")["psnr"]["features, paper 9, order 0"]
 measured = pd.Series({name: paper if name == "paper" else rules[name] for name in schedules})
 print(f"best: {fl.guessed(guess_best, measured.idxmax())}; worst: {fl.guessed(guess_worst, measured.idxmin())}")
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 pd.DataFrame({"PSNR, dB: these 4 pictures": live, "128 pictures": measured}).style.format(precision=1)
 
 # %% tags=["hide-input"]
@@ -152,7 +153,7 @@ columns = {name.replace(" ", "\n"): found[:2] for name, found in pictures.items(
 plot.show(plot.image_grid(columns, plot.figure(9, 7)), f"Baseline and five lists of keys for: {'; '.join(prompts[:2])}. Below each its difference.")
 
 # %% [markdown]
-# The paper judges by FID on Stable Diffusion (its Tables 5 and 6, lower is better): 21.54 with nine uniform keys, 21.71 with its own list.
+# The paper judges by FID on Stable Diffusion, where lower is better. It has 21.54 with nine uniform keys (Table 5), 21.71 with its list (Table 6).
 # We judge by nearness to the baseline, on another model. So the numbers cannot be compared. The lesson can: **a list of keys is not a law.**
 #
 # ## 5. What the curve cannot know

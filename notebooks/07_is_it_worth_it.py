@@ -31,7 +31,7 @@ import fastdiff_lab as fl
 plot = fl.plot
 table, images, paired = (fl.measured(f"suite/ddim-50/{name}") for name in ("table", "images", "paired"))
 quiet = table[~table["noise"] & (table["kind"] != "baseline")]  # without prior noise
-print(f"fastdiff_lab {fl.__version__}: {len(table)} methods, {table['images'].iloc[0]} pictures each")
+print(f"fastdiff_lab {fl.__version__}: {len(table)} methods, {table['images'].iloc[0]} pictures each; {fl.measured_with('suite/ddim-50')}")
 
 # %% [markdown]
 # ## 1. One number for 128 pictures
@@ -95,7 +95,7 @@ figure.axes[1].legend(fontsize="small")
 plot.show(figure, "PSNR against calls on the left, against operations on the right: features reused, prediction reused, fewer steps, and fits where measured.")
 
 # %% [markdown]
-# By calls the lines lie close together. By operations features lie far to the right: the decoder works at every step.
+# Read the left panel first: which line is on top? By operations features lie far to the right: the decoder works at every step.
 #
 # ## 3. Three claims
 #
@@ -145,8 +145,8 @@ pd.DataFrame(found).T.style.format({"cost": "{:.2f}", "psnr": "{:.1f}"})
 # %% [markdown]
 # ## 5. The worst pictures
 #
-# A mean hides pictures that flip to something else. These three captions are the hardest for all methods with nine keys. Only the next cell
-# draws; it says which pipeline is used.
+# A mean hides pictures that flip to something else. In the table, these three were the hardest for all methods with nine keys. Are they still?
+# Only the next cell draws; it says which pipeline is used.
 
 # %%
 pipe = fl.load_pipeline()
@@ -161,17 +161,16 @@ print("of 128 pictures below 20 dB:", {name: int(low.get(method, 0)) for name, m
       {"the paper's 9": "features, paper 9, order 0", "derived 9": "features, derived 9, order 0", "9 steps": "fewer steps (9)"}.items()})  # fmt: skip
 
 # %% tags=["hide-input"]
-plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest captions: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
+plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest pictures: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
 
 # %% [markdown]
-# Captions with two objects were never taught. They are here because an acceleration must not make them worse either.
-#
 # ## 6. The criterion
 #
 # The reused prediction is DDIM with uneven steps. It needs as many calls, no decoder between keys, and no new idea. So:
 #
-# > **Features pay where they come nearer than a reused prediction with as many calls.** By operations or on a busy device they must come much
-# > nearer, because they cost more.
+# **Features pay where they come nearer than a reused prediction with as many calls.**
+#
+# By operations or on a busy device they must come much nearer, because they cost more.
 
 # %%
 for count in (9, 17):

@@ -18,8 +18,9 @@
 #
 # **You will** do all four, on the embedded pipeline or on yours. One line says which.
 #
-# **On weights of Stable Diffusion, SDXL, a ControlNet or a video model we have measured nothing of this.** New words are in the
-# [glossary](../docs/glossary.md).
+# **On weights of Stable Diffusion, SDXL, a ControlNet or a video model we have measured nothing of this.**
+#
+# New words are in the [glossary](../docs/glossary.md).
 
 # %%
 import tempfile
@@ -37,11 +38,11 @@ print(f"fastdiff_lab {fl.__version__}, torch {torch.__version__}, {torch.get_num
 # %% [markdown]
 # ## 1. The ceiling, before any weights
 #
-# The decoder runs at every step. So if the encoder has a share $s$ of the operations, and $k$ of $n$ steps are keys, then at most
+# The decoder runs at every step. Let the encoder have a share $s$ of the operations, and let $k$ of $n$ steps be keys. Then at most
 #
 # $$\frac{1}{1 - s + s\,k/n}$$
 #
-# times less is computed. **Your turn** to write it, and first a **guess**: the ceiling of Stable Diffusion 1.5 with the paper's 9 keys of 50.
+# times less is computed. First **guess** the ceiling of Stable Diffusion 1.5 with the paper's 9 keys of 50. Then write it: **your turn**.
 
 # %%
 guess = ...

@@ -59,8 +59,8 @@ lab
 # %% [markdown]
 # More to try:
 #
-# - Set *Reused between keys* to the whole prediction. That is the control: it needs no decoder between keys either.
-# - Set *How it is reused* to order 1, and move the slider from 9 to 17 keys. Where does extrapolating begin to pay?
+# - Set *Reused between keys* to the whole prediction, and press *Run*. That is the control: it needs no decoder between keys either.
+# - Set *How it is reused* to order 1, and run with 9 keys, then with 17. Does extrapolating pay?
 # - Change *Scheduler* to `dpm-solver++` and *Steps* to 20. With 30 steps nothing was measured, and the lab says so.
 #
 # ## 2. The same from code

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Appendix A: how large are features, and how do single layers behave?
 #
-# Notebook 02 measures change. This appendix redraws the rest of the paper's Figures 2 and 3, looks at single layers, and asks what it takes to keep
-# all features. New words are in the [glossary](../docs/glossary.md).
+# Notebook 02 measures change. This appendix redraws the rest of the paper's Figures 2 and 3, and looks at single layers. At its end: what does it
+# take to keep all features? New words are in the [glossary](../docs/glossary.md).
 
 # %%
 import numpy as np
@@ -77,7 +77,7 @@ print(f"median norm by side, decoder / encoder: {by_side['decoder'] / by_side['e
 # %% [markdown]
 # ## 3. The spread of norms (Fig. 3c)
 #
-# The standard deviation of those norms over the steps, as in the paper; beside it the same divided by the mean norm. By the paper's own numbers
+# On the left the standard deviation of those norms over the steps, as in the paper. On the right it is divided by the mean norm. By the paper's own numbers
 # most of the difference goes: 1.5 against 100, but 0.12 against 0.27 of the norm.
 
 # %% tags=["hide-input"]

@@ -20,14 +20,16 @@ from nbformat.v4 import new_markdown_cell
 
 from fastdiff_lab.inputs.files import write_text
 
+from .minutes import head
 from .sheets import FOLDED, with_solution, without_solution
 
 _CHECK = re.compile(r"^fl\.check\((.*)\)$", re.MULTILINE)
 
 
 def with_gaps(source: Path) -> Any:
-    """The students' notebook. A cell with a gap is followed by its answer, folded."""
+    """The students' notebook. A cell with a gap is followed by its answer, folded. Its head says how long it takes."""
     notebook = jupytext.read(source)
+    notebook.cells[0].source += f"\n\n{head(source.stem, notebook.cells)}"
     cells = []
     for cell in notebook.cells:
         gap = has_gap(cell)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
 import fastdiff_lab as fl
+from fastdiff_lab.comparison import measured
+from fastdiff_lab.hooks.fingerprint import identity
+from fastdiff_lab.pipelines import data_file
+
+OTHERS = "earlier weights, not yet with these"
 
 
 def test_the_demo_was_drawn_by_the_suite_too():
@@ -23,6 +31,18 @@ def test_tables_are_read_by_name():
     assert {"baseline", "paper, serial", "paper, parallel"} <= set(ours["method"])
     with pytest.raises(FileNotFoundError, match="the table suite/none is missing; looked in"):
         fl.measured("suite/none")
+
+
+def test_tables_say_whether_they_are_of_the_shipped_weights(embedded, monkeypatch):
+    """The sentence in the notebooks goes away by itself when the suite is measured anew."""
+    assert fl.embedded_costs().measured_on["weights"] == identity(embedded)["weights"]
+    assert fl.measured_with("suite/ddim-50") in {f"measured with {which}" for which in ("these weights", OTHERS)}
+    here = json.loads(data_file("suite/ddim-50/about.json", "").read_text())["pipeline"]["weights"]
+    for weights, which in ((here, "these weights"), ("others", OTHERS)):
+        monkeypatch.setattr(measured, "embedded_costs", lambda weights=weights: SimpleNamespace(measured_on={"weights": weights}))
+        assert fl.measured_with("suite/ddim-50") == f"measured with {which}"
+    with pytest.raises(FileNotFoundError, match="what was measured for suite/none is missing"):
+        fl.measured_with("suite/none")
 
 
 def test_names_that_need_an_extra_are_found():

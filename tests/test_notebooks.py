@@ -15,6 +15,7 @@ import torch
 
 from fastdiff_lab.exercises import check, checking
 from fastdiff_lab.exercises.checking import GAPS
+from teaching import minutes
 from teaching.gaps import filled, has_gap, with_gaps
 from teaching.sheets import with_solution, without_solution
 
@@ -117,6 +118,34 @@ def test_a_filled_notebook_stops_at_a_wrong_answer(tmp_path):
     gap, asked = filled(tmp_path / "a.py").cells
     assert gap.source == "def guidance():\n    return 1"
     assert asked.source == 'assert (report := fl.check("guidance", guidance)).passed, report'
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_head_says_how_long_it_takes(path):
+    """In whole minutes. `make notebooks` measures the running; the reading follows from the number of words and lines."""
+    said = re.search(
+        r"\n\nReads in (\d+) min, runs in (\d+) min with one CPU thread\.$", nbformat.read(path, as_version=4).cells[0].source
+    )
+    assert said and 1 <= int(said[1]) <= 30 and 1 <= int(said[2]) <= 5
+
+
+def test_a_head_counts_words_lines_and_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(minutes, "MEASURED", tmp_path / "seconds.json")
+    minutes.MEASURED.write_text("{}")
+    (tmp_path / "a.py").write_text(
+        HEADER + "# %% [markdown]\n# # " + "word " * 119 + "\n\n# %%\n" + "1\n" * 13 + '\n# %% tags=["hide-input"]\n' + "2\n" * 99
+    )
+    notebook = with_gaps(tmp_path / "a.py")
+    assert notebook.cells[0].source.endswith("\n\nReads in 3 min, runs in ? min with one CPU thread.")
+    for cell, begin, end in zip(notebook.cells[1:], ("05:00", "06:30"), ("06:00", "06:31.5"), strict=True):
+        cell.metadata["execution"] = {
+            f"iopub.status.{state}": f"2026-01-01T10:{moment}Z" for state, moment in (("busy", begin), ("idle", end))
+        }
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    minutes.main(tmp_path)
+    assert minutes.MEASURED.read_text() == '{\n "a": 62\n}\n'
+    for made in (nbformat.read(tmp_path / "a.ipynb", as_version=4), with_gaps(tmp_path / "a.py")):
+        assert made.cells[0].source.endswith("\n\nReads in 3 min, runs in 2 min with one CPU thread.")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -208,7 +208,7 @@ def test_the_wheel_samples_from_another_folder(core_alone, tmp_path):
     where = run(str(core_alone), "-c", "import fastdiff_lab; print(fastdiff_lab.__file__)", cwd=tmp_path, PYTHONPATH="")
     assert Path(where.strip()).is_relative_to(packages)
     exercises = list((packages / "fastdiff_lab" / "notebooks" / "exercises").iterdir())
-    assert len(exercises) == 3 and all(path.suffix == ".ipynb" for path in exercises)  # no answers, no tests
+    assert len(exercises) == 4 and all(path.suffix == ".ipynb" for path in exercises)  # no answers, no tests
     scripts = list((packages / "fastdiff_lab" / "lab" / "widget" / "js").glob("*.js"))
     assert len(scripts) > 5 and all(path.stat().st_size > 100 for path in scripts)
     prompt = "a small red circle at the left on a blue background"

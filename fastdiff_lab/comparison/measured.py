@@ -1,15 +1,18 @@
 """What was measured on the embedded pipeline, as it is shipped.
 
 - `measured(name)`: one of the tables
+- `measured_with(name)`: whether it was measured with the weights of today
 - `demo(count)`: the prompts and seeds of all notebooks, which are among those of the suite
 """
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from ..inputs.plain_values import whole_number
-from ..pipelines import data_file
+from ..pipelines import data_file, embedded_costs
 from ..shapes.data import held_out_scenes
 
 SEEDS = 4  # of the suite
@@ -34,6 +37,27 @@ def measured(name: str) -> pd.DataFrame:
     """
     table = pd.read_csv(data_file(f"{name}.csv", f"the table {name}"))
     return table.assign(keys=table["keys"].fillna("")) if "keys" in table else table
+
+
+def measured_with(name: str) -> str:
+    """Say whether tables were measured with the weights that are shipped.
+
+    >>> measured_with("suite/ddim-50").startswith("measured with ")
+    True
+
+    Args:
+        name: A folder of tables in the folder `data`.
+
+    Returns:
+        Some words for a sentence.
+
+    Raises:
+        FileNotFoundError: No such folder.
+    """
+    about = json.loads(data_file(f"{name}/about.json", f"what was measured for {name}").read_text(encoding="utf-8"))
+    if about["pipeline"]["weights"] == embedded_costs().measured_on["weights"]:
+        return "measured with these weights"
+    return "measured with earlier weights, not yet with these"
 
 
 def demo(count: int = 4) -> tuple[list[str], list[int]]:

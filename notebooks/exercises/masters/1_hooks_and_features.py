@@ -28,11 +28,12 @@
 #
 # About 40 minutes; builds on notebooks [01](../01_sampling_loop.ipynb) and [02](../02_encoder_and_decoder_features.ipynb).
 #
-# After this sheet you can measure how a layer's features change over the steps, collect features from inside a model, and say which steps could share them.
+# After this sheet you can measure how a layer's features change over the steps, and collect features from inside a model. You can say which steps could share them.
 #
-# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it: `check` says what is wrong and what was
-# expected, `show` draws what your answer does. Try for the minutes that are named before you open a hint, and for twice as long before you open the answer. `check`
-# knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
+# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it. `check` says what is wrong and what was expected;
+# `show` draws what your answer does. Try for the minutes that are named before you open a hint. Try twice as long before you open the answer.
+#
+# `check` knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
 # for you: functions of `fastdiff_lab` that do what is asked are noticed.
 
 # %%
@@ -63,7 +64,7 @@ f"{type(pipe.unet).__name__} with {sum(p.numel() for p in pipe.unet.parameters()
 #
 # $$\frac{\lVert F_t - F_{t-1} \rVert}{\lVert F_{t-1} \rVert}, \qquad t = 1, 2, \dots$$
 #
-# `features` is a tensor of shape (steps, channels, height, width), step 0 first; the norm is over channels, height and width together. Return one number for each step but the first.
+# `features` is a tensor of shape (steps, channels, height, width), step 0 first. The norm is over channels, height and width together. Return one number for each step but the first.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -133,8 +134,8 @@ def test_relative_change_on_other_inputs(env):
 # **Goal**: get at what a model computes inside, without changing the model.
 #
 #
-# The decoder gets one *skip* for each of its residual blocks: the output of `conv_in`, and what the down blocks hand over. Stable Diffusion's UNet has 12, and so has
-# the embedded one, which has the same topology. Collect them in **one** call of the UNet, `unet(**arguments)`, in the order in which the encoder makes them,
+# The decoder gets one *skip* for each of its residual blocks. They are the output of `conv_in` and what the down blocks hand over. Stable Diffusion's UNet has 12, and so has
+# the embedded one, which has the same topology. Collect them in **one** call of the UNet, `unet(**arguments)`. Keep the order in which the encoder makes them,
 # and leave no hook behind.
 #
 # A forward hook is called with `(module, args, output)`. `unet.conv_in` gives a tensor. A down block gives two things: the features for the next block, and a tuple of skips.
@@ -292,4 +293,4 @@ def test_step_similarity_on_other_inputs(env):
 #
 # - A change that is to be compared between layers is a *share* of the feature's size.
 # - Hooks reach into a model from outside; whoever registers one removes it.
-# - The bottleneck's features point the same way for many neighbouring steps: encoder propagation lives on that. So do the decoder's here (notebook 02), so this alone is no reason to leave out the encoder.
+# - The bottleneck's features point the same way for many neighbouring steps: encoder propagation lives on that. But look at the decoder's, too (notebook 02), before you leave out the encoder for this reason.

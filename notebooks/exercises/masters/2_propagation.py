@@ -28,11 +28,12 @@
 #
 # About 60 minutes; builds on notebooks [03](../03_encoder_propagation.ipynb) and [04](../04_parallel_decoding.ipynb).
 #
-# After this sheet you can write encoder propagation without its two classic bugs, and compute the most that it can save.
+# After this sheet you can write encoder propagation without its two classic bugs. You can compute the most that it can save.
 #
-# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it: `check` says what is wrong and what was
-# expected, `show` draws what your answer does. Try for the minutes that are named before you open a hint, and for twice as long before you open the answer. `check`
-# knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
+# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it. `check` says what is wrong and what was expected;
+# `show` draws what your answer does. Try for the minutes that are named before you open a hint. Try twice as long before you open the answer.
+#
+# `check` knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
 # for you: functions of `fastdiff_lab` that do what is asked are noticed.
 
 # %%
@@ -264,12 +265,12 @@ def test_propagate_on_other_inputs(env):
 #
 # All steps of a group use the same features, so they can be decoded in **one** call. Under guidance each step has two rows per image, the halves `[empty; prompt]`.
 #
-# - `decode(features, text, time_steps)` gives a prediction for each row of a batch (rows, channels, height, width). All three need as many rows: `features` is a *list* of tensors,
-#   `text` a tensor, `time_steps` a tensor with one number per row.
+# - `decode(features, text, time_steps)` gives a prediction for each row of a batch (rows, channels, height, width). All three need as many rows. `features` is a *list* of tensors,
+#   `text` a tensor. `time_steps` is a tensor with one number per row.
 # - `features` and `text` are those of the key step: 2 x images rows, first all empty, then all prompt.
 # - `time_steps` are those of the group's n steps, a tensor of shape (n,).
 #
-# Call `decode` once. Return the guided predictions `without + guidance * (with_prompt - without)` as a tensor (n, images, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three; `show` draws whose features, text and time-step each row has.
+# Call `decode` once. Return the guided predictions `without + guidance * (with_prompt - without)` as a tensor (n, images, channels, height, width). The order of the rows inside the batch is yours to choose, but one for all three. `show` draws whose features, text and time-step each row has.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -412,4 +413,4 @@ def test_flop_ceiling_on_other_inputs(env):
 #
 # - The decoder gets the *key's* features and *its own* time-step. Tell it the key's, and all you have is a reused prediction.
 # - Rows of a batch carry features, text and time-step: sort all three alike. No shape tells when you did not.
-# - Even without any encoder, the decoder's operations remain: a third of the arithmetic saved is a speed-up of 1.5, not more.
+# - Even without any encoder, the decoder's operations remain. A third of the arithmetic saved is a speed-up of 1.5, not more.

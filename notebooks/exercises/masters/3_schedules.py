@@ -28,11 +28,12 @@
 #
 # About 75 minutes; builds on notebooks [05](../05_key_time_steps.ipynb), [06](../06_derive_a_schedule.ipynb) and [07](../07_is_it_worth_it.ipynb).
 #
-# After this sheet you can compute what a schedule costs, find the best one exactly, extrapolate features, and compete with your own schedule.
+# After this sheet you can compute what a schedule costs, and find the best one exactly. You can extrapolate features, and compete with your own schedule.
 #
-# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it: `check` says what is wrong and what was
-# expected, `show` draws what your answer does. Try for the minutes that are named before you open a hint, and for twice as long before you open the answer. `check`
-# knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
+# Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it. `check` says what is wrong and what was expected;
+# `show` draws what your answer does. Try for the minutes that are named before you open a hint. Try twice as long before you open the answer.
+#
+# `check` knows no single right way: tensors, arrays and lists are all welcome, and so are other names of arguments. Only the library may not answer
 # for you: functions of `fastdiff_lab` that do what is asked are noticed.
 
 # %%
@@ -54,7 +55,7 @@ f"{type(pipe.unet).__name__} with {sum(p.numel() for p in pipe.unet.parameters()
 # %% [markdown]
 # ### Costs of spans
 #
-# `costs[key, length]` says what it costs (as squared error of the final latents) if the features of step `key` serve `length` steps: the key step itself and the `length - 1` steps after it. A step alone costs nothing. Groups
+# Let the features of step `key` serve `length` steps: the key step itself and the `length - 1` steps after it. `costs[key, length]` says what that costs, as squared error of the final latents. A step alone costs nothing. Groups
 # that would go beyond the last step cost `inf`. Groups longer than the table is wide were not measured; you will not be asked for them. These are the measured costs of the embedded pipeline:
 
 # %%
@@ -70,7 +71,7 @@ costs[10, 1:6].round(4)
 # **Goal**: see a schedule as a chain of groups.
 #
 #
-# `keys` are the key steps (ascending, beginning with 0); each group goes from its key to the next, the last one to the end of the run, `len(costs)`. Return the sum of the costs of all groups.
+# `keys` are the key steps (ascending, beginning with 0). Each group goes from its key to the next. The last one goes to the end of the run, `len(costs)`. Return the sum of the costs of all groups.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -140,8 +141,8 @@ def test_schedule_cost_on_other_inputs(env):
 # **Goal**: find the best of millions of schedules exactly.
 #
 #
-# Which `num_keys` key steps are cheapest? There are 450 million ways of choosing 9 of 50 (step 0 is always one), so trying all is no way. But the cheapest way to reach step $e$ with $k$ groups
-# is the cheapest way to reach some step $i$ with $k - 1$ groups, and then the group $(i, e)$:
+# Which `num_keys` key steps are cheapest? There are 450 million ways of choosing 9 of 50 (step 0 is always one). Nobody tries them all. Take the cheapest way to reach step $e$ with $k$ groups.
+# It goes the cheapest way to some step $i$ with $k - 1$ groups, and then takes the group $(i, e)$:
 #
 # $$C_k(e) = \min_i \; C_{k-1}(i) + \text{costs}[i, e - i], \qquad C_0(0) = 0.$$
 #
@@ -158,7 +159,7 @@ def test_schedule_cost_on_other_inputs(env):
 # <details>
 # <summary>Hint</summary>
 #
-# Keep two tables, for each number of groups k and step e: the cheapest cost, and the i with which it was reached. At the end start from e = number of steps and k = num_keys, and follow the i's back to 0. Every i on the way is a key.
+# Keep two tables for each number of groups k and step e. One has the cheapest cost, the other the i with which it was reached. At the end start from e = number of steps and k = num_keys. Follow the i's back to 0. Every i on the way is a key.
 #
 # </details>
 
@@ -232,7 +233,7 @@ def test_best_keys_on_other_inputs(env):
 # **Goal**: continue features instead of reusing them.
 #
 #
-# Reusing features is order 0. Order 1 goes on along the straight line through the features of the last *two* key steps: `before` at step `key_before` and `last` at step `key_last`. Which features
+# Reusing features is order 0. Order 1 goes on along the straight line through the features of the last *two* key steps. They are `before` at step `key_before` and `last` at step `key_last`. Which features
 # does the line give at `step`, which comes after `key_last`? The shape is that of `last`.
 
 # %% [raw]
@@ -304,11 +305,13 @@ def test_extrapolate_on_other_inputs(env):
 #
 # A run of DDIM with 50 steps may call the encoder **seven times**. Whose images come nearest to those of the baseline? What is handed in is a `ContestEntry`: a schedule, and if you like
 #
-# - `order` (0, 1, 2), `damping` (0 to 1: the share of the way that is gone along the line), `axis` ("step" or "log_snr") and `parts` ("all", "skips", "bottleneck"), as in `fl.Extrapolation`,
+# - `order` (0, 1, 2), as in `fl.Extrapolation`; so are the next three,
+# - `damping` (0 to 1: the share of the way that is gone along the line),
+# - `axis` ("step" or "log_snr") and `parts` ("all", "skips", "bottleneck"),
 # - `prior_noise` (0 to 1; the paper's is 0.003).
 #
-# The score is the mean of the images' PSNR to the baseline's, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in, so practise with several: `check("contest", entry, seed=3)`. Four images are few: scores of one
-# seed scatter by several dB, so look at more than one before you believe a difference. `check` passes what is no worse than the weakest of three well-known schedules; the contest begins there. `entry.save("name.json")` writes the file to hand in.
+# The score is the mean of the images' PSNR to the baseline's, in dB. Your teacher draws the captions and the noise from a seed that is named when all entries are in. So practise with several: `check("contest", entry, seed=3)`. Four images are few, and scores of one
+# seed scatter by several dB. Look at more than one before you believe a difference. `check` passes what is no worse than the weakest of three well-known schedules; the contest begins there. `entry.save("name.json")` writes the file to hand in.
 
 # %% [raw]
 # # BEGIN QUESTION
@@ -375,7 +378,7 @@ def test_contest_on_other_inputs(env):
 # %% [markdown]
 # ## What to remember
 #
-# - A schedule is a path through the costs of its groups; the best path is found exactly, in an instant.
-# - What is exact for the *sum* of costs need not be the best in a real run: that is why there is a contest.
-# - Extrapolation is nearer group by group, and may lose in a real run with few keys, because it multiplies the errors of earlier groups ([notebook 07](../07_is_it_worth_it.ipynb): by 14 dB with nine).
+# - A schedule is a path through the costs of its groups. The best path is found exactly, in an instant.
+# - What is exact for the *sum* of costs need not be the best in a real run. That is why there is a contest.
+# - Extrapolation can be nearer group by group and lose in a real run with few keys. It multiplies the errors of earlier groups.
 # - Scores of few images scatter. Compare on the same captions and seeds, and on more than a handful.

@@ -28,7 +28,7 @@
 #
 # About 45 minutes; builds on notebooks [04](../04_parallel_decoding.ipynb), [06](../06_derive_a_schedule.ipynb) and [07](../07_is_it_worth_it.ipynb).
 #
-# After this sheet you can time a sampler, say how strong a fit may be, and name the control that a claim has left out.
+# After this sheet you can time a sampler, and say how strong a fit may be. You can name the control that a claim has left out.
 #
 # Each exercise has a cell with a gap (`...`). Fill it, run it, and run the two cells after it. `check` says what is wrong and what was expected;
 # `show` draws what your answer does. Try for the minutes that are named before you open a hint.
@@ -153,7 +153,7 @@ table.loc[["baseline", "serial", "parallel"]].style.format(precision=2)
 #
 #
 # A fit finds scalars $c$ with $\min_c \sum_i \lVert m_i - R_i^\top c\rVert^2 + \lambda \lVert c\rVert^2$. The *ridge* $\lambda$ keeps scalars small. On the images
-# that were fitted, none at all is always best. So for each ridge: leave one image out, fit on the others, and measure the squared error of the one left
+# that were fitted, none at all is always best. So for each ridge, leave one image out and fit on the others. Measure the squared error of the one left
 # out. Do that for each image and add. Return the ridge with the least sum.
 #
 # `terms` has shape (images, terms, numbers), `missed` (images, numbers). The scalars: $(\sum_i R_i R_i^\top + \lambda I)\, c = \sum_i R_i m_i$.
@@ -234,7 +234,7 @@ def test_best_ridge_on_other_inputs(env):
 #
 #
 # A vendor's table has seconds and PSNR of its method, and says "3x faster". What is missing is every simpler method. You measured them: fewer steps,
-# the reused prediction, DeepCache. Which of them **beat** the claim, that is, are at least as fast *and* at least as near to the baseline? Return their
+# the reused prediction, DeepCache. Which of them **beat** the claim? They are at least as fast *and* at least as near to the baseline. Return their
 # places, ascending, without the claim itself. An empty list means that the claim stands, so far.
 
 # %% [raw]
@@ -304,6 +304,7 @@ def test_beaten_by_on_other_inputs(env):
 suite = fl.measured("suite/ddim-50/table")
 claim = int(suite.index[suite["method"] == "features, derived 9, order 0"][0])
 beaten = beaten_by(suite["seconds"].to_numpy(), suite["psnr"].to_numpy(), claim) or []
+print("128 pictures:", fl.measured_with("suite/ddim-50"))
 suite.loc[[claim, *beaten], ["method", "seconds", "psnr"]].style.hide(axis="index").format({"seconds": "{:.2f}", "psnr": "{:.1f}"})
 
 # %% [markdown]
