@@ -11,7 +11,7 @@ A public name is imported when it is first used: what a run does not need, it do
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> its module. A new one also goes into the block for type checkers below (a test compares the two).
 _HOME = {
