@@ -48,11 +48,12 @@ def call_of(pipe: DiffusionPipeline) -> FrameType | None:
     return found
 
 
-def thread_that_calls(pipe: DiffusionPipeline) -> str:
-    """The name of another thread in which this pipeline is being called; "" if there is none."""
+def thread_that_calls(pipe: DiffusionPipeline, call: FrameType | None = None) -> str:
+    """The name of another thread in which this pipeline is being called, by this call if one is given; "" if there is none."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    for ident, frame in frames_of_threads().items():
-        if ident != threading.get_ident() and any(owner is pipe for owner, _ in _pipelines_called(frame)):
+    others = {ident: frame for ident, frame in frames_of_threads().items() if ident != threading.get_ident()}
+    for ident, frame in others.items():
+        if any(owner is pipe if call is None else found is call for owner, found in _pipelines_called(frame)):
             return names.get(ident, str(ident))
     return ""
 

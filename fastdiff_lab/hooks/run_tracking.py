@@ -164,7 +164,7 @@ class RunTracker:
 
     def _check_alone(self, run: Run, call: FrameType | None) -> None:
         """Refuse both of two runs at once: the second has set the scheduler anew before its first call."""
-        other = "" if run.call is call else thread_that_calls(self.pipe)
+        other = "" if run.call is call else thread_that_calls(self.pipe, run.call)
         run.was_disturbed |= bool(other)
         if other or (run.was_disturbed and run.call is call):
             raise RuntimeError(f"{type(self.pipe).__name__} is called in two threads at once; {ONE_AT_A_TIME}")
