@@ -17,6 +17,7 @@ from fastdiff_lab.comparison.costs import flops_kind, flops_of_call
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.sampling.rivals.token_merging import TokenMerging
+from studies.architectures import DIT
 from studies.bench import full_pipelines, parts
 from studies.bench.cases import COMPILED, Case, prepared
 from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
@@ -36,7 +37,7 @@ TINY = {
         }
     ),
     "text-to-video-1.7b": lambda: UNet3DConditionModel(**WIDTHS),
-    "dit-xl-2-256": lambda: DiTTransformer2DModel(**architectures.DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
+    "dit-xl-2-256": lambda: DiTTransformer2DModel(**DIT | {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}),
 }  # fmt: skip
 
 

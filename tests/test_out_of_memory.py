@@ -125,9 +125,10 @@ MESSAGES = {
 
 @pytest.mark.parametrize("backend", long_but(["MPS"], ["MPS", "CPU"]))  # CUDA's is the error of the tests above
 def test_a_run_goes_on_after_another_backends_words(backend, shared, expected_of):
+    expected = expected_of()
     with fl.encoder_propagation(shared, KEYS), little_memory(entries(shared)[1], 8, MESSAGES[backend]):
         with pytest.warns(UserWarning, match="max_rows="):
-            assert torch.allclose(run(shared), expected_of(), atol=CLOSE, rtol=0)
+            assert torch.allclose(run(shared), expected, atol=CLOSE, rtol=0)
 
 
 def test_every_backends_words():
