@@ -46,7 +46,7 @@ async function renderPage(data, el) {
     step: section("step", "One step", "Move through the steps: what runs, and where do the features come from?", architecture(model, [], looking), stepPlayer(model, [], looking), wholeRun(data)),
     keys: section("keys", "Choose the key steps", "Each bar is the error that its group makes. Set and clear keys, and see what it costs and saves.", ...stripOf(model, looking)),
     pictures: section("pictures", "What comes out", "The same noise, the same prompt, the same number of calls. Decibels (dB) say how near an image is to the one of 50 steps: at 20 it is another image, at 30 alike, above 40 nobody sees a difference.", ...pictures(model, data, address)),
-    film: section("film", "When is the image decided?", "After each step a run already predicts the final image. Seed 0 of the chosen prompt:", ...filmSection(model, data, address, looking)),
+    film: section("film", "When is the image decided?", "After each step a run already predicts the final image. Seed 0 of the chosen prompt:", ...filmSection(model, data, address)),
     race: section("race", "The same time for all", "Calls are not time. Here each method gets as many calls as fit into the same seconds.", raceSection(model, [])),
   };
   const { begin, box } = tour(tourStops(model, looking, parts));
