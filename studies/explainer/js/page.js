@@ -25,7 +25,7 @@ function wholeRun({ timeline: { address, alt } }) {
 function aboutPage({ machine, kinds, steps }) {
   const lines = [
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features.`,
+    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features. Where none stand, nobody timed it.`,
     "The decibels are PSNR.",
     "The predicted error is the root mean square of a value of the final latents, which the image is decoded from. Their spread is about 1.",
     `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
