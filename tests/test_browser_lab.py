@@ -200,8 +200,8 @@ def test_a_lab_with_its_result_fits_beside_the_file_browser(page):
 
 
 def test_cancel_stops_the_run(page):
-    page.get_by_label("Seed").fill("7")
-    page.get_by_label("Seed").press("Enter")
+    page.get_by_label("Seed", exact=True).fill("7")
+    page.get_by_label("Seed", exact=True).press("Enter")
     rows = page.locator(".fd-history-table tbody tr").count()
     page.locator(".fd-run").click()
     expect(page.locator(".fd-side-baseline .fd-progress-text")).to_contain_text(re.compile(r"step \d\d of 50"))

@@ -50,7 +50,7 @@ def explainer(
     else:
         data = drawn_data(Plan(prompts, seeds, tuple(sorted(set(keys or COUNTS)))), fitted or FITTED, store)
     write_text(page, whole_page(data))
-    typer.echo(f"{page}: {page.stat().st_size / 2**20:.2f} MB")
+    typer.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -55,16 +55,18 @@ def images_of(drawer: Drawer, plan: Plan, methods: Mapping[str, Method], tell: C
     """Draw all images, or read them if they are drawn; give sheets and numbers."""
     prompts, counts = [], {}
     for prompt in plan.texts():
-        sheet, drawn = Sheet(), {}
+        sheet, film, drawn = Sheet(), Sheet(), {}
         for name, method in methods.items():
             drawn[name] = drawer.images(prompt, range(plan.seeds), name, method, filmed=not name.startswith("plain"))
             tell(f"{prompt}: {name}")
-        seeds = [{name: _shown(sheet, one, drawn["baseline"], seed) for name, one in drawn.items()} for seed in range(plan.seeds)]
-        prompts.append({"text": prompt, "sheet": sheet.address(), "seeds": seeds})
+        seeds = [
+            {name: _shown(sheet, film, one, drawn["baseline"], seed) for name, one in drawn.items()} for seed in range(plan.seeds)
+        ]
+        prompts.append({"text": prompt, "sheet": sheet.address(), "film": film.address(lossless=False), "seeds": seeds})
         counts = {name: one.counts for name, one in drawn.items()}
-    film = [*range(FILM_EVERY, plan.steps, FILM_EVERY), plan.steps]
+    steps = [*range(FILM_EVERY, plan.steps, FILM_EVERY), plan.steps]
     about = {name: counts[name] | _about(name, method, plan) for name, method in methods.items()}
-    return {"prompts": prompts, "methods": about, "kinds": KINDS, "counts": list(plan.counts), "steps": plan.steps, "film": film}
+    return {"prompts": prompts, "methods": about, "kinds": KINDS, "counts": list(plan.counts), "steps": plan.steps, "film": steps}
 
 
 def _about(name: str, method: Method, plan: Plan) -> dict[str, Any]:
@@ -73,14 +75,13 @@ def _about(name: str, method: Method, plan: Plan) -> dict[str, Any]:
     return {"kind": kind, "count": int(count or plan.steps), "keys": keys, "seconds": seconds_of(name)}
 
 
-def _shown(sheet: Sheet, drawn: Drawn, baseline: Drawn, seed: int) -> dict[str, Any]:
-    """The place of an image on the sheet, and how near it is to the baseline's, null for the same; the first seed's film before it."""
-    film = drawn.film if seed == 0 else []
-    first = sheet.add([*film, drawn.images[seed]])
-    found: dict[str, Any] = {"place": first + len(film), "psnr": _psnr(drawn.images[seed], baseline.images[seed])}
-    if film:
-        apart = [_psnr(one, other) for one, other in zip(film, baseline.film, strict=True)]
-        found |= {"first": first, "film": [*apart, found["psnr"]]}
+def _shown(sheet: Sheet, film: Sheet, drawn: Drawn, baseline: Drawn, seed: int) -> dict[str, Any]:
+    """The place of an image on the sheet, and how near it is to the baseline's, null for the same; the first seed's film, too."""
+    psnr = _psnr(drawn.images[seed], baseline.images[seed])
+    found: dict[str, Any] = {"place": sheet.add([drawn.images[seed]]), "psnr": psnr}
+    if seed == 0 and drawn.film:
+        apart = [_psnr(one, other) for one, other in zip(drawn.film, baseline.film, strict=True)]
+        found |= {"first": film.add(drawn.film), "film": [*apart, psnr]}
     return found
 
 

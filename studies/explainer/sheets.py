@@ -31,11 +31,11 @@ class Sheet:
         self.images += images
         return len(self.images) - len(images)
 
-    def address(self) -> dict[str, Any]:
-        """The sheet as a `data:` address (WebP, lossless: the page tells decibels), with the number of columns and of tiles."""
+    def address(self, lossless: bool = True) -> dict[str, Any]:
+        """The sheet as a `data:` address (WebP), with the number of columns and of tiles. Images whose decibels are told lose nothing."""
         whole, columns = tiled(self.images)
         buffer = io.BytesIO()
-        whole.save(buffer, format="webp", lossless=True, quality=90, method=5)
+        whole.save(buffer, format="webp", lossless=lossless, quality=90, method=5)
         content = base64.b64encode(buffer.getvalue()).decode()
         size = self.images[0].size[0]
         return {"address": f"data:image/webp;base64,{content}", "columns": columns, "count": len(self.images), "size": size}

@@ -25,7 +25,7 @@ function wholeRun({ timeline: { address, alt } }) {
 function aboutPage({ machine, kinds, steps }) {
   const lines = [
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features.`,
+    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features. Where none stand, nobody timed it.`,
     "The decibels are PSNR.",
     "The predicted error is the root mean square of a value of the final latents, which the image is decoded from. Their spread is about 1.",
     `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
@@ -46,7 +46,7 @@ async function renderPage(data, el) {
     step: section("step", "One step", "Move through the steps: what runs, and where do the features come from?", architecture(model, [], looking), stepPlayer(model, [], looking), wholeRun(data)),
     keys: section("keys", "Choose the key steps", "Each bar is the error that its group makes. Set and clear keys, and see what it costs and saves.", ...stripOf(model, looking)),
     pictures: section("pictures", "What comes out", "The same noise, the same prompt, the same number of calls. Decibels (dB) say how near an image is to the one of 50 steps: at 20 it is another image, at 30 alike, above 40 nobody sees a difference.", ...pictures(model, data, address)),
-    film: section("film", "When is the image decided?", "After each step a run already predicts the final image. Seed 0 of the chosen prompt:", ...filmSection(model, data, address, looking)),
+    film: section("film", "When is the image decided?", "After each step a run already predicts the final image. Seed 0 of the chosen prompt:", ...filmSection(model, data, address)),
     race: section("race", "The same time for all", "Calls are not time. Here each method gets as many calls as fit into the same seconds.", raceSection(model, [])),
   };
   const { begin, box } = tour(tourStops(model, looking, parts));

@@ -43,7 +43,7 @@ function tourStops(model, looking, parts) {
     },
     {
       title: "When is the image decided?", part: () => parts.film,
-      words: "Move the slider back. Large shapes are there early, details come late. Two runs that differ early end in different images.",
+      words: "Move the slider back. The shape is there early, its colour and details come later. Two runs that differ on the way can still end alike.",
     },
   ];
 }

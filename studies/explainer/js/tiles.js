@@ -1,21 +1,21 @@
 // Single images out of the sheets of the page.
 
-/** Loads the sheets; gives a function of prompt and place that makes the address of one image. */
+/** Loads the sheets; gives a function of prompt and place, on its sheet or its film, that makes the address of one image. */
 async function readSheets(prompts) {
-  const loaded = await Promise.all(
-    prompts.map(async ({ sheet }) => {
-      const image = new Image();
-      image.src = sheet.address;
-      await image.decode();
-      return image;
-    }),
-  );
+  const loaded = await Promise.all(prompts.map(async ({ sheet, film }) => ({ sheet: await decoded(sheet), film: await decoded(film) })));
   const known = new Map();
-  return (prompt, place) => {
-    const name = `${prompt} ${place}`;
-    if (!known.has(name)) known.set(name, cut(loaded[prompt], prompts[prompt].sheet, place));
+  return (prompt, place, kind = "sheet") => {
+    const name = `${prompt} ${kind} ${place}`;
+    if (!known.has(name)) known.set(name, cut(loaded[prompt][kind], prompts[prompt][kind], place));
     return known.get(name);
   };
+}
+
+async function decoded({ address }) {
+  const image = new Image();
+  image.src = address;
+  await image.decode();
+  return image;
 }
 
 function cut(image, { columns, size }, place) {
