@@ -59,10 +59,17 @@ def waiting_calls(pipe, make_run, **options) -> list[list[str]]:
 
 
 WAYS = [{}, {"order": 1}, {"parallel_decoding": False}, {"reuse": "prediction"}, {"max_rows": 4}]
+
+
+def _name(value: object) -> str:
+    """The same in every process: workers compare the names of their tests."""
+    return getattr(value, "__name__", str(value))
+
+
 FEW_WAYS = [*((pipeline, way) for way in WAYS), (controlnet_pipeline, {"order": 1})]
 
 
-@pytest.mark.parametrize(("make", "options"), long_but(FEW_WAYS, product([pipeline, controlnet_pipeline], WAYS)), ids=str)
+@pytest.mark.parametrize(("make", "options"), long_but(FEW_WAYS, product([pipeline, controlnet_pipeline], WAYS)), ids=_name)
 def test_no_step_makes_the_host_wait(make, options, monkeypatch):
     monkeypatch.setattr("fastdiff_lab.propagation.deferred.Later.check_finite", lambda *_: None)  # at once on the CPU only
     pipe = make(dtype=torch.float32)
