@@ -51,7 +51,7 @@ def ask_for_the_rest() -> None:
         return fl.compare(pipe, options.pop("methods", {}), [PROMPT], num_inference_steps=2, rivals=False, repeats=0, **options)
 
     check(lambda: import_module("fastdiff_lab.plot"), "fastdiff_lab.plot needs matplotlib", "lab")
-    check(lambda: import_module("fastdiff_lab.lab.widget"), "fastdiff_lab.lab.widget needs matplotlib", "lab")
+    check(lambda: import_module("fastdiff_lab.lab.widget"), "fastdiff_lab.lab.widget needs anywidget", "lab")
     check(lambda: import_module("fastdiff_lab.exercises"), "fastdiff_lab.exercises needs IPython", "notebooks")
     check(lambda: import_module("fastdiff_lab.cli.tour"), "the tour needs nbformat", "notebooks")
     check(lambda: compare(metrics=["lpips"], metric_weights="weights"), "metrics=['lpips'] needs torchmetrics", "quality")

@@ -48,7 +48,8 @@ class Drawn:
 class Drawer:
     """Draw with one pipeline, into a folder of its weights and steps.
 
-    >>> drawer = Drawer(load_pipeline(), embedded_costs(), Path("runs/explainer"), 50)
+    >>> import fastdiff_lab as fl
+    >>> drawer = Drawer(fl.load_pipeline(), fl.embedded_costs(), Path("runs/explainer"), 50)
     >>> drawer.images("a red ring", [0], "baseline", Method(), filmed=False).counts["encoder_calls"]  # doctest: +SKIP
     50
     """

@@ -5,8 +5,9 @@
 >>> lab  # in a notebook, the last line of a cell  # doctest: +SKIP
 """
 
-from ...inputs.extras import extra
+from ...inputs.extras import check_installed, extra
 
+check_installed("anywidget", "lab", "fastdiff_lab.lab.widget")  # named first, whatever else is missing
 with extra("lab", "fastdiff_lab.lab.widget"):
     from .recording_explorer import RecordingExplorer, recording_explorer
     from .schedule_lab import ScheduleLab, schedule_lab
