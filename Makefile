@@ -54,7 +54,7 @@ test-all: setup $(VENV)/.classroom $(VENV)/.site
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 	$(BIN)/python -m teaching.gaps notebooks --filled runs/filled
 	rm runs/filled/00_quickstart.ipynb
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=300 runs/filled/*.ipynb notebooks/exercises/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -p no:unraisableexception --nbmake --nbmake-timeout=900 runs/filled/*.ipynb notebooks/exercises/*.ipynb
 
 lab: setup
 	$(BIN)/fastdiff-lab lab
