@@ -128,7 +128,7 @@ def fit_deepcache(
 
     >>> fit_deepcache(pipe, 5, [scene.caption() for scene in calibration_scenes(8)], guidance_scale=5.0)  # doctest: +SKIP
 
-    Step after step along the accelerated run, in one batch, with seeds 0, 1, 2, ...
+    Step after step along the accelerated run, in one batch, with seeds from 0 on.
 
     Raises:
         ValueError: A scheduler with several denoiser calls per time-step, or a run without guidance.

@@ -60,7 +60,7 @@ def compare_fits(
 
     Args:
         costs: Of order 0, of runs of `num_inference_steps`. None of `prompts` is theirs.
-        fitted_on: Prompts of the fits, with seeds 0, 1, 2, ...
+        fitted_on: Prompts of the fits, with seeds from 0 on.
         counts: Numbers of keys.
         refinement: Fitted runs that move the keys, for each kind; 0 for none. Other arguments as for `compare_images`.
 

@@ -10,9 +10,10 @@ from lab_page import browser, layout_faults, shown
 from PIL import Image
 
 from fastdiff_lab import KeySchedule
+from fastdiff_lab.inputs.files import MAX_JSON_BYTES
 from fastdiff_lab.lab.session.images import data_address
 from fastdiff_lab.lab.session.settings import Acceleration, Settings
-from fastdiff_lab.lab.session.sharing import as_shared, from_shared
+from fastdiff_lab.lab.session.sharing import as_shared, from_shared, gallery
 from fastdiff_lab.lab.widget import schedule_lab
 from fastdiff_lab.lab.widget.run_row import RunRow
 from studies.browser import CHROMIUM, expect
@@ -212,6 +213,14 @@ def test_a_shared_file_that_is_none_is_refused(change, said):
     text = as_shared(Settings(PROMPT), Acceleration(KeySchedule(50, (0, 7))), None)
     with pytest.raises(ValueError, match=said):
         from_shared(json.dumps(json.loads(text) | change), "a file")
+
+
+def test_a_gallery_leaves_out_what_is_too_large(tmp_path):
+    shared = as_shared(Settings(PROMPT), Acceleration(KeySchedule(50, (0, 7))), 30.0)
+    (tmp_path / "small.json").write_text(shared)
+    (tmp_path / "large.json").write_text(shared + " " * MAX_JSON_BYTES)
+    found = gallery(tmp_path)
+    assert [each["name"] for each in found] == ["small.json"] and json.loads(found[0]["text"]) == json.loads(shared)
 
 
 def test_a_shared_file_is_written_found_in_the_gallery_and_loaded(page, lab, tmp_path):

@@ -120,7 +120,7 @@ def calibrate(
     Args:
         pipe: A pipeline that makes one denoiser call per time-step.
         prompts: Texts; class labels for DiTPipeline, PIL images for Stable Video Diffusion.
-        seeds: One for each prompt; by default 0, 1, 2, ...
+        seeds: One for each prompt; by default 0, 1, 2 and so on.
         num_inference_steps: As the pipeline takes it.
         guidance_scale: None for the pipeline's own.
         order: As later in `encoder_propagation`, 0 or 1. With 1 the distance to the key before varies too.

@@ -70,7 +70,7 @@ def fit_propagation(
         pipe: A pipeline that makes one denoiser call per time-step.
         schedule: The key steps, such as from `derive_schedule`.
         prompts: About eight texts. Class labels for DiTPipeline, PIL images for Stable Video Diffusion.
-        seeds: One for each prompt; by default 0, 1, 2, ...
+        seeds: One for each prompt; by default 0, 1, 2 and so on.
         num_inference_steps: As the pipeline takes it.
         guidance_scale: None for the pipeline's own.
         order: As later in `encoder_propagation`, 0, 1 or 2.

@@ -60,7 +60,7 @@ class Call:
 
 
 def seeds_for(prompts: Sequence[Any], seeds: Any) -> list[int]:
-    """One seed for each prompt; by default 0, 1, 2, ... Raises ValueError for another number of seeds."""
+    """One seed for each prompt; by default 0, 1, 2 and so on. Raises ValueError for another number of seeds."""
     found = list(range(len(prompts))) if seeds is None else seeds_of(seeds)
     if len(found) != len(prompts):
         raise ValueError(f"{len(found)} seeds given for {len(prompts)} prompts; accepted: one for each")

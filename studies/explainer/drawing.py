@@ -62,7 +62,7 @@ class Drawer:
     def fit(self, count: int) -> PropagationFit:
         """The fit of so many derived keys."""
         schedule = derive_schedule(self.costs, count)
-        path = self.folder / f"fit-{'-'.join(map(str, schedule.keys))}.safetensors"
+        path = self.folder / f"fit-{'-'.join(map(str, schedule.keys))}.json"
         if not path.exists():
             prompts = [scene.caption() for scene in calibration_scenes(FITTED_ON)]
             options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}

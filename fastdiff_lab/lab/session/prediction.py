@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -75,13 +74,6 @@ def is_embedded(pipe: DiffusionPipeline) -> bool:
     return identity(pipe)["weights"] == embedded_costs().measured_on["weights"]
 
 
-def _shipped() -> Iterator[ReuseCosts]:
-    """The embedded pipeline's costs, those that were measured on its present weights."""
-    for way in product(("encoder", "prediction"), (0, 1), SHIPPED):
-        with suppress(FileNotFoundError):
-            yield embedded_costs(*way)
-
-
 class Predictor:
     """Predict for one pipeline. Everything slow is done once, here.
 
@@ -95,7 +87,7 @@ class Predictor:
         self.halves = TimedHalves()
         self.given = (costs,) if isinstance(costs, ReuseCosts) else tuple(costs or ())
         if costs is None and self.embedded:
-            self.given = tuple(_shipped())
+            self.given = tuple(embedded_costs(*way) for way in product(("encoder", "prediction"), (0, 1), SHIPPED))
         self._fronts: dict[int, pd.DataFrame] = {}
         self._uniform: dict[int, dict[int, float]] = {}
         self._fit = lru_cache(maxsize=256)(self._fit_of)

@@ -1,7 +1,7 @@
 """Settings, key steps and results as JSON that others drop into their lab.
 
 - `as_shared(settings, acceleration, psnr)`: the text
-- `from_shared(text, place)`: a `Shared` again
+- `from_shared(source, place)`: a `Shared` again, from its text or file
 - `gallery(folder)`: what is shared in a folder
 """
 
@@ -48,9 +48,9 @@ def as_shared(settings: Settings, acceleration: Acceleration, psnr: float | None
     return json.dumps(document | {"schedule": str(acceleration.schedule), "psnr": known}, indent=1)
 
 
-def from_shared(text: str, place: str) -> Shared:
-    """Read what `as_shared` wrote; `place` names it in errors. Raises ValueError for anything else."""
-    fields = read_json(text, place, SCHEMA, VERSION)
+def from_shared(source: str | Path, place: str) -> Shared:
+    """Read a text or file of `as_shared`; `place` names it in errors. Raises ValueError for anything else, also for one too large."""
+    fields = read_json(source, place, SCHEMA, VERSION)
     try:
         return _parsed(fields)
     except (TypeError, KeyError) as error:
@@ -72,9 +72,9 @@ def gallery(folder: Path) -> list[dict[str, str]]:
     found = []
     for path in sorted(folder.glob("*.json"))[:MOST]:
         try:
-            text = path.read_text(encoding="utf-8")
-            shared = from_shared(text, path.name)
+            shared = from_shared(path, path.name)
         except (ValueError, OSError):
             continue
+        text = as_shared(shared.settings, shared.acceleration, shared.psnr)
         found.append({"name": path.name, "words": f"{shared.settings.prompt[:60]}: {shared.challenge()}", "text": text})
     return found

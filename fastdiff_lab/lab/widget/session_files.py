@@ -39,7 +39,7 @@ def save_shared(text: str, path: str, replace: bool = False) -> Path:
     """Write what `as_shared` made. Raises ValueError for another ending or a foreign file, OSError for what cannot be written or is there."""
     target = _target(path, ".json")
     if target.exists():
-        from_shared(target.read_text(encoding="utf-8", errors="replace"), target.name)  # raises for a file that is not ours
+        from_shared(target, target.name)  # raises for a file that is not ours
         _check_may_replace(target, replace)
     write_text(target, text)
     return target

@@ -25,7 +25,7 @@ function wholeRun({ timeline: { address, alt } }) {
 function aboutPage({ machine, kinds, steps }) {
   const lines = [
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image on ${machine}, up to the latents. A fit adds next to nothing, so it has the seconds of reused features. Where none stand, nobody timed it.`,
+    `Seconds are of one image on ${machine}, up to the latents. They were timed with other key steps, as many as here. A fitted run has those of reused features.`,
     "The decibels are PSNR.",
     "The predicted error is the root mean square of a value of the final latents, which the image is decoded from. Their spread is about 1.",
     `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
@@ -51,7 +51,7 @@ async function renderPage(data, el) {
   };
   const { begin, box } = tour(tourStops(model, looking, parts));
   begin.classList.add("fd-primary");
-  const lead = "A diffusion model runs a large network 50 times for one image. Half of that network can rest at most steps. Which steps, and what is lost?";
+  const lead = "A diffusion model runs a large network 50 times for one image. Its encoder can rest at most steps. Which steps, and what is lost?";
   const head = h("header", {}, h("h1", { text: "Which steps need the encoder?" }), h("p", { class: "fd-lead", text: lead }), begin);
   const about = section("about", "What was measured", "Everything here was measured beforehand. The errors are computed in this page.", aboutPage(data));
   const root = h("div", { class: "fd-lab fd-page" }, head, ...Object.values(parts), about, box);
