@@ -1,19 +1,23 @@
 """A fit for DeepCache, so that this control has what ours has.
 
 - `fit_deepcache(pipe, interval, prompts, ...)`: a `FittedDeepCache`, a method's rival
+- `python -m studies.deepcache_fit FILE --interval 5`: the same for the embedded pipeline, written to a file
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from fastdiff_lab.calibration.fitting import weights_of
@@ -23,17 +27,21 @@ from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.denoiser_call import DenoiserCall
 from fastdiff_lab.hooks.denoiser_output import as_given, sample_of
 from fastdiff_lab.hooks.patching import replaced_call
+from fastdiff_lab.inputs.files import read_json, write_text
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, load_pipeline
 from fastdiff_lab.propagation.counts import Counts
 from fastdiff_lab.propagation.fit import OLDER_KEYS
 from fastdiff_lab.propagation.offsets import bounded, combined, guided, root_mean_square
 from fastdiff_lab.sampling.rivals.deepcache import DeepCache
 from fastdiff_lab.sampling.run_settings import RunSettings
+from fastdiff_lab.shapes.data import calibration_scenes
 
 from .fitted_costs import check_guided_ddim
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+SCHEMA = "fastdiff_lab.FittedDeepCache"
 Offset = Callable[[int, list[Tensor]], Tensor]  # of a step, from its known tensors
 
 
@@ -67,6 +75,16 @@ class FittedDeepCache(DeepCache):
     def about(self) -> dict[str, Any]:
         digest = hashlib.sha256(repr((self.scalars, self.bounds)).encode()).hexdigest()[:16]
         return super().about() | {"deepcache_fit": digest}
+
+    def save(self, path: Path) -> None:
+        """Write a JSON file that `load` reads."""
+        write_text(path, json.dumps({"schema": SCHEMA, "version": 1} | asdict(self)) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> FittedDeepCache:
+        """Read a file that `save` wrote. Raises ValueError for any other file."""
+        found = read_json(path, str(path), SCHEMA, 1)
+        return cls(found["interval"], tuple(map(tuple, found["scalars"])), tuple(found["bounds"]))
 
 
 @dataclass
@@ -169,3 +187,20 @@ class _Fitting:
         """The latents that a copy of the scheduler goes on to."""
         scheduler = copy.deepcopy(self.pipe.scheduler)
         return scheduler.step(prediction, scheduler.timesteps[step], latent)[0]
+
+
+def main(
+    output: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    interval: Annotated[int, typer.Option(help="Steps between whole evaluations.")] = 5,
+    count: Annotated[int, typer.Option(help="How many captions of scenes to fit on.")] = 16,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Fit DeepCache on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
+    torch.set_num_threads(threads)
+    prompts = [scene.caption() for scene in calibration_scenes(count)]
+    with torch.no_grad():
+        fit_deepcache(load_pipeline(), interval, prompts, guidance_scale=EMBEDDED_GUIDANCE).save(output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

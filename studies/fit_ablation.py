@@ -29,7 +29,8 @@ from fastdiff_lab.propagation.fit import columns_of
 from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
-from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+from .key_rules import compare_ways
+from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -29,7 +29,8 @@ from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 from .deepcache_fit import fit_deepcache
 from .fit_figure import plot_fits
 from .fitted_costs import fitted_costs
-from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+from .key_rules import compare_ways
+from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
 from .suite.run import check_held_out
 
 if TYPE_CHECKING:

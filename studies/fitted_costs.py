@@ -32,7 +32,7 @@ from fastdiff_lab.propagation.offsets import guided
 from fastdiff_lab.sampling.call_options import own_guidance
 from fastdiff_lab.sampling.run_settings import RunSettings
 
-from .key_rules import Threads
+from .options import Threads
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators
 from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import held_out_prompts
 
+from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
 from .suite.run import check_held_out
 from .suite.suite_methods import COUNTS, check_costs
 
@@ -164,14 +164,6 @@ def _row(images: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, fl
     }
     ahead = paired_difference(images, f"{count} {ours}", f"{count} {rule}")
     return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
-
-
-Output = Annotated[Path, typer.Argument(help="CSV file to write.")]
-Captions = Annotated[int, typer.Option("--count", help="Held-out captions, half of them of two objects.")]
-Seeds = Annotated[int, typer.Option("--seeds", help="Seeds of each.")]
-Threads = Annotated[int, typer.Option("--threads", help="CPU threads.")]
-Kept = Annotated[Path, typer.Option("--store", help="File that keeps each image.")]
-RULES_STORE = Path("runs/rules.sqlite")
 
 
 def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:

@@ -25,7 +25,7 @@ from fastdiff_lab.sampling.methods import denoiser_arguments
 from fastdiff_lab.shapes.data import held_out_prompts
 
 from .fitted_costs import fitted_costs
-from .key_rules import Threads
+from .options import Threads
 
 KINDS = {"encoder": "features", "prediction": "predictions"}
 PRICES = tuple(np.logspace(-3, 6, 120).tolist())  # of a second, in squared error

@@ -41,29 +41,49 @@ data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.fit_ablation $@ $(ONE) --store runs/fit_makings.sqlite
 
 # ---- suites
-fits := $(foreach keys,5 7 9 13 17,runs/fits/features-$(keys).json runs/fits/predictions-$(keys).json)
-runs/fits/derived-%.json: $(C)/encoder-0.safetensors
+of_both = $(foreach keys,$(2),$(1)/features-$(keys).json $(1)/predictions-$(keys).json)
+fits := $(call of_both,runs/fits,5 7 9 13 17 uniform-9)
+fits_dpm := $(call of_both,runs/fits-dpm,5 7 9 13)
+
+runs/fits/schedule-uniform-9.json:
+	mkdir -p $(@D)
+	$(PYTHON) -c "import fastdiff_lab as fl; fl.KeySchedule.uniform(50, 9).save('$@')"
+runs/fits/schedule-%.json: $(C)/encoder-0.safetensors
 	mkdir -p $(@D)
 	$(CLI) derive $< --num-keys $* --output $@
-runs/fits/features-%.json: runs/fits/derived-%.json
+runs/fits-dpm/schedule-%.json: $(D)/encoder-0.safetensors
+	mkdir -p $(@D)
+	$(CLI) derive $< --num-keys $* --output $@
+as_dpm := --steps 20 --scheduler dpm-solver++
+runs/fits/features-%.json: runs/fits/schedule-%.json
 	$(CLI) fit $< --count 16 $(ONE) --output $@
-runs/fits/predictions-%.json: runs/fits/derived-%.json
+runs/fits/predictions-%.json: runs/fits/schedule-%.json
 	$(CLI) fit $< --count 16 --reuse prediction $(ONE) --output $@
+runs/fits-dpm/features-%.json: runs/fits-dpm/schedule-%.json
+	$(CLI) fit $< --count 16 $(as_dpm) $(ONE) --output $@
+runs/fits-dpm/predictions-%.json: runs/fits-dpm/schedule-%.json
+	$(CLI) fit $< --count 16 --reuse prediction $(as_dpm) $(ONE) --output $@
 
-suite = $(PYTHON) -m studies.suite --seeds 4 --store runs/$(1).sqlite $(foreach file,$(2),--costs $(file)) \
-  $(foreach file,$(3),--fit $(file)) $(4)
-ddim = $(call suite,ddim-50,$(of_ddim),$(fits),$(1))
-dpm = $(call suite,dpm-20,$(of_dpm),,--steps 20 --scheduler dpm-solver++ $(1))
-runs/suite/ddim-50/table.csv: $(of_ddim) $(fits)
-	$(call ddim,--repeats 0 $(ONE) --output $(@D))
-runs/suite/dpm-solver++-20/table.csv: $(of_dpm)
-	$(call dpm,--repeats 0 $(ONE) --output $(@D))
+fits_deepcache := $(foreach interval,2 3 5,runs/fits/deepcache-$(interval).json)
+runs/fits/deepcache-%.json:
+	mkdir -p $(@D)
+	$(PYTHON) -m studies.deepcache_fit $@ --interval $*
+
+# Both draw with two processes; all studies of DDIM find each other's images in one store.
+DDIM_STORE := runs/ddim-50.sqlite
+suite = $(PYTHON) -m studies.suite --seeds 4 --reference 200 $(foreach file,$(2),--costs $(file)) $(foreach file,$(3),--fit $(file)) $(1)
+ddim = $(call suite,--store $(DDIM_STORE) $(foreach file,$(fits_deepcache),--deepcache-fit $(file)) $(1),$(of_ddim),$(fits))
+dpm = $(call suite,--store runs/dpm-20.sqlite $(as_dpm) $(1),$(of_dpm),$(fits_dpm))
+runs/suite/ddim-50/table.csv: $(of_ddim) $(fits) $(fits_deepcache)
+	$(call ddim,--repeats 0 --jobs 2 --output $(@D))
+runs/suite/dpm-solver++-20/table.csv: $(of_dpm) $(fits_dpm)
+	$(call dpm,--repeats 0 --jobs 2 --output $(@D))
 
 # ---- ablation
 data/ablation/rules.csv: $(of_ddim)
-	$(PYTHON) -m studies.key_rules $@ $(ONE) --store runs/rules.sqlite
+	$(PYTHON) -m studies.key_rules $@ $(ONE) --store $(DDIM_STORE)
 data/ablation/published.csv: $(of_ddim)
-	$(PYTHON) -m studies.published_keys $@ $(ONE) --store runs/published.sqlite
+	$(PYTHON) -m studies.published_keys $@ $(ONE) --store $(DDIM_STORE)
 data/ablation/extrapolations.csv: $(of_ddim) $(of_guidances)
 	$(PYTHON) -m studies.ablation $(C) --output data/ablation $(foreach file,$(of_guidances),--other-costs $(file)) $(ONE)
 data/suite/scene_distance.csv: $(C)/encoder-0.safetensors

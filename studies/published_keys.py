@@ -27,7 +27,8 @@ from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipel
 from fastdiff_lab.sampling.methods import Method, denoiser_calls
 from fastdiff_lab.shapes.data import held_out_prompts
 
-from .key_rules import RULES_STORE, Captions, Kept, Output, Seeds, Threads, compare_ways
+from .key_rules import compare_ways
+from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
 from .suite.run import check_held_out
 from .suite.suite_methods import check_costs
 

@@ -12,7 +12,8 @@ from systems.stable_diffusion import drawing_small
 
 from fastdiff_lab.pipelines import with_settings_of
 from fastdiff_lab.sampling.methods import Method, sample
-from studies.deepcache_fit import fit_deepcache
+from studies.deepcache_fit import FittedDeepCache, fit_deepcache
+from studies.suite.suite_methods import suite_methods
 
 PROMPTS = ["a large red star on a blue background", "a small white ring on a green background"]
 RUN = {"num_inference_steps": 8, "guidance_scale": 5.0}
@@ -52,6 +53,15 @@ def test_calls_and_names_are_those_of_deepcache_and_of_the_fit(pipe, fit):
         about["deepcache"] == 3
         and about["deepcache_fit"] != Method(around=replace(fit, bounds=(1.0,) * 8)).about()["deepcache_fit"]
     )
+
+
+def test_a_file_holds_it_for_the_suite(fit, tmp_path):
+    fit.save(tmp_path / "fit.json")
+    again = FittedDeepCache.load(tmp_path / "fit.json")
+    assert again == fit and suite_methods(50, {}, further=[again])["DeepCache 3, fitted"] == Method(around=fit)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match="other.json"):
+        FittedDeepCache.load(tmp_path / "other.json")
 
 
 def test_what_would_measure_something_else_is_refused(pipe):

@@ -18,12 +18,14 @@ from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.shapes.data import held_out_prompts
 
+from ..deepcache_fit import FittedDeepCache
 from .result_files import read_costs, write_suite
 
 
 def suite(
     refined: Annotated[list[Path] | None, typer.Argument(help="Files of refined schedules, further methods.")] = None,
     fit: Annotated[list[Path] | None, typer.Option(help="File of a fit, a further method; repeat for several.")] = None,
+    deepcache_fit: Annotated[list[Path] | None, typer.Option(help="File of studies.deepcache_fit; repeat for several.")] = None,
     costs: Annotated[list[Path] | None, typer.Option(help="File of reuse costs; repeat for several.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file with a prompt per line; by default, captions of scenes.")] = None,
     count: Count = 32,
@@ -32,6 +34,7 @@ def suite(
     repeats: Annotated[int, typer.Option(help="Timed runs per method; 0 for none.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Images drawn at once.")] = 16,
     threads: Threads = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes that draw; by default, this one.")] = None,
     model: Model = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -44,12 +47,13 @@ def suite(
     """Compare features and predictions at uniform, derived and the paper's keys, fewer steps, and DeepCache. The same call resumes."""
     measured, schedules = read_costs(costs or []), read_schedules(refined or [])
     texts, at = held_out_prompts(count) if prompts is None else read_prompts(prompts), range(whole_number("seeds", seeds, 1))
+    further = [*schedules.values(), *map(PropagationFit.load, fit or []), *map(FittedDeepCache.load, deepcache_fit or [])]
     if threads is not None:
         torch.set_num_threads(threads)
     table = write_suite(
         output, load_pipeline(model, device=device, dtype=dtype, scheduler=scheduler), measured, texts, seeds=at,
         num_inference_steps=steps, guidance_scale=own_or_embedded(guidance, model), reference_steps=reference or None, repeats=repeats,
-        batch_size=batch_size, store=store or output / "images.sqlite", further=[*schedules.values(), *map(PropagationFit.load, fit or [])],
+        batch_size=batch_size, n_jobs=jobs, store=store or output / "images.sqlite", further=further,
     )  # fmt: skip
     typer.echo(brief(table).to_string(index=False))
 

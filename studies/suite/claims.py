@@ -95,6 +95,10 @@ def _of_fitted(ours: dict[str, Any]) -> Iterator[Pair]:
         yield f"{keys} features over {keys} predictions", fitted, predictions
         yield f"{keys} over fewer steps", fitted, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
         yield f"{keys} predictions over fewer steps", predictions, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
+        yield f"{keys} predictions over derived keys", predictions, ours | {"kind": "predictions"}
+    yield "fitted derived over fitted uniform keys", ours | {"keys": "fitted"}, ours | {"keys": "uniform, fitted"}
+    uniform = ours | {"keys": "uniform"}
+    yield "fitted over held uniform keys", uniform | {"keys": "uniform, fitted"}, uniform
 
 
 def _of_noise(methods: pd.DataFrame) -> Iterator[Pair]:

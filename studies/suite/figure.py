@@ -26,6 +26,7 @@ LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("features", "refined"): (PETROFF[3], "h"),
     ("features", "fitted"): ("black", "s"),
     ("features", "refined, fitted"): ("black", "h"),
+    ("features", "uniform, fitted"): ("black", "o"),
     ("features", "paper"): (PETROFF[2], "*"),
     ("predictions", "uniform"): (PETROFF[4], "^"),
     ("predictions", "derived"): (PETROFF[5], "v"),
@@ -34,19 +35,22 @@ LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
     ("predictions", "refined"): (PETROFF[9], "H"),
     ("predictions", "fitted"): ("0.5", "v"),
     ("predictions", "refined, fitted"): ("0.5", "H"),
+    ("predictions", "uniform, fitted"): ("0.5", "^"),
     ("predictions", "paper"): (PETROFF[7], "P"),
     ("fewer steps", ""): ("black", "D"),
     ("deepcache", ""): (PETROFF[8], "X"),
+    ("deepcache", "fitted"): ("0.5", "X"),
 }
 NAMES = {
     "fitted": "fitted",
     "refined, fitted": "keys refined for the fit, fitted",
+    "uniform, fitted": "uniform keys, fitted",
     "paper": "the paper's keys",
     OWN: "keys derived for them",
     OF_FEATURES: "keys derived for features",
 }
 RIVALS = {"fewer steps": "fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
-SINGLE = ("paper", "refined", "refined, fitted")  # not at every number of keys
+SINGLE = ("paper", "refined", "refined, fitted", "uniform, fitted")  # not at every number of keys
 HOW = {0.0: "reused", 1.0: "extrapolated"}
 
 
@@ -104,7 +108,7 @@ def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
 
 def _label(kind: str, keys: str, order: Any) -> str:
     if order is None:
-        return RIVALS[kind]
+        return RIVALS[kind] + (f", {keys}" if keys else "")
     return f"{kind} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
 
 

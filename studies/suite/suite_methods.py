@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -21,15 +22,17 @@ from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.sampling.methods import Method
 
+from ..deepcache_fit import FittedDeepCache
+
 COUNTS = (5, 7, 9, 13, 17)
 FEWER_STEPS = (5, 7, 9, 13, 17, 25, 37)
 DEEPCACHE_INTERVALS = (2, 3, 5)
 PRIOR_NOISE, NOISE_AT = 0.003, 9  # keys; and at the paper's
-ORDERS = (0, 1)
+ORDERS, EXTRAPOLATED_FROM = (0, 1), 9  # with fewer keys, extrapolating fails
 REUSED = {"encoder": "features", "prediction": "predictions"}
 
 Costs = Mapping[tuple[str, int], ReuseCosts]  # (reuse, order) -> their costs
-Further = KeySchedule | PropagationFit
+Further: TypeAlias = KeySchedule | PropagationFit | FittedDeepCache
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Entry:
     @property
     def name(self) -> str:
         if self.method.schedule is None:
-            return {"fewer steps": f"fewer steps ({self.num_keys})", "deepcache": f"DeepCache {self.num_keys}"}.get(
-                self.kind, self.kind
-            )
+            fitted = ", fitted" if self.keys else ""
+            names = {"fewer steps": f"fewer steps ({self.num_keys})", "deepcache": f"DeepCache {self.num_keys}{fitted}"}
+            return names.get(self.kind, self.kind)
         noise = ", prior noise" if self.method.prior_noise else ""
         return f"{self.kind}, {self.keys} {self.num_keys}, order {self.order}{noise}"
 
@@ -69,14 +72,14 @@ def suite_methods(
     >>> costs = {("encoder", 1): calibrate(pipe, prompts, order=1)}  # doctest: +SKIP
     >>> suite_methods(50, costs)["features, derived 9, order 1"].schedule  # doctest: +SKIP
 
-    They are fewer steps; features and predictions at uniform and derived keys, of order 0 and 1; predictions also at the keys
-    of features; the paper's keys; features with prior noise; DeepCache.
+    They are fewer steps; features and predictions at uniform and derived keys, and from 9 keys on extrapolated; predictions also
+    at the keys of features; the paper's keys; features with prior noise; DeepCache.
 
     Args:
         num_steps: Denoiser calls of a run.
         costs: (reuse, order) -> ReuseCosts. Without some costs, there are no methods at keys derived from them.
         counts: Numbers of keys, as far as the run and the costs allow them.
-        further: Schedules of `refine_schedule`, run with the reuse and order that they were measured with, and fits.
+        further: Schedules of `refine_schedule`, run with the reuse and order that they were measured with; fits, also of DeepCache.
 
     Raises:
         ValueError: Costs or a refined schedule of another number of steps or order.
@@ -110,7 +113,7 @@ def _entries(num_steps: int, costs: Costs, counts: Sequence[int], further: Seque
         Entry(Method(), "baseline"),
         *fewer,
         *_at_counts(num_steps, costs, counts),
-        *(_of_fit(num_steps, one) if isinstance(one, PropagationFit) else _of_refined(num_steps, one) for one in further),
+        *(_further(num_steps, one) for one in further),
         *_of_paper(num_steps, costs),
         *deepcache,
     ]
@@ -135,11 +138,19 @@ def check_costs(num_steps: int, costs: Costs) -> None:
 def _at_counts(num_steps: int, costs: Costs, counts: Sequence[int]) -> Iterator[Entry]:
     """Features and predictions at every number of keys; features with prior noise at one."""
     for count, order, reuse in product((count for count in counts if count < num_steps), ORDERS, REUSED):
+        if order and count < EXTRAPOLATED_FROM:
+            continue
         for keys, schedule in _schedules(num_steps, costs, reuse, order, count):
-            noises = (0.0, PRIOR_NOISE) if reuse == "encoder" and count == NOISE_AT else (0.0,)
+            noises = (0.0, PRIOR_NOISE) if (reuse, order, count) == ("encoder", 0, NOISE_AT) else (0.0,)
             yield from (
                 Entry(Method(schedule, reuse=reuse, order=order, prior_noise=noise), REUSED[reuse], keys) for noise in noises
             )
+
+
+def _further(num_steps: int, given: Further) -> Entry:
+    if isinstance(given, FittedDeepCache):
+        return Entry(Method(around=given), "deepcache", "fitted")
+    return _of_fit(num_steps, given) if isinstance(given, PropagationFit) else _of_refined(num_steps, given)
 
 
 def _of_refined(num_steps: int, schedule: KeySchedule) -> Entry:
@@ -156,7 +167,8 @@ def _of_refined(num_steps: int, schedule: KeySchedule) -> Entry:
 def _of_fit(num_steps: int, fit: PropagationFit) -> Entry:
     if fit.schedule.num_steps != num_steps:
         raise ValueError(f"a fit for {fit.schedule.num_steps} steps given; accepted: fits of schedules of {num_steps} steps")
-    keys = "refined, fitted" if "refined in" in fit.schedule.source else "fitted"
+    source = fit.schedule.source
+    keys = "refined, fitted" if "refined in" in source else "uniform, fitted" if source.startswith("uniform") else "fitted"
     return Entry(Method(PropagationConfig.of_fit(fit)), REUSED[fit.reuse], keys)
 
 
@@ -176,9 +188,6 @@ def _of_paper(num_steps: int, costs: Costs) -> Iterator[Entry]:
     """The paper's keys, and as many uniform and derived keys, each with and without prior noise."""
     with suppress(ValueError):  # the paper has more keys than there are steps
         paper = KeySchedule.of_paper(num_steps)
-        for order in ORDERS:
-            yield from (Entry(Method(paper, reuse=reuse, order=order), REUSED[reuse], "paper") for reuse in REUSED)
-            for keys, schedule in [("paper", paper), *_schedules(num_steps, costs, "encoder", order, len(paper.keys))]:
-                yield from (
-                    Entry(Method(schedule, order=order, prior_noise=noise), "features", keys) for noise in (0.0, PRIOR_NOISE)
-                )
+        yield from (Entry(Method(paper, reuse=reuse), REUSED[reuse], "paper") for reuse in REUSED)
+        for keys, schedule in [("paper", paper), *_schedules(num_steps, costs, "encoder", 0, len(paper.keys))]:
+            yield from (Entry(Method(schedule, prior_noise=noise), "features", keys) for noise in (0.0, PRIOR_NOISE))
