@@ -31,7 +31,7 @@ from fastdiff_lab.shapes.scenes import draw
 from studies.scene_distance import scene_distance, scene_features
 from studies.suite import __main__ as suite_command
 from studies.suite.claims import paired
-from studies.suite.figure import plot_suite
+from studies.suite.figure import FAMILIES, plot_suite
 from studies.suite.result_files import read_costs, write_suite
 from studies.suite.run import run_suite
 from studies.suite.suite_methods import suite_columns, suite_methods
@@ -92,10 +92,9 @@ def made_up_seconds(pipe, ways, task, repeats, options):
 @pytest.fixture(scope="module")
 def suite(tiny):
     """Which methods there are and how they are summed up does not depend on the pipeline."""
-    given = {key: COSTS[key] for key in (("encoder", 1), ("prediction", 1))}
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
         patched.setattr("fastdiff_lab.comparison.compare.of_one_image", made_up_seconds)
-        return run_suite(tiny, given, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
+        return run_suite(tiny, COSTS, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
@@ -228,34 +227,28 @@ def test_the_claims_are_differences_of_the_table(suite):
     assert found["features over predictions at keys derived for each", 9, 1] == "predictions, derived for predictions 9, order 1"
     assert found["extrapolated at derived keys over reused at the paper's", 9, 1] == "features, paper 9, order 0"
     assert found["derived over fewer steps", 9, 1] == "fewer steps (9)"
-    assert (claims["claim"] == "with over without prior noise").sum() == 2  # the paper's and uniform keys
+    assert (claims["claim"] == "with over without prior noise").sum() == 3  # the paper's, uniform and derived keys
     assert claims["claim"].str.startswith("the paper's over uniform keys, both").sum() == 2
 
 
 @pytest.mark.long
 def test_the_figure_has_every_family(suite):
     table, _ = suite
+    fitted = table.assign(keys=table["keys"].replace({"derived": "fitted"}).mask(table["kind"] == "deepcache", "fitted"))
+    table = pd.concat([table, fitted[fitted["keys"] == "fitted"]])
     figure = plot_suite(table, plot.figure(12, 10))
     *panels, legend = figure.axes
     assert [ax.get_xlabel().split()[0] for ax in panels] == ["sequential", "seconds", "GFLOPs"]
     assert all(ax.get_xscale() == "log" for ax in panels) and "(dB)" in figure.axes[0].get_ylabel()
     names = [text.get_text() for text in legend.get_legend().get_texts()]
-    assert {"features extrapolated, derived keys", "predictions reused, the paper's keys", "fewer steps"} <= set(names)
-    assert len(names) == len(set(names))
+    assert names == [family.label for family in FAMILIES] + ["the baseline's own PSNR to the converged reference"]
     looks = [
         (line.get_color(), line.get_marker(), line.get_linestyle(), line.get_markerfacecolor()) for line in figure.axes[0].lines
     ]
     assert len(looks) == len(set(map(str, looks))) == len(names)
-    assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"][0]
+    assert figure.axes[0].lines[-1].get_ydata()[0] == table["reference_psnr"].iloc[0]
     of_a_file = plot_suite(table.assign(keys=table["keys"].replace("", np.nan)), plot.figure(12, 10))
     assert [text.get_text() for text in of_a_file.axes[-1].get_legend().get_texts()] == names
-    own = table[(table["kind"] == "predictions") & (table["keys"] == "derived for predictions")]
-    of_features = [own.assign(keys="derived", order=order) for order in (0, 1)]
-    both = plot_suite(pd.concat([table, *of_features]), plot.figure(12, 10))
-    told = [text.get_text() for text in both.axes[-1].get_legend().get_texts()]
-    assert {text for text in told if "derived for" in text} == {text for text in names if "derived for" in text} | {
-        "predictions reused, keys derived for features"  # and not extrapolated
-    }
     untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(12, 10))
     assert [bool(ax.lines) for ax in untimed.axes] == [True, True, False]
 

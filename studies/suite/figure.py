@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,40 +18,40 @@ PANELS = {
     "seconds": "seconds per image",
     "gflops": "GFLOPs per image (2 per multiply-add)",
 }
-OWN, OF_FEATURES = "derived for predictions", "derived for features"
-# (kind, keys) -> colour and marker; the line is dashed for order 0, solid for order 1.
-LOOKS: dict[tuple[str, str], tuple[Any, str]] = {
-    ("features", "uniform"): (PETROFF[0], "o"),
-    ("features", "derived"): (PETROFF[1], "s"),
-    ("features", "refined"): (PETROFF[3], "h"),
-    ("features", "fitted"): ("black", "s"),
-    ("features", "refined, fitted"): ("black", "h"),
-    ("features", "uniform, fitted"): ("black", "o"),
-    ("features", "paper"): (PETROFF[2], "*"),
-    ("predictions", "uniform"): (PETROFF[4], "^"),
-    ("predictions", "derived"): (PETROFF[5], "v"),
-    ("predictions", OWN): (PETROFF[5], "v"),
-    ("predictions", OF_FEATURES): (PETROFF[6], "<"),
-    ("predictions", "refined"): (PETROFF[9], "H"),
-    ("predictions", "fitted"): ("0.5", "v"),
-    ("predictions", "refined, fitted"): ("0.5", "H"),
-    ("predictions", "uniform, fitted"): ("0.5", "^"),
-    ("predictions", "paper"): (PETROFF[7], "P"),
-    ("fewer steps", ""): ("black", "D"),
-    ("deepcache", ""): (PETROFF[8], "X"),
-    ("deepcache", "fitted"): ("0.5", "X"),
-}
-NAMES = {
-    "fitted": "fitted",
-    "refined, fitted": "keys refined for the fit, fitted",
-    "uniform, fitted": "uniform keys, fitted",
-    "paper": "the paper's keys",
-    OWN: "keys derived for them",
-    OF_FEATURES: "keys derived for features",
-}
-RIVALS = {"fewer steps": "fewer steps", "deepcache": "DeepCache, interval 2, 3, 5"}
-SINGLE = ("paper", "refined", "refined, fitted", "uniform, fitted")  # not at every number of keys
-HOW = {0.0: "reused", 1.0: "extrapolated"}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods that make one line: solid and filled with a fit, dashed and hollow without."""
+
+    label: str
+    kind: str
+    keys: str
+    colour: Any
+    marker: str
+
+    def of(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[(table["kind"] == self.kind) & (table["keys"] == self.keys)]
+
+    @property
+    def look(self) -> dict[str, Any]:
+        filled = "fitted" in self.keys
+        line = {"linestyle": "-" if filled else "--", "linewidth": 2.2 if filled else 1.4}
+        face = {} if filled else {"markerfacecolor": "white", "markeredgewidth": 1.5}
+        return {"label": self.label, "color": self.colour, "marker": self.marker, "markersize": 8} | line | face
+
+
+FAMILIES = (
+    Family("features reused, fitted", "features", "fitted", PETROFF[0], "s"),
+    Family("features reused, derived keys", "features", "derived", PETROFF[0], "s"),
+    Family("features reused, uniform keys", "features", "uniform", PETROFF[9], "o"),
+    Family("features reused, the paper's keys", "features", "paper", PETROFF[2], "*"),
+    Family("predictions reused, fitted", "predictions", "fitted", PETROFF[1], "v"),
+    Family("predictions reused, the features' derived keys", "predictions", "derived", PETROFF[1], "v"),
+    Family("DeepCache, interval 2, 3, 5, fitted", "deepcache", "fitted", PETROFF[4], "X"),
+    Family("DeepCache, interval 2, 3, 5", "deepcache", "", PETROFF[4], "X"),
+    Family("fewer steps", "fewer steps", "", "black", "D"),
+)
 
 
 def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
@@ -60,7 +60,7 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
     >>> plot_suite(table, plot.figure(12, 10)).savefig("suite.png")  # doctest: +SKIP
 
     The grey line is the baseline's own PSNR to the converged reference. What lies above it is nearer to the baseline than the
-    baseline is to the exact solution. Methods with prior noise are left out, and so are seconds if none were measured.
+    baseline is to the exact solution. Extrapolation and prior noise are left out, and so are seconds if none were measured.
     """
     drawn = _drawn(table)
     panels = [name for name in PANELS if drawn[name].notna().any()]
@@ -73,43 +73,23 @@ def plot_suite(table: pd.DataFrame, target: Figure) -> Figure:
         ax.set(xscale="log", xlabel=PANELS[name], ylabel="" if place % 2 else "PSNR to the baseline (dB)")
         _plain_ticks(ax)
     axes["legend"].set_axis_off()
-    axes["legend"].legend(*axes[panels[0]].get_legend_handles_labels(), loc="center", ncols=len(panels) % 2 or 2, fontsize="small")
+    axes["legend"].legend(*axes[panels[0]].get_legend_handles_labels(), loc="center")
     return target
 
 
 def _drawn(table: pd.DataFrame) -> pd.DataFrame:
-    """The methods that are plotted, without predictions extrapolated at the keys of features if they have their own."""
+    """The methods that are plotted: nothing extrapolated, no prior noise."""
     table = table.assign(keys=table["keys"].fillna(""))  # empty cells of a CSV file are NaN
-    shown = table[~table["noise"].astype(bool) & (table["kind"] != "baseline") & np.isfinite(table["psnr"])]
-    if not (shown["keys"] == OWN).any():
-        return shown
-    of_features = (shown["kind"] == "predictions") & (shown["keys"] == "derived")
-    return shown.assign(keys=shown["keys"].mask(of_features, OF_FEATURES))[~of_features | (shown["order"] == 0)]
+    return table[~table["noise"].astype(bool) & (table["order"] != 1) & np.isfinite(table["psnr"])]
 
 
 def _panel(ax: Axes, drawn: pd.DataFrame, cost: str) -> None:
-    for (kind, keys), (colour, marker) in LOOKS.items():
-        family = drawn[(drawn["kind"] == kind) & (drawn["keys"] == keys)]
-        for order, methods in chain(family.groupby("order"), [(None, family[family["order"].isna()])]):
-            if not methods.empty:
-                look = _look(order, keys, colour, marker)
-                ordered = methods.sort_values(cost)
-                ax.plot(ordered[cost], ordered["psnr"], label=_label(kind, keys, order), **look)
+    for family in FAMILIES:
+        methods = family.of(drawn).sort_values(cost)
+        if not methods.empty:
+            ax.plot(methods[cost], methods["psnr"], **family.look)
     ax.grid(color="0.92")
     ax.set_axisbelow(True)
-
-
-def _look(order: Any, keys: str, colour: Any, marker: str) -> dict[str, Any]:
-    """Hollow marks and dashed lines for order 0; single marks for the paper's keys."""
-    line = "none" if keys in SINGLE else "--" if order == 0 else "-" if order == 1 else ":"
-    look = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.5, "markersize": 10 if keys in SINGLE else 6}
-    return look | ({"markerfacecolor": "white", "markeredgewidth": 1.5} if order == 0 else {})
-
-
-def _label(kind: str, keys: str, order: Any) -> str:
-    if order is None:
-        return RIVALS[kind] + (f", {keys}" if keys else "")
-    return f"{kind} {HOW[order]}, {NAMES.get(keys, f'{keys} keys')}"
 
 
 def _reference_line(ax: Axes, table: pd.DataFrame) -> None:
