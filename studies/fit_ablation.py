@@ -30,7 +30,7 @@ from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
 from .key_rules import compare_ways
-from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
+from .options import RULES_STORE, Captions, Jobs, Kept, Output, Seeds, Threads
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -146,12 +146,13 @@ def main(
     seeds: Seeds = 2,
     keys: Annotated[int, typer.Option(help="Number of keys.")] = 9,
     threads: Threads = 2,
+    jobs: Jobs = None,
     store: Kept = RULES_STORE,
 ) -> None:
     """Ask what makes a fit, on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
     torch.set_num_threads(threads)
     schedule, scenes = derive_schedule(embedded_costs(), keys), calibration_scenes(max(IMAGES))
-    table = ablation(load_pipeline(), schedule, scenes, held_out_prompts(count), seeds=range(seeds), store=store)
+    table = ablation(load_pipeline(), schedule, scenes, held_out_prompts(count), seeds=range(seeds), n_jobs=jobs, store=store)
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
     typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
 

@@ -30,7 +30,7 @@ from .deepcache_fit import fit_deepcache
 from .fit_figure import plot_fits
 from .fitted_costs import fitted_costs
 from .key_rules import compare_ways
-from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
+from .options import RULES_STORE, Captions, Kept, Keys, Output, Seeds, Threads
 from .suite.run import check_held_out
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def main(
     count: Captions = 32,
     seeds: Seeds = 4,
     images: Annotated[int, typer.Option(help="Captions that are fitted on.")] = 8,
-    keys: Annotated[list[int] | None, typer.Option(help="Number of keys; repeat for several.")] = None,
+    keys: Keys = None,
     refinement: Annotated[int, typer.Option(help="Fitted runs that move the keys; 0 for none.")] = 0,
     threads: Threads = 2,
     store: Kept = RULES_STORE,

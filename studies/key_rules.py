@@ -31,7 +31,7 @@ from fastdiff_lab.sampling.methods import Method, denoiser_calls, generators
 from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import held_out_prompts
 
-from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
+from .options import RULES_STORE, Captions, Jobs, Kept, Keys, Output, Seeds, Threads
 from .suite.run import check_held_out
 from .suite.suite_methods import COUNTS, check_costs
 
@@ -166,17 +166,23 @@ def _row(images: pd.DataFrame, count: int, rule: str, ours: str) -> dict[str, fl
     return near | {"ahead": ahead["difference"], "ahead_low": ahead["low"], "ahead_high": ahead["high"]}
 
 
-def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
-    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), features reused and extrapolated."""
+def main(
+    output: Output,
+    count: Captions = 32,
+    seeds: Seeds = 4,
+    keys: Keys = None,
+    threads: Threads = 2,
+    jobs: Jobs = None,
+    store: Kept = RULES_STORE,
+) -> None:  # fmt: skip
+    """Compare rules with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5), with everything reused."""
     torch.set_num_threads(threads)
-    pipe, captions = load_pipeline(), held_out_prompts(count)
-    of_run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
-    tables = [
-        compare_rules(pipe, embedded_costs(order=order), captions, of_predictions=embedded_costs("prediction", order), **of_run)
-        for order in (0, 1)
-    ]
-    write_whole(output, lambda place: pd.concat(tables).to_csv(place, index=False, float_format="%.6g"))
-    typer.echo(pd.concat(tables).drop(columns="key_steps").round(1).to_string(index=False))
+    table = compare_rules(
+        load_pipeline(), embedded_costs(), held_out_prompts(count), of_predictions=embedded_costs("prediction"), counts=keys or (9, 17),
+        seeds=range(seeds), n_jobs=jobs, store=store, guidance_scale=EMBEDDED_GUIDANCE,
+    )  # fmt: skip
+    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
 
 
 if __name__ == "__main__":

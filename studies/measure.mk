@@ -38,7 +38,7 @@ data/ablation/fits.csv: $(C)/encoder-0.safetensors
 data/ablation/kinds.csv: $(C)/encoder-0.safetensors $(C)/prediction-0.safetensors
 	$(PYTHON) -m studies.kinds_of_steps $@ --threads 2
 data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
-	$(PYTHON) -m studies.fit_ablation $@ $(ONE) --store runs/fit_makings.sqlite
+	$(PYTHON) -m studies.fit_ablation $@ --jobs 2 --store $(DDIM_STORE)
 
 # ---- suites
 of_both = $(foreach keys,$(2),$(1)/features-$(keys).json $(1)/predictions-$(keys).json)
@@ -81,9 +81,9 @@ runs/suite/dpm-solver++-20/table.csv: $(of_dpm) $(fits_dpm)
 
 # ---- ablation
 data/ablation/rules.csv: $(of_ddim)
-	$(PYTHON) -m studies.key_rules $@ $(ONE) --store $(DDIM_STORE)
+	$(PYTHON) -m studies.key_rules $@ --jobs 2 --store $(DDIM_STORE)
 data/ablation/published.csv: $(of_ddim)
-	$(PYTHON) -m studies.published_keys $@ $(ONE) --store $(DDIM_STORE)
+	$(PYTHON) -m studies.published_keys $@ --keys 10 --jobs 2 --store $(DDIM_STORE)
 data/ablation/extrapolations.csv: $(of_ddim) $(of_guidances)
 	$(PYTHON) -m studies.ablation $(C) --output data/ablation $(foreach file,$(of_guidances),--other-costs $(file)) $(ONE)
 data/suite/scene_distance.csv: $(C)/encoder-0.safetensors

@@ -28,7 +28,7 @@ from fastdiff_lab.sampling.methods import Method, denoiser_calls
 from fastdiff_lab.shapes.data import held_out_prompts
 
 from .key_rules import compare_ways
-from .options import RULES_STORE, Captions, Kept, Output, Seeds, Threads
+from .options import RULES_STORE, Captions, Jobs, Kept, Keys, Output, Seeds, Threads
 from .suite.run import check_held_out
 from .suite.suite_methods import check_costs
 
@@ -128,12 +128,21 @@ def _ways(levels: np.ndarray, costs: ReuseCosts, of_predictions: ReuseCosts, cou
     return methods | {"fewer steps": Method(steps=count)}
 
 
-def main(output: Output, count: Captions = 32, seeds: Seeds = 4, threads: Threads = 2, store: Kept = RULES_STORE) -> None:
+def main(
+    output: Output,
+    count: Captions = 32,
+    seeds: Seeds = 4,
+    keys: Keys = None,
+    threads: Threads = 2,
+    jobs: Jobs = None,
+    store: Kept = RULES_STORE,
+) -> None:  # fmt: skip
     """Compare published time-steps with derived keys on the embedded pipeline (DDIM, 50 steps, guidance 5)."""
     torch.set_num_threads(threads)
-    costs, of_predictions = embedded_costs(), embedded_costs("prediction")
-    run: dict[str, Any] = {"seeds": range(seeds), "store": store, "guidance_scale": EMBEDDED_GUIDANCE}
-    table = compare_published(load_pipeline(), costs, held_out_prompts(count), of_predictions=of_predictions, **run)
+    table = compare_published(
+        load_pipeline(), embedded_costs(), held_out_prompts(count), of_predictions=embedded_costs("prediction"), counts=keys or COUNTS,
+        seeds=range(seeds), n_jobs=jobs, store=store, guidance_scale=EMBEDDED_GUIDANCE,
+    )  # fmt: skip
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
     typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
 

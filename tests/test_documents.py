@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from systems import ROWS
 
-from fastdiff_lab.shapes.scenes import parse_caption
+from studies.document_tables import TABLES, rows_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -20,59 +20,6 @@ SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("method")
 IMAGES = pd.read_csv(ROOT / "data/suite/ddim-50/images.csv")
 RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
 PUBLISHED = pd.read_csv(ROOT / "data/ablation/published.csv")
-ONE_OBJECT = IMAGES[[parse_caption(prompt)["objects"] == "1" for prompt in IMAGES["prompt"]]]
-
-IN_README = {
-    "the decoder, the paper's keys": "features, paper 9, order 0",
-    "the decoder, uniform keys": "features, uniform 9, order 0",
-    "the decoder, derived keys": "features, derived 9, order 0",
-    "*control:* nothing, predictions reused at these derived keys": "predictions, derived 9, order 0",
-    "*control:* a run of 13 steps": "fewer steps (13)",
-}
-IN_RESULTS = {
-    "baseline": "baseline",
-    "features reused, **the paper's 9 keys**": "features, paper 9, order 0",
-    "the same with prior noise": "features, paper 9, order 0, prior noise",
-    "features reused, uniform 9": "features, uniform 9, order 0",
-    "features reused, **derived 9**": "features, derived 9, order 0",
-    "features extrapolated, derived 9": "features, derived 9, order 1",
-    "predictions reused, derived 9": "predictions, derived for predictions 9, order 0",
-    "predictions reused, the features' 9 derived keys": "predictions, derived 9, order 0",
-    "fewer steps (9)": "fewer steps (9)",
-    "features reused, derived 13": "features, derived 13, order 0",
-    "predictions reused, derived 13": "predictions, derived for predictions 13, order 0",
-    "predictions reused, the features' 13 derived keys": "predictions, derived 13, order 0",
-    "fewer steps (13)": "fewer steps (13)",
-    "features reused, derived 17": "features, derived 17, order 0",
-    "predictions reused, the features' 17 derived keys": "predictions, derived 17, order 0",
-    "features **extrapolated, derived 17**": "features, derived 17, order 1",
-    "predictions extrapolated, derived 17": "predictions, derived for predictions 17, order 1",
-    "fewer steps (17)": "fewer steps (17)",
-    "fewer steps (25)": "fewer steps (25)",
-    "DeepCache, interval 2": "DeepCache 2",
-    "DeepCache, interval 3": "DeepCache 3",
-    "DeepCache, interval 5": "DeepCache 5",
-}
-
-
-def rows(page: str, column: str) -> dict[str, list[str]]:
-    """Of the page's table that has this first column: the label of each row -> its other cells; links are their text."""
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", (ROOT / page).read_text())
-    table = text[text.index(f"| {column} |") :].split("\n\n")[0].splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return {first: rest for first, *rest in cells}
-
-
-def psnr(method: pd.Series) -> str:
-    return "identical" if method.name == "baseline" else f"{method.psnr:.1f} ({method.psnr_low:.1f} to {method.psnr_high:.1f})"
-
-
-def spread(method: pd.Series) -> list[str]:
-    return ["identical"] * 2 if method.name == "baseline" else [f"{method.psnr_typical:.1f}", f"{method.psnr_worst:.1f}"]
-
-
-def right(name: str) -> str:
-    return f"{100 * ONE_OBJECT.query('method == @name')['prompt_accuracy'].mean():.0f} %"
 
 
 def claims(page: str) -> list[tuple[float, ...]]:
@@ -193,38 +140,13 @@ def test_the_map_fits_on_one_screen():
     assert len(lines) <= 50 and max(map(len, lines)) <= 132
 
 
-def test_every_row_has_its_method():
-    assert list(rows("README.md", "what runs between key steps")) == list(IN_README)
-    assert list(rows("docs/results.md", "method")) == list(IN_RESULTS)
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.page}: {table.first}")
+def test_tables_say_what_was_measured(table):
+    """`python -m studies.document_tables` writes them."""
+    said = rows_of((ROOT / table.page).read_text(), table.first)
+    assert said == table.rows() and len(said) >= 5
 
 
-@pytest.mark.parametrize(("label", "name"), IN_README.items(), ids=str)
-def test_the_readme_says_what_was_measured(label, name):
-    method = SUITE.loc[name]
-    said = [str(int(method.encoder_calls)), f"{method.ratio:.2f}x", f"{method.psnr:.1f}"]
-    assert rows("README.md", "what runs between key steps")[label] == said
-
-
-@pytest.mark.parametrize(("label", "name"), IN_RESULTS.items(), ids=str)
-def test_the_results_say_what_was_measured(label, name):
-    method = SUITE.loc[name]
-    costs = [str(int(method.forward_calls)), f"{method.gflops:.1f}", f"{method.seconds:.2f}", f"{method.ratio:.2f}"]
-    assert rows("docs/results.md", "method")[label] == [*costs, psnr(method), *spread(method), right(name)]
-
-
-def test_the_table_of_rules_says_what_was_measured():
-    methods = {
-        (method.rule, method.order, method.num_keys): f"{method.psnr:.1f} ({method.typical:.1f})" for method in RULES.itertuples()
-    }
-    said = rows("docs/results.md", "rule")
-    assert list(said) == list(dict.fromkeys(RULES["rule"])) and set(RULES["images"]) == {128}
-    for rule, cells in said.items():
-        assert cells == [methods[rule, order, count] for order, count in ((0, 7), (0, 9), (0, 17), (1, 13), (1, 17))]
-
-
-def test_the_table_of_published_time_steps_says_what_was_measured():
-    methods = {(method.rule, method.num_keys): f"{method.psnr:.1f} ({method.typical:.1f})" for method in PUBLISHED.itertuples()}
-    said = rows("docs/results.md", "keys")
-    assert list(said) == list(dict.fromkeys(PUBLISHED["rule"])) and set(PUBLISHED["images"]) == {128}
-    for rule, cells in said.items():
-        assert cells == [methods[rule, count] for count in (7, 9, 10, 13, 17)]
+def test_all_tables_are_of_the_same_images():
+    rules = [pd.read_csv(ROOT / f"data/ablation/{name}.csv") for name in ("rules", "published")]
+    assert {*SUITE["images"], *(count for table in rules for count in table["images"])} == {128}

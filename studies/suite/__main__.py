@@ -19,6 +19,7 @@ from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.shapes.data import held_out_prompts
 
 from ..deepcache_fit import FittedDeepCache
+from ..options import Jobs
 from .result_files import read_costs, write_suite
 
 
@@ -34,7 +35,7 @@ def suite(
     repeats: Annotated[int, typer.Option(help="Timed runs per method; 0 for none.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Images drawn at once.")] = 16,
     threads: Threads = None,
-    jobs: Annotated[int | None, typer.Option(help="Processes that draw; by default, this one.")] = None,
+    jobs: Jobs = None,
     model: Model = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",

@@ -1,0 +1,152 @@
+"""Write the tables of README.md and docs/results.md from what was measured: `python -m studies.document_tables`.
+
+- `TABLES`: each table, with its rows as text
+- `rows_of(text, first)`: the rows that a page has now
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import pandas as pd
+
+from fastdiff_lab.inputs.files import write_text
+
+ROOT = Path(__file__).parent.parent
+DDIM, DPM = "data/suite/ddim-50", "data/suite/dpm-solver++-20"
+Rows = dict[str, list[str]]
+
+IN_README = {
+    "the decoder, the paper's keys": "features, paper 9, order 0",
+    "the decoder, uniform keys": "features, uniform 9, order 0",
+    "the decoder, derived keys": "features, derived 9, order 0",
+    "**the decoder, derived keys, fitted**": "features, fitted 9, order 0",
+    "*control:* nothing, predictions reused at these derived keys": "predictions, derived 9, order 0",
+    "*control:* the same, fitted": "predictions, fitted 9, order 0",
+    "*control:* the same, fitted, at 13 keys": "predictions, fitted 13, order 0",
+    "*control:* a run of 13 steps": "fewer steps (13)",
+}
+IN_RESULTS = {
+    "baseline": "baseline",
+    "features reused, the paper's 9 keys": "features, paper 9, order 0",
+    "the same with prior noise": "features, paper 9, order 0, prior noise",
+    "features reused, uniform 9": "features, uniform 9, order 0",
+    "the same, fitted": "features, uniform, fitted 9, order 0",
+    "features reused, derived 9": "features, derived 9, order 0",
+    "features extrapolated, derived 9": "features, derived 9, order 1",
+    "**features, fitted, derived 9**": "features, fitted 9, order 0",
+    "predictions reused, uniform 9": "predictions, uniform 9, order 0",
+    "predictions reused, uniform 9, fitted": "predictions, uniform, fitted 9, order 0",
+    "predictions reused, their derived 9": "predictions, derived for predictions 9, order 0",
+    "predictions reused, the features' derived 9": "predictions, derived 9, order 0",
+    "predictions, fitted, the features' derived 9": "predictions, fitted 9, order 0",
+    "fewer steps (9)": "fewer steps (9)",
+    "*in the same time:* predictions, fitted, the features' derived 13": "predictions, fitted 13, order 0",
+    "*in the same time:* fewer steps (13)": "fewer steps (13)",
+    "*in the same time:* DeepCache 5": "DeepCache 5",
+    "*in the same time:* DeepCache 5, fitted": "DeepCache 5, fitted",
+}
+FAMILIES = {
+    "features reused": "features, derived {}, order 0",
+    "**features, fitted**": "features, fitted {}, order 0",
+    "predictions reused": "predictions, derived {}, order 0",
+    "predictions, fitted": "predictions, fitted {}, order 0",
+    "fewer steps": "fewer steps ({})",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page, found by the title of its first column."""
+
+    page: str
+    first: str
+    rows: Callable[[], Rows]
+
+    def written(self) -> str:
+        """The page with the rows of this table as they were measured."""
+        text = (ROOT / self.page).read_text()
+        start = text.index(f"| {self.first} |")
+        head, _, rest = text[start:].partition("\n\n")
+        lines = [*head.splitlines()[:2], *(f"| {' | '.join([label, *cells])} |" for label, cells in self.rows().items())]
+        return text[:start] + "\n".join(lines) + "\n\n" + rest
+
+
+def rows_of(text: str, first: str) -> Rows:
+    """The rows of the table with this first column: label -> other cells.
+
+    >>> rows_of("| what | dB |\\n|---|---|\\n| ours | 3.0 |\\n\\n", "what")
+    {'ours': ['3.0']}
+    """
+    table = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {label: rest for label, *rest in cells}
+
+
+@cache
+def suite(folder: str = DDIM) -> pd.DataFrame:
+    """The table of a suite by method."""
+    return pd.read_csv(ROOT / folder / "table.csv").set_index("method")
+
+
+def _readme() -> Rows:
+    return {
+        label: [f"{one.encoder_calls:.0f}", f"{one.ratio:.2f}x", f"{one.psnr:.1f}", f"{one.psnr_worst:.1f}"]
+        for label, one in _named(IN_README)
+    }
+
+
+def _results() -> Rows:
+    return {label: _cells(one) for label, one in _named(IN_RESULTS)}
+
+
+def _named(names: dict[str, str]) -> Iterable[tuple[str, pd.Series]]:
+    return ((label, suite().loc[name]) for label, name in names.items())
+
+
+def _cells(one: pd.Series) -> list[str]:
+    costs = [f"{one.forward_calls:.0f}", f"{one.gflops:.1f}", f"{one.seconds:.2f}", f"{one.ratio:.2f}"]
+    near = [f"{one.psnr:.1f} ({one.psnr_low:.1f} to {one.psnr_high:.1f})", f"{one.psnr_typical:.1f}", f"{one.psnr_worst:.1f}"]
+    return [*costs, *(["identical"] * 3 if one.name == "baseline" else near), f"{100 * one.prompt_accuracy:.0f} %"]
+
+
+def _by_count(folder: str, counts: tuple[int, ...]) -> Rows:
+    found = suite(folder)
+    return {label: [_three(found, name.format(count)) for count in counts] for label, name in FAMILIES.items()}
+
+
+def _three(found: pd.DataFrame, name: str) -> str:
+    """Averaged, typical and worst dB."""
+    one = found.loc[name]
+    return f"{one.psnr:.1f} / {one.psnr_typical:.1f} / {one.psnr_worst:.1f}"
+
+
+def _rules(name: str, counts: tuple[int, ...]) -> Rows:
+    found = pd.read_csv(ROOT / f"data/ablation/{name}.csv").set_index(["rule", "num_keys"])
+    return {
+        rule: [f"{found.loc[(rule, count), 'psnr']:.1f} ({found.loc[(rule, count), 'typical']:.1f})" for count in counts]
+        for rule in found.index.get_level_values("rule").unique()
+    }
+
+
+TABLES = (
+    Table("README.md", "what runs between key steps", _readme),
+    Table("docs/results.md", "method", _results),
+    Table("docs/results.md", "keys, DDIM 50", partial(_by_count, DDIM, (5, 7, 9, 13, 17))),
+    Table("docs/results.md", "keys, DPM-Solver++ 20", partial(_by_count, DPM, (5, 7, 9, 13))),
+    Table("docs/results.md", "rule", partial(_rules, "rules", (9, 17))),
+    Table("docs/results.md", "time-steps", partial(_rules, "published", (10,))),
+)
+
+
+def main() -> None:
+    for table in TABLES:
+        write_text(ROOT / table.page, re.sub(r"\n{3,}", "\n\n", table.written()))
+
+
+if __name__ == "__main__":
+    main()
