@@ -33,6 +33,7 @@ _HOME = {
     "demo": "comparison.measured",
     "derive_schedule": "calibration.derive",
     "embedded_costs": "pipelines",
+    "embedded_fit": "pipelines",
     "encoder_propagation": "propagation.encoder_propagation",
     "feature_change": "recording.analysis",
     "feature_norm": "recording.analysis",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from .hooks.denoiser_classes import register_denoiser as register_denoiser
     from .key_schedule import KeySchedule as KeySchedule
     from .pipelines import embedded_costs as embedded_costs
+    from .pipelines import embedded_fit as embedded_fit
     from .pipelines import load_pipeline as load_pipeline
     from .propagation.config import PropagationConfig as PropagationConfig
     from .propagation.counts import Counts as Counts

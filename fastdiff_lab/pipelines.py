@@ -2,7 +2,8 @@
 
 - `load_pipeline(source=None, ...)`: the embedded trained pipeline, or one from a folder or the hub
 - `embedded_folder()`: the folder of the embedded pipeline
-- `embedded_costs(reuse, order)`: its measured reuse costs; `data_file(name, description)`: any shipped file
+- `embedded_costs(reuse, order)`, `embedded_fit(num_keys, reuse)`: its measured reuse costs, and fits
+- `data_file(name, description)`: any shipped file
 - `SCHEDULERS`, `with_settings_of(scheduler, name)`: schedulers by name
 """
 
@@ -17,6 +18,7 @@ from diffusers import AutoencoderTiny, DDIMScheduler, DiffusionPipeline, UNet2DC
 from transformers import CLIPTextModel
 
 from .calibration.reuse_costs import ReuseCosts
+from .propagation.fit import PropagationFit
 from .sampling.silence import no_import_warnings, no_loading_bars
 from .shapes.text import CaptionTokenizer
 
@@ -62,6 +64,25 @@ def embedded_costs(reuse: str = "encoder", order: int = 0, measured: str = "ddim
     """
     name = f"calibration/{measured}/{reuse}-{order}.safetensors"
     return ReuseCosts.load(data_file(name, f"costs of {reuse}, order {order}, {measured}"))
+
+
+def embedded_fit(num_keys: int = 9, reuse: str = "encoder", measured: str = "ddim-50") -> PropagationFit:
+    """Load a fit of the embedded pipeline at its derived key steps, fitted with guidance 5 on 16 captions.
+
+    >>> str(embedded_fit(5).schedule)
+    '0,5,16,29,43 of 50'
+
+    Args:
+        num_keys: Of `derive_schedule(embedded_costs(), num_keys)`: 5, 7, 9, 13, and 17 with "ddim-50".
+        reuse: "encoder" for features, "prediction" for predictions; both at the keys that were derived for features.
+        measured: Scheduler and steps, "ddim-50" or "dpm-solver++-20".
+
+    Raises:
+        FileNotFoundError: There is no such fit.
+    """
+    return PropagationFit.load(
+        data_file(f"fits/{measured}/{reuse}-{num_keys}.json", f"a fit of {reuse} at {num_keys} keys, {measured},")
+    )
 
 
 def data_file(name: str, description: str) -> Path:

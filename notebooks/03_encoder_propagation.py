@@ -151,7 +151,7 @@ torch.testing.assert_close(all_keys, baseline, atol=1e-2, rtol=0)
 torch.testing.assert_close(ours, library, atol=1e-2, rtol=0)
 
 # %% [markdown]
-# ## 4. The decoder must know its own time
+# ## 4. The decoder must know its own time-step
 #
 # A classic bug: between keys, the decoder is told the *key's* time-step. All its inputs are then those of the key step. So it repeats the
 # key's prediction. It costs as much as before, and does as little as reusing the prediction whole.
@@ -269,7 +269,7 @@ print("mean error:", ", ".join(f"{name} {value:.3f}" for name, value in means.it
 # %% [markdown]
 # ## The sentence to remember
 #
-# **It is one `if`, and the decoder must know its own time.**
+# **It is one `if`, and the decoder must know its own time-step.**
 #
 # The rival to beat is the reused prediction, which is plain DDIM with uneven steps.
 #

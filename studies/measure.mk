@@ -41,28 +41,31 @@ data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.fit_ablation $@ --jobs 2 --store $(DDIM_STORE)
 
 # ---- suites
-of_both = $(foreach keys,$(2),$(1)/features-$(keys).json $(1)/predictions-$(keys).json)
-fits := $(call of_both,runs/fits,5 7 9 13 17 uniform-9)
-fits_dpm := $(call of_both,runs/fits-dpm,5 7 9 13)
-
-runs/fits/schedule-uniform-9.json:
+F := data/fits/ddim-50
+G := data/fits/dpm-solver++-20
+fits := $(foreach keys,5 7 9 13 17,$(F)/encoder-$(keys).json $(F)/prediction-$(keys).json) runs/fits/uniform-encoder.json runs/fits/uniform-prediction.json
+fits_dpm := $(foreach keys,5 7 9 13,$(G)/encoder-$(keys).json $(G)/prediction-$(keys).json)
+as_dpm := --steps 20 --scheduler dpm-solver++
+fit = mkdir -p $(@D) && $(CLI) fit $< --count 16 $(ONE) --output $@ $(1)
+runs/fits/uniform.json:
 	mkdir -p $(@D)
 	$(PYTHON) -c "import fastdiff_lab as fl; fl.KeySchedule.uniform(50, 9).save('$@')"
-runs/fits/schedule-%.json: $(C)/encoder-0.safetensors
+runs/fits/ddim-%.json: $(C)/encoder-0.safetensors
 	mkdir -p $(@D)
 	$(CLI) derive $< --num-keys $* --output $@
-runs/fits-dpm/schedule-%.json: $(D)/encoder-0.safetensors
+runs/fits/dpm-%.json: $(D)/encoder-0.safetensors
 	mkdir -p $(@D)
 	$(CLI) derive $< --num-keys $* --output $@
-as_dpm := --steps 20 --scheduler dpm-solver++
-runs/fits/features-%.json: runs/fits/schedule-%.json
-	$(CLI) fit $< --count 16 $(ONE) --output $@
-runs/fits/predictions-%.json: runs/fits/schedule-%.json
-	$(CLI) fit $< --count 16 --reuse prediction $(ONE) --output $@
-runs/fits-dpm/features-%.json: runs/fits-dpm/schedule-%.json
-	$(CLI) fit $< --count 16 $(as_dpm) $(ONE) --output $@
-runs/fits-dpm/predictions-%.json: runs/fits-dpm/schedule-%.json
-	$(CLI) fit $< --count 16 --reuse prediction $(as_dpm) $(ONE) --output $@
+runs/fits/uniform-%.json: runs/fits/uniform.json
+	$(call fit,--reuse $*)
+$(F)/encoder-%.json: runs/fits/ddim-%.json
+	$(call fit)
+$(F)/prediction-%.json: runs/fits/ddim-%.json
+	$(call fit,--reuse prediction)
+$(G)/encoder-%.json: runs/fits/dpm-%.json
+	$(call fit,$(as_dpm))
+$(G)/prediction-%.json: runs/fits/dpm-%.json
+	$(call fit,--reuse prediction $(as_dpm))
 
 fits_deepcache := $(foreach interval,2 3 5,runs/fits/deepcache-$(interval).json)
 runs/fits/deepcache-%.json:

@@ -36,7 +36,7 @@ QUESTION = "A UNet runs fifty times for one picture. Must it compute everything 
 TEXTS = {
     "1_loop": (QUESTION, "The picture is decided long before you can see it."),
     "2_halves": ("What changes from step to step?", "The paper saw a steady encoder. Here both halves are equally steady."),
-    "3_key_step": ("Run the encoder at key steps only", "It is one if, and the decoder must know its own time."),
+    "3_key_step": ("Run the encoder at key steps only", "It is one if, and the decoder must know its own time-step."),
     "4_timeline": ("Which latents does a prediction between keys need?", "None but the key's, so all steps of a group share one batch."),
     "5_speedup": ("Where does the speed come from?", "Here more from the batches than from the encoder."),
     "6_programme": ("Which steps should be keys?", "Keys belong to a model: measure them, do not copy them."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +44,22 @@ def test_tables_say_whether_they_are_of_the_shipped_weights(embedded, monkeypatc
         assert fl.measured_with("suite/ddim-50") == f"measured with {which}"
     with pytest.raises(FileNotFoundError, match="what was measured for suite/none is missing"):
         fl.measured_with("suite/none")
+
+
+@pytest.mark.parametrize(("measured", "counts"), [("ddim-50", (5, 7, 9, 13, 17)), ("dpm-solver++-20", (5, 7, 9, 13))])
+def test_shipped_fits_are_of_the_shipped_weights_and_the_derived_keys(measured, counts):
+    costs = fl.embedded_costs(measured=measured)
+    seen = {*fl.demo(16)[0]}
+    for count, reuse in product(counts, ("encoder", "prediction")):
+        fit = fl.embedded_fit(count, reuse, measured)
+        assert fit.schedule.keys == fl.derive_schedule(costs, count).keys and fit.reuse == reuse and fit.order == 0
+        assert all(
+            fit.measured_on[name] == costs.measured_on[name]
+            for name in ("weights", "scheduler", "num_inference_steps", "guidance_scale")
+        )
+        assert len(fit.about["prompts"]) == 16 and not seen & {*fit.about["prompts"]}
+    with pytest.raises(FileNotFoundError, match=f"a fit of encoder at 8 keys, {measured}, is missing".replace("+", r"\+")):
+        fl.embedded_fit(8, measured=measured)
 
 
 def test_names_that_need_an_extra_are_found():

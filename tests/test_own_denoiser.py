@@ -14,6 +14,7 @@ import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import split_denoiser
 from fastdiff_lab.hooks.denoiser_classes import class_of, sample_argument
+from fastdiff_lab.hooks.denoiser_output import sample_of
 
 KEYS = KeySchedule(6, [0, 1, 3])
 ROWS, CHANNELS, WIDTH, SIDES = 2, 3, 10, (8, 12)
@@ -231,3 +232,11 @@ def test_features_under_other_names():
     with pytest.raises(TypeError, match="'grow.0' gets the encoder's features as x, skips, embedding; accepted: hidden_states and"):
         with fl.encoder_propagation(pipe, KEYS):
             sampled(pipe)
+
+
+@pytest.mark.parametrize(
+    "output", [SimpleNamespace(sample=torch.zeros(1)), {"sample": torch.zeros(1)}, (), ("image",)], ids=lambda o: type(o).__name__
+)
+def test_an_output_of_another_kind_is_refused_in_a_sentence(output):
+    with pytest.raises(TypeError, match=f"the denoiser gave a {type(output).__name__}; accepted: a tensor, a tuple that begins"):
+        sample_of(output)

@@ -15,8 +15,18 @@ from torch import Tensor
 
 
 def sample_of(output: Any) -> Tensor:
-    """The sample inside of what a denoiser gives: a tensor, a tuple, or an output of diffusers."""
-    return output if isinstance(output, Tensor) else output[0]
+    """The sample inside of what a denoiser gives: a tensor, a tuple, or an output of diffusers. Raises TypeError for anything else."""
+    if isinstance(output, Tensor):
+        return output
+    try:
+        first = output[0]
+    except (TypeError, LookupError):
+        first = None
+    if not isinstance(first, Tensor):
+        raise TypeError(
+            f"the denoiser gave a {type(output).__name__}; accepted: a tensor, a tuple that begins with one, or an output of diffusers"
+        )
+    return first
 
 
 def own(output: Any) -> Any:

@@ -12,20 +12,22 @@ function stripOf(model, looking) {
   const timeline = h("div", { class: "fd-timeline" }, gutter, h("div", { class: "fd-scroller" }, strip));
   const { list, note, spoken } = cards(model, []);
   const above = h("div", { class: "fd-actions" }, presets(model, []));
-  return [above, timeline, readout(model, looking), help, list, h("div", { class: "fd-predicted" }, frontChart(model, []), note), spoken];
+  return [above, timeline, readout(model, [], looking), help, list, h("div", { class: "fd-predicted" }, frontChart(model, []), note), spoken];
 }
 
 /** The schematic of a whole run, folded away: it is wide. */
 function wholeRun({ timeline: { address, alt } }) {
   const image = h("img", { class: "fd-schematic", src: address, alt });
-  const place = h("div", { class: "fd-wide", tabindex: 0, role: "region", "aria-label": "The whole run" }, image);
-  return h("details", {}, h("summary", { text: "The whole run: without reuse, one step after the other, and in parallel" }), place);
+  const place = h("div", { class: "fd-wide", tabindex: 0, role: "region", "aria-label": "An example of a whole run" }, image);
+  return h("details", {}, h("summary", { text: "An example with nine derived keys: without reuse, one step after the other, and in parallel" }), place);
 }
 
 function aboutPage({ machine, kinds, steps }) {
   const lines = [
+    "The features are what the encoder hands to the decoder: the bottleneck's output, and skips, which are outputs of earlier layers.",
+    "A group is a key step with the steps up to the next key. Derived keys are those with the smallest predicted error.",
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image on ${machine}, up to the latents. They were timed with other key steps, as many as here. A fitted run has those of reused features.`,
+    `Seconds are of one image on ${machine}, up to the latents. A fitted run has those of reused features.`,
     "The decibels are PSNR.",
     "The predicted error is the root mean square of a value of the final latents, which the image is decoded from. Their spread is about 1.",
     `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
@@ -53,7 +55,7 @@ async function renderPage(data, el) {
   begin.classList.add("fd-primary");
   const lead = "A diffusion model runs a large network 50 times for one image. Its encoder can rest at most steps. Which steps, and what is lost?";
   const head = h("header", {}, h("h1", { text: "Which steps need the encoder?" }), h("p", { class: "fd-lead", text: lead }), begin);
-  const about = section("about", "What was measured", "Everything here was measured beforehand. The errors are computed in this page.", aboutPage(data));
+  const about = section("about", "Words, and what was measured", "Everything here was measured beforehand. The errors are computed in this page.", aboutPage(data));
   const root = h("div", { class: "fd-lab fd-page" }, head, ...Object.values(parts), about, box);
   followTheme(root, []);
   el.replaceChildren(root);

@@ -14,7 +14,7 @@ function renderLab({ model, el }) {
   const { begin, box } = tour(labStops({ querySelector: (name) => root.querySelector(name) }), "Tour");
   const projector = projectorButton(() => root);
   const above = h("div", { class: "fd-actions" }, h("h3", { text: "Key steps" }), ...undoButtons(model, bin), projector, begin, presets(model, bin));
-  const below = h("div", { class: "fd-actions fd-below" }, readout(model, looking), help, choices);
+  const below = h("div", { class: "fd-actions fd-below" }, readout(model, bin, looking), help, choices);
   const root = h(
     "div",
     { class: "fd-lab" },

@@ -21,11 +21,11 @@ function hearLooking(model, bin, draw) {
 }
 
 /** What is known of the step that is looked at, in words. */
-function readout(model, looking) {
+function readout(model, bin, looking) {
   const words = h("p", { class: "fd-readout", role: "status" });
-  looking.whenChanged((step) => {
-    words.textContent = step === null ? "" : stepInWords(model, step);
-  });
+  const draw = () => (words.textContent = looking.step === null ? "" : stepInWords(model, looking.step));
+  looking.whenChanged(draw);
+  watch(model, bin, ["profiles", "key_steps"], draw);
   return words;
 }
 
