@@ -22,10 +22,9 @@ Rows = dict[str, list[str]]
 
 IN_README = {
     "the decoder, the paper's keys": "features, paper 9, order 0",
-    "the decoder, uniform keys": "features, uniform 9, order 0",
     "the decoder, derived keys": "features, derived 9, order 0",
     "**the decoder, derived keys, fitted**": "features, fitted 9, order 0",
-    "*control:* nothing, predictions reused at these derived keys": "predictions, derived 9, order 0",
+    "*control:* nothing, predictions reused": "predictions, derived 9, order 0",
     "*control:* the same, fitted": "predictions, fitted 9, order 0",
     "*control:* the same, fitted, at 13 keys": "predictions, fitted 13, order 0",
     "*control:* a run of 13 steps": "fewer steps (13)",

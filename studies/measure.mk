@@ -44,6 +44,7 @@ data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
 F := data/fits/ddim-50
 G := data/fits/dpm-solver++-20
 fits := $(foreach keys,5 7 9 13 17,$(F)/encoder-$(keys).json $(F)/prediction-$(keys).json) runs/fits/uniform-encoder.json runs/fits/uniform-prediction.json
+fits += $(foreach keys,5 7 9 13 17,runs/fits/own-$(keys).json)
 fits_dpm := $(foreach keys,5 7 9 13,$(G)/encoder-$(keys).json $(G)/prediction-$(keys).json)
 as_dpm := --steps 20 --scheduler dpm-solver++
 fit = mkdir -p $(@D) && $(CLI) fit $< --count 16 $(ONE) --output $@ $(1)
@@ -56,6 +57,11 @@ runs/fits/ddim-%.json: $(C)/encoder-0.safetensors
 runs/fits/dpm-%.json: $(D)/encoder-0.safetensors
 	mkdir -p $(@D)
 	$(CLI) derive $< --num-keys $* --output $@
+runs/fits/of-predictions-%.json: $(C)/prediction-0.safetensors
+	mkdir -p $(@D)
+	$(CLI) derive $< --num-keys $* --output $@
+runs/fits/own-%.json: runs/fits/of-predictions-%.json
+	$(call fit)
 runs/fits/uniform-%.json: runs/fits/uniform.json
 	$(call fit,--reuse $*)
 $(F)/encoder-%.json: runs/fits/ddim-%.json

@@ -54,6 +54,13 @@ def _pairs(methods: pd.DataFrame) -> Iterator[Pair]:
         yield from _of_derived(count)
     nine = {"kind": "features", "keys": "derived", "order": 0, "num_keys": 9}
     yield "13 steps over features reused at 9 derived keys", {"kind": "fewer steps", "num_keys": 13}, nine
+    fitted = nine | {"keys": "fitted"}
+    yield "fitted features at 9 keys over 13 steps", fitted, {"kind": "fewer steps", "num_keys": 13}
+    yield "fitted predictions at 13 keys over fitted features at 9", fitted | {"kind": "predictions", "num_keys": 13}, fitted
+    yield "fitted features at 9 keys over DeepCache 5, fitted", fitted, {"kind": "deepcache", "num_keys": 5, "keys": "fitted"}
+    for interval in (2, 3, 5):
+        held = {"kind": "deepcache", "num_keys": interval, "keys": ""}
+        yield "DeepCache fitted over DeepCache", held | {"keys": "fitted"}, held
     yield from _of_noise(methods)
     yield from _of_paper(methods)
 
@@ -96,6 +103,18 @@ def _of_fitted(ours: dict[str, Any]) -> Iterator[Pair]:
         yield f"{keys} over fewer steps", fitted, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
         yield f"{keys} predictions over fewer steps", predictions, {"kind": "fewer steps", "num_keys": ours["num_keys"]}
         yield f"{keys} predictions over derived keys", predictions, ours | {"kind": "predictions"}
+    own = {"keys": "derived for predictions, fitted", "kind": "predictions"}
+    yield "fitted features over fitted predictions at keys derived for each", ours | {"keys": "fitted"}, ours | own
+    yield (
+        "fitted predictions at keys derived for features over keys of their own",
+        ours | {"keys": "fitted", "kind": "predictions"},
+        ours | own,
+    )
+    yield (
+        "fitted predictions at keys of their own over fewer steps",
+        ours | own,
+        {"kind": "fewer steps", "num_keys": ours["num_keys"]},
+    )
     yield "fitted derived over fitted uniform keys", ours | {"keys": "fitted"}, ours | {"keys": "uniform, fitted"}
     uniform = ours | {"keys": "uniform"}
     yield "fitted over held uniform keys", uniform | {"keys": "uniform, fitted"}, uniform

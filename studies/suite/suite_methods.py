@@ -167,9 +167,16 @@ def _of_refined(num_steps: int, schedule: KeySchedule) -> Entry:
 def _of_fit(num_steps: int, fit: PropagationFit) -> Entry:
     if fit.schedule.num_steps != num_steps:
         raise ValueError(f"a fit for {fit.schedule.num_steps} steps given; accepted: fits of schedules of {num_steps} steps")
-    source = fit.schedule.source
-    keys = "refined, fitted" if "refined in" in source else "uniform, fitted" if source.startswith("uniform") else "fitted"
-    return Entry(Method(PropagationConfig.of_fit(fit)), REUSED[fit.reuse], keys)
+    return Entry(Method(PropagationConfig.of_fit(fit)), REUSED[fit.reuse], _keys_of_fit(fit))
+
+
+def _keys_of_fit(fit: PropagationFit) -> str:
+    source, measured_on = fit.schedule.source, fit.schedule.measured_on or {}
+    if "refined in" in source:
+        return "refined, fitted"
+    if source.startswith("uniform"):
+        return "uniform, fitted"
+    return "derived for predictions, fitted" if measured_on.get("reuse") == "prediction" else "fitted"
 
 
 def _schedules(num_steps: int, costs: Costs, reuse: str, order: int, count: int) -> Iterator[tuple[str, KeySchedule]]:
