@@ -155,14 +155,15 @@ wide = images.pivot(index=["prompt", "seed"], columns="method", values="psnr").r
 of_nine = quiet.loc[(quiet["num_keys"] == 9) & quiet["order"].notna(), "method"]
 hard = wide[of_nine].median(axis=1).sort_values().index[:3]
 derived = fl.derive_schedule(fl.embedded_costs(), num_keys=9)
-methods = {"baseline": fl.Method(), "the paper's 9": fl.Method(fl.KeySchedule.paper(50)), "derived 9": fl.Method(derived), "9 steps": fl.Method(steps=9)}
+methods = {"baseline": fl.Method(), "the paper's 9": fl.Method(fl.KeySchedule.paper(50)), "derived 9": fl.Method(derived),
+           "fitted 9": fl.Method(derived, fit=fl.embedded_fit(9)), "9 steps": fl.Method(steps=9)}  # fmt: skip
 drawn = {name: fl.sample(pipe, method, *map(list, zip(*hard, strict=True)), guidance_scale=5.0).images for name, method in methods.items()}
 low = images[images["psnr"] < 20]["method"].value_counts()
 print("of 128 pictures below 20 dB:", {name: int(low.get(method, 0)) for name, method in
-      {"the paper's 9": "features, paper 9, order 0", "derived 9": "features, derived 9, order 0", "9 steps": "fewer steps (9)"}.items()})  # fmt: skip
+      {"the paper's 9": "features, paper 9, order 0", "derived 9": "features, derived 9, order 0", "fitted 9": "features, fitted 9, order 0", "9 steps": "fewer steps (9)"}.items()})  # fmt: skip
 
 # %% tags=["hide-input"]
-plot.show(plot.image_grid(drawn, plot.figure(7, 10)), f"The three hardest pictures: {'; '.join(prompt for prompt, _ in hard)}. Four methods, with differences.")
+plot.show(plot.image_grid(drawn, plot.figure(8.5, 10)), f"The three hardest pictures: {'; '.join(prompt for prompt, _ in hard)}. Five columns, with differences.")
 
 # %% [markdown]
 # ## 6. The criterion

@@ -44,7 +44,7 @@ data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
 F := data/fits/ddim-50
 G := data/fits/dpm-solver++-20
 fits := $(foreach keys,5 7 9 13 17,$(F)/encoder-$(keys).json $(F)/prediction-$(keys).json) runs/fits/uniform-encoder.json runs/fits/uniform-prediction.json
-fits += $(foreach keys,5 7 9 13 17,runs/fits/own-$(keys).json)
+fits += $(foreach keys,5 7 9 13 17,runs/fits/own-$(keys).json) runs/fits/refined-encoder.json runs/fits/refined-prediction.json
 fits_dpm := $(foreach keys,5 7 9 13,$(G)/encoder-$(keys).json $(G)/prediction-$(keys).json)
 as_dpm := --steps 20 --scheduler dpm-solver++
 fit = mkdir -p $(@D) && $(CLI) fit $< --count 16 $(ONE) --output $@ $(1)
@@ -61,6 +61,11 @@ runs/fits/of-predictions-%.json: $(C)/prediction-0.safetensors
 	mkdir -p $(@D)
 	$(CLI) derive $< --num-keys $* --output $@
 runs/fits/own-%.json: runs/fits/of-predictions-%.json
+	$(call fit)
+runs/fits/moved-%.json: $(C)/%-0.safetensors
+	mkdir -p $(@D)
+	$(CLI) derive $< --num-keys 9 --refine $(if $(filter encoder,$*),40,60) --fit $(ONE) --output $@
+runs/fits/refined-%.json: runs/fits/moved-%.json
 	$(call fit)
 runs/fits/uniform-%.json: runs/fits/uniform.json
 	$(call fit,--reuse $*)

@@ -22,7 +22,7 @@ PLAN = Plan(prompts=2, seeds=2, counts=(5, 9))
 def small_data() -> dict[str, Any]:
     """Data of images of one colour; the prediction is nearest, then features."""
     costs = embedded_costs()
-    ways = methods(costs, PLAN.counts, {})
+    ways = methods(costs, PLAN.counts, ())
     images = images_of(SimpleNamespace(images=_drawn), PLAN, ways, tell=lambda said: None)
     return {
         **costs_of(costs, 1024, FlopCount(3, 2, 1)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +15,15 @@ from fastdiff_lab.pipelines import embedded_costs, load_pipeline
 
 from .drawing import Drawer
 from .measured import costs_of, images_of, timed_on, timeline_of
-from .methods import COUNTS, FITTED, Plan, methods
+from .methods import COUNTS, Plan, methods
 from .page import data_of, whole_page
 
 
-def drawn_data(plan: Plan, fitted: Sequence[int], store: Path) -> dict[str, Any]:
+def drawn_data(plan: Plan, store: Path) -> dict[str, Any]:
     """Draw what is missing, with one thread; give all that the page is told."""
     torch.set_num_threads(1)
     pipe, costs, settings = load_pipeline(), embedded_costs(), Settings(plan.texts()[0])
-    drawer = Drawer(pipe, costs, store, plan.steps)
-    fits = {count: drawer.fit(count) for count in plan.counts if count in fitted}
-    images = images_of(drawer, plan, methods(costs, plan.counts, fits), tell=typer.echo)
+    images = images_of(Drawer(pipe, store, plan.steps), plan, methods(costs, plan.counts), tell=typer.echo)
     predictor = Predictor(pipe, costs, settings)
     operations = predictor.operations[True]
     if operations is None:
@@ -40,7 +37,6 @@ def explainer(
     prompts: Annotated[int, typer.Option(help="How many of the notebooks' prompts.")] = 6,
     seeds: Annotated[int, typer.Option(help="How many seeds of each, from 0 on.")] = 2,
     keys: Annotated[list[int] | None, typer.Option(help="Number of keys; repeat for several.")] = None,
-    fitted: Annotated[list[int] | None, typer.Option(help="Number of keys that are fitted, too; repeat for several.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Only put today's JavaScript and style around the page's data.")] = False,
     store: Annotated[Path, typer.Option(help="Folder that keeps what is drawn.")] = Path("runs/explainer"),
 ) -> None:
@@ -48,7 +44,7 @@ def explainer(
     if again:
         data = data_of(page.read_text(encoding="utf-8"))
     else:
-        data = drawn_data(Plan(prompts, seeds, tuple(sorted(set(keys or COUNTS)))), fitted or FITTED, store)
+        data = drawn_data(Plan(prompts, seeds, tuple(sorted(set(keys or COUNTS)))), store)
     write_text(page, whole_page(data))
     typer.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
 

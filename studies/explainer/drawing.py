@@ -1,6 +1,6 @@
 """Draw the explainer's images and keep them, so that the same call goes on where it was stopped.
 
-- `Drawer`: draws and fits into a folder
+- `Drawer`: draws into a folder
 - `Drawn`: the images of a method, with clean ones that were predicted on the way
 """
 
@@ -17,22 +17,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastdiff_lab.calibration.derive import derive_schedule
-from fastdiff_lab.calibration.fitting import fit_propagation
-from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.hooks.fingerprint import identity
 from fastdiff_lab.inputs.files import write_text, write_whole
 from fastdiff_lab.lab.session.watching import watched
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE
-from fastdiff_lab.propagation.fit import PropagationFit
 from fastdiff_lab.sampling.methods import Method, decode, sample
-from fastdiff_lab.shapes.data import calibration_scenes
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 FILM_EVERY = 5  # steps
-FITTED_ON = 8  # images
 COUNTED = ("encoder_calls", "decoder_calls", "forward_calls")
 
 
@@ -49,25 +43,15 @@ class Drawer:
     """Draw with one pipeline, into a folder of its weights and steps.
 
     >>> import fastdiff_lab as fl
-    >>> drawer = Drawer(fl.load_pipeline(), fl.embedded_costs(), Path("runs/explainer"), 50)
+    >>> drawer = Drawer(fl.load_pipeline(), Path("runs/explainer"), 50)
     >>> drawer.images("a red ring", [0], "baseline", Method(), filmed=False).counts["encoder_calls"]  # doctest: +SKIP
     50
     """
 
-    def __init__(self, pipe: DiffusionPipeline, costs: ReuseCosts, store: Path, steps: int) -> None:
-        self.pipe, self.costs, self.steps = pipe, costs, steps
+    def __init__(self, pipe: DiffusionPipeline, store: Path, steps: int) -> None:
+        self.pipe, self.steps = pipe, steps
         self.folder = store / f"{identity(pipe)['weights'][:12]}-{steps}"
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    def fit(self, count: int) -> PropagationFit:
-        """The fit of so many derived keys."""
-        schedule = derive_schedule(self.costs, count)
-        path = self.folder / f"fit-{'-'.join(map(str, schedule.keys))}.json"
-        if not path.exists():
-            prompts = [scene.caption() for scene in calibration_scenes(FITTED_ON)]
-            options: dict[str, Any] = {"num_inference_steps": self.steps, "guidance_scale": EMBEDDED_GUIDANCE}
-            fit_propagation(self.pipe, schedule, prompts, **options).save(path)
-        return PropagationFit.load(path)
 
     def images(self, prompt: str, seeds: Sequence[int], name: str, method: Method, filmed: bool) -> Drawn:
         """An image of each seed by a method, drawn as one batch."""

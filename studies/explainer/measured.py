@@ -31,6 +31,14 @@ from .drawing import FILM_EVERY, Drawer, Drawn
 from .methods import KINDS, Plan
 from .sheets import Sheet
 
+IN_SUITE = {
+    "baseline": "baseline",
+    "plain": "fewer steps ({})",
+    "features": "features, derived {}, order 0",
+    "fitted": "features, fitted {}, order 0",
+    "prediction": "predictions, derived {}, order 0",
+    "fittedprediction": "predictions, fitted {}, order 0",
+}
 DIGITS = 6  # of an error: fewer could change which keys are best
 
 
@@ -91,16 +99,13 @@ def _psnr(image: Image.Image, reference: Image.Image) -> float | None:
 
 
 def seconds_of(name: str) -> float | None:
-    """The seconds of one image by a method, from the suite; None where it was not timed. A fit adds next to nothing.
+    """The seconds of one image by a method, from the suite; None where it was not timed.
 
     >>> seconds_of("baseline") > seconds_of("plain-25")
     True
     """
     kind, _, count = name.partition("-")
-    asked = {"plain": f"fewer steps ({count})", "prediction": f"predictions, derived {count}, order 0", "baseline": "baseline"}
-    found = (
-        measured("suite/ddim-50/table").set_index("method")["seconds"].get(asked.get(kind, f"features, derived {count}, order 0"))
-    )
+    found = measured("suite/ddim-50/table").set_index("method")["seconds"].get(IN_SUITE[kind].format(count))
     return None if found is None or math.isnan(found) else float(found)
 
 

@@ -27,10 +27,10 @@ function aboutPage({ machine, kinds, steps }) {
     "The features are what the encoder hands to the decoder: the bottleneck's output, and skips, which are outputs of earlier layers.",
     "A group is a key step with the steps up to the next key. Derived keys are those with the smallest predicted error.",
     `All images are of the project's small network (64 × 64 pixels), drawn with DDIM, ${steps} steps and guidance 5.`,
-    `Seconds are of one image on ${machine}, up to the latents. A fitted run has those of reused features.`,
+    `Seconds are of one image on ${machine}, up to the latents.`,
     "The decibels are PSNR.",
     "The predicted error is the root mean square of a value of the final latents, which the image is decoded from. Their spread is about 1.",
-    `“${kinds.fitted}” adds a few scalars per group, fitted on eight other images.`,
+    `“${kinds.fitted}” and “${kinds.fittedprediction}” add a few scalars per group, found on sixteen other images.`,
     "“Prediction reused” keeps the whole output of a key step and runs nothing between.",
   ];
   return h("ul", {}, ...lines.map((text) => h("li", { text })));

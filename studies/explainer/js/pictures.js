@@ -73,7 +73,7 @@ function isNearest({ rows }, row) {
 }
 
 function question({ rows, count }, open) {
-  const ask = h("p", { class: "fd-question", text: `All four get ${count} calls of the network, not 50. Which comes nearest to the image of 50 steps? Guess:` });
+  const ask = h("p", { class: "fd-question", text: `All of them get ${count} calls of the network, not 50. Which comes nearest to the image of 50 steps? Guess:` });
   const options = rows.map(({ name, title }) => button(title, "fd-option", () => open(name)));
   return [ask, h("div", { class: "fd-actions" }, ...options, button("Just show them", "fd-skip-guess", () => open("")))];
 }

@@ -39,7 +39,7 @@ function tourStops(model, looking, parts) {
     },
     {
       title: "Guess, then look", part: () => parts.pictures, act: () => model.use(model.best(9)),
-      words: "Four ways to make an image with nine calls. Guess which one comes nearest to the image of 50 steps. Then try other prompts and numbers of keys.",
+      words: "Five ways to make an image with nine calls. Guess which one comes nearest to the image of 50 steps. Then try other prompts and numbers of keys.",
     },
     {
       title: "When is the image decided?", part: () => parts.film,
