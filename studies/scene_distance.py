@@ -23,12 +23,15 @@ from fastdiff_lab.comparison.image_quality.distances import frechet_distance, ke
 from fastdiff_lab.comparison.render import drawn
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
-from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
+from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, embedded_fit, load_pipeline
+from fastdiff_lab.propagation.config import PropagationConfig
 from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import as_tensor, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import draw
+
+from .options import Jobs, Threads
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -102,17 +105,19 @@ def _distances(name: str, found: Tensor, true: Tensor) -> dict[str, Any]:
 def main(
     output: Annotated[Path, typer.Argument(help="CSV file to write.")],
     count: Annotated[int, typer.Option(help="Images per method.")] = 1000,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: Threads = 2,
+    jobs: Jobs = None,
     store: Annotated[Path, typer.Option(help="File that keeps each image.")] = Path("runs/scenes.sqlite"),
 ) -> None:
-    """Measure distances of the baseline, nine derived and the paper's nine keys, on the embedded pipeline with DDIM 50."""
+    """Measure distances of the baseline, of nine derived keys without and with a fit, and of the paper's, on the embedded pipeline."""
     torch.set_num_threads(threads)
     methods = {
         "baseline": Method(),
         "derived 9, features reused": Method(derive_schedule(embedded_costs(), 9)),
+        "derived 9, features reused, fitted": Method(PropagationConfig.of_fit(embedded_fit(9))),
         "the paper's 9, features reused": Method(KeySchedule.paper(50)),
     }
-    table = scene_distance(load_pipeline(), methods, count, guidance_scale=EMBEDDED_GUIDANCE, store=store)
+    table = scene_distance(load_pipeline(), methods, count, guidance_scale=EMBEDDED_GUIDANCE, n_jobs=jobs, store=store)
     write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
     typer.echo(table.to_string(index=False))
 

@@ -41,10 +41,8 @@ def explainer(
     store: Annotated[Path, typer.Option(help="Folder that keeps what is drawn.")] = Path("runs/explainer"),
 ) -> None:
     """Draw what is missing, then write the page."""
-    if again:
-        data = data_of(page.read_text(encoding="utf-8"))
-    else:
-        data = drawn_data(Plan(prompts, seeds, tuple(sorted(set(keys or COUNTS)))), store)
+    plan = Plan(prompts, seeds, tuple(sorted(set(keys or COUNTS))))
+    data = data_of(page.read_text(encoding="utf-8")) if again else drawn_data(plan, store)
     write_text(page, whole_page(data))
     typer.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB")
 
