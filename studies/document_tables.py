@@ -27,34 +27,48 @@ IN_README = {
     "*control:* nothing, predictions reused": "predictions, derived 9, order 0",
     "*control:* the same, fitted": "predictions, fitted 9, order 0",
     "*control:* the same, fitted, at 13 keys": "predictions, fitted 13, order 0",
-    "*control:* a run of 13 steps": "fewer steps (13)",
+    "*control:* a run of 17 steps": "fewer steps (17)",
 }
 IN_RESULTS = {
     "baseline": "baseline",
     "features reused, the paper's 9 keys": "features, paper 9, order 0",
     "the same with prior noise": "features, paper 9, order 0, prior noise",
     "features reused, uniform 9": "features, uniform 9, order 0",
-    "the same, fitted": "features, uniform, fitted 9, order 0",
     "features reused, derived 9": "features, derived 9, order 0",
     "features extrapolated, derived 9": "features, derived 9, order 1",
+    "features, fitted, uniform 9": "features, uniform, fitted 9, order 0",
     "**features, fitted, derived 9**": "features, fitted 9, order 0",
-    "predictions reused, uniform 9": "predictions, uniform 9, order 0",
-    "predictions reused, uniform 9, fitted": "predictions, uniform, fitted 9, order 0",
-    "predictions reused, their derived 9": "predictions, derived for predictions 9, order 0",
+    "features, fitted, 9 keys moved for the fit": "features, refined, fitted 9, order 0",
     "predictions reused, the features' derived 9": "predictions, derived 9, order 0",
+    "predictions reused, their own derived 9": "predictions, derived for predictions 9, order 0",
+    "predictions, fitted, uniform 9": "predictions, uniform, fitted 9, order 0",
     "predictions, fitted, the features' derived 9": "predictions, fitted 9, order 0",
+    "predictions, fitted, their own derived 9": "predictions, derived for predictions, fitted 9, order 0",
+    "predictions, fitted, 9 keys moved for the fit": "predictions, refined, fitted 9, order 0",
     "fewer steps (9)": "fewer steps (9)",
     "*in the same time:* predictions, fitted, the features' derived 13": "predictions, fitted 13, order 0",
-    "*in the same time:* fewer steps (13)": "fewer steps (13)",
-    "*in the same time:* DeepCache 5": "DeepCache 5",
-    "*in the same time:* DeepCache 5, fitted": "DeepCache 5, fitted",
+    "*in the same time:* fewer steps (17)": "fewer steps (17)",
+    "*in the same time:* DeepCache 3": "DeepCache 3",
+    "*in the same time:* DeepCache 3, fitted": "DeepCache 3, fitted",
 }
 FAMILIES = {
     "features reused": "features, derived {}, order 0",
     "**features, fitted**": "features, fitted {}, order 0",
     "predictions reused": "predictions, derived {}, order 0",
     "predictions, fitted": "predictions, fitted {}, order 0",
+    "predictions, fitted, their own keys": "predictions, derived for predictions, fitted {}, order 0",
     "fewer steps": "fewer steps ({})",
+}
+
+LEADS = {
+    "fitted over reused features": "fitted over derived keys",
+    "fitted over reused predictions": "fitted predictions over derived keys",
+    "fitted features over fewer steps": "fitted over fewer steps",
+    "fitted predictions over fewer steps": "fitted predictions over fewer steps",
+    "fitted features over fitted predictions, same keys": "fitted features over fitted predictions",
+    "fitted features over fitted predictions, keys derived for each": "fitted features over fitted predictions at keys derived for each",
+    "reused features over reused predictions, same keys": "features over predictions at the same derived keys",
+    "reused features: derived over uniform keys": "derived over uniform keys",
 }
 
 
@@ -115,13 +129,33 @@ def _cells(one: pd.Series) -> list[str]:
 
 def _by_count(folder: str, counts: tuple[int, ...]) -> Rows:
     found = suite(folder)
-    return {label: [_three(found, name.format(count)) for count in counts] for label, name in FAMILIES.items()}
+    return {
+        label: [_three(found, name.format(count)) for count in counts]
+        for label, name in FAMILIES.items()
+        if name.format(counts[0]) in found.index
+    }
 
 
 def _three(found: pd.DataFrame, name: str) -> str:
     """Averaged, typical and worst dB."""
     one = found.loc[name]
     return f"{one.psnr:.1f} / {one.psnr_typical:.1f} / {one.psnr_worst:.1f}"
+
+
+def _leads(folder: str, counts: tuple[int, ...]) -> Rows:
+    found = pd.read_csv(ROOT / folder / "paired.csv")
+    found = found[found["order"] == 0].set_index(["claim", "num_keys"])
+    return {
+        label: [_lead(found.loc[(claim, count)]) for count in counts]
+        for label, claim in LEADS.items()
+        if (claim, counts[0]) in found.index
+    }
+
+
+def _lead(one: pd.Series) -> str:
+    """A difference with its interval, bold if the interval excludes 0."""
+    mark = "**" if one.low > 0 or one.high < 0 else ""
+    return f"{mark}{one.difference:.1f}{mark} ({one.low:.1f} to {one.high:.1f})"
 
 
 def _rules(name: str, counts: tuple[int, ...]) -> Rows:
@@ -137,6 +171,8 @@ TABLES = (
     Table("docs/results.md", "method", _results),
     Table("docs/results.md", "keys, DDIM 50", partial(_by_count, DDIM, (5, 7, 9, 13, 17))),
     Table("docs/results.md", "keys, DPM-Solver++ 20", partial(_by_count, DPM, (5, 7, 9, 13))),
+    Table("docs/results.md", "lead in dB, DDIM 50", partial(_leads, DDIM, (5, 7, 9, 13, 17))),
+    Table("docs/results.md", "lead in dB, DPM-Solver++ 20", partial(_leads, DPM, (5, 7, 9, 13))),
     Table("docs/results.md", "rule", partial(_rules, "rules", (9, 17))),
     Table("docs/results.md", "time-steps", partial(_rules, "published", (10,))),
 )

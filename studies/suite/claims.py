@@ -55,9 +55,9 @@ def _pairs(methods: pd.DataFrame) -> Iterator[Pair]:
     nine = {"kind": "features", "keys": "derived", "order": 0, "num_keys": 9}
     yield "13 steps over features reused at 9 derived keys", {"kind": "fewer steps", "num_keys": 13}, nine
     fitted = nine | {"keys": "fitted"}
-    yield "fitted features at 9 keys over 13 steps", fitted, {"kind": "fewer steps", "num_keys": 13}
+    yield "17 steps over fitted features at 9 keys", {"kind": "fewer steps", "num_keys": 17}, fitted
     yield "fitted predictions at 13 keys over fitted features at 9", fitted | {"kind": "predictions", "num_keys": 13}, fitted
-    yield "fitted features at 9 keys over DeepCache 5, fitted", fitted, {"kind": "deepcache", "num_keys": 5, "keys": "fitted"}
+    yield "DeepCache 3, fitted, over fitted features at 9 keys", {"kind": "deepcache", "num_keys": 3, "keys": "fitted"}, fitted
     for interval in (2, 3, 5):
         held = {"kind": "deepcache", "num_keys": interval, "keys": ""}
         yield "DeepCache fitted over DeepCache", held | {"keys": "fitted"}, held
