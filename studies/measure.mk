@@ -10,7 +10,7 @@ ONE := --threads 1
 
 .PHONY: drawn timed
 .SECONDARY:
-drawn: $(C)/encoder-0.safetensors data/ablation/fits.csv data/ablation/fit_makings.csv runs/suite/ddim-50/table.csv \
+drawn: $(C)/encoder-0.safetensors data/ablation/fit_makings.csv runs/suite/ddim-50/table.csv \
   runs/suite/dpm-solver++-20/table.csv data/ablation/rules.csv data/ablation/published.csv data/ablation/extrapolations.csv \
   data/suite/scene_distance.csv data/personalised/dreambooth.csv data/personalised/custom-diffusion.csv
 
@@ -33,12 +33,10 @@ of_dpm := $(foreach name,encoder-0 encoder-1 prediction-0 prediction-1,$(D)/$(na
 of_guidances := $(foreach scale,2 7.5,data/calibration/ddim-50-guidance-$(scale)/encoder-0.safetensors)
 
 # ---- fits
-data/ablation/fits.csv: $(C)/encoder-0.safetensors
-	$(PYTHON) -m studies.fits $@ --seeds 4 --images 16 --refinement 60 $(ONE) --store runs/fits.sqlite
 data/ablation/kinds.csv: $(C)/encoder-0.safetensors $(C)/prediction-0.safetensors
 	$(PYTHON) -m studies.kinds_of_steps $@ --threads 2
 data/ablation/fit_makings.csv: $(C)/encoder-0.safetensors
-	$(PYTHON) -m studies.fit_ablation $@ --jobs 2 --store $(DDIM_STORE)
+	$(PYTHON) -m studies.fit_ablation $@ --seeds 1 --jobs 2 --store $(DDIM_STORE)
 
 # ---- suites
 F := data/fits/ddim-50
@@ -101,7 +99,7 @@ data/ablation/published.csv: $(of_ddim)
 data/ablation/extrapolations.csv: $(of_ddim) $(of_guidances)
 	$(PYTHON) -m studies.ablation $(C) --output data/ablation $(foreach file,$(of_guidances),--other-costs $(file)) $(ONE)
 data/suite/scene_distance.csv: $(C)/encoder-0.safetensors
-	$(PYTHON) -m studies.scene_distance $@ $(ONE)
+	$(PYTHON) -m studies.scene_distance $@ --jobs 2
 data/personalised/%.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.personalise $* $(ONE)
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from systems.stable_diffusion import drawing_small
 
 import fastdiff_lab as fl
-from fastdiff_lab import plot
 from fastdiff_lab.calibration.replay import Call, seen
 from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
 from studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
 from studies.fit_ablation import WITHOUT, ablation
-from studies.fit_figure import LINES, STAIRS, plot_fits
-from studies.fits import KINDS, compare_fits
 from studies.fitted_costs import _Spans, fitted_costs
 from studies.key_rules import compare_rules, rules
 from studies.kinds_of_steps import fronts, gains
@@ -183,18 +179,6 @@ def test_published_keys_beside_derived_ones(pipe):
 
 
 @MEASURED
-def test_fits_beside_what_they_correct(pipe):
-    costs = fl.calibrate(pipe, PROMPTS[:2], max_span=4, **STEPS)
-    new = [scene.caption() for scene in held_out_scenes(2, objects=1)]
-    table = compare_fits(pipe, costs, PROMPTS[:2], new, counts=(3,), refinement=2, **STEPS).set_index("rule")
-    of_kinds = {f"{kind}{name}" for kind in KINDS for name in ("", ", fitted", ", derived for fits, fitted", ", refined, fitted")}
-    assert set(table.index) == of_kinds | {"DeepCache", "DeepCache, fitted", "fewer steps"}
-    assert (table["images"] == 2).all() and table.loc["features", "psnr"] != table.loc["features, fitted", "psnr"]
-    with pytest.raises(ValueError, match="asked both to fit on and to compare on"):
-        compare_fits(pipe, costs, new, new, counts=(3,), **STEPS)
-
-
-@MEASURED
 def test_what_makes_a_fit(pipe):
     new = [scene.caption() for count in (1, 2) for scene in held_out_scenes(1, objects=count)]
     few = {"images": (1,), "guidances": (2.0,), "schedulers": ("euler",)}
@@ -222,14 +206,6 @@ def test_costs_that_know_of_a_fit(pipe):
         missing, _ = spans.missing(3, length)
         ratio = missing.norm(dim=1) / costs.displacement[:, 0, 3, length].double()
         assert ratio == pytest.approx(np.ones(2) * float(ratio[0]), rel=1e-3) and float(ratio[0]) == pytest.approx(1, rel=1e-3)
-
-
-def test_the_figure_of_fits_has_a_line_for_each_way_and_a_stair_for_each_gain():
-    rules = [*LINES, "extrapolated features, refined, fitted"]
-    table = pd.DataFrame([(keys, rule, 20.0 + keys + place) for keys in (5, 9) for place, rule in enumerate(rules)])
-    nearness, stairs = plot_fits(table.set_axis(["num_keys", "rule", "psnr"], axis=1), plot.figure(12, 5)).axes
-    assert [line.get_label() for line in nearness.lines] == list(LINES)
-    assert [text.get_text() for text in stairs.texts] == [f"{29.0 + rules.index(rule):.1f}" for rule in STAIRS]
 
 
 def test_mixed_kinds_are_never_worse_than_one_alone():

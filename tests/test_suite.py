@@ -32,12 +32,13 @@ from studies.scene_distance import scene_distance, scene_features
 from studies.suite import __main__ as suite_command
 from studies.suite.claims import paired
 from studies.suite.figure import FAMILIES, plot_suite
+from studies.suite.gains import plot_gains
 from studies.suite.result_files import read_costs, write_suite
 from studies.suite.run import run_suite
 from studies.suite.suite_methods import suite_columns, suite_methods
 
 PROMPTS = held_out_prompts(2)
-SUITE = {"num_inference_steps": 10, "guidance_scale": 1.0, "seeds": [0], "counts": (3, 9)}
+SUITE = {"num_inference_steps": 12, "guidance_scale": 1.0, "seeds": [0], "counts": (3, 9)}
 
 
 def costs(order: int, steps: int = 10, reuse: str = "encoder", max_span: int = 6) -> ReuseCosts:
@@ -94,7 +95,8 @@ def suite(tiny):
     """Which methods there are and how they are summed up does not depend on the pipeline."""
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
         patched.setattr("fastdiff_lab.comparison.compare.of_one_image", made_up_seconds)
-        return run_suite(tiny, COSTS, PROMPTS[:1], reference_steps=12, repeats=1, **SUITE)
+        given = {(reuse, order): costs(order, 12, reuse) for reuse, order in COSTS}
+        return run_suite(tiny, given, PROMPTS[:1], reference_steps=14, repeats=1, **SUITE)
 
 
 @pytest.mark.parametrize(("interval", "whole"), [(1, 6), (4, 2)])
@@ -194,7 +196,7 @@ def test_costs_of_something_else():
 
 
 def test_prompts_that_calibration_has_seen(pipe):
-    seen = dataclasses.replace(costs(1), about={"prompts": PROMPTS[1:]})
+    seen = dataclasses.replace(costs(1, 12), about={"prompts": PROMPTS[1:]})
     with pytest.raises(ValueError, match="the costs were measured on '.*', a prompt of this comparison; accepted: prompts that"):
         run_suite(pipe, {("encoder", 1): seen}, PROMPTS, **SUITE)
 
@@ -206,7 +208,7 @@ def test_the_table_has_costs_and_nearness(suite):
     rows = table.set_index("method")
     baseline, cached = rows.loc["baseline"], rows.loc["DeepCache 2"]
     assert baseline["psnr"] == np.inf and np.isfinite(baseline["reference_psnr"]) and baseline["ratio"] == 1
-    assert cached["forward_calls"] == 10 and cached["encoder_calls"] == 5
+    assert cached["forward_calls"] == 12 and cached["encoder_calls"] == 6
     assert baseline["gflops"] / 2 < cached["gflops"] < baseline["gflops"]
     assert rows.loc["features, derived 9, order 1", "forward_calls"] == rows.loc["fewer steps (9)", "forward_calls"] == 9
     expected = {"seconds", "ssim_worst", "latent_mse_high", "reference_psnr_worst", "psnr_typical"}
@@ -251,6 +253,20 @@ def test_the_figure_has_every_family(suite):
     assert [text.get_text() for text in of_a_file.axes[-1].get_legend().get_texts()] == names
     untimed = plot_suite(table.assign(seconds=np.nan), plot.figure(12, 10))
     assert [bool(ax.lines) for ax in untimed.axes] == [True, True, False]
+
+
+@pytest.mark.parametrize("moved", [31.0, 35.0])
+def test_gains_are_stairs_and_a_loss_is_hatched(moved):
+    heights = {"uniform": 29.0, "uniform, fitted": 32.0, "fitted": 33.0, "refined, fitted": moved}
+    rows = [("features", keys, psnr) for keys, psnr in heights.items()] + [
+        ("predictions", "uniform", 30.0),
+        ("predictions", "fitted", 31.0),
+    ]
+    table = pd.DataFrame(rows, columns=["kind", "keys", "psnr"]).assign(order=0.0, num_keys=9.0, noise=False)
+    features, predictions = plot_gains(table, plot.figure(10, 4)).axes
+    assert [text.get_text() for text in features.texts] == ["29.0", "32.0", "33.0", f"{moved:.1f}"]
+    assert bool(features.patches[-1].get_hatch()) == (moved < 33) and len(predictions.patches) == 2
+    assert features.patches[-1].get_height() == moved - 33
 
 
 def test_held_out_captions_half_of_two_objects():

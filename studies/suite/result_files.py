@@ -1,12 +1,14 @@
 """Write the suite as files: tables, figure, and what they were measured on.
 
 - `write_suite(folder, pipe, costs, ...)`: the suite
+- `draw_figures(table, folder)`: its figures
 - `read_costs(paths)`: reuse costs by reuse and order
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,13 @@ from fastdiff_lab.sampling.call_options import own_guidance
 
 from .claims import paired
 from .figure import plot_suite
+from .gains import plot_gains
 from .run import suite_images, suite_table
 from .suite_methods import Costs
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from matplotlib.figure import Figure
 
 
 def write_suite(
@@ -42,7 +46,7 @@ def write_suite(
     store: str | Path | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """Run the suite and write about.json, images.csv, paired.csv, table.csv and suite.png, all at the end.
+    """Run the suite and write about.json, images.csv, paired.csv, table.csv and the figures, all at the end.
 
     >>> write_suite("runs/suite", pipe, costs, held_out_prompts(32), store="runs/suite.sqlite")  # doctest: +SKIP
 
@@ -62,9 +66,21 @@ def write_suite(
     write_table(images, place / "images.csv")
     write_table(table, place / "table.csv")
     write_table(paired(images, table), place / "paired.csv")
-    drawn = plot.png(plot_suite(table, plot.figure(12, 10)))
-    write_whole(place / "suite.png", lambda file: file.write_bytes(drawn))
+    draw_figures(table, place)
     return table
+
+
+def draw_figures(table: pd.DataFrame, folder: Path) -> None:
+    """Write suite.png, and gains.png if there are fits."""
+    figures = {"suite": plot_suite(table, plot.figure(12, 10))}
+    if (table["keys"] == "uniform, fitted").any():
+        figures["gains"] = plot_gains(table, plot.figure(11, 4))
+    for name, figure in figures.items():
+        write_whole(folder / f"{name}.png", partial(_write_png, figure))
+
+
+def _write_png(figure: Figure, file: Path) -> None:
+    file.write_bytes(plot.png(figure))
 
 
 def read_costs(paths: Iterable[str | Path]) -> dict[tuple[str, int], ReuseCosts]:
