@@ -3,7 +3,6 @@
 - `extrapolations(pipe, schedules, ...)`: axis, damping, order 2, skips or bottleneck only, at given schedules
 - `predicted_and_real(pipe, costs, ...)`: how well costs of single spans rank real runs of random schedules
 - `stability(costs, num_keys)`: how far keys move with the calibrated images
-- `averages(pipe, costs, prompts, ...)`: keys derived for the mean, median or worst image, run on other images
 - `transfer(costs, num_keys)`: how far keys move with the settings, and what foreign keys cost
 """
 
@@ -23,17 +22,14 @@ from tqdm import tqdm
 from fastdiff_lab.calibration.derive import derive_schedule, group_costs
 from fastdiff_lab.calibration.refine import final_errors
 from fastdiff_lab.calibration.replay import Call, seen
-from fastdiff_lab.calibration.reuse_costs import REDUCTIONS, ReuseCosts
-from fastdiff_lab.comparison.compare import compare_images
-from fastdiff_lab.comparison.fidelity import MOST_PSNR, mean_psnr, typical_psnr
+from fastdiff_lab.calibration.reuse_costs import ReuseCosts
 from fastdiff_lab.hooks.peak_memory import peak_bytes
 from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, load_pipeline
 from fastdiff_lab.propagation.extrapolation import Extrapolation
-from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.sampling.run_settings import RunSettings
-from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
+from fastdiff_lab.shapes.data import calibration_scenes
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -148,41 +144,6 @@ def _error(costs: ReuseCosts, schedule: KeySchedule) -> float:
     return float(sum(group_costs(costs, schedule)) ** 0.5)
 
 
-def averages(
-    pipe: DiffusionPipeline,
-    costs: ReuseCosts,
-    prompts: Sequence[str],
-    *,
-    counts: Sequence[int] = (7, 9, 13, 17),
-    store: str | Path | None = None,
-    batch_size: int = 16,
-    **options: Any,
-) -> pd.DataFrame:
-    """Derive keys over the mean, the median and the worst of the calibrated images, and run them on other images.
-
-    >>> averages(pipe, costs, prompts, num_inference_steps=50, guidance_scale=5.0)  # doctest: +SKIP
-
-    `costs` were measured on none of `prompts`. `store`, `batch_size`, `options` as for `compare_images`.
-    Returns columns num_keys, over, schedule; pooled (PSNR of the averaged error, dB); typical (mean PSNR, identical images as
-    100 dB), worst, images.
-    """
-    derived = {(keys, reduction): derive_schedule(costs, keys, reduction=reduction) for keys in counts for reduction in REDUCTIONS}
-    reuse = str(costs.measured_on["reuse"])
-    methods = {
-        f"{keys} {reduction}": Method(schedule, reuse=reuse, order=costs.order) for (keys, reduction), schedule in derived.items()
-    }
-    images = compare_images(
-        pipe, {"baseline": Method()} | methods, prompts, rivals=False, store=store, batch_size=batch_size, **options
-    )
-    of_method, rows = dict(iter(images.groupby("method"))), []
-    for (keys, reduction), schedule in derived.items():
-        found = of_method[f"{keys} {reduction}"]
-        pooled, worst = (min(value, MOST_PSNR) for value in (mean_psnr(found["mse"]), found["psnr"].min()))
-        near = {"pooled": pooled, "typical": typical_psnr(found["psnr"]), "worst": worst}
-        rows.append({"num_keys": keys, "reduction": reduction, "schedule": str(schedule), **near, "images": len(found)})
-    return pd.DataFrame(rows)
-
-
 def stability(costs: ReuseCosts, num_keys: int, sizes: Sequence[int] = (1, 4, 16)) -> pd.DataFrame:
     """Measure how far derived keys move with the calibrated images, and what that costs on all images.
 
@@ -230,11 +191,6 @@ def _by_guidance(costs: Sequence[ReuseCosts]) -> dict[str, ReuseCosts]:
     return {f"guidance {given.measured_on['guidance_scale']:g}": given.subset(list(range(fewest))) for given in costs}
 
 
-def _new_prompts(count: int) -> list[str]:
-    """As many captions of one object as of two, neither calibrated on nor in the suite."""
-    return [scene.caption() for objects in (1, 2) for scene in held_out_scenes(200 + count, objects)[200:]]
-
-
 def main(
     folder: Annotated[Path, typer.Argument(help="Folder with costs by reuse and order, such as encoder-1.safetensors.")],
     output: Annotated[Path, typer.Option(help="Folder for the tables.")],
@@ -244,7 +200,6 @@ def main(
     other_costs: Annotated[
         list[Path] | None, typer.Option(help="Costs at another guidance scale, order 0; repeat for several.")
     ] = None,
-    store: Annotated[Path, typer.Option(help="File that keeps each image.")] = Path("runs/averages.sqlite"),
 ) -> None:
     """Measure the ablation on the embedded pipeline (DDIM, 50 steps, guidance 5) and write its tables."""
     torch.set_num_threads(threads)
@@ -258,10 +213,6 @@ def main(
     _write(pd.concat(moved, names=["costs"]).reset_index("costs"), output / "stability.csv")
     others = _by_guidance([files["encoder-0"], *map(ReuseCosts.load, other_costs or [])])
     _write(pd.concat([transfer(others, keys).assign(num_keys=keys) for keys in (9, 17)]), output / "guidance.csv")
-    new = _new_prompts(4 * images)
-    _write(
-        averages(pipe, files["encoder-0"], new, seeds=[7], store=store, guidance_scale=EMBEDDED_GUIDANCE), output / "averages.csv"
-    )
     of_run: dict[str, Any] = {"count": count, "guidance_scale": EMBEDDED_GUIDANCE}
     ranks = {name: predicted_and_real(pipe, costs, prompts, **of_run) for name, costs in files.items() if name != "prediction-0"}
     _write(pd.concat(ranks, names=["costs"]).reset_index("costs"), output / "predicted_and_real.csv")

@@ -11,7 +11,7 @@ ONE := --threads 1
 .PHONY: drawn timed
 .SECONDARY:
 drawn: $(C)/encoder-0.safetensors data/ablation/fit_makings.csv runs/suite/ddim-50/table.csv \
-  runs/suite/dpm-solver++-20/table.csv data/ablation/rules.csv data/ablation/published.csv data/ablation/extrapolations.csv \
+  runs/suite/dpm-solver++-20/table.csv data/ablation/rules.csv data/ablation/published.csv data/ablation/extrapolations.csv data/ablation/averages.csv \
   data/suite/scene_distance.csv data/personalised/dreambooth.csv data/personalised/custom-diffusion.csv
 
 # ---- calibration: measured in runs/, where a run that was stopped goes on; what is whole is copied. Order 1 takes five times as long: half the images
@@ -98,6 +98,8 @@ data/ablation/published.csv: $(of_ddim)
 	$(PYTHON) -m studies.published_keys $@ --keys 10 --jobs 2 --store $(DDIM_STORE)
 data/ablation/extrapolations.csv: $(of_ddim) $(of_guidances)
 	$(PYTHON) -m studies.ablation $(C) --output data/ablation $(foreach file,$(of_guidances),--other-costs $(file)) $(ONE)
+data/ablation/averages.csv: $(of_ddim)
+	$(PYTHON) -m studies.averages $@ --threads 1 --jobs 2 --store $(DDIM_STORE)
 data/suite/scene_distance.csv: $(C)/encoder-0.safetensors
 	$(PYTHON) -m studies.scene_distance $@ --jobs 2
 data/personalised/%.csv: $(C)/encoder-0.safetensors

@@ -85,7 +85,8 @@ TRAINED = """
 The rows above say that the mechanics are right. These say what becomes of the images. The pipeline learned one new object, a blue
 crescent, from five images by DreamBooth and by Custom Diffusion. Each took 2,500 steps, about half an hour on one CPU thread:
 `python -m studies.personalise dreambooth` or `custom-diffusion`. Then it drew the object in eight other scenes, four images each,
-DDIM 50, guidance 5. These tables are of the embedded pipeline [before 29 November 2026](results.md).
+DDIM 50, guidance 5. These two tables are of the weights before
+29 November 2026, which drew one object at a time.
 
 - *Outline*: overlap (intersection over union) with the crescent at its best place and size, in any colour. *Object*: the same in
   its own colour. A blue disc of its size has about 0.5.

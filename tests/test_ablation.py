@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from systems.stable_diffusion import drawing_small
@@ -11,7 +12,8 @@ import fastdiff_lab as fl
 from fastdiff_lab.calibration.replay import Call, seen
 from fastdiff_lab.sampling.run_settings import RunSettings
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_scenes
-from studies.ablation import averages, extrapolations, predicted_and_real, random_schedules, stability, transfer
+from studies.ablation import extrapolations, predicted_and_real, random_schedules, stability, transfer
+from studies.averages import compare_averages
 from studies.fit_ablation import WITHOUT, ablation
 from studies.fitted_costs import _Spans, fitted_costs
 from studies.key_rules import compare_rules, rules
@@ -101,13 +103,15 @@ def test_transfer_between_settings(costs):
 
 
 @MEASURED
-def test_keys_for_the_mean_the_median_and_the_worst(pipe, costs):
-    table = averages(pipe, costs, PROMPTS[2:], counts=(3, 8), **STEPS)
-    assert table["reduction"].tolist() == ["mean", "median", "worst"] * 2 and (table["images"] == 2).all()
-    # The error of the averaged image lies between the best and the worst; with every step a key there is none.
-    few, all_keys = table[table["num_keys"] == 3], table[table["num_keys"] == 8]
-    assert (few["worst"] <= few["pooled"]).all() and (few["pooled"] <= few["typical"]).all()
-    assert np.allclose(all_keys[["pooled", "typical", "worst"]], 100)
+def test_keys_for_the_mean_and_the_median_image(pipe, tmp_path):
+    given = {reuse: fl.calibrate(pipe, PROMPTS[:2], max_span=4, reuse=reuse, **STEPS) for reuse in ("encoder", "prediction")}
+    new = [scene.caption() for scene in held_out_scenes(2, objects=1)]
+    table = compare_averages(pipe, given, PROMPTS[:2], new, counts=(3,), fits=tmp_path, **STEPS).set_index("rule")
+    kinds = {f"{kind}, {average}" for kind in ("features", "predictions") for average in ("mean", "median")}
+    assert set(table.index) == {"fewer steps", *kinds, *(f"{kind}, fitted" for kind in kinds)}
+    assert (table["images"] == 2).all() and table["psnr"].nunique() > 5 and len(list(tmp_path.iterdir())) == 4
+    again = compare_averages(pipe, given, PROMPTS[:2], new, counts=(3,), fits=tmp_path, **STEPS).set_index("rule")
+    pd.testing.assert_frame_equal(again, table)  # with the fits that were kept
 
 
 def test_rules_need_one_recording_and_give_as_many_keys(pipe):

@@ -20,6 +20,7 @@ SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("method")
 IMAGES = pd.read_csv(ROOT / "data/suite/ddim-50/images.csv")
 RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
 PUBLISHED = pd.read_csv(ROOT / "data/ablation/published.csv")
+AVERAGES = pd.read_csv(ROOT / "data/ablation/averages.csv")
 
 
 def claims(page: str) -> list[tuple[float, ...]]:
@@ -30,7 +31,7 @@ def claims(page: str) -> list[tuple[float, ...]]:
 
 def measured_differences() -> set[tuple[float, float, float]]:
     """Each paired difference with its interval as a text rounds it, and the same seen from the other method."""
-    of_rules = pd.concat([RULES, PUBLISHED]).rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
+    of_rules = pd.concat([RULES, PUBLISHED, AVERAGES]).rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
     measured = pd.concat([of_rules, *(pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv"))])
     rounded = {tuple(round(value, 1) for value in row) for row in measured[["difference", "low", "high"]].itertuples(index=False)}
     return rounded | {(-difference, -high, -low) for difference, low, high in rounded}
@@ -154,5 +155,5 @@ def test_tables_say_what_was_measured(table):
 
 
 def test_all_tables_are_of_the_same_images():
-    rules = [pd.read_csv(ROOT / f"data/ablation/{name}.csv") for name in ("rules", "published")]
+    rules = [pd.read_csv(ROOT / f"data/ablation/{name}.csv") for name in ("rules", "published", "averages")]
     assert {*SUITE["images"], *(count for table in rules for count in table["images"])} == {128}
