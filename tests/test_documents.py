@@ -31,7 +31,9 @@ def claims(page: str) -> list[tuple[float, ...]]:
 
 def measured_differences() -> set[tuple[float, float, float]]:
     """Each paired difference with its interval as a text rounds it, and the same seen from the other method."""
-    of_rules = pd.concat([RULES, PUBLISHED, AVERAGES]).rename(columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"})
+    of_rules = pd.concat([RULES, PUBLISHED, AVERAGES]).rename(
+        columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"}
+    )
     measured = pd.concat([of_rules, *(pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv"))])
     rounded = {tuple(round(value, 1) for value in row) for row in measured[["difference", "low", "high"]].itertuples(index=False)}
     return rounded | {(-difference, -high, -low) for difference, low, high in rounded}
