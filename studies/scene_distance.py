@@ -109,7 +109,7 @@ def main(
     jobs: Jobs = None,
     store: Annotated[Path, typer.Option(help="File that keeps each image.")] = Path("runs/scenes.sqlite"),
 ) -> None:
-    """Measure distances of the baseline, of nine derived keys without and with a fit, and of the paper's, on the embedded pipeline."""
+    """Measure the baseline, nine derived keys without and with a fit, and the paper's, on the embedded pipeline."""
     torch.set_num_threads(threads)
     methods = {
         "baseline": Method(),

@@ -42,7 +42,7 @@ class Plan:
 
 
 def methods(costs: ReuseCosts, counts: Sequence[int], fitted: Collection[int] = FITTED) -> dict[str, Method]:
-    """The baseline, and at each number of keys features and predictions reused, without and with a shipped fit, beside fewer steps."""
+    """The baseline, and at each number of keys features and predictions, reused and fitted. Fewer steps stand beside them."""
     found = {"baseline": Method()}
     for count in counts:
         schedule = replace(derive_schedule(costs, count), measured_on=None)  # predictions are reused at the keys of features
