@@ -109,7 +109,7 @@ def test_keys_for_the_mean_and_the_median_image(pipe, tmp_path):
     table = compare_averages(pipe, given, PROMPTS[:2], new, counts=(3,), fits=tmp_path, **STEPS).set_index("rule")
     kinds = {f"{kind}, {average}" for kind in ("features", "predictions") for average in ("mean", "median")}
     assert set(table.index) == {"fewer steps", *kinds, *(f"{kind}, fitted" for kind in kinds)}
-    assert (table["images"] == 2).all() and table["psnr"].nunique() > 5 and len(list(tmp_path.iterdir())) == 4
+    assert (table["images"] == 2).all() and table["psnr"].nunique() > 4 and len(list(tmp_path.iterdir())) == 4
     again = compare_averages(pipe, given, PROMPTS[:2], new, counts=(3,), fits=tmp_path, **STEPS).set_index("rule")
     pd.testing.assert_frame_equal(again, table)  # with the fits that were kept
 
