@@ -13,7 +13,7 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 .PHONY: help setup tour test test-all lab notebooks exercises classroom slides site lock
 help:
 	@echo "make tour      execute the quickstart and export it to runs/tour/tour.html (3 minutes)"
-	@echo "make test      lint, types and short tests (about 6 minutes on 2 cores)"
+	@echo "make test      lint, types and short tests (3 to 6 minutes on 2 cores)"
 	@echo "make test-all  the long tests: every system and scheduler, notebooks in full, the wheel in an empty environment (longer)"
 	@echo "make lab       JupyterLab on the notebooks, with the interactive lab open"
 	@echo "make notebooks write the notebooks, with gaps, from their .py sources and execute them"
