@@ -51,6 +51,14 @@ IN_RESULTS = {
     "*in the same time:* DeepCache 3": "DeepCache 3",
     "*in the same time:* DeepCache 3, fitted": "DeepCache 3, fitted",
 }
+KNOWN = {
+    "latent": "the latent",
+    "key": "the key's prediction",
+    "older": "the older keys' predictions",
+    "missed": "what the group before missed",
+    "ahead": "what is decoded ahead",
+}
+SCHEDULERS = {"euler": "Euler", "dpm-solver++": "DPM-Solver++", "unipc": "UniPC"}
 FAMILIES = {
     "features reused": "features, derived {}, order 0",
     "**features, fitted**": "features, fitted {}, order 0",
@@ -69,6 +77,20 @@ LEADS = {
     "fitted features over fitted predictions, keys derived for each": "fitted features over fitted predictions at keys derived for each",
     "reused features over reused predictions, same keys": "features over predictions at the same derived keys",
     "reused features: derived over uniform keys": "derived over uniform keys",
+}
+
+# (question, rule) of data/ablation/fit_makings.csv
+MAKINGS = {
+    "none, features reused": ("images", "reused"),
+    **{f"on {count} image{'s' * (count > 1)}": ("images", f"{count} images") for count in (1, 2, 4, 8, 16, 32)},
+    **{f"without {what}": ("known tensors", f"without {name}") for name, what in KNOWN.items()},
+    "on other noise": ("seeds", "other seeds"),
+    "on one-object captions, used on two objects": ("captions of 2 objects", "fitted on 1 objects"),
+    "on two-object captions, used on one object": ("captions of 1 objects", "fitted on 2 objects"),
+    "used with guidance 2 (there without a fit)": ("guidance 2", "fitted"),
+    "used with guidance 7.5 (there without a fit)": ("guidance 7.5", "fitted"),
+    **{f"{title} (there without a fit)": (f"scheduler {name}", "fitted") for name, title in SCHEDULERS.items()},
+    "lines for each feature": ("order", "on lines"),
 }
 
 
@@ -166,6 +188,19 @@ def _rules(name: str, counts: tuple[int, ...]) -> Rows:
     }
 
 
+def _makings() -> Rows:
+    found = pd.read_csv(ROOT / "data/ablation/fit_makings.csv").set_index(["question", "rule"])
+
+    def near(question: str, rule: str) -> str:
+        one = found.loc[(question, rule)]
+        return f"{one.psnr:.1f} / {one.typical:.1f} / {one.worst:.1f}"
+
+    return {
+        label: [near(question, rule) + (f" ({near(question, 'reused')})" if "(" in label else "")]
+        for label, (question, rule) in MAKINGS.items()
+    }
+
+
 TABLES = (
     Table("README.md", "what runs between key steps", _readme),
     Table("docs/results.md", "method", _results),
@@ -173,6 +208,7 @@ TABLES = (
     Table("docs/results.md", "keys, DPM-Solver++ 20", partial(_by_count, DPM, (5, 7, 9, 13))),
     Table("docs/results.md", "lead in dB, DDIM 50", partial(_leads, DDIM, (5, 7, 9, 13, 17))),
     Table("docs/results.md", "lead in dB, DPM-Solver++ 20", partial(_leads, DPM, (5, 7, 9, 13))),
+    Table("docs/results.md", "fit", _makings),
     Table("docs/results.md", "rule", partial(_rules, "rules", (9, 17))),
     Table("docs/results.md", "time-steps", partial(_rules, "published", (10,))),
 )

@@ -20,6 +20,7 @@ SUITE = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("method")
 IMAGES = pd.read_csv(ROOT / "data/suite/ddim-50/images.csv")
 RULES = pd.read_csv(ROOT / "data/ablation/rules.csv")
 PUBLISHED = pd.read_csv(ROOT / "data/ablation/published.csv")
+MAKINGS = pd.read_csv(ROOT / "data/ablation/fit_makings.csv")
 AVERAGES = pd.read_csv(ROOT / "data/ablation/averages.csv")
 
 
@@ -31,7 +32,7 @@ def claims(page: str) -> list[tuple[float, ...]]:
 
 def measured_differences() -> set[tuple[float, float, float]]:
     """Each paired difference with its interval as a text rounds it, and the same seen from the other method."""
-    of_rules = pd.concat([RULES, PUBLISHED, AVERAGES]).rename(
+    of_rules = pd.concat([RULES, PUBLISHED, AVERAGES, MAKINGS]).rename(
         columns={"ahead": "difference", "ahead_low": "low", "ahead_high": "high"}
     )
     measured = pd.concat([of_rules, *(pd.read_csv(path) for path in (ROOT / "data/suite").glob("*/paired.csv"))])
