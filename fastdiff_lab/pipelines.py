@@ -73,8 +73,8 @@ def embedded_fit(num_keys: int = 9, reuse: str = "encoder", measured: str = "ddi
     '0,5,16,29,43 of 50'
 
     Args:
-        num_keys: Of `derive_schedule(embedded_costs(), num_keys)`: 5, 7, 9, 13, and 17 with "ddim-50".
-        reuse: "encoder" for features, "prediction" for predictions; both at the keys that were derived for features.
+        num_keys: 5, 7, 9 or 13, and with "ddim-50" also 17. The keys are those of `derive_schedule(embedded_costs(), num_keys)`.
+        reuse: "encoder" or "prediction". Both are fitted at the keys derived for features.
         measured: Scheduler and steps, "ddim-50" or "dpm-solver++-20".
 
     Raises:

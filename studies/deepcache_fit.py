@@ -84,7 +84,10 @@ class FittedDeepCache(DeepCache):
     def load(cls, path: Path) -> FittedDeepCache:
         """Read a file that `save` wrote. Raises ValueError for any other file."""
         found = read_json(path, str(path), SCHEMA, 1)
-        return cls(found["interval"], tuple(map(tuple, found["scalars"])), tuple(found["bounds"]))
+        try:
+            return cls(found["interval"], tuple(map(tuple, found["scalars"])), tuple(found["bounds"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no fit of DeepCache ({error!r}); accepted: a file of studies.deepcache_fit") from None
 
 
 @dataclass

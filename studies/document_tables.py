@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -79,6 +78,7 @@ LEADS = {
     "reused features: derived over uniform keys": "derived over uniform keys",
 }
 
+ELSEWHERE = ("guidance", "scheduler")  # questions with a run of their own without a fit
 # (question, rule) of data/ablation/fit_makings.csv
 MAKINGS = {
     "none, features reused": ("images", "reused"),
@@ -196,7 +196,7 @@ def _makings() -> Rows:
         return f"{one.psnr:.1f} / {one.typical:.1f} / {one.worst:.1f}"
 
     return {
-        label: [near(question, rule) + (f" ({near(question, 'reused')})" if "(" in label else "")]
+        label: [near(question, rule) + (f" ({near(question, 'reused')})" if question.startswith(ELSEWHERE) else "")]
         for label, (question, rule) in MAKINGS.items()
     }
 
@@ -216,7 +216,7 @@ TABLES = (
 
 def main() -> None:
     for table in TABLES:
-        write_text(ROOT / table.page, re.sub(r"\n{3,}", "\n\n", table.written()))
+        write_text(ROOT / table.page, table.written())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import typer
 from fastdiff_lab.calibration import fitting
 from fastdiff_lab.calibration.derive import derive_schedule
 from fastdiff_lab.calibration.least_squares import Products, solved
-from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline, with_settings_of
 from fastdiff_lab.propagation.config import PropagationConfig
@@ -29,7 +28,7 @@ from fastdiff_lab.propagation.fit import columns_of
 from fastdiff_lab.sampling.methods import Method
 from fastdiff_lab.shapes.data import calibration_scenes, held_out_prompts
 
-from .key_rules import compare_ways
+from .key_rules import compare_ways, write_ways
 from .options import RULES_STORE, Captions, Jobs, Kept, Output, Seeds, Threads
 
 if TYPE_CHECKING:
@@ -153,8 +152,7 @@ def main(
     torch.set_num_threads(threads)
     schedule, scenes = derive_schedule(embedded_costs(), keys), calibration_scenes(max(IMAGES))
     table = ablation(load_pipeline(), schedule, scenes, held_out_prompts(count), seeds=range(seeds), n_jobs=jobs, store=store)
-    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
-    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
+    write_ways(table, output)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 - `rules(recording, num_keys)`: the schedules that a recording's features suggest
 - `compare_rules(pipe, costs, prompts, ...)`: the fidelity of each, and the lead of derived keys
-- `compare_ways(pipe, ways, prompts, ...)`: the same of any methods, for several numbers of keys
+- `compare_ways(pipe, ways, prompts, ...)`: the same of any methods, for several numbers of keys; `write_ways(table, output)`
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,6 +127,12 @@ def compare_ways(
     )
 
 
+def write_ways(table: pd.DataFrame, output: Path) -> None:
+    """Write a table of `compare_ways` as CSV, and print it without the keys. Raises OSError for a place that cannot be written."""
+    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
+    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
+
+
 def _recorded(pipe: DiffusionPipeline, prompts: Sequence[str], run: dict[str, Any]) -> Recording:
     encoder = list(split_denoiser(denoiser_of(pipe)).encoder)
     with torch.no_grad(), record(pipe, keep=encoder) as recording:
@@ -181,8 +188,7 @@ def main(
         load_pipeline(), embedded_costs(), held_out_prompts(count), of_predictions=embedded_costs("prediction"), counts=keys or (9, 17),
         seeds=range(seeds), n_jobs=jobs, store=store, guidance_scale=EMBEDDED_GUIDANCE,
     )  # fmt: skip
-    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
-    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
+    write_ways(table, output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-# All that the documents say of the embedded pipeline, measured anew: make -j2 -f studies/measure.mk
-# Most of two days on 2 cores. What is there already is kept: remove a file to measure it again. A run that was stopped goes on.
-# Images are drawn by one thread each. What is timed runs alone: make -f studies/measure.mk timed
+# All that the documents say of the embedded pipeline, measured anew: make -f studies/measure.mk
+# Some hours on 2 fast cores. What is there already is kept: remove a file to measure it again. A run that was stopped goes on.
+# Images are drawn by two processes of one thread. What is timed runs alone: make -f studies/measure.mk timed
 PYTHON := .venv/bin/python
 CLI := .venv/bin/fastdiff-lab
 C := data/calibration/ddim-50
@@ -16,7 +16,8 @@ drawn: $(C)/encoder-0.safetensors data/ablation/fit_makings.csv runs/suite/ddim-
 
 # ---- calibration: measured in runs/, where a run that was stopped goes on; what is whole is copied. Order 1 takes five times as long: half the images
 calibrate = mkdir -p $(@D) runs/$(@D) && $(CLI) calibrate runs/$@ $(ONE) $(1) && cp runs/$@ $@
-at_dpm := --count 8 --steps 20 --scheduler dpm-solver++
+as_dpm := --steps 20 --scheduler dpm-solver++
+at_dpm := --count 8 $(as_dpm)
 $(C)/encoder-%.safetensors:
 	$(call calibrate,--order $* $(if $(filter 1,$*),--count 8))
 $(C)/prediction-%.safetensors:
@@ -44,7 +45,6 @@ G := data/fits/dpm-solver++-20
 fits := $(foreach keys,5 7 9 13 17,$(F)/encoder-$(keys).json $(F)/prediction-$(keys).json) runs/fits/uniform-encoder.json runs/fits/uniform-prediction.json
 fits += $(foreach keys,5 7 9 13 17,runs/fits/own-$(keys).json) runs/fits/refined-encoder.json runs/fits/refined-prediction.json
 fits_dpm := $(foreach keys,5 7 9 13,$(G)/encoder-$(keys).json $(G)/prediction-$(keys).json)
-as_dpm := --steps 20 --scheduler dpm-solver++
 fit = mkdir -p $(@D) && $(CLI) fit $< --count 16 $(ONE) --output $@ $(1)
 runs/fits/uniform.json:
 	mkdir -p $(@D)

@@ -21,13 +21,12 @@ from scipy.optimize import linear_sum_assignment
 
 from fastdiff_lab.calibration.derive import derive_schedule
 from fastdiff_lab.calibration.reuse_costs import ReuseCosts
-from fastdiff_lab.inputs.files import write_whole
 from fastdiff_lab.key_schedule import KeySchedule, check_num_keys
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE, embedded_costs, load_pipeline
 from fastdiff_lab.sampling.methods import Method, denoiser_calls
 from fastdiff_lab.shapes.data import held_out_prompts
 
-from .key_rules import compare_ways
+from .key_rules import compare_ways, write_ways
 from .options import RULES_STORE, Captions, Jobs, Kept, Keys, Output, Seeds, Threads
 from .suite.run import check_held_out
 from .suite.suite_methods import check_costs
@@ -143,8 +142,7 @@ def main(
         load_pipeline(), embedded_costs(), held_out_prompts(count), of_predictions=embedded_costs("prediction"), counts=keys or COUNTS,
         seeds=range(seeds), n_jobs=jobs, store=store, guidance_scale=EMBEDDED_GUIDANCE,
     )  # fmt: skip
-    write_whole(output, lambda place: table.to_csv(place, index=False, float_format="%.6g"))
-    typer.echo(table.drop(columns="key_steps").round(1).to_string(index=False))
+    write_ways(table, output)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ def test_a_file_holds_it_for_the_suite(fit, tmp_path):
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ValueError, match="other.json"):
         FittedDeepCache.load(tmp_path / "other.json")
+    (tmp_path / "half.json").write_text('{"schema": "fastdiff_lab.FittedDeepCache", "version": 1, "interval": 3}')
+    with pytest.raises(ValueError, match="half.json is no fit of DeepCache .*scalars.*; accepted: a file of studies.deepcache_fit"):
+        FittedDeepCache.load(tmp_path / "half.json")
 
 
 def test_what_would_measure_something_else_is_refused(pipe):

@@ -117,7 +117,7 @@ def _of_fitted(ours: dict[str, Any]) -> Iterator[Pair]:
     )
     yield "fitted derived over fitted uniform keys", ours | {"keys": "fitted"}, ours | {"keys": "uniform, fitted"}
     uniform = ours | {"keys": "uniform"}
-    yield "fitted over held uniform keys", uniform | {"keys": "uniform, fitted"}, uniform
+    yield "fitted over reused uniform keys", uniform | {"keys": "uniform, fitted"}, uniform
 
 
 def _of_noise(methods: pd.DataFrame) -> Iterator[Pair]:

@@ -28,7 +28,7 @@ COUNTS = (5, 7, 9, 13, 17)
 FEWER_STEPS = (5, 7, 9, 13, 17, 25, 37)
 DEEPCACHE_INTERVALS = (2, 3, 5)
 PRIOR_NOISE, NOISE_AT = 0.003, 9  # keys; and at the paper's
-ORDERS, EXTRAPOLATED_FROM = (0, 1), 9  # with fewer keys, extrapolating fails
+ORDERS, EXTRAPOLATED_FROM = (0, 1), 9  # with 9 keys it fails, so fewer are not run
 REUSED = {"encoder": "features", "prediction": "predictions"}
 
 Costs = Mapping[tuple[str, int], ReuseCosts]  # (reuse, order) -> their costs
