@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/results.md from what was measured: `python -m studies.document_tables`.
+"""Write the tables of README.md, docs/results.md and docs/benchmarks.md from what was measured: `python -m studies.document_tables`.
 
 - `TABLES`: each table, with its rows as text
 - `rows_of(text, first)`: the rows that a page has now
@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 
@@ -91,6 +93,22 @@ MAKINGS = {
     "used with guidance 7.5 (there without a fit)": ("guidance 7.5", "fitted"),
     **{f"{title} (there without a fit)": (f"scheduler {name}", "fitted") for name, title in SCHEDULERS.items()},
     "lines for each feature": ("order", "on lines"),
+}
+GPU = "data/bench/nvidia-h200"
+ON_GPU = {
+    "baseline": "baseline",
+    "features, parallel": "paper, parallel",
+    "features, serial": "paper, serial",
+    "features at uniform keys, parallel": "uniform 9, parallel",
+    "features, parallel, 8 steps at once": "paper, parallel, 8 steps at once",
+    "features extrapolated, parallel": "paper, parallel, order 1",
+    "*control:* predictions reused": "paper, predictions reused",
+    "*control:* 9 steps": "fewer steps (9)",
+    "*control:* 25 steps": "fewer steps (25)",
+    "DeepCache 2": "DeepCache 2",
+    "DeepCache 3": "DeepCache 3",
+    "DeepCache 5": "DeepCache 5",
+    "token merging 0.5": "token merging 0.5",
 }
 
 
@@ -201,6 +219,27 @@ def _makings() -> Rows:
     }
 
 
+def _on_gpu() -> Rows:
+    found = pd.read_csv(ROOT / GPU / "bench.csv").set_index(["system", "method"])
+
+    def timed(system: str, method: str) -> list[str]:
+        if (system, method) not in found.index:
+            return ["", "", ""]
+        one = found.loc[(system, method)]
+        return [f"{one.seconds:.2f}", f"{one.ratio:.2f}x", f"{one.flop_ceiling:.2f}x"]
+
+    return {label: [*timed("sd-1.5", method), *timed("sdxl", method)] for label, method in ON_GPU.items()}
+
+
+def _decoded_at_once() -> Rows:
+    entries = json.loads((ROOT / GPU / "bench.json").read_text())["entries"]
+    seconds = {entry["case"]["system"]: {int(size): median(runs) for size, runs in entry["decoder"].items()} for entry in entries}
+    return {
+        str(size): [f"{1000 * of[size]:.0f} ms, {of[size] / of[1]:.1f}x" for of in (seconds["sd-1.5"], seconds["sdxl"])]
+        for size in (1, 2, 5, 8, 10, 15)
+    }
+
+
 TABLES = (
     Table("README.md", "what runs between key steps", _readme),
     Table("docs/results.md", "method", _results),
@@ -211,6 +250,8 @@ TABLES = (
     Table("docs/results.md", "fit", _makings),
     Table("docs/results.md", "rule", partial(_rules, "rules", (9, 17))),
     Table("docs/results.md", "time-steps", partial(_rules, "published", (10,))),
+    Table("docs/benchmarks.md", "on an H200", _on_gpu),
+    Table("docs/benchmarks.md", "steps decoded at once", _decoded_at_once),
 )
 
 

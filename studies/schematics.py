@@ -3,7 +3,7 @@
 `python -m studies.schematics docs/figures` writes them as SVG, `--png` as PNG.
 
 - `schematics()`: all figures by name
-- `measured_seconds(bench)`: baseline, serial and parallel, of a benchmark's table
+- `measured_seconds(bench, system)`: baseline, serial and parallel, of a benchmark's table
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from fastdiff_lab.key_schedule import KeySchedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BENCH = Path(__file__).parent.parent / "data" / "bench" / "intel-r-xeon-r-processor-2-threads" / "bench.csv"
+BENCHES = Path(__file__).parent.parent / "data" / "bench"
+ON_CPU, ON_GPU = BENCHES / "intel-r-xeon-r-processor-2-threads" / "bench.csv", BENCHES / "nvidia-h200" / "bench.csv"
 PAPERS_SECONDS, PAPERS_CEILING = (2.42, 1.82, 1.42), 37050 / 27350  # Table 8 (one A40), and Table 1's multiply-adds
 COSTS = {(0, 1): 0, (1, 2): 0, (2, 3): 0, (3, 4): 0, (0, 2): 4, (1, 3): 1, (2, 4): 3, (0, 3): 9, (1, 4): 8, (0, 4): 16}
 BEST = {(1, 1): 0, (1, 2): 4, (1, 3): 9, (1, 4): 16, (2, 2): 0, (2, 3): 1, (2, 4): 7, (3, 3): 0, (3, 4): 1}
 BEST_KEYS = (0, 1, 3)
 
 
-def schematics(bench: Path = BENCH) -> dict[str, Figure]:
-    """All schematics by the names of their files.
-
-    Args:
-        bench: The `bench.csv` of `studies.bench`.
-    """
-    ours = measured_seconds(bench)
-    sources = {"The paper: Stable Diffusion 1.5, A40": PAPERS_SECONDS, "Here: embedded pipeline, CPU": tuple(ours["seconds"])}
+def schematics() -> dict[str, Figure]:
+    """All schematics by the names of their files."""
+    gpu, cpu = measured_seconds(ON_GPU, "sd-1.5"), measured_seconds(ON_CPU, "embedded")
+    sources = {
+        "The paper: Stable Diffusion 1.5, A40": PAPERS_SECONDS,
+        "Here: Stable Diffusion 1.5, H200": tuple(gpu["seconds"]),
+        "Here: embedded pipeline, CPU": tuple(cpu["seconds"]),
+    }
+    ceilings = [PAPERS_CEILING, *(ours.loc["paper, parallel", "flop_ceiling"] for ours in (gpu, cpu))]
     paper = KeySchedule.paper(50)
     return {
         "key_step": plot.key_step(),
         "timeline": plot.timeline(paper.keys, paper.num_steps),
-        "speedup": plot.speedup(sources, [PAPERS_CEILING, ours.loc["paper, parallel", "flop_ceiling"]]),
+        "speedup": plot.speedup(sources, ceilings),
         "fit": plot.landing(),
         "programme": plot.programme(COSTS, BEST, BEST_KEYS),
     }
 
 
-def measured_seconds(bench: Path) -> pd.DataFrame:
-    """The rows of one image of the embedded pipeline: baseline, serial, parallel."""
-    table = pd.read_csv(bench).query("system == 'embedded' and batch_size == 1 and mode == 'eager' and steps == 50")
+def measured_seconds(bench: Path, system: str) -> pd.DataFrame:
+    """The rows of one image of a system: baseline, serial, parallel."""
+    table = pd.read_csv(bench).query(f"system == '{system}' and batch_size == 1 and mode == 'eager' and steps == 50")
     return table.set_index("method").loc[["baseline", "paper, serial", "paper, parallel"]]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from studies.training import train
 from studies.training.autoencoder import crops
 from studies.training.data_parallel import in_processes
 from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
-from studies.training.scene_batches import SceneBatches, objects_of
+from studies.training.scene_batches import Ahead, objects_of, scene_batch
 from studies.training.tokens import new_tokenizer, tokens_of
 from studies.training.trainer import fit, learning_rate_factor
 
@@ -79,9 +81,8 @@ def test_offset_noise_has_means_of_its_own():
 
 def test_batches_are_scenes_that_come_once():
     tokenizer = new_tokenizer()
-    batches = SceneBatches(tokenizer, batch_size=5)
-    images, tokens = batches(3)  # a training that goes on begins anywhere
-    later, _ = batches(4)
+    images, tokens = scene_batch(tokenizer, 5, draw=3)
+    later, _ = scene_batch(tokenizer, 5, draw=4)
     scenes = [sample_scene(seed, objects_of(seed)) for seed in range(15, 25)]
     assert [len(scene.things) for scene in scenes] == [2, 2, 2, 1, 1] * 2
     assert torch.equal(torch.cat([images, later]), torch.stack([as_tensor(draw(scene)) for scene in scenes]))
@@ -90,14 +91,14 @@ def test_batches_are_scenes_that_come_once():
 
 def test_workers_draw_the_same_scenes():
     tokenizer = new_tokenizer()
-    here, ahead = (SceneBatches(tokenizer, batch_size=4, workers=workers) for workers in (0, 1))
-    for place in (2, 3):
+    here, ahead = (Ahead(partial(scene_batch, tokenizer, 4), workers) for workers in (0, 1))
+    for place in (2, 3):  # a training that goes on begins anywhere
         for one, other in zip(here(place), ahead(place), strict=True):
             assert torch.equal(one, other)
 
 
 def test_crops_hold_a_part_of_an_object():
-    images = crops(range(20), step=0)
+    images = crops(20, draw=0)
     assert images.shape == (20, 3, 32, 32)
     assert float((images.flatten(2).std(dim=2).amax(dim=1) > 0.05).float().mean()) > 0.9
 
@@ -156,7 +157,7 @@ def test_a_team_elsewhere_than_on_the_cpu():
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_pipeline_from_nothing(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_plan", lambda device: {"batch_size": 2, "workers": 0})
+    monkeypatch.setattr(train, "_plan", lambda device: replace(train.ON_CPU, batch_size=2))
     for _ in range(2):  # the second call finds everything done
         train.train_pipeline(tmp_path, minutes=0.2, threads=2, processes=processes)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)

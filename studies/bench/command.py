@@ -84,8 +84,11 @@ def bench_into(
     about = about_machine(device)
     folder = writable_folder(output or Path("data/bench") / machine_name(about))
     book = Book(folder, about)
-    is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes, retries_failed=retries_failed)
-    return write_report(book), book, is_whole
+    try:
+        is_whole = run_part(book, cases, device=device, repeats=repeats, minutes=minutes, retries_failed=retries_failed)
+    finally:  # also what a stopped part has timed
+        table = write_report(book)
+    return table, book, is_whole
 
 
 def machine_name(about: dict[str, Any]) -> str:

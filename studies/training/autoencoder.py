@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fastdiff_lab.shapes.scenes import IMAGE_SIZE, sample_scene
 
-from .scene_batches import scene_images
+from .scene_batches import Ahead, scene_images, seeds_of_draw
 from .trainer import fit
 
 # A decoder trained on slightly wrong latents draws clean edges from the denoiser's.
@@ -37,10 +38,10 @@ def reconstruction_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Tens
     return nn.functional.l1_loss(drawn, images) + nn.functional.mse_loss(drawn, images) + 0.01 * size
 
 
-def crops(seeds: range, step: int) -> Tensor:
-    """Crop each image to half its side around a part of an object, for a quarter of the arithmetic."""
-    generator = torch.Generator().manual_seed(step)
-    cut = []
+def crops(size: int, draw: int) -> Tensor:
+    """Crop each image of a draw to half its side around a part of an object: a quarter of the arithmetic."""
+    generator = torch.Generator().manual_seed(draw)
+    seeds, cut = seeds_of_draw(draw, size), []
     for seed, image in zip(seeds, scene_images(seeds), strict=True):
         things = sample_scene(seed).things
         x, y = things[seed % len(things)].centre
@@ -50,14 +51,18 @@ def crops(seeds: range, step: int) -> Tensor:
     return torch.stack(cut)
 
 
-def train_autoencoder(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 24) -> AutoencoderTiny:
+def train_autoencoder(
+    folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 24, workers: int = 0
+) -> AutoencoderTiny:
     """Train the autoencoder on drawn scenes.
 
     >>> vae = train_autoencoder(Path("runs/train"), device="cpu", max_steps=3000, max_seconds=480)  # doctest: +SKIP
     """
 
+    batches = Ahead(partial(crops, batch_size), workers)
+
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        images = crops(range(step * batch_size, (step + 1) * batch_size), step).to(device)
+        images = batches(step).to(device)
         noise = torch.randn(batch_size, 4, 8, 8, generator=torch.Generator().manual_seed(step)).to(device)
         return reconstruction_loss(model, images, noise)
 

@@ -56,6 +56,31 @@ def offset_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator) + OFFSET_NOISE * torch.randn((*shape[:2], 1, 1), generator=generator)
 
 
+class Prediction(nn.Module):
+    """The UNet's prediction as a tensor."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, noisy: Tensor, time_steps: Tensor, text: Tensor) -> Tensor:
+        return self.unet(noisy, time_steps, text).sample
+
+
+def as_graph(module: nn.Module, *arguments: Tensor) -> nn.Module:
+    """Give a module that runs as one CUDA graph, forward and backward; on the CPU the module itself.
+
+    A small UNet has a thousand small kernels. Their launches take the host longer than the GPU needs to run them. `arguments` are a
+    call's tensors; later calls have their shapes. Autocast stays as it is now, without its cache, which a graph cannot hold.
+    """
+    device = arguments[0].device.type
+    if device != "cuda":
+        return module
+    dtype = torch.get_autocast_dtype(device)
+    with torch.autocast(device, dtype=dtype, enabled=torch.is_autocast_enabled(device), cache_enabled=False):
+        return torch.cuda.make_graphed_callables(module, arguments, allow_unused_input=True)
+
+
 def train_denoiser(
     folder: Path,
     batches: Callable[[int], tuple[Tensor, Tensor]],
@@ -75,7 +100,7 @@ def train_denoiser(
 
     Args:
         folder: where the checkpoint and the losses go.
-        batches: gives a training step's images, shape (batch, 3, 64, 64), and token ids, shape (batch, 24); see `SceneBatches`.
+        batches: gives a training step's images, shape (batch, 3, 64, 64), and token ids, shape (batch, 24); see `scene_batch`.
         vae: encodes the images.
         text_encoder: reads the captions.
         unconditional: the token ids of the empty prompt, shape (24,), which replace a tenth of the captions.
@@ -97,9 +122,13 @@ def train_denoiser(
         noise = offset_noise(tuple(latents.shape), generator).to(device)
         return scheduler.add_noise(latents, noise, time_steps), noise, time_steps, text
 
+    predict: list[nn.Module] = []
+
     def loss(model: nn.Module, draw: int, progress: float) -> Tensor:
         noisy, noise, time_steps, text = noised(draw)
-        predicted = model(noisy, time_steps, text).sample
+        if not predict:
+            predict.append(as_graph(Prediction(model), noisy, time_steps, text))
+        predicted = predict[0](noisy, time_steps, text)
         return (weight[time_steps] * (predicted.float() - noise).square().mean(dim=(1, 2, 3))).mean()
 
     return fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from fastdiff_lab.shapes.judge import Judge
 from fastdiff_lab.shapes.scenes import CHOICES, sample_scene
 
-from .scene_batches import scene_images
+from .scene_batches import Ahead, scene_images, seeds_of_draw
 from .trainer import fit
 
 
@@ -62,21 +63,29 @@ def targets(seeds: range) -> dict[str, Tensor]:
     return wanted
 
 
-def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64) -> Judge:
+def judged_scenes(size: int, draw: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The images of a draw, and their classes."""
+    seeds = seeds_of_draw(draw, size)
+    return scene_images(seeds), targets(seeds)
+
+
+def train_judge(folder: Path, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64, workers: int = 0) -> Judge:
     """Train the judge, in each step on a quarter as many spoilt images as scenes.
 
     >>> judge = train_judge(Path("runs/train"), device="cpu", max_steps=2000, max_seconds=480)  # doctest: +SKIP
     """
 
+    batches = Ahead(partial(judged_scenes, batch_size), workers)
+
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
         generator = torch.Generator().manual_seed(step)
-        seeds = range(step * batch_size, (step + 1) * batch_size)
-        images = scene_images(seeds).to(device)
+        images, classes = batches(step)
+        images = images.to(device)
         spoilt = spoil(images[: batch_size // 4], generator)
         scores = model(torch.cat([blemish(images, generator), spoilt]))
         errors = [
             functional.cross_entropy(scores[name][:batch_size], wanted.to(device), ignore_index=-100)
-            for name, wanted in targets(seeds).items()
+            for name, wanted in classes.items()
         ]
         is_scene = (torch.arange(batch_size + len(spoilt), device=device) < batch_size).float()
         return sum(errors) + functional.binary_cross_entropy_with_logits(scores["is_scene"], is_scene)

@@ -12,6 +12,7 @@ import torch
 import typer
 from tqdm import tqdm
 
+from fastdiff_lab.cli.options import Device, Model
 from fastdiff_lab.inputs.files import write_text, write_whole
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.sampling.methods import Method, sample
@@ -76,11 +77,14 @@ def main(
     objects: Annotated[int | None, typer.Option(help="1 or 2 objects in a caption only; both without it.")] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps.")] = 50,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    model: Model = None,
+    device: Device = "cpu",
     output: Annotated[Path | None, typer.Option(help="Folder for report.json and two sheets of 64 images.")] = None,
 ) -> None:
     """Print the embedded pipeline's prompt accuracy."""
     torch.set_num_threads(threads)
-    found = report(load_pipeline(), count=count, kinds=(1, 2) if objects is None else (objects,), steps=steps, folder=output)
+    pipe, kinds = load_pipeline(model, device=device), (1, 2) if objects is None else (objects,)
+    found = report(pipe, count=count, kinds=kinds, steps=steps, folder=output)
     typer.echo(json.dumps(found, indent=2))
     if output is not None:
         write_text(output / "report.json", json.dumps(found, indent=2) + "\n")

@@ -1,13 +1,15 @@
-"""Batches of scenes for the denoiser: every scene is new, and every training step has its own.
+"""Batches of scenes: every scene is new, and every training step has its own.
 
-- `SceneBatches`: images and token ids of one training step after another
-- `scene_images(seeds)`: images alone
+- `scene_images(seeds)`: images
+- `scene_batch(tokenizer, size, draw)`: images and token ids
+- `Ahead`: batches that other processes make ahead
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTokenizer
 
 from fastdiff_lab.shapes.data import as_tensor
-from fastdiff_lab.shapes.scenes import draw, sample_scene
+from fastdiff_lab.shapes.scenes import draw as draw_scene
+from fastdiff_lab.shapes.scenes import sample_scene
 
 from .data_parallel import Team
 from .tokens import tokens_of
@@ -27,7 +30,7 @@ def scene_images(seeds: Iterable[int], objects: int | None = None) -> Tensor:
     >>> scene_images(range(2)).shape
     torch.Size([2, 3, 64, 64])
     """
-    return torch.stack([as_tensor(draw(sample_scene(seed, objects))) for seed in seeds])
+    return torch.stack([as_tensor(draw_scene(sample_scene(seed, objects))) for seed in seeds])
 
 
 def objects_of(seed: int) -> int:
@@ -39,40 +42,52 @@ def objects_of(seed: int) -> int:
     return 2 if seed % 5 < 3 else 1
 
 
-class _Scenes(Dataset):
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
-        self.tokenizer = tokenizer
+def scene_batch(tokenizer: CLIPTokenizer, size: int, draw: int) -> tuple[Tensor, Tensor]:
+    """Images, in [-1, 1], and token ids of the scenes of a draw.
 
-    def __getitem__(self, seed: int) -> tuple[Tensor, Tensor]:
-        scene = sample_scene(seed, objects_of(seed))
-        return as_tensor(draw(scene)), tokens_of([scene.caption()], self.tokenizer)[0]
-
-
-class SceneBatches:
-    """Images and token ids of one training step after another.
-
-    >>> images, tokens = SceneBatches(new_tokenizer(), batch_size=16)(draw=0)  # doctest: +SKIP
+    >>> images, tokens = scene_batch(new_tokenizer(), 16, draw=0)  # doctest: +SKIP
     >>> images.shape, tokens.shape  # doctest: +SKIP
     (torch.Size([16, 3, 64, 64]), torch.Size([16, 24]))
+    """
+    scenes = [sample_scene(seed, objects_of(seed)) for seed in seeds_of_draw(draw, size)]
+    return torch.stack([as_tensor(draw_scene(scene)) for scene in scenes]), tokens_of(
+        [scene.caption() for scene in scenes], tokenizer
+    )
+
+
+def seeds_of_draw(draw: int, size: int) -> range:
+    """The seeds of a draw of so many scenes: no two draws share one."""
+    return range(draw * size, (draw + 1) * size)
+
+
+class _Made(Dataset):
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, draw: int) -> Any:
+        return self.make(draw)
+
+
+class Ahead:
+    """What a function makes of one draw after another, made ahead by other processes.
+
+    >>> Ahead(partial(seeds_of_draw, size=4), workers=0)(draw=1)
+    range(4, 8)
 
     Args:
-        tokenizer: the embedded pipeline's.
-        batch_size: scenes per training step of one process.
-        workers: processes that draw scenes ahead; 0 draws them in this process.
+        make: gives what a draw's training step needs; a function of a module, or `partial` of one.
+        workers: processes that make it ahead; 0 makes it in this process.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, batch_size: int, workers: int = 0) -> None:
-        self.scenes, self.batch_size, self.workers = _Scenes(tokenizer), batch_size, workers
+    def __init__(self, make: Callable[[int], Any], workers: int) -> None:
+        self.make, self.workers = make, workers
         self._coming: Iterator | None = None
 
-    def __call__(self, draw: int) -> tuple[Tensor, Tensor]:
-        """Give the images, in [-1, 1], and token ids of a draw.
-
-        The first draw may be any; the later ones follow as `fit` counts them.
-        """
+    def __call__(self, draw: int) -> Any:
+        """Give what was made of a draw. The first may be any; the later ones follow as `fit` counts them."""
+        if not self.workers:
+            return self.make(draw)
         if self._coming is None:
-            self._coming = iter(DataLoader(self.scenes, batch_sampler=self._seeds_from(draw), num_workers=self.workers))
+            draws = count(draw, Team().size)
+            self._coming = iter(DataLoader(_Made(self.make), sampler=draws, batch_size=None, num_workers=self.workers))  # type: ignore[arg-type]
         return next(self._coming)
-
-    def _seeds_from(self, draw: int) -> Iterator[list[int]]:
-        return ([later * self.batch_size + row for row in range(self.batch_size)] for later in count(draw, Team().size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from fastdiff_lab.shapes.scenes import CHOICES, sample_scene
 from fastdiff_lab.shapes.text import MAX_TOKENS
 
+from .scene_batches import Ahead, seeds_of_draw
 from .tokens import tokens_of
 from .trainer import fit
 
@@ -46,18 +48,32 @@ def said(attributes: list[dict[str, str]]) -> dict[str, Tensor]:
     }
 
 
+def captions_read(tokenizer: CLIPTokenizer, size: int, draw: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """The captions of a draw as token ids, and what they say."""
+    scenes = [sample_scene(seed) for seed in seeds_of_draw(draw, size)]
+    return tokens_of([scene.caption() for scene in scenes], tokenizer), said([scene.attributes() for scene in scenes])
+
+
 def train_text_encoder(
-    folder: Path, tokenizer: CLIPTokenizer, *, device: str, max_steps: int, max_seconds: float, batch_size: int = 64
+    folder: Path,
+    tokenizer: CLIPTokenizer,
+    *,
+    device: str,
+    max_steps: int,
+    max_seconds: float,
+    batch_size: int = 64,
+    workers: int = 0,
 ) -> CLIPTextModel:
     """Train the text encoder to read captions, so that the denoiser need not learn it.
 
     >>> encoder = train_text_encoder(Path("runs/train"), new_tokenizer(), device="cpu", max_steps=3000, max_seconds=180)  # doctest: +SKIP
     """
 
+    batches = Ahead(partial(captions_read, tokenizer, batch_size), workers)
+
     def loss(model: nn.Module, step: int, progress: float) -> Tensor:
-        scenes = [sample_scene(seed) for seed in range(step * batch_size, (step + 1) * batch_size)]
-        scores = model(tokens_of([scene.caption() for scene in scenes], tokenizer).to(device))
-        wanted = said([scene.attributes() for scene in scenes])
+        tokens, wanted = batches(step)
+        scores = model(tokens.to(device))
         return sum(functional.cross_entropy(scores[name], wanted[name].to(device)) for name in CHOICES)
 
     reader = CaptionReader(tokenizer).to(device)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny
@@ -24,18 +27,39 @@ from .autoencoder import train_autoencoder
 from .data_parallel import in_processes
 from .denoiser_training import new_scheduler, train_denoiser
 from .judge_training import train_judge
-from .scene_batches import SceneBatches
+from .scene_batches import Ahead, scene_batch
 from .text_training import train_text_encoder
 from .tokens import new_tokenizer, tokens_of
 
-# Shares of the training time.
-SHARES = {"autoencoder": 0.05, "judge": 0.05, "text_encoder": 0.02, "denoiser": 0.88}
 NO_LIMIT = 10**9
 
 
-def _plan(device: str) -> dict[str, int]:
-    """Scenes per training step, and processes that draw them ahead: a GPU needs more than one process can draw."""
-    return {"batch_size": 16, "workers": 0} if device == "cpu" else {"batch_size": 512, "workers": os.cpu_count() or 1}
+@dataclass(frozen=True)
+class Plan:
+    """How a kind of device trains.
+
+    Args:
+        shares: each part's share of the training time.
+        batch_size: scenes per training step of the denoiser.
+        workers: processes that draw scenes ahead; a GPU needs more than one process can draw.
+        learning_rate: of the denoiser.
+    """
+
+    shares: Mapping[str, float]
+    batch_size: int
+    workers: int
+    learning_rate: float
+
+
+ON_CPU = Plan({"autoencoder": 0.05, "judge": 0.05, "text_encoder": 0.02, "denoiser": 0.88}, 16, 0, 5e-4)
+# Minutes in all: the small parts need a larger share of them.
+ON_GPU = Plan(
+    {"autoencoder": 0.14, "judge": 0.1, "text_encoder": 0.04, "denoiser": 0.72}, 256, max(1, (os.cpu_count() or 1) - 2), 1e-3
+)
+
+
+def _plan(device: str) -> Plan:
+    return ON_CPU if device == "cpu" else ON_GPU
 
 
 def train_pipeline(
@@ -82,14 +106,15 @@ class _Parts:
 
 
 def _train_parts(output: Path, minutes: float, device: str) -> _Parts:
-    folder = output / "training"
-    seconds = {part: share * minutes * 60 for part, share in SHARES.items()}
+    folder, plan = output / "training", _plan(device)
+    seconds = {part: share * minutes * 60 for part, share in plan.shares.items()}
     if not (folder / "tokenizer").exists():  # a new one may number the tokens differently
         new_tokenizer().save_pretrained(folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    judge = train_judge(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["judge"])
-    text_encoder = train_text_encoder(folder, tokenizer, device=device, max_steps=NO_LIMIT, max_seconds=seconds["text_encoder"])
-    vae = train_autoencoder(folder, device=device, max_steps=NO_LIMIT, max_seconds=seconds["autoencoder"])
+    options: Any = {"device": device, "max_steps": NO_LIMIT, "workers": plan.workers}
+    judge = train_judge(folder, max_seconds=seconds["judge"], **options)
+    text_encoder = train_text_encoder(folder, tokenizer, max_seconds=seconds["text_encoder"], **options)
+    vae = train_autoencoder(folder, max_seconds=seconds["autoencoder"], **options)
     return _Parts(judge, tokenizer, text_encoder, vae)
 
 
@@ -100,17 +125,18 @@ def _train_denoiser(output: Path, minutes: float, device: str, parts: _Parts | N
 
     def save(ema: nn.Module, step: int) -> None:
         save_pipeline(output, parts.vae, parts.text_encoder, parts.tokenizer, ema, parts.judge)
-        draw_samples(output, folder / f"samples_{step:07d}.png")
+        draw_samples(output, folder / f"samples_{step:07d}.png", device=device)
 
     train_denoiser(
         folder,
-        SceneBatches(parts.tokenizer, plan["batch_size"], plan["workers"]),
+        Ahead(partial(scene_batch, parts.tokenizer, plan.batch_size), plan.workers),
         parts.vae,
         parts.text_encoder,
         tokens_of([""], parts.tokenizer)[0],
         device=device,
         max_steps=NO_LIMIT,
-        max_seconds=SHARES["denoiser"] * minutes * 60,
+        max_seconds=plan.shares["denoiser"] * minutes * 60,
+        learning_rate=plan.learning_rate,
         autocast=None if device == "cpu" else torch.bfloat16,
         on_save=save,
     )
@@ -133,11 +159,11 @@ def save_pipeline(
     write_whole(output / "judge" / "model.safetensors", lambda place: save_file(weights, place))
 
 
-def draw_samples(folder: Path, file: Path, count: int = 16) -> None:
-    """Draws held-out captions with one and with two objects by the pipeline in `folder` (25 steps), eight in a row."""
+def draw_samples(folder: Path, file: Path, count: int = 16, device: str = "cpu") -> None:
+    """Draw held-out captions with one and with two objects by the pipeline in `folder` (25 steps), eight in a row."""
     from diffusers import StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True).to(device)
     pipe.set_progress_bar_config(disable=True)
     prompts = [scene.caption() for objects in (1, 2) for scene in held_out_scenes(count // 2, objects)]
     generators = [torch.Generator().manual_seed(place) for place in range(count)]
