@@ -3,11 +3,13 @@
 `python -m studies.schematics docs/figures` writes them as SVG, `--png` as PNG.
 
 - `schematics()`: all figures by name
+- `speedup(most)`: the figure of it
 - `measured_seconds(bench, system)`: baseline, serial and parallel, of a benchmark's table
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,21 +33,24 @@ BEST_KEYS = (0, 1, 3)
 
 def schematics() -> dict[str, Figure]:
     """All schematics by the names of their files."""
-    gpu, cpu = measured_seconds(ON_GPU, "sd-1.5"), measured_seconds(ON_CPU, "embedded")
-    sources = {
-        "The paper: Stable Diffusion 1.5, A40": PAPERS_SECONDS,
-        "Here: Stable Diffusion 1.5, H200": tuple(gpu["seconds"]),
-        "Here: embedded pipeline, CPU": tuple(cpu["seconds"]),
-    }
-    ceilings = [PAPERS_CEILING, *(ours.loc["paper, parallel", "flop_ceiling"] for ours in (gpu, cpu))]
     paper = KeySchedule.paper(50)
     return {
         "key_step": plot.key_step(),
         "timeline": plot.timeline(paper.keys, paper.num_steps),
-        "speedup": plot.speedup(sources, ceilings),
+        "speedup": speedup(),
         "fit": plot.landing(),
         "programme": plot.programme(COSTS, BEST, BEST_KEYS),
     }
+
+
+def speedup(most: int = 3) -> Figure:
+    """Where the speed comes from: the paper's, ours on a GPU and on a CPU; the first `most` of them."""
+    sources, ceilings = {"The paper: Stable Diffusion 1.5, A40": PAPERS_SECONDS}, [PAPERS_CEILING]
+    for title, bench, system in (("Stable Diffusion 1.5, H200", ON_GPU, "sd-1.5"), ("embedded pipeline, CPU", ON_CPU, "embedded")):
+        ours = measured_seconds(bench, system)
+        sources[f"Here: {title}"] = tuple(ours["seconds"])
+        ceilings.append(ours.loc["paper, parallel", "flop_ceiling"])
+    return plot.speedup(dict(islice(sources.items(), most)), ceilings[:most])
 
 
 def measured_seconds(bench: Path, system: str) -> pd.DataFrame:

@@ -18,13 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 import fastdiff_lab as fl
 from fastdiff_lab import plot
 from fastdiff_lab.inputs.files import write_text
-from studies.schematics import schematics
+from studies.schematics import schematics, speedup
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a large red star at the left on a blue background"
@@ -45,12 +46,15 @@ TEXTS = {
 }  # fmt: skip
 COMPARED = {
     "features, paper 9, order 0": "the paper's 9 keys",
+    "features, uniform 9, order 0": "9 uniform keys",
     "features, derived 9, order 0": "9 derived keys",
     "features, fitted 9, order 0": "9 derived keys, fitted",
     "predictions, derived 9, order 0": "control: predictions reused",
-    "predictions, fitted 13, order 0": "control: 13 predictions, fitted",
+    "predictions, fitted 9, order 0": "control: the same, fitted",
+    "predictions, fitted 13, order 0": "control: at 13 keys, fitted",
     "fewer steps (13)": "control: 13 steps",
 }
+LOWERED = ("features, derived 9, order 0", "predictions, derived 9, order 0")  # names that another would touch
 
 
 class Run(NamedTuple):
@@ -96,7 +100,7 @@ def loop(run: Run) -> Figure:
             ax.imshow(image)
             ax.set(xticks=[], yticks=[])
             if row == 0:
-                ax.set_title(f"step {step + 1}", fontsize=13)
+                ax.set_title(f"step {step}", fontsize=13)
             if place == 0:
                 ax.set_ylabel(name, fontsize=13)
     return figure
@@ -110,8 +114,8 @@ def halves(run: Run) -> Figure:
     for part, colour, dash in (("encoder", plot.PETROFF[0], "-"), ("decoder", plot.PETROFF[1], "--")):
         ax.plot(mean[part], color=colour, linestyle=dash, linewidth=3, label=part)
     ax.legend(frameon=False, fontsize=14, loc="upper left")
-    ax.set(xlabel="step", ylabel="relative change from the step before", xlim=(0, STEPS - 1), ylim=(0, None))
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set(xlabel="step", ylabel="change from the step before", xlim=(0, STEPS), ylim=(0, None))
+    _readable(ax)
     return figure
 
 
@@ -129,12 +133,24 @@ def verdict(table: pd.DataFrame) -> Figure:
             marker="D" if control else "o",
         )
         ax.annotate(
-            name, table.loc[method, ["ratio", "psnr"]].astype(float), xytext=(10, -4), textcoords="offset points", fontsize=13
+            name,
+            table.loc[method, ["ratio", "psnr"]].astype(float),
+            xytext=(10, -13 if method in LOWERED else -4),
+            textcoords="offset points",
+            fontsize=13,
         )
     fastest = float(table.loc[list(COMPARED), "ratio"].max())
     ax.set(xlabel="times as fast as the baseline", ylabel="PSNR to the baseline, dB", xlim=(None, 1.4 * fastest))
-    ax.spines[["top", "right"]].set_visible(False)
+    _readable(ax)
     return figure
+
+
+def _readable(ax: Axes) -> None:
+    """Two axes alone, with letters for the last row."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=13)
+    for label in (ax.xaxis.label, ax.yaxis.label):
+        label.set_fontsize(15)
 
 
 def slide(figure: Figure, title: str, sentence: str) -> Figure:
@@ -157,6 +173,7 @@ def figures() -> list[Figure]:
     """The figures of the eight slides, in their order."""
     drawn, run = schematics(), sampled()
     table = pd.read_csv(ROOT / "data/suite/ddim-50/table.csv").set_index("method")
+    drawn["speedup"] = speedup(most=2)
     named = [drawn[name] for name in ("key_step", "timeline", "speedup", "programme", "fit")]
     return [loop(run), halves(run), *named, verdict(table)]
 
@@ -190,7 +207,7 @@ def handout(path: Path) -> None:
         ax = first.add_axes((0.06, low, 0.88, 0.26))
         ax.imshow(_pixels(schematics()[name]))
         ax.axis("off")
-    said = [f"{place}. {title.replace(QUESTION, '')} {sentence}" for place, (title, sentence) in enumerate(TEXTS.values(), 1)]
+    said = [f"{place}. {_told(*texts)}" for place, texts in enumerate(TEXTS.values(), 1)]
     first.text(0.08, 0.29, "\n".join(textwrap.fill(line, 90) for line in said), fontsize=10, va="top", linespacing=1.6)
     high = 0.95
     for heading, paragraphs in _blocks():
@@ -203,6 +220,13 @@ def handout(path: Path) -> None:
         pages.savefig(second)
 
 
+def _told(title: str, sentence: str) -> str:
+    """Both as sentences; the lesson's question stands above all of them."""
+    if title == QUESTION:
+        return sentence
+    return f"{title if title.endswith('?') else f'{title}.'} {sentence}"
+
+
 def _pixels(figure: Figure) -> np.ndarray:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=250)
@@ -211,12 +235,15 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Where to write them.")]) -> None:
-    """Write slides and handout."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write slides, the same without their sentences, and handout."""
+    (folder / "questions").mkdir(parents=True, exist_ok=True)
     for (name, texts), figure in zip(TEXTS.items(), figures(), strict=True):
         drawn = slide(figure, *texts)
         write_text(folder / f"{name}.svg", plot.svg(drawn))
-        drawn.savefig(folder / f"{name}.png", dpi=PIXELS / drawn.get_size_inches()[0])
+        dots = PIXELS / drawn.get_size_inches()[0]
+        drawn.savefig(folder / f"{name}.png", dpi=dots)
+        drawn.texts[-1].set_visible(False)
+        drawn.savefig(folder / "questions" / f"{name}.png", dpi=dots)
     handout(folder / "handout.pdf")
     typer.echo(f"eight slides and a handout: {folder}")
 

@@ -138,7 +138,7 @@ PROPAGATE = Exercise(
     _runs,
     library_run,
     {
-        "these are the latents of a reused prediction: your decoder is told the key's time-step, not its own": partial(
+        "these are the latents of a reused prediction: your decoder is given the same at every step of a group": partial(
             library_run, reuse="prediction"
         ),
         "these are the latents of the baseline: your encoder runs at every step": lambda pipe, text, z, keys, *more: library_run(
