@@ -245,6 +245,7 @@ TABLES = (
     Table("docs/results.md", "method", _results),
     Table("docs/results.md", "keys, DDIM 50", partial(_by_count, DDIM, (5, 7, 9, 13, 17))),
     Table("docs/results.md", "keys, DPM-Solver++ 20", partial(_by_count, DPM, (5, 7, 9, 13))),
+    Table("docs/results.md", "keys, other weights", partial(_by_count, "data/suite/other-weights", (5, 7, 9, 13))),
     Table("docs/results.md", "lead in dB, DDIM 50", partial(_leads, DDIM, (5, 7, 9, 13, 17))),
     Table("docs/results.md", "lead in dB, DPM-Solver++ 20", partial(_leads, DPM, (5, 7, 9, 13))),
     Table("docs/results.md", "fit", _makings),

@@ -3,7 +3,7 @@
 - `costs_of(costs, values, operations)`: for the strip and its predicted error
 - `images_of(drawer, plan, methods, tell)`: the sheets, and the numbers of every image
 - `timeline_of(costs)`: the schematic of a whole run
-- `seconds_of(name)`, `timed_on()`: seconds that were measured elsewhere
+- `seconds_of(name)`, `average_of(name)`, `timed_on()`: what was measured elsewhere
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def images_of(drawer: Drawer, plan: Plan, methods: Mapping[str, Method], tell: C
 def _about(name: str, method: Method, plan: Plan) -> dict[str, Any]:
     kind, _, count = name.partition("-")
     keys = None if method.schedule is None else list(method.schedule.keys)
-    return {"kind": kind, "count": int(count or plan.steps), "keys": keys, "seconds": seconds_of(name)}
+    return {"kind": kind, "count": int(count or plan.steps), "keys": keys, "seconds": seconds_of(name), "average": average_of(name)}
 
 
 def _shown(sheet: Sheet, film: Sheet, drawn: Drawn, baseline: Drawn, seed: int) -> dict[str, Any]:
@@ -104,9 +104,22 @@ def seconds_of(name: str) -> float | None:
     >>> seconds_of("baseline") > seconds_of("plain-25")
     True
     """
+    return _in_suite(name, "seconds")
+
+
+def average_of(name: str) -> float | None:
+    """The averaged PSNR of a method on the suite's 128 images, in dB; None for the baseline, and where it was not measured.
+
+    >>> average_of("fitted-9") > average_of("features-9")
+    True
+    """
+    return _in_suite(name, "psnr")
+
+
+def _in_suite(name: str, column: str) -> float | None:
     kind, _, count = name.partition("-")
-    found = measured("suite/ddim-50/table").set_index("method")["seconds"].get(IN_SUITE[kind].format(count))
-    return None if found is None or math.isnan(found) else float(found)
+    found = measured("suite/ddim-50/table").set_index("method")[column].get(IN_SUITE[kind].format(count))
+    return None if found is None or not math.isfinite(found) else float(found)
 
 
 def timed_on() -> str:

@@ -65,7 +65,20 @@ function pictures(model, data, address) {
     said.focus(); // the button is gone
   };
   watch(model, [], ["chosen", "guessed", "key_steps"], draw);
-  return [pictureChoices(model, data), note, guess, said, shown];
+  return [pictureChoices(model, data), methodList(data), note, guess, said, shown];
+}
+
+/** What each method does between two keys, in a line each. */
+function methodList({ kinds }) {
+  const told = {
+    features: "the decoder runs at every step, with the features that the key step kept.",
+    fitted: "the same, and known tensors are added. A few scalars, found on sixteen other images, say how much of each.",
+    prediction: "nothing runs between keys. The key step's whole output is used again.",
+    fittedprediction: "the same, with scalars of its own.",
+    plain: "an ordinary run with as many steps as calls.",
+  };
+  const lines = Object.entries(kinds).map(([kind, title]) => h("li", {}, h("strong", { text: title }), `: ${told[kind]}`));
+  return h("ul", { class: "fd-methods", "aria-label": "The methods" }, ...lines);
 }
 
 function isNearest({ rows }, row) {
@@ -73,7 +86,7 @@ function isNearest({ rows }, row) {
 }
 
 function question({ rows, count }, open) {
-  const ask = h("p", { class: "fd-question", text: `All of them get ${count} calls of the network, not 50. Which comes nearest to the image of 50 steps? Guess:` });
+  const ask = h("p", { class: "fd-question", text: `All of them get ${count} calls of the network, not 50. Calls that decode more steps take longer. Which comes nearest to the image of 50 steps? Guess:` });
   const options = rows.map(({ name, title }) => button(title, "fd-option", () => open(name)));
   return [ask, h("div", { class: "fd-actions" }, ...options, button("Just show them", "fd-skip-guess", () => open("")))];
 }
@@ -90,11 +103,12 @@ function picture(row, address, isBaseline, isBest) {
   const near = isBaseline ? "the baseline" : `${inDecibels(row)}${isBest ? ", nearest" : ""}`;
   const calls = `${row.forward_calls} calls`;
   const spent = `${gigas(row).toFixed(1)} G operations, ${inSeconds(row)}`;
+  const usual = row.average ? `average of 128 images: ${row.average.toFixed(1)} dB` : "";
   return h(
     "figure",
     { class: `fd-picture${isBest ? " fd-best-picture" : ""}` },
     h("img", { class: "fd-image", src: address, alt: `Image of the method: ${title}. ${near}`, width: 64, height: 64 }),
-    h("figcaption", {}, h("strong", { text: title }), h("span", { class: "fd-near", text: near }), h("small", { text: `${calls}: ${spent}` })),
+    h("figcaption", {}, h("strong", { text: title }), h("span", { class: "fd-near", text: near }), h("small", { text: `${calls}: ${spent}` }), h("small", { text: usual })),
   );
 }
 

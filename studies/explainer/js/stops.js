@@ -1,4 +1,4 @@
-// The race and the five stops of the tour.
+// The race and the six stops of the tour.
 
 /** Each method with the number of calls that takes about as long as reused features at these keys. */
 function raceOf(model, data, address) {
@@ -31,7 +31,7 @@ function tourStops(model, looking, parts) {
     },
     {
       title: "Between key steps the encoder rests", part: () => parts.step, act: () => looking.set(model.get("key_steps")[1] - 1),
-      words: "The encoder's features change slowly. So between key steps the decoder gets the kept ones again. One call then decodes several steps at once, which saves time.",
+      words: "The encoder's features change slowly. So between key steps the decoder gets the kept ones again, and its own time-step. It needs nothing of the image so far. So one call decodes all steps of a group at once, which saves time.",
     },
     {
       title: "Which steps are the key steps?", part: () => parts.keys, act: () => model.use(uniformKeys(model.get("num_steps"), 9)),
@@ -44,6 +44,10 @@ function tourStops(model, looking, parts) {
     {
       title: "When is the image decided?", part: () => parts.film,
       words: "Move the slider back. The shape is there early, its colour and details come later. Two runs that differ on the way can still end alike.",
+    },
+    {
+      title: "Does it pay?", part: () => parts.verdict,
+      words: "Calls are not time, and one image is no proof. Here is the answer over 128 images. The race above shows single ones.",
     },
   ];
 }

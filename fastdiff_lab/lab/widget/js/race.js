@@ -11,7 +11,8 @@ function raceSection(model, bin) {
     const { lanes: rows = [], finish = 0, note: words = "" } = model.get("race");
     const longest = Math.max(finish, ...rows.map(({ seconds }) => seconds), 1e-9);
     again.hidden = !rows.length;
-    note.textContent = words;
+    const last = Math.max(0, ...rows.map(({ seconds }) => (seconds / longest) * RACE_SECONDS)); // who is nearest is told at the end
+    note.replaceChildren(h("span", rows.length ? { class: "fd-arrives", style: `animation-delay:${last.toFixed(2)}s`, text: words } : { text: words }));
     lanes.replaceChildren(...rows.map((row) => lane(row, row.seconds / longest, finish / longest)));
   };
   watch(model, bin, ["race"], draw);

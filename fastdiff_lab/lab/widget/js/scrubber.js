@@ -16,7 +16,7 @@ function scrubber(model, bin, parts, looking) {
     if (!steps.length) return;
     const used = keys.findLast((key) => key < steps[place]);
     const time = isEnd ? "the images themselves" : used === steps[place] - 1 ? "a key step" : `reuses key step ${used}`;
-    words.textContent = `${steps[place]} of ${steps.at(-1)} (${time}): ${said[place]}`;
+    words.textContent = `${steps[place] - 1} of ${steps.at(-1) - 1} (${time}): ${said[place]}`;
     slider.setAttribute("aria-valuetext", words.textContent);
   };
   slider.addEventListener("input", () => {

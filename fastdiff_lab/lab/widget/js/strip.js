@@ -1,7 +1,7 @@
 // The strip of steps: key steps are set, cleared and moved; above it one profile of the run, aligned with the steps.
 
 const STRIP_HELP =
-  "Click: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
+  "Click or tap: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
   "Keyboard: arrows, Space, Shift+arrow moves a key, Page Up and Down jump to the next.";
 
 function keyStrip(model, bin, looking) {
@@ -77,6 +77,7 @@ function keyStrip(model, bin, looking) {
     begin();
     state.focus = step;
     if (afterTyping(model, () => toggle(step))) return;
+    if (event.pointerType === "touch") return void (state.drag = { step, mode: "tap" }); // a finger that moves scrolls
     const isKey = state.keys.includes(step);
     state.drag = { step, moved: false, mode: !isKey ? "set" : event.shiftKey ? "clear" : "move" };
     cells.setPointerCapture(event.pointerId);
@@ -85,7 +86,7 @@ function keyStrip(model, bin, looking) {
   cells.addEventListener("pointermove", (event) => {
     const drag = state.drag;
     const step = drag ? stepAt(event) : -1;
-    if (!drag || step === drag.step) return;
+    if (!drag || drag.mode === "tap" || step === drag.step) return;
     const passed = Array.from({ length: Math.abs(step - drag.step) }, (_, i) => drag.step + (i + 1) * Math.sign(step - drag.step));
     if (drag.mode === "move") {
       drag.moved = true;
@@ -98,7 +99,8 @@ function keyStrip(model, bin, looking) {
   const drop = (event) => {
     const drag = state.drag;
     state.drag = null;
-    if (drag && event.type === "pointerup" && drag.mode === "move" && !drag.moved) toggle(drag.step);
+    const isClick = drag?.mode === "tap" || (drag?.mode === "move" && !drag.moved);
+    if (isClick && event.type === "pointerup") toggle(drag.step);
     if (drag) cells.children[state.focus]?.focus();
   };
   cells.addEventListener("pointerup", drop);
