@@ -67,7 +67,7 @@ async function renderPage(data, el) {
     race: section("race", "The same time for all", "Calls are not time. Here each method gets as many calls as fit into the same seconds.", raceSection(model, [])),
     verdict: section("verdict", "Does it pay?", "One image is no proof. These are averages of 128 images.", paying(data)),
   };
-  const { begin, box } = tour(tourStops(model, looking, parts));
+  const { begin, box } = tour(tourStops(model, looking, parts), "Tour of six steps");
   begin.classList.add("fd-primary");
   const lead = "A diffusion model runs a large network 50 times for one image. Its encoder can rest at most steps. Which steps, and what is lost?";
   const head = h("header", {}, h("h1", { text: "Which steps need the encoder?" }), h("p", { class: "fd-lead", text: lead }), begin);

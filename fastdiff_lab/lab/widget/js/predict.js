@@ -110,7 +110,7 @@ function frontLegend({ rows }) {
   );
 }
 
-/** Presets, and the slider that moves along the derived front. */
+/** Presets, and the slider that chooses how many keys are derived. */
 function presets(model, bin) {
   const row = h("div", { class: "fd-presets", role: "group", "aria-label": "Presets" });
   const made = {};
@@ -147,7 +147,7 @@ function keysSlider(model, bin) {
   });
   const along = h("label", { for: sliderId });
   watch(model, bin, ["front"], () => {
-    along.textContent = model.get("front").best?.length ? "Keys, along the derived front" : "Keys, uniform";
+    along.textContent = model.get("front").best?.length ? "Number of derived keys" : "Number of uniform keys";
   });
   watch(model, bin, ["key_steps", "num_steps", "heard"], () => {
     slider.max = number.max = model.get("num_steps");

@@ -1,7 +1,7 @@
 // A tour: a few stops, each a part of the page that is marked, with words beside it.
 
 /** The button that begins the tour, and the box that leads through it. A stop has a title, words, a part, and what it does first. */
-function tour(stops, label = "Tour of five steps") {
+function tour(stops, label) {
   let at = -1;
   const title = h("strong", { class: "fd-tour-title", tabindex: -1 });
   const words = h("p");
