@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from functools import lru_cache
 from typing import Any
@@ -150,6 +151,7 @@ def recording_explorer(recording: Recording, schedule: KeySchedule | ScheduleLab
     if isinstance(schedule, ScheduleLab):
         explorer.follows = schedule.name
         traitlets.dlink((schedule, "key_steps"), (explorer, "key_steps"))
+    gc.collect()  # as in schedule_lab
     return explorer
 
 
