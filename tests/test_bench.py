@@ -23,6 +23,7 @@ from fastdiff_lab.sampling.rivals.deepcache import DeepCache
 from studies.bench import parts
 from studies.bench.cases import Case, compile_children, prepared
 from studies.bench.command import bench_into, chosen_cases, machine_name
+from studies.bench.derivation import derivation
 from studies.bench.full_pipelines import FULL_PIPELINES, full_pipeline
 from studies.bench.parts import decoded_at_once, run_part
 from studies.bench.profile import busy_share, named_method, profiled
@@ -402,3 +403,24 @@ def test_no_run_is_begun_that_would_not_end_in_time(quick, tmp_path, monkeypatch
 def test_benchmarks_are_of_cpus_and_nvidia_devices(tmp_path):
     with pytest.raises(ValueError, match="device='mps' asked for a benchmark; accepted: cpu, cuda"):
         bench_into(tmp_path, [CASE], device="mps")
+
+
+def test_a_part_that_is_stopped_leaves_its_report(tmp_path, monkeypatch):
+    reported = []
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("studies.bench.command.run_part", stopped)
+    monkeypatch.setattr("studies.bench.command.write_report", reported.append)
+    with pytest.raises(KeyboardInterrupt):
+        bench_into(tmp_path, [CASE], device="cpu")
+    assert len(reported) == 1
+
+
+@pytest.mark.long
+def test_what_finding_a_schedule_takes(tmp_path):
+    derivation(tmp_path / "stages.json", system="embedded", steps=10, keys=3)
+    stages = json.loads((tmp_path / "stages.json").read_text())["stages"]
+    assert [*stages] == ["untouched", "record", "calibrate", "derive", "fit", "accelerated", "accelerated, fitted"]
+    assert all(stage["seconds"] > 0 for stage in stages.values())

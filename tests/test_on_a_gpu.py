@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from typing import Any
@@ -12,12 +13,14 @@ from laws import CLOSE, distance
 from models import SCHEDULERS, denoiser_calls, pipeline, run
 from systems import ROWS
 from systems.base import of
+from torch import nn
 
 import fastdiff_lab as fl
 from fastdiff_lab import KeySchedule
 from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.hooks.patching import replaced_call
 from studies.bench.full_pipelines import PROMPT, full_pipeline
+from studies.training.denoiser_training import as_graph
 
 IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")  # as in test_systems.py
 pytestmark = [
@@ -159,6 +162,21 @@ def test_offloaded_weights(offload):
     with fl.encoder_propagation(pipe, KeySchedule(6, [0, 1, 3])) as counts:
         run(pipe, steps=6)
     assert counts.encoder_calls == 3 and torch.equal(run(pipe, steps=6), baseline)
+
+
+def test_training_by_a_graph_is_training():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1)).cuda()
+    graphed = copy.deepcopy(plain)
+    rows = torch.randn(16, 4, device="cuda")
+    with torch.enable_grad():
+        run_as_graph = as_graph(graphed, rows.clone())
+        for batch in (rows, 2 * rows):
+            for call, model in ((plain, plain), (run_as_graph, graphed)):
+                model.zero_grad(set_to_none=True)
+                call(batch).square().mean().backward()
+            for one, other in zip(plain.parameters(), graphed.parameters(), strict=True):
+                assert torch.allclose(one.grad, other.grad, atol=1e-6)
 
 
 def test_memory_that_runs_out_halves_the_rows():

@@ -35,6 +35,7 @@ from studies.suite.figure import FAMILIES, plot_suite
 from studies.suite.gains import plot_gains
 from studies.suite.result_files import read_costs, write_suite
 from studies.suite.run import run_suite
+from studies.suite.seconds import seconds
 from studies.suite.suite_methods import suite_columns, suite_methods
 
 PROMPTS = held_out_prompts(2)
@@ -389,3 +390,10 @@ def test_a_command_that_asks_for_nothing_or_too_much(tmp_path):
         ValueError, match=r"b holds costs for \('encoder', 1\), and so does a file before it; accepted: one file for each"
     ):
         read_costs([tmp_path / "a", tmp_path / "b"])
+
+
+def test_the_methods_are_timed_anew_on_another_device(tmp_path):
+    seconds(tmp_path, repeats=1, steps=6)
+    table = pd.read_csv(tmp_path / "seconds.csv").set_index("method")
+    assert {"baseline", "fewer steps (5)", "features, uniform 5, order 0", "DeepCache 2"} <= {*table.index}
+    assert (table["seconds"] > 0).all() and json.loads((tmp_path / "about.json").read_text())["repeats"] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -30,18 +30,32 @@ def of_one_image(
 
     `task` is prompt and seed; `repeats` counts timed runs, 0 for none (NaN).
     """
+    if not repeats:
+        return pd.DataFrame({"seconds": float("nan"), "peak_bytes": float("nan")}, index=[*ways])
+    *_, table = timed_turns(pipe, ways, task, repeats, run)
+    return table
+
+
+def timed_turns(
+    pipe: DiffusionPipeline, ways: Mapping[str, Method], task: tuple[Any, int], repeats: int, run: RunSettings
+) -> Iterator[pd.DataFrame]:
+    """Give the table of `of_one_image` after each turn; arguments as there.
+
+    >>> for table in timed_turns(pipe, {"baseline": Method()}, (prompt, 0), 3, RunSettings()):  # doctest: +SKIP
+    ...     table.to_csv("seconds.csv")
+    """
     device = device_of(pipe)
     measured: dict[str, list[float]] = {name: [] for name in ways}
-    peaks: dict[str, float] = dict.fromkeys(ways, float("nan"))
-    for turn in range(repeats + 1 if repeats else 0):
+    peaks: dict[str, float] = {}
+    for turn in range(repeats + 1):
         for name, method in ways.items():
             begin_peak(device)
             drawn = run_method(pipe, method, [task[0]], [task[1]], run)
             peaks[name] = peak_of(device)
-            if turn:
-                measured[name].append(drawn.seconds)
-    seconds = pd.Series({name: statistics.median(values) if values else float("nan") for name, values in measured.items()})
-    return pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})
+            measured[name] += [drawn.seconds] if turn else []  # the first warms up
+        if turn:
+            seconds = pd.Series({name: statistics.median(values) for name, values in measured.items()})
+            yield pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})
 
 
 def operations(
