@@ -199,7 +199,7 @@ table.style.hide(axis="index").format({"seconds": "{:.2f}", "times faster": "{:.
 
 # %% [markdown]
 # The arithmetic saved is the same for all three: the **ceiling by operations**. Whatever lies above it comes from elsewhere. Here is the
-# split, from benchmarks on idle machines, beside the paper's (one A40, its Table 8). On the H200 the weights are random: seconds do not
+# split, from benchmarks, beside the paper's (one A40, its Table 8). On the H200 the weights are random: seconds do not
 # depend on them.
 
 # %%
@@ -216,7 +216,7 @@ plot.show(plot.speedup(sources, ceilings))
 
 # %% [markdown]
 # Blue is the paper's idea, orange its trick. The trick saves no arithmetic. It packs small calls into large ones, which use an idle device
-# better. The faster the GPU, the more one image leaves idle: on the H200, five steps in one batch take little longer than one. So ask of each reported speed-up: at which batch size? A device that eight images keep busy has less to gain.
+# better. On the H200, five steps of Stable Diffusion 1.5 in one batch take little longer than one. So ask of each reported speed-up: at which batch size? A device that eight images keep busy has less to gain.
 # [Exercise 4.1](exercises/4_time_fit_and_claims.ipynb) measures that.
 #
 # ## 5. The price: memory

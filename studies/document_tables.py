@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pandas as pd
 
@@ -100,6 +101,7 @@ ON_GPU = {
     "features, parallel": "paper, parallel",
     "features, serial": "paper, serial",
     "features at uniform keys, parallel": "uniform 9, parallel",
+    "features at uniform keys, serial": "uniform 9, serial",
     "features, parallel, 8 steps at once": "paper, parallel, 8 steps at once",
     "features extrapolated, parallel": "paper, parallel, order 1",
     "*control:* predictions reused": "paper, predictions reused",
@@ -221,19 +223,27 @@ def _makings() -> Rows:
 
 def _on_gpu() -> Rows:
     found = pd.read_csv(ROOT / GPU / "bench.csv").set_index(["system", "method"])
+    runs = {entry["case"]["system"]: entry["runs"] for entry in _gpu_entries()}
 
     def timed(system: str, method: str) -> list[str]:
         if (system, method) not in found.index:
             return ["", "", ""]
         one = found.loc[(system, method)]
-        return [f"{one.seconds:.2f}", f"{one.ratio:.2f}x", f"{one.flop_ceiling:.2f}x"]
+        single = [run["seconds"] for run in runs[system][method]]
+        extent = f" ({min(single):.2f} to {max(single):.2f})" if len(single) > 1 else ""
+        return [f"{one.seconds:.2f}{extent}", f"{one.ratio:.1f}x", f"{one.flop_ceiling:.2f}x"]
 
     return {label: [*timed("sd-1.5", method), *timed("sdxl", method)] for label, method in ON_GPU.items()}
 
 
+def _gpu_entries() -> list[dict[str, Any]]:
+    return json.loads((ROOT / GPU / "bench.json").read_text())["entries"]
+
+
 def _decoded_at_once() -> Rows:
-    entries = json.loads((ROOT / GPU / "bench.json").read_text())["entries"]
-    seconds = {entry["case"]["system"]: {int(size): median(runs) for size, runs in entry["decoder"].items()} for entry in entries}
+    seconds = {
+        entry["case"]["system"]: {int(size): median(runs) for size, runs in entry["decoder"].items()} for entry in _gpu_entries()
+    }
     return {
         str(size): [f"{1000 * of[size]:.0f} ms, {of[size] / of[1]:.1f}x" for of in (seconds["sd-1.5"], seconds["sdxl"])]
         for size in (1, 2, 5, 8, 10, 15)

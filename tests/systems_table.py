@@ -70,10 +70,10 @@ APART = """
 `tests/test_shared_parts.py` runs pipelines that share a UNet or ControlNet with an accelerated one (`from_pipe`,
 `**pipe.components`). They run as the baseline, also in other threads.
 
-On an NVIDIA H200, `tests/test_on_a_gpu.py` ran laws 2, 3, 6 and 7 on all rows once, and on every scheduler. They hold for 68 of 72
-rows. Two pipelines do not run there untouched. Token merging draws at random. In `sd-inpaint` the last bits differ with every step a
-key, and nobody has looked yet whether two untouched runs differ, too. Offloading, half precision, memory that runs out, calibration
-and fits work there. Otherwise none of this was run on a GPU.
+On an NVIDIA H200, `tests/test_on_a_gpu.py` ran all rows once: law 2, law 3 with features reused, law 6, and the next run of law 7.
+It ran them on every scheduler, too. They hold for 68 of 72 rows. Two pipelines do not run there untouched. Token merging draws at
+random. In `sd-inpaint` the last bits differ with every step a key. Nobody has looked yet whether two untouched runs differ, too.
+Offloading, half precision, memory that runs out, calibration and fits work there. Otherwise none of this was run on a GPU.
 
 ## What cannot work
 

@@ -181,6 +181,22 @@ def test_the_number_of_keys_chooses_the_images(page):
 
 
 @in_a_browser
+def test_a_finger_taps_a_key_and_scrolls_the_strip(page):
+    touch = """([kind, step]) => {
+      const box = document.querySelectorAll(".fd-cell")[step].getBoundingClientRect();
+      const at = { clientX: box.x + box.width / 2, clientY: box.y + 5, pointerType: "touch", pointerId: 7, bubbles: true, button: 0 };
+      document.querySelector(".fd-cells").dispatchEvent(new PointerEvent(kind, at));
+    }"""
+    before = keys(page)
+    for kind, step in (("pointerdown", 2), ("pointermove", 5), ("pointercancel", 8), ("pointerdown", 2), ("pointerup", 5)):
+        page.evaluate(touch, [kind, step])
+    assert keys(page) == before
+    for kind in ("pointerdown", "pointerup"):
+        page.evaluate(touch, [kind, 2])
+    assert keys(page) == sorted([*before, 2])
+
+
+@in_a_browser
 def test_the_scrubber_shows_both_runs_on_their_way(page):
     images = page.locator("#film img")
     end = [images.nth(side).get_attribute("src") for side in (0, 1)]

@@ -7,6 +7,7 @@ import functools
 import itertools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from laws import CLOSE, distance
@@ -139,13 +140,16 @@ def test_costs_and_a_fit_are_those_of_the_cpu(embedded):
         found.append((costs, fit))
     (here, fit), (there, same) = found
     assert fl.derive_schedule(here, 3).keys == fl.derive_schedule(there, 3).keys
+    spans, spans_there = here.spans()[0], there.spans()[0]
+    known = np.isfinite(spans)
+    assert np.allclose(spans[known], spans_there[known], rtol=0.05)
     for pipe, given in ((embedded, same), (embedded_there(), fit)):
         with fl.encoder_propagation(pipe, given.schedule, fit=given):
             assert torch.isfinite(drawn(pipe, steps=10)).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_draws_the_same_scene(dtype):
+def test_half_precision_comes_near(dtype):
     pipe = fl.load_pipeline(device="cuda", dtype=dtype)
     baseline, fit = drawn(pipe), fl.embedded_fit(9)
     with fl.encoder_propagation(pipe, fit.schedule, fit=fit):
@@ -202,7 +206,8 @@ def test_memory_that_runs_out_halves_the_rows():
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction((least + (needed - least) / 2) / total)
     try:
-        found, peaked = peak(latents)
+        with pytest.warns(UserWarning, match="memory ran out"):
+            found, peaked = peak(latents)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert peaked < needed

@@ -97,6 +97,13 @@ def test_workers_draw_the_same_scenes():
             assert torch.equal(one, other)
 
 
+def test_a_draw_that_nobody_makes_ahead():
+    ahead = Ahead(partial(scene_batch, new_tokenizer(), 2), workers=1)
+    ahead(3)
+    with pytest.raises(ValueError, match="draw 3 asked; accepted: 4, which was made ahead"):
+        ahead(3)
+
+
 def test_crops_hold_a_part_of_an_object():
     images = crops(20, draw=0)
     assert images.shape == (20, 3, 32, 32)

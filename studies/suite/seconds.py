@@ -33,7 +33,7 @@ def seconds(
     fit: Annotated[list[Path] | None, typer.Option(help="As for the suite.")] = None,
     deepcache_fit: Annotated[list[Path] | None, typer.Option(help="As for the suite.")] = None,
     costs: Annotated[list[Path] | None, typer.Option(help="As for the suite.")] = None,
-    repeats: Annotated[int, typer.Option(help="Timed runs per method, after one that is not timed.")] = 3,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs per method, after one that is not timed.")] = 3,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     steps: Steps = 50,

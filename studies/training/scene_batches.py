@@ -82,12 +82,19 @@ class Ahead:
     def __init__(self, make: Callable[[int], Any], workers: int) -> None:
         self.make, self.workers = make, workers
         self._coming: Iterator | None = None
+        self._draws: Iterator[int] = iter(())
 
     def __call__(self, draw: int) -> Any:
-        """Give what was made of a draw. The first may be any; the later ones follow as `fit` counts them."""
+        """Give what was made of a draw. The first may be any; the later ones follow as `fit` counts them.
+
+        Raises ValueError for another one, which nobody makes ahead.
+        """
         if not self.workers:
             return self.make(draw)
         if self._coming is None:
-            draws = count(draw, Team().size)
+            self._draws, draws = (count(draw, Team().size) for _ in range(2))
             self._coming = iter(DataLoader(_Made(self.make), sampler=draws, batch_size=None, num_workers=self.workers))  # type: ignore[arg-type]
+        coming = next(self._draws)
+        if draw != coming:
+            raise ValueError(f"draw {draw} asked; accepted: {coming}, which was made ahead")
         return next(self._coming)

@@ -80,7 +80,7 @@ function predict(model, data, front) {
 /** Why seconds say more than operations. */
 function inTime(methods, count) {
   const seconds = methods[`features-${count}`]?.seconds;
-  return seconds ? `in seconds ${(methods.baseline.seconds / seconds).toFixed(1)}×: a group is one batch` : "more in seconds: a group is one batch";
+  return seconds ? `derived keys in seconds ${(methods.baseline.seconds / seconds).toFixed(1)}×: a group is one batch` : "seconds are not operations";
 }
 
 function predictionOf({ errors, operations, methods }, keys, error) {

@@ -1,7 +1,7 @@
 // The strip of steps: key steps are set, cleared and moved; above it one profile of the run, aligned with the steps.
 
 const STRIP_HELP =
-  "Click or tap: set or clear a key. Drag a key: move it; over empty steps: set them; with Shift: clear. " +
+  "Click or tap: set or clear a key. Drag a key with the mouse: move it; over empty steps: set them; with Shift: clear. " +
   "Keyboard: arrows, Space, Shift+arrow moves a key, Page Up and Down jump to the next.";
 
 function keyStrip(model, bin, looking) {
@@ -74,10 +74,10 @@ function keyStrip(model, bin, looking) {
   cells.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     const step = stepAt(event);
+    if (event.pointerType === "touch") return void (state.drag = { step, mode: "tap" }); // a finger that moves scrolls
     begin();
     state.focus = step;
     if (afterTyping(model, () => toggle(step))) return;
-    if (event.pointerType === "touch") return void (state.drag = { step, mode: "tap" }); // a finger that moves scrolls
     const isKey = state.keys.includes(step);
     state.drag = { step, moved: false, mode: !isKey ? "set" : event.shiftKey ? "clear" : "move" };
     cells.setPointerCapture(event.pointerId);
@@ -96,11 +96,16 @@ function keyStrip(model, bin, looking) {
     else change(state.keys.filter((key) => !passed.includes(key)));
     drag.step = step;
   });
+  const tap = (step) => {
+    begin();
+    state.focus = step;
+    if (!afterTyping(model, () => toggle(step))) toggle(step);
+  };
   const drop = (event) => {
     const drag = state.drag;
     state.drag = null;
-    const isClick = drag?.mode === "tap" || (drag?.mode === "move" && !drag.moved);
-    if (isClick && event.type === "pointerup") toggle(drag.step);
+    if (drag && event.type === "pointerup" && drag.mode === "move" && !drag.moved) toggle(drag.step);
+    if (drag?.mode === "tap" && event.type === "pointerup" && stepAt(event) === drag.step) tap(drag.step);
     if (drag) cells.children[state.focus]?.focus();
   };
   cells.addEventListener("pointerup", drop);
