@@ -76,7 +76,10 @@ def test_the_verdict_of_the_notebook_was_printed_from_this_table():
 
 
 def test_how_many_images_flip():
-    flips = "Of N images, N end below 20 dB with the paper's keys, N with uniform and N with derived ones, N with nine steps, N with the fit"
+    flips = (
+        "Of N images, N end below 20 dB with the paper's keys. "
+        "With uniform keys it is N, with derived ones N, with nine steps N, with the fit N."
+    )
     said = re.search(flips.replace("N", r"(\d+)"), (ROOT / "docs/results.md").read_text())
     low = IMAGES[IMAGES["psnr"] < 20]["method"].value_counts()
     methods = [
