@@ -230,8 +230,7 @@ for count in (7, 9, 13):
 
 # %% [markdown]
 # And is nearness the right goal? A picture may differ and be as good. So a thousand pictures per method were compared with drawn scenes, as
-# sets. Zero is as good as drawn; by this measure derived keys and the baseline can be compared, too. (Measured with the weights before
-# 29 November 2026.)
+# sets. Zero is as good as drawn. A difference within the deviation says nothing.
 
 # %%
 fl.measured("suite/scene_distance").set_index("method")[["kernel_distance", "deviation"]].style.format(precision=3)

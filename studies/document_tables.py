@@ -221,6 +221,11 @@ def _makings() -> Rows:
     }
 
 
+def _scene_distance() -> Rows:
+    found = pd.read_csv(ROOT / "data/suite/scene_distance.csv")
+    return {one.method: [f"{one.kernel_distance:.3f}", f"{one.deviation:.3f}"] for one in found.itertuples()}
+
+
 def _on_gpu() -> Rows:
     found = pd.read_csv(ROOT / GPU / "bench.csv").set_index(["system", "method"])
     runs = {entry["case"]["system"]: entry["runs"] for entry in _gpu_entries()}
@@ -261,6 +266,7 @@ TABLES = (
     Table("docs/results.md", "fit", _makings),
     Table("docs/results.md", "rule", partial(_rules, "rules", (9, 17))),
     Table("docs/results.md", "time-steps", partial(_rules, "published", (10,))),
+    Table("docs/results.md", "as sets", _scene_distance),
     Table("docs/benchmarks.md", "on an H200", _on_gpu),
     Table("docs/benchmarks.md", "steps decoded at once", _decoded_at_once),
 )

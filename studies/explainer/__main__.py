@@ -35,7 +35,7 @@ def drawn_data(plan: Plan, store: Path) -> dict[str, Any]:
 def explainer(
     page: Annotated[Path, typer.Argument(help="HTML file to write.")],
     prompts: Annotated[int, typer.Option(help="How many of the notebooks' prompts.")] = 6,
-    seeds: Annotated[int, typer.Option(help="How many seeds of each, from 0 on.")] = 2,
+    seeds: Annotated[int, typer.Option(help="How many seeds of each, from 0 on.")] = 3,
     keys: Annotated[list[int] | None, typer.Option(help="Number of keys; repeat for several.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Only put today's JavaScript and style around the page's data.")] = False,
     store: Annotated[Path, typer.Option(help="Folder that keeps what is drawn.")] = Path("runs/explainer"),

@@ -32,7 +32,7 @@ class Plan:
     """Which images are drawn: `prompts` of the notebooks, with seeds 0, 1, ..., at these numbers of keys."""
 
     prompts: int = 6
-    seeds: int = 2
+    seeds: int = 3
     counts: tuple[int, ...] = COUNTS
     steps: int = 50
 
