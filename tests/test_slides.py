@@ -25,10 +25,14 @@ def test_a_slide_leaves_its_figure_between_title_and_sentence():
 def test_the_slides_and_the_handout(tmp_path):
     main(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}.{kind}" for name in TEXTS for kind in ("svg", "png")} | {
-        "handout.pdf"
+        "handout.pdf",
+        "questions",
     }
+    assert {path.name for path in (tmp_path / "questions").iterdir()} == {f"{name}.png" for name in TEXTS}
     for name in TEXTS:
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert image.size == (1920, 1080)
+        with Image.open(tmp_path / f"{name}.png") as image, Image.open(tmp_path / "questions" / f"{name}.png") as question:
+            assert image.size == question.size == (1920, 1080)
+            below = (0, 950, 1920, 1080)  # where the sentence stands
+            assert image.crop(below).convert("L").getextrema()[0] < 128 < question.crop(below).convert("L").getextrema()[0]
         assert ET.parse(tmp_path / f"{name}.svg").getroot().tag.endswith("svg")
     assert len(re.findall(rb"/Type /Page\b(?!s)", (tmp_path / "handout.pdf").read_bytes())) == 2

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 from torch import nn
 
@@ -28,21 +27,29 @@ def cached_calls(children: Mapping[str, nn.Module], entries: Mapping[str, nn.Mod
     """
     with ExitStack() as stack:
         for name, child in children.items():
-            stack.enter_context(replaced_call(child, _around(features, partial(ReusedFeatures.call, name=name))))
+            stack.enter_context(replaced_call(child, _around(name, features)))
         # Not by a hook: of a compiled child, hooks are compiled with it, and again for what is another at another step.
         for place, (name, child) in enumerate(entries.items()):
-            enter = partial(ReusedFeatures.enter, name=name, is_first=place == 0)
-            stack.enter_context(replaced_call(child, _around(features, enter)))
+            stack.enter_context(replaced_call(child, _entering(name, place == 0, features)))
         yield
 
 
-def _around(features: Current, answer: Callable) -> Callable[[Callable], Callable]:
-    """A call that `answer` gives in a run."""
-
+def _around(name: str, features: Current) -> Callable[[Callable], Callable]:
     def around(inner: Callable) -> Callable:
         def call(*args, **kwargs):
             now = features()
-            return inner(*args, **kwargs) if now is None else answer(now, inner=inner, args=args, kwargs=kwargs)
+            return inner(*args, **kwargs) if now is None else now.call(name, inner, args, kwargs)
+
+        return call
+
+    return around
+
+
+def _entering(name: str, is_first: bool, features: Current) -> Callable[[Callable], Callable]:
+    def around(inner: Callable) -> Callable:
+        def call(*args, **kwargs):
+            now = features()
+            return inner(*args, **kwargs) if now is None else now.enter(name, is_first, inner, args, kwargs)
 
         return call
 

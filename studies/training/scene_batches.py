@@ -71,6 +71,7 @@ class _Made(Dataset):
 class Ahead:
     """What a function makes of one draw after another, made ahead by other processes.
 
+    >>> from functools import partial
     >>> Ahead(partial(seeds_of_draw, size=4), workers=0)(draw=1)
     range(4, 8)
 
