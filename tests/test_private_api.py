@@ -35,6 +35,7 @@ from fastdiff_lab.hooks.private_api import (
     num_time_steps_of,
     part_tables,
     submodule,
+    sum_of_write_counts,
     take_off_offloading,
     tree_leaves,
     unwrapped,
@@ -126,6 +127,14 @@ def test_writes_in_place_are_counted_outside_of_inference_mode():
     assert write_count(tensor) == before + 1
     with torch.inference_mode():
         assert write_count(torch.zeros(2)) is None
+
+
+def test_writes_to_weights_are_counted_together():
+    weights = [torch.zeros(2), torch.zeros(3)]
+    before = sum_of_write_counts(weights)
+    for weight in weights:
+        weight.add_(1)
+    assert sum_of_write_counts(weights) == before + 2
 
 
 def test_weights_are_moved_in_place():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .denoiser import Split, denoiser_of, inner_loop
 from .device import read_checks
-from .private_api import LORA_STATE, GatedSelfAttentionDense, part_tables, submodule, write_count
+from .private_api import LORA_STATE, GatedSelfAttentionDense, part_tables, submodule, sum_of_write_counts
 
 # Attention processors that mix the rows of a batch: more steps in the batch would change what they mix.
 _ROW_MIXING = ("CrossFrameAttn", "PAG")
@@ -198,18 +198,20 @@ class Steered:
         self.scales_at = adapter_scales(model)
         self.attending = [module for module, _ in processors(model)]
         self.weights = [weight for weight in model.parameters() if not weight.is_inference()]
-        self.places = [
+        places = [
             (table, name)
             for module in model.modules()
             for table in part_tables(module)
             for name, part in table.items()
             if not getattr(part, "is_meta", False)  # offloading brings another object at each call
         ]
+        self.tables, self.names = [table for table, _ in places], [name for _, name in places]
         self.values = WeightValues(model)
 
     def now(self) -> list:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
         attention = [id(processor_of(module)) for module in self.attending]
-        versions = sum(write_count(weight) or 0 for weight in self.weights)
-        parts = hash(tuple(id(table.get(name)) for table, name in self.places))  # a layer or a weight may be another object
+        versions = sum_of_write_counts(self.weights)
+        # A layer or a weight may be another object. A thousand and more are looked at in each step: without a loop in Python.
+        parts = hash(tuple(map(id, map(dict.get, self.tables, self.names))))
         return [adapters, attention, versions, parts, *(_rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

@@ -1,7 +1,7 @@
 """Every private API of torch, diffusers, accelerate and peft that the package uses; each has a test that fails when it is gone.
 
 - torch: `CALL_SLOT`, `call_of`, `is_compiled_whole`, `unwrapped`, `submodule`, `part_tables`, `hook_tables`, `forward_hooks`,
-  `global_forward_hooks`, `write_count`, `move_towards`; `TorchDispatchMode`, `tree_leaves`
+  `global_forward_hooks`, `write_count`, `sum_of_write_counts`, `move_towards`; `TorchDispatchMode`, `tree_leaves`
 - diffusers' classes that it does not export: `CacheMixin`, `GatedSelfAttentionDense`, `MultiControlNetUnionModel`
 - diffusers' pipelines: `guidance_scale_of`, `num_time_steps_of`, `execution_device_of`, `free_init_of`, `PROGRESS_BAR`
 - offloading: `take_off_offloading`, `weights_elsewhere`
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import FrameType
 from typing import Any
 
@@ -79,9 +80,17 @@ def global_forward_hooks() -> list[Callable]:
     return [hook for table in tables for hook in table.values()]
 
 
+_VERSION = attrgetter("_version")
+
+
 def write_count(tensor: Tensor) -> int | None:
     """How many times a tensor was written to in place; None in inference mode, which does not count."""
     return None if tensor.is_inference() else tensor._version
+
+
+def sum_of_write_counts(tensors: Iterable[Tensor]) -> int:
+    """How many times tensors were written to in place, all together. None of them may be one of inference mode."""
+    return sum(map(_VERSION, tensors))
 
 
 def move_towards(tensors: Iterable[Tensor], targets: Iterable[Tensor], share: float) -> None:

@@ -128,6 +128,8 @@ def _applied(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int
 
 
 def _warn_of_other_use(pipe: DiffusionPipeline, config: PropagationConfig, stacklevel: int) -> None:
+    if not config.measured_on:
+        return  # looking at all weights takes a few denoiser calls' time on a small model
     found = differences(config.measured_on, pipe, order=config.extrapolation.order, reuse=config.reuse)
     if found:
         again = {
