@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from systems import ROWS
 
 from studies.document_tables import TABLES, rows_of
+from studies.explainer.measured import longer_on_gpu
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -73,6 +74,11 @@ def test_the_verdict_of_the_notebook_was_printed_from_this_table():
         features, prediction = (SUITE.loc[f"{kind}, derived {count}, order 0", "psnr"] for kind in ("features", "predictions"))
         fewer = SUITE.loc[f"fewer steps ({count})", "psnr"]
         assert f"{count} calls: features {features:.1f} dB, prediction {prediction:.1f} dB, fewer steps {fewer:.1f} dB" in printed
+
+
+def test_how_much_longer_features_take_on_a_gpu():
+    said = f"{longer_on_gpu():.1f} times as long"
+    assert f"fitted\n  features took {said} at the same keys" in (ROOT / "docs/results.md").read_text() and said in README
 
 
 def test_how_many_images_flip():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import CLOSE, distance
+from laws import CLOSE, IGNORED, distance
 from models import SCHEDULERS, denoiser_calls, pipeline, run
 from systems import ROWS
 from systems.base import of
@@ -23,7 +23,6 @@ from fastdiff_lab.hooks.patching import replaced_call
 from studies.bench.full_pipelines import PROMPT, full_pipeline
 from studies.training.denoiser_training import as_graph
 
-IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")  # as in test_systems.py
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     pytest.mark.filterwarnings(*(f"ignore:{text}:UserWarning" for text in IGNORED)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import distance
+from laws import IGNORED, distance
 from little_memory import entries, little_memory
 from models import state
 from oracle import oracle_instead
@@ -25,10 +25,7 @@ from fastdiff_lab.hooks.denoiser import denoiser_of
 from fastdiff_lab.key_schedule import PAPER_KEYS
 from fastdiff_lab.sampling.methods import first_arguments
 
-# Text2Video-Zero leaves it to torch how grid_sample takes the corners, and meshgrid the axes; torchsde compares floats; our own
-# warning of few steps has its test in test_systems_apart.py.
-_IGNORED = ("Default grid_sample", "torch.meshgrid", "Should have ta>=t0", "this run has . steps with")
-pytestmark = [pytest.mark.filterwarnings(f"ignore:{reuse}:UserWarning") for reuse in _IGNORED]
+pytestmark = [pytest.mark.filterwarnings(f"ignore:{reuse}:UserWarning") for reuse in IGNORED]
 
 # Its ControlNet's scale is another at every key step: no line runs through features of other conditions, so they are reused.
 CHANGES_AT_KEYS = ("controlnet-part",)

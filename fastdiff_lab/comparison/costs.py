@@ -52,7 +52,8 @@ def timed_turns(
             begin_peak(device)
             drawn = run_method(pipe, method, [task[0]], [task[1]], run)
             peaks[name] = peak_of(device)
-            measured[name] += [drawn.seconds] if turn else []  # the first warms up
+            if turn:  # the first warms up
+                measured[name].append(drawn.seconds)
         if turn:
             seconds = pd.Series({name: statistics.median(values) for name, values in measured.items()})
             yield pd.DataFrame({"seconds": seconds, "peak_bytes": pd.Series(peaks)})

@@ -212,6 +212,6 @@ class Steered:
         adapters = [str(name) for name in getattr(self.model, "peft_config", None) or ()]
         attention = [id(processor_of(module)) for module in self.attending]
         versions = sum_of_write_counts(self.weights)
-        # A layer or a weight may be another object. A thousand and more are looked at in each step: without a loop in Python.
+        # A layer or a weight may be another object. At each step there are a thousand: no loop in Python.
         parts = hash(tuple(map(id, map(dict.get, self.tables, self.names))))
         return [adapters, attention, versions, parts, *(_rounded(getattr(owner, name, None)) for owner, name in self.scales_at)]

@@ -80,17 +80,14 @@ def global_forward_hooks() -> list[Callable]:
     return [hook for table in tables for hook in table.values()]
 
 
-_VERSION = attrgetter("_version")
-
-
 def write_count(tensor: Tensor) -> int | None:
     """How many times a tensor was written to in place; None in inference mode, which does not count."""
     return None if tensor.is_inference() else tensor._version
 
 
 def sum_of_write_counts(tensors: Iterable[Tensor]) -> int:
-    """How many times tensors were written to in place, all together. None of them may be one of inference mode."""
-    return sum(map(_VERSION, tensors))
+    """How many times tensors were written to in place, all together. Raises RuntimeError for one of inference mode."""
+    return sum(map(attrgetter("_version"), tensors))
 
 
 def move_towards(tensors: Iterable[Tensor], targets: Iterable[Tensor], share: float) -> None:

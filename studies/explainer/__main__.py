@@ -14,7 +14,7 @@ from fastdiff_lab.lab.session.settings import Settings
 from fastdiff_lab.pipelines import embedded_costs, load_pipeline
 
 from .drawing import Drawer
-from .measured import costs_of, images_of, timed_on, timeline_of
+from .measured import costs_of, images_of, longer_on_gpu, timed_on, timeline_of
 from .methods import COUNTS, Plan, methods
 from .page import data_of, whole_page
 
@@ -28,7 +28,12 @@ def drawn_data(plan: Plan, store: Path) -> dict[str, Any]:
     operations = predictor.operations[True]
     if operations is None:
         raise RuntimeError("the operations of the embedded pipeline could not be counted")
-    about = {"machine": timed_on(), "times": predictor.time_steps(settings), "timeline": timeline_of(costs)}
+    about = {
+        "machine": timed_on(),
+        "on_gpu": longer_on_gpu(),
+        "times": predictor.time_steps(settings),
+        "timeline": timeline_of(costs),
+    }
     return {**costs_of(costs, predictor.values, operations), **images, **about}
 
 

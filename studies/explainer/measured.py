@@ -3,7 +3,7 @@
 - `costs_of(costs, values, operations)`: for the strip and its predicted error
 - `images_of(drawer, plan, methods, tell)`: the sheets, and the numbers of every image
 - `timeline_of(costs)`: the schematic of a whole run
-- `seconds_of(name)`, `average_of(name)`, `timed_on()`: what was measured elsewhere
+- `seconds_of(name)`, `average_of(name)`, `longer_on_gpu()`, `timed_on()`: what was measured elsewhere
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -114,6 +115,17 @@ def average_of(name: str) -> float | None:
     True
     """
     return _in_suite(name, "psnr")
+
+
+def longer_on_gpu() -> float:
+    """How many times as long fitted features take as fitted predictions at the same keys, on an H200: the median of all pairs.
+
+    >>> longer_on_gpu() > 1
+    True
+    """
+    seconds = measured("suite/ddim-50/nvidia-h200/seconds").set_index("method")["seconds"]
+    pairs = {name: name.replace("features", "predictions") for name in seconds.index if re.match("features.*fitted", name)}
+    return float(np.median([seconds[features] / seconds[predictions] for features, predictions in pairs.items()]))
 
 
 def _in_suite(name: str, column: str) -> float | None:

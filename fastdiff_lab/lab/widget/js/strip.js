@@ -71,13 +71,17 @@ function keyStrip(model, bin, looking) {
     const step = Math.floor(((event.clientX - box.left) / box.width) * state.steps);
     return Math.min(state.steps - 1, Math.max(0, step));
   };
+  /** Begins at a step; returns whether its key is set or cleared later, after a field. */
+  const waits = (step) => {
+    begin();
+    state.focus = step;
+    return afterTyping(model, () => toggle(step));
+  };
   cells.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     const step = stepAt(event);
     if (event.pointerType === "touch") return void (state.drag = { step, mode: "tap" }); // a finger that moves scrolls
-    begin();
-    state.focus = step;
-    if (afterTyping(model, () => toggle(step))) return;
+    if (waits(step)) return;
     const isKey = state.keys.includes(step);
     state.drag = { step, moved: false, mode: !isKey ? "set" : event.shiftKey ? "clear" : "move" };
     cells.setPointerCapture(event.pointerId);
@@ -96,16 +100,12 @@ function keyStrip(model, bin, looking) {
     else change(state.keys.filter((key) => !passed.includes(key)));
     drag.step = step;
   });
-  const tap = (step) => {
-    begin();
-    state.focus = step;
-    if (!afterTyping(model, () => toggle(step))) toggle(step);
-  };
   const drop = (event) => {
     const drag = state.drag;
     state.drag = null;
-    if (drag && event.type === "pointerup" && drag.mode === "move" && !drag.moved) toggle(drag.step);
-    if (drag?.mode === "tap" && event.type === "pointerup" && stepAt(event) === drag.step) tap(drag.step);
+    const isUp = drag && event.type === "pointerup";
+    if (isUp && drag.mode === "move" && !drag.moved) toggle(drag.step);
+    if (isUp && drag.mode === "tap" && stepAt(event) === drag.step && !waits(drag.step)) toggle(drag.step);
     if (drag) cells.children[state.focus]?.focus();
   };
   cells.addEventListener("pointerup", drop);
