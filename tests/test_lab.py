@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import signal
 import threading
@@ -289,6 +290,19 @@ def test_the_baseline_is_made_once_for_each_prompt_seed_and_settings(pipe):
         Settings(PROMPT, num_inference_steps=2, scheduler="euler"),
     ):
         assert not runner.run(other, Acceleration(schedule)).baseline_was_known
+
+
+def test_a_baseline_of_another_decoder_is_not_shown(pipe, monkeypatch):
+    settings, given = Settings(PROMPT, num_inference_steps=2), Acceleration(KeySchedule(2, (0, 1)))
+    runner = PairRunner(pipe, preview_every=0)
+    first = runner.run(settings, given)
+    other = copy.deepcopy(pipe.vae)
+    with torch.no_grad():
+        for parameter in other.decoder.parameters():
+            parameter.mul_(0.5)
+    monkeypatch.setattr(pipe, "vae", other)
+    second = runner.run(settings, given)
+    assert not second.baseline_was_known and second.baseline.images[0].tobytes() != first.baseline.images[0].tobytes()
 
 
 def test_a_pair_says_how_near_it_comes_and_the_pipeline_is_as_before(pipe):

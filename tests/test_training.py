@@ -10,12 +10,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
+from torch.nn import functional
 
 from fastdiff_lab.shapes.data import as_tensor
 from fastdiff_lab.shapes.scenes import draw, sample_scene
 from studies.training import train
-from studies.training.autoencoder import crops
+from studies.training.autoencoder import crops, new_autoencoder
 from studies.training.data_parallel import in_processes
+from studies.training.decoder_training import train_decoder
 from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
 from studies.training.scene_batches import Ahead, objects_of, scene_batch
 from studies.training.tokens import new_tokenizer, tokens_of
@@ -108,6 +110,15 @@ def test_crops_hold_a_part_of_an_object():
     images = crops(20, draw=0)
     assert images.shape == (20, 3, 32, 32)
     assert float((images.flatten(2).std(dim=2).amax(dim=1) > 0.05).float().mean()) > 0.9
+
+
+def test_a_trained_decoder_leaves_the_latents(tmp_path):
+    torch.manual_seed(0)
+    vae, images = new_autoencoder(), crops(8, draw=10**6)
+    before, error = vae.encoder(images), functional.l1_loss(vae(images).sample, images)
+    train_decoder(tmp_path, vae, device="cpu", max_steps=30, max_seconds=60)
+    assert torch.equal(vae.encoder(images), before)
+    assert functional.l1_loss(vae(images).sample, images) < 0.8 * error
 
 
 def _train_together(folder: Path) -> None:

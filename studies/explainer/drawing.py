@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fastdiff_lab.hooks.fingerprint import identity
+from fastdiff_lab.hooks.fingerprint import pipeline_digest
 from fastdiff_lab.inputs.files import write_text, write_whole
 from fastdiff_lab.lab.session.watching import watched
 from fastdiff_lab.pipelines import EMBEDDED_GUIDANCE
@@ -50,7 +50,7 @@ class Drawer:
 
     def __init__(self, pipe: DiffusionPipeline, store: Path, steps: int) -> None:
         self.pipe, self.steps = pipe, steps
-        self.folder = store / f"{identity(pipe)['weights'][:12]}-{steps}"
+        self.folder = store / f"{pipeline_digest(pipe)[:12]}-{steps}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def images(self, prompt: str, seeds: Sequence[int], name: str, method: Method, filmed: bool) -> Drawn:

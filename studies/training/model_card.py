@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pandas as pd
 import torch
 import typer
+from PIL import Image
 from tqdm import tqdm
 
 from fastdiff_lab.cli.options import Device, Model
 from fastdiff_lab.inputs.files import write_text, write_whole
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.sampling.methods import Method, sample
-from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes
+from fastdiff_lab.shapes.data import HELD_OUT, as_tensor, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
+from fastdiff_lab.shapes.scenes import Scene, draw
 
 from .judge_training import judge_accuracy
 from .train import contact_sheet
@@ -37,6 +39,14 @@ def draw_captions(pipe: DiffusionPipeline, captions: list[str], *, steps: int, g
         seeds = range(start, start + len(part))
         images += sample(pipe, Method(), part, list(seeds), num_inference_steps=steps, guidance_scale=guidance).images
     return images
+
+
+@torch.no_grad()
+def through_autoencoder(pipe: DiffusionPipeline, scenes: Sequence[Scene]) -> list[Image.Image]:
+    """The drawn scenes, encoded and decoded: what a perfect denoiser would give."""
+    images = torch.stack([as_tensor(draw(scene)) for scene in scenes]).to(pipe.vae.device)
+    decoded = [pipe.vae(part).sample for part in images.split(BATCH)]
+    return pipe.image_processor.postprocess(torch.cat(decoded), output_type="pil")
 
 
 def shares(rows: pd.DataFrame) -> dict[str, float]:
@@ -59,12 +69,17 @@ def report(
     guidance: float = 5.0,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Prompt accuracy on `count` held-out captions of one and of two objects, and the judge's on 2,000 drawn scenes."""
+    """Prompt accuracy on `count` held-out captions of one and of two objects, also of their drawn scenes after the autoencoder.
+
+    Also the judge's accuracy on 2,000 drawn scenes.
+    """
     found: dict[str, Any] = {"captions": count, "steps": steps, "guidance": guidance}
     for objects in kinds:
-        captions = [scene.caption() for scene in held_out_scenes(count, objects)]
+        scenes = held_out_scenes(count, objects)
+        captions = [scene.caption() for scene in scenes]
         images = draw_captions(pipe, captions, steps=steps, guidance=guidance)
         found[f"objects_{objects}"] = shares(prompt_accuracy(images, captions))
+        found[f"objects_{objects}_through_autoencoder"] = shares(prompt_accuracy(through_autoencoder(pipe, scenes), captions))
         if folder is not None:
             sheet = contact_sheet(images[:64])
             write_whole(folder / f"objects_{objects}.png", lambda place, sheet=sheet: sheet.save(place, format="png"))  # type: ignore[misc]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...comparison.fidelity import fidelity
 from ...hooks.device import synchronize
 from ...hooks.exclusive_use import kept_to_this_thread
-from ...hooks.fingerprint import identity
+from ...hooks.fingerprint import identity, pipeline_digest
 from ...propagation.prior_noise import prior_noise_injection
 from ...sampling.finite_values import check_latents
 from ...sampling.methods import Method, Sampled, decode, denoiser_calls, sample
@@ -123,7 +123,7 @@ class PairRunner:
             return sample(self.pipe, method, [settings.prompt], [settings.seed], **settings.options)
 
     def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, tuple[Sampled, Film]]:
-        key = (settings, tuple(identity(self.pipe).values()))  # and the pipeline, whose weights may have changed
+        key = (settings, tuple(identity(self.pipe).values()), pipeline_digest(self.pipe))  # of all parts: each may have changed
         known = key in self.baselines
         if not known:
             self.baselines[key] = draw.baseline()
