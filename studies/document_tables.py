@@ -50,8 +50,8 @@ IN_RESULTS = {
     "fewer steps (9)": "fewer steps (9)",
     "*in the same time:* predictions, fitted, the features' derived 13": "predictions, fitted 13, order 0",
     "*in the same time:* fewer steps (17)": "fewer steps (17)",
-    "*in the same time:* DeepCache 3": "DeepCache 3",
-    "*in the same time:* DeepCache 3, fitted": "DeepCache 3, fitted",
+    "*in more time:* DeepCache 3": "DeepCache 3",
+    "*in more time:* DeepCache 3, fitted": "DeepCache 3, fitted",
 }
 KNOWN = {
     "latent": "the latent",

@@ -108,9 +108,9 @@ paper's share, 18 of 28, is 8 of 12. With all 12 blocks reused, the prediction i
 
 ![PSNR to the baseline against the number of encoder blocks and against operations, for four schedules](../data/dit/sweep.png)
 
-**Where it is split hardly matters for fidelity here**. At uniform keys the PSNR moves by 1.7 dB at most between 1 and 11 blocks. So
+**Where it is split hardly matters for fidelity here**. At uniform keys the PSNR moves by 2.2 dB at most between 1 and 11 blocks. So
 the later the cheaper, down to a quarter of the operations with 9 keys. Compared with reused predictions, decoding a last block for
-each step is worth 1.6 dB with 17 keys. It is worth 1.0 dB with 25 and nothing with 9. The paper's 9 keys are dense early and sparse
+each step is worth 0.3 dB with 17 keys. It is worth 0.5 dB with 25 and nothing with 9. The paper's 9 keys are dense early and sparse
 late. They get better with every block that is reused. This is one model and one seed of the noise: no more than a hint for larger
 ones.
 """
