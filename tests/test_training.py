@@ -12,13 +12,16 @@ from diffusers import StableDiffusionPipeline
 from torch import nn
 from torch.nn import functional
 
-from fastdiff_lab.shapes.data import as_tensor
+from fastdiff_lab.pipelines import load_pipeline
+from fastdiff_lab.shapes.data import as_tensor, held_out_scenes
+from fastdiff_lab.shapes.judge import prompt_accuracy
 from fastdiff_lab.shapes.scenes import draw, sample_scene
 from studies.training import train
 from studies.training.autoencoder import crops, new_autoencoder
 from studies.training.data_parallel import in_processes
 from studies.training.decoder_training import train_decoder
 from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
+from studies.training.model_card import through_autoencoder
 from studies.training.scene_batches import Ahead, objects_of, scene_batch
 from studies.training.tokens import new_tokenizer, tokens_of
 from studies.training.trainer import fit, learning_rate_factor
@@ -119,6 +122,12 @@ def test_a_trained_decoder_leaves_the_latents(tmp_path):
     train_decoder(tmp_path, vae, device="cpu", max_steps=30, max_seconds=60)
     assert torch.equal(vae.encoder(images), before)
     assert functional.l1_loss(vae(images).sample, images) < 0.8 * error
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_the_autoencoder_keeps_what_a_scene_shows(objects):
+    scenes = held_out_scenes(20, objects)
+    assert prompt_accuracy(through_autoencoder(load_pipeline(), scenes), [scene.caption() for scene in scenes])["all"].all()
 
 
 def _train_together(folder: Path) -> None:

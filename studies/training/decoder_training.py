@@ -20,7 +20,7 @@ from .autoencoder import crops
 from .scene_batches import Ahead
 from .trainer import fit
 
-LARGEST_NOISE = 0.25  # in standard deviations of the latents: a denoiser's are wrong by up to about so much
+LARGEST_NOISE = 0.25  # in standard deviations of the latents; the autoencoder itself learns with 0.1
 BATCH = 24
 
 
