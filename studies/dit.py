@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,8 +33,9 @@ from fastdiff_lab.shapes.judge import load_judge
 from fastdiff_lab.shapes.scenes import COLOURS, SHAPES, Scene, sample_scene
 
 from .training.denoiser_training import loss_weight, new_scheduler
+from .training.model_files import save_half
 from .training.scene_batches import scene_images
-from .training.trainer import fit
+from .training.trainer import NO_LIMIT, fit
 
 CLASSES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 NULL_CLASS = 1000  # a constant in DiTPipeline
@@ -73,7 +73,7 @@ def _autoencoder() -> AutoencoderTiny:
 
 
 def train_dit(
-    folder: Path, *, minutes: float, max_steps: int = 10**9, batch_size: int = 32, learning_rate: float = 1e-3
+    folder: Path, *, minutes: float, max_steps: int = NO_LIMIT, batch_size: int = 32, learning_rate: float = 1e-3
 ) -> DiTTransformer2DModel:
     """Train the transformer to predict the noise, with a tenth of the classes left out. The same call resumes.
 
@@ -122,11 +122,7 @@ def _ready(model: DiTTransformer2DModel) -> DiTTransformer2DModel:
 
 def save_dit(folder: Path, model: DiTTransformer2DModel) -> None:
     """Write the transformer in fp16 safetensors, in diffusers' format; the autoencoder is the embedded pipeline's."""
-    target = folder / "transformer"
-    copy.deepcopy(model).half().save_pretrained(target, safe_serialization=True)
-    mode = (target / "config.json").stat().st_mode  # the user's umask; safetensors would let nobody else read the weights
-    for file in target.glob("*.safetensors"):
-        file.chmod(mode)
+    save_half(model, folder / "transformer")
 
 
 def load_dit_pipeline(folder: Path = FOLDER) -> DiTPipeline:

@@ -64,9 +64,8 @@ def test_committed_solutions_ran_and_all_their_checks_say_right(path):
     notebook = nbformat.read(FOLDER / "solutions" / f"{path.stem}.ipynb", as_version=4)
     nbformat.validate(notebook)
     outputs = {cell.source: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
-    results = {
-        source: [output.data for output in found if "data" in output] for source, found in outputs.items()
-    }  # an estimate comes before
+    # An estimate, as a stream, comes before a result.
+    results = {source: [output.data for output in found if "data" in output] for source, found in outputs.items()}
     said = [data["text/plain"] for source, found in results.items() if source.startswith("check(") for data in found]
     assert len(said) == len(questions(read_master(path))) and all(": right. " in text for text in said)
     drawn = [data["text/html"] for source, found in results.items() if source.startswith("show(") for data in found]

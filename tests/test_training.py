@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastdiff_lab.pipelines import load_pipeline
-from fastdiff_lab.shapes.data import as_tensor, held_out_scenes
+from fastdiff_lab.shapes.data import HELD_OUT, as_tensor, held_out_scenes
 from fastdiff_lab.shapes.judge import prompt_accuracy
 from fastdiff_lab.shapes.scenes import draw, sample_scene
 from studies.training import train
@@ -22,7 +22,7 @@ from studies.training.data_parallel import in_processes
 from studies.training.decoder_training import train_decoder
 from studies.training.denoiser_training import OFFSET_NOISE, loss_weight, new_scheduler, offset_noise
 from studies.training.model_card import through_autoencoder
-from studies.training.scene_batches import Ahead, objects_of, scene_batch
+from studies.training.scene_batches import Ahead, objects_of, scene_batch, scene_images
 from studies.training.tokens import new_tokenizer, tokens_of
 from studies.training.trainer import fit, learning_rate_factor
 
@@ -126,8 +126,8 @@ def test_a_trained_decoder_leaves_the_latents(tmp_path):
 
 @pytest.mark.parametrize("objects", [1, 2])
 def test_the_autoencoder_keeps_what_a_scene_shows(objects):
-    scenes = held_out_scenes(20, objects)
-    assert prompt_accuracy(through_autoencoder(load_pipeline(), scenes), [scene.caption() for scene in scenes])["all"].all()
+    images = through_autoencoder(load_pipeline(), scene_images(range(HELD_OUT, HELD_OUT + 20), objects))
+    assert prompt_accuracy(images, [scene.caption() for scene in held_out_scenes(20, objects)])["all"].all()
 
 
 def _train_together(folder: Path) -> None:

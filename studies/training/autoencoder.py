@@ -29,13 +29,18 @@ def new_autoencoder() -> AutoencoderTiny:
     )
 
 
+def image_error(drawn: Tensor, images: Tensor) -> Tensor:
+    """Absolute plus squared error of decoded images, both of shape (batch, 3, height, width) in [-1, 1]; a scalar."""
+    return nn.functional.l1_loss(drawn, images) + nn.functional.mse_loss(drawn, images)
+
+
 def reconstruction_loss(model: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
     """Absolute and squared error of images decoded from noisy latents, plus a pull of the latents to unit size."""
     latents = model.encoder(images)
     scale = latents.detach().std()
     drawn = model.decoder(latents + LATENT_NOISE * scale * noise)
     size = (latents.square().mean(dim=(0, 2, 3)) - 1).square().mean() + latents.mean(dim=(0, 2, 3)).square().mean()
-    return nn.functional.l1_loss(drawn, images) + nn.functional.mse_loss(drawn, images) + 0.01 * size
+    return image_error(drawn, images) + 0.01 * size
 
 
 def crops(size: int, draw: int) -> Tensor:

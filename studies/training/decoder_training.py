@@ -16,11 +16,12 @@ from torch import nn
 
 from fastdiff_lab.inputs.files import writable_folder
 
-from .autoencoder import crops
+from .autoencoder import crops, image_error
+from .model_files import save_half, tidy_autoencoder
 from .scene_batches import Ahead
-from .trainer import fit
+from .trainer import NO_LIMIT, fit
 
-LARGEST_NOISE = 0.25  # in standard deviations of the latents; the autoencoder itself learns with 0.1
+LARGEST_NOISE = 0.25  # in standard deviations of the latents; see LATENT_NOISE of autoencoder.py
 BATCH = 24
 
 
@@ -32,6 +33,13 @@ def train_decoder(
     >>> vae = train_decoder(Path("runs/decoder"), vae, device="cpu", max_steps=20000, max_seconds=1200)  # doctest: +SKIP
 
     Checkpoints and losses go to `folder`. The same call resumes.
+
+    Args:
+        vae: Already trained. It is changed and returned.
+        device: Where it lies.
+        max_steps: Each of 24 crops of 32x32 pixels.
+        max_seconds: Training ends at the first of the two limits.
+        workers: Processes that draw scenes ahead.
     """
     batches = Ahead(partial(crops, BATCH), workers)
 
@@ -41,7 +49,7 @@ def train_decoder(
             latents = vae.encoder(images)
         noise = torch.rand(BATCH, 1, 1, 1, generator=generator) * torch.randn(latents.shape, generator=generator)
         drawn = decoder(latents + LARGEST_NOISE * latents.std() * noise.to(device))
-        return nn.functional.l1_loss(drawn, images) + nn.functional.mse_loss(drawn, images)
+        return image_error(drawn, images)
 
     decoder = vae.decoder.requires_grad_(True)
     vae.decoder = fit(
@@ -59,8 +67,9 @@ def main(
     """Train the decoder and save the autoencoder with fp16 weights."""
     torch.set_num_threads(threads)
     writable_folder(output)
-    vae = AutoencoderTiny.from_pretrained(source, torch_dtype=torch.float32).requires_grad_(False)
-    train_decoder(output.parent, vae, device="cpu", max_steps=10**9, max_seconds=60 * minutes).half().save_pretrained(output)
+    vae = AutoencoderTiny.from_pretrained(source, torch_dtype=torch.float32)
+    save_half(train_decoder(output.parent, vae, device="cpu", max_steps=NO_LIMIT, max_seconds=60 * minutes), output)
+    tidy_autoencoder(output)
 
 
 if __name__ == "__main__":

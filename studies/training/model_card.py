@@ -11,17 +11,18 @@ import pandas as pd
 import torch
 import typer
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from fastdiff_lab.cli.options import Device, Model
 from fastdiff_lab.inputs.files import write_text, write_whole
 from fastdiff_lab.pipelines import load_pipeline
 from fastdiff_lab.sampling.methods import Method, sample
-from fastdiff_lab.shapes.data import HELD_OUT, as_tensor, held_out_scenes
+from fastdiff_lab.shapes.data import HELD_OUT, held_out_scenes
 from fastdiff_lab.shapes.judge import load_judge, prompt_accuracy
-from fastdiff_lab.shapes.scenes import Scene, draw
 
 from .judge_training import judge_accuracy
+from .scene_batches import scene_images
 from .train import contact_sheet
 
 if TYPE_CHECKING:
@@ -42,10 +43,9 @@ def draw_captions(pipe: DiffusionPipeline, captions: list[str], *, steps: int, g
 
 
 @torch.no_grad()
-def through_autoencoder(pipe: DiffusionPipeline, scenes: Sequence[Scene]) -> list[Image.Image]:
-    """The drawn scenes, encoded and decoded: what a perfect denoiser would give."""
-    images = torch.stack([as_tensor(draw(scene)) for scene in scenes]).to(pipe.vae.device)
-    decoded = [pipe.vae(part).sample for part in images.split(BATCH)]
+def through_autoencoder(pipe: DiffusionPipeline, images: Tensor) -> list[Image.Image]:
+    """Encode and decode images of shape (batch, 3, 64, 64) in [-1, 1]: what a perfect denoiser would give."""
+    decoded = [pipe.vae(part).sample for part in images.to(pipe.vae.device).split(BATCH)]
     return pipe.image_processor.postprocess(torch.cat(decoded), output_type="pil")
 
 
@@ -69,17 +69,17 @@ def report(
     guidance: float = 5.0,
     folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Prompt accuracy on `count` held-out captions of one and of two objects, also of their drawn scenes after the autoencoder.
+    """Prompt accuracy on `count` held-out captions of one and of two objects, and the judge's on 2,000 drawn scenes.
 
-    Also the judge's accuracy on 2,000 drawn scenes.
+    `through_autoencoder` is the accuracy of the captions' own scenes, encoded and decoded.
     """
     found: dict[str, Any] = {"captions": count, "steps": steps, "guidance": guidance}
     for objects in kinds:
-        scenes = held_out_scenes(count, objects)
-        captions = [scene.caption() for scene in scenes]
+        captions = [scene.caption() for scene in held_out_scenes(count, objects)]
         images = draw_captions(pipe, captions, steps=steps, guidance=guidance)
         found[f"objects_{objects}"] = shares(prompt_accuracy(images, captions))
-        found[f"objects_{objects}_through_autoencoder"] = shares(prompt_accuracy(through_autoencoder(pipe, scenes), captions))
+        passed = through_autoencoder(pipe, scene_images(range(HELD_OUT, HELD_OUT + count), objects))
+        found[f"objects_{objects}_through_autoencoder"] = shares(prompt_accuracy(passed, captions))
         if folder is not None:
             sheet = contact_sheet(images[:64])
             write_whole(folder / f"objects_{objects}.png", lambda place, sheet=sheet: sheet.save(place, format="png"))  # type: ignore[misc]

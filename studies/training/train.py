@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from fastdiff_lab.inputs.files import writable_folder, write_text, write_whole
+from fastdiff_lab.inputs.files import writable_folder, write_whole
 from fastdiff_lab.pipelines import assemble, check_device
 from fastdiff_lab.shapes.data import held_out_scenes
 from fastdiff_lab.shapes.judge import Judge
@@ -28,11 +27,11 @@ from .data_parallel import in_processes
 from .decoder_training import train_decoder
 from .denoiser_training import new_scheduler, train_denoiser
 from .judge_training import train_judge
+from .model_files import tidy_autoencoder
 from .scene_batches import Ahead, scene_batch
 from .text_training import train_text_encoder
 from .tokens import new_tokenizer, tokens_of
-
-NO_LIMIT = 10**9
+from .trainer import NO_LIMIT
 
 
 @dataclass(frozen=True)
@@ -152,11 +151,7 @@ def save_pipeline(
     halves = {name: copy.deepcopy(part).half().cpu() for name, part in parts.items()}
     pipe = assemble(**halves, tokenizer=tokenizer, scheduler=new_scheduler())
     pipe.save_pretrained(output, safe_serialization=True)
-    # AutoencoderTiny sets this entry itself, and warns if the file has it.
-    config = output / "vae" / "config.json"
-    write_text(
-        config, json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "block_out_channels"}, indent=2) + "\n"
-    )
+    tidy_autoencoder(output / "vae")
     weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in judge.cpu().state_dict().items()}
     write_whole(output / "judge" / "model.safetensors", lambda place: save_file(weights, place))
 

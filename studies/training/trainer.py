@@ -20,6 +20,8 @@ from fastdiff_lab.inputs.files import write_whole
 
 from .data_parallel import Team
 
+NO_LIMIT = 10**9  # of steps
+
 
 def learning_rate_factor(progress: float, warm_up: float = 0.02, decay_from: float = 0.7) -> float:
     """Linear warm-up, then constant, then a linear decay to nearly 0; `progress` runs from 0 to 1.

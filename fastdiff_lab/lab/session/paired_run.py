@@ -16,7 +16,7 @@ from torch import Tensor
 from ...comparison.fidelity import fidelity
 from ...hooks.device import synchronize
 from ...hooks.exclusive_use import kept_to_this_thread
-from ...hooks.fingerprint import identity, pipeline_digest
+from ...hooks.fingerprint import pipeline_digest, scheduler_config, steering
 from ...propagation.prior_noise import prior_noise_injection
 from ...sampling.finite_values import check_latents
 from ...sampling.methods import Method, Sampled, decode, denoiser_calls, sample
@@ -123,7 +123,8 @@ class PairRunner:
             return sample(self.pipe, method, [settings.prompt], [settings.seed], **settings.options)
 
     def _baseline(self, settings: Settings, draw: _Drawing) -> tuple[bool, tuple[Sampled, Film]]:
-        key = (settings, tuple(identity(self.pipe).values()), pipeline_digest(self.pipe))  # of all parts: each may have changed
+        # Each part of the pipeline may have changed.
+        key = (settings, pipeline_digest(self.pipe), steering(self.pipe), str(scheduler_config(self.pipe)))
         known = key in self.baselines
         if not known:
             self.baselines[key] = draw.baseline()
